@@ -1,0 +1,1 @@
+"""The documents example: a job package that ingests text files and answers questions over them."""

@@ -1,0 +1,1 @@
+"""The worker: claims queue rows, runs ordinary generated servicers, settles the rows."""
