@@ -1,0 +1,1 @@
+"""Generated: the method option that makes a gRPC method a job type."""

@@ -1,0 +1,1 @@
+"""Generated: the messages, services and error reasons of `rowcall.v1`."""
