@@ -154,9 +154,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION, of the job. The request asks for a fault, and the worker
     was not started with faults allowed.
     """
-    ERROR_REASON_TENANT_MISMATCH: _ErrorReason.ValueType  # 37
-    """PERMISSION_DENIED. The name is of a tenant that is not the caller's."""
-    ERROR_REASON_DEADLINE_TOO_SHORT: _ErrorReason.ValueType  # 38
+    ERROR_REASON_DEADLINE_TOO_SHORT: _ErrorReason.ValueType  # 37
     """DEADLINE_EXCEEDED. The call's deadline was over before its row could be written;
     nothing was submitted.
     """
@@ -301,9 +299,7 @@ ERROR_REASON_FAULTS_NOT_ALLOWED: ErrorReason.ValueType  # 36
 """FAILED_PRECONDITION, of the job. The request asks for a fault, and the worker
 was not started with faults allowed.
 """
-ERROR_REASON_TENANT_MISMATCH: ErrorReason.ValueType  # 37
-"""PERMISSION_DENIED. The name is of a tenant that is not the caller's."""
-ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 38
+ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 37
 """DEADLINE_EXCEEDED. The call's deadline was over before its row could be written;
 nothing was submitted.
 """

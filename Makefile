@@ -1,0 +1,94 @@
+# Everything a clone needs is Python 3.11 and make: `make setup` brings uv, and uv brings the rest, into this folder.
+# Another interpreter: make PYTHON=python3.12 …
+
+PYTHON ?= $(shell command -v python3.11 2>/dev/null || command -v python3 2>/dev/null || echo python3)
+
+UV       := .tools/uv/bin/uv
+BIN      := .venv/bin
+# Inside .venv, so that a removed environment takes its stamp along.
+READY    := .venv/.rowcall-ready
+MANIFESTS := pyproject.toml uv.lock $(wildcard libs/*/pyproject.toml services/*/pyproject.toml examples/*/pyproject.toml) \
+             tools/protoc/pyproject.toml tools/protoc/uv.lock
+
+# This project's environment, whichever one is active in the shell; the interpreter that was asked for, never a download.
+unexport VIRTUAL_ENV
+unexport UV_PROJECT_ENVIRONMENT
+export UV_PYTHON := $(PYTHON)
+export UV_PYTHON_DOWNLOADS := never
+export UV_NO_PROGRESS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo dev test check check-list lint format generate lock bench clean
+
+help: ## This list
+	@echo "Rowcall: a typed gRPC call, kept as a Postgres row until it is answered."
+	@echo
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "After setup the commands are in $(BIN): $(BIN)/rowcall --help, or, where uv is on PATH, uv run rowcall --help."
+
+setup: $(READY) ## Install everything into this folder (.tools and .venv); instant when nothing changed
+
+demo: setup ## The main job on real input, start to end
+	@$(BIN)/rowcall demo $(if $(DOCS),--docs "$(DOCS)")
+
+dev: setup ## The whole system in one process on 127.0.0.1:50051, until Ctrl-C
+	@$(BIN)/rowcall dev --listen 127.0.0.1:50051 --data-dir .rowcall/dev --shards 2
+
+test: setup ## All tests but the benchmarks, on a real Postgres of their own
+	@$(BIN)/pytest -m "not bench" $(ARGS)
+
+test-%: setup ## One kind of tests: make test-unit, test-contract, test-integration, test-polyglot, test-chaos
+	@$(BIN)/pytest -m "$*" $(ARGS)
+
+bench: setup ## The benchmarks: figures, not verdicts
+	@$(BIN)/pytest -m bench -s $(ARGS)
+
+check: setup ## Every check of the source; make check-NAME runs one, make check-list names them
+	@$(BIN)/python tools/check.py
+
+check-list: setup
+	@$(BIN)/python tools/check.py --list
+
+check-%: setup
+	@$(BIN)/python tools/check.py --only $*
+
+lint: setup ## The quick checks: ruff, mypy, imports, protos
+	@$(BIN)/python tools/check.py --only ruff --only format --only mypy --only imports --only proto-lint
+
+format: setup ## Format the Python and the protos
+	@$(BIN)/ruff check --fix-only --quiet
+	@$(BIN)/ruff format
+	@$(BIN)/buf format --write --path protos/rowcall
+
+generate: setup ## Generate the checked-in Python from the protos
+	@$(BIN)/python tools/generate.py
+
+lock: $(UV) ## Resolve uv.lock again after a change of dependencies
+	@$(UV) lock
+
+clean: ## Remove what setup and the tools made
+	rm -rf .venv .tools tools/protoc/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(READY): $(UV) $(MANIFESTS)
+	@echo "setup: installing the workspace into .venv"
+	@$(UV) sync --quiet --frozen --all-packages
+	@$(UV) sync --quiet --frozen --project tools/protoc
+	@touch $@
+
+# A uv of our own, at the version that wrote uv.lock: nothing on the machine is used or changed. Debian's Python comes
+# without venv, so pip alone is the second way.
+$(UV): tools/uv-requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "setup: $(PYTHON) is not Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "setup: installing uv into .tools"
+	@rm -rf .tools/uv && mkdir -p .tools
+	@if $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+		$(PYTHON) -m venv .tools/uv && \
+		.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<; \
+	elif $(PYTHON) -m pip --version >/dev/null 2>&1; then \
+		$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .tools/uv --requirement $<; \
+	else \
+		echo "setup: $(PYTHON) has neither venv nor pip; install one (Debian: apt install python3-venv)" >&2; exit 1; \
+	fi || { rm -rf .tools/uv; echo "setup: uv could not be installed" >&2; exit 1; }
+	@touch $@

@@ -1,0 +1,173 @@
+"""Runs the checks of the source, each under its name, all of them even if one fails (`make check`).
+
+Every check is a command with its own output; nothing here judges the source itself. The rules are in
+pyproject.toml, buf.yaml and .squawk.toml; the two checks that no tool has are the modules beside this one.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+OUR_PROTOS = ("protos/rowcall", "examples/documents/protos")
+MEMBERS = (
+    "libs/common",
+    "libs/cli",
+    "services/gateway",
+    "services/worker",
+    "services/standalone",
+    "examples/documents",
+)
+
+Command = Sequence[str | Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check."""
+
+    name: str
+    """What --only and `make check-NAME` call it."""
+    about: str
+    """What it makes sure of, in a line."""
+    run: Callable[[], bool]
+    """Runs it; true if the source passes."""
+
+
+def passes(*command: str | Path, folder: str = ".") -> bool:
+    """Runs one command in a folder of the repository; its output is shown as it is."""
+    return subprocess.run(command, cwd=ROOT / folder, check=False).returncode == 0
+
+
+def all_pass(results: Iterable[bool]) -> bool:
+    """True if every one passes; unlike all(), the rest runs after a failure."""
+    return False not in list(results)
+
+
+def present(pattern: str) -> list[str]:
+    """The files that match, from the root; says so and returns nothing when none does."""
+    found = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern))
+    if not found:
+        print(f"no file matches {pattern}")
+    return found
+
+
+def proto_paths() -> list[str]:
+    """Buf's --path arguments for the protos that are ours."""
+    return [argument for path in OUR_PROTOS if (ROOT / path).is_dir() for argument in ("--path", path)]
+
+
+def breaking() -> bool:
+    """Compares the protos with those of the last release."""
+    tags = subprocess.run(
+        ["git", "tag", "--list", "v[0-9]*", "--merged", "HEAD", "--sort=-version:refname"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    if not tags:
+        print("no release is tagged yet: there is nothing to break")
+        return True
+    print(f"against {tags[0]}")
+    return passes(BIN / "buf", "breaking", "--against", f".git#tag={tags[0]}", *proto_paths())
+
+
+def migrations() -> bool:
+    """Lints the migrations for what locks or loses; the rules and the reasons for exceptions are in .squawk.toml."""
+    files = present("libs/common/src/rowcall/migrations/**/*.sql")
+    return bool(files) and passes(BIN / "squawk", "--config", ".squawk.toml", *files)
+
+
+def dockerfiles() -> bool:
+    """Lints the services' Dockerfiles."""
+    files = present("services/*/Dockerfile")
+    return bool(files) and passes(BIN / "hadolint", *files)
+
+
+def compose() -> bool:
+    """Holds docker-compose.yml against the Compose specification's schema."""
+    files = present("docker-compose.yml")
+    return bool(files) and passes(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", *files)
+
+
+CHECKS = (
+    Check(
+        "lock", "uv.lock matches the manifests", lambda: passes(ROOT / ".tools/uv/bin/uv", "lock", "--check", "--quiet")
+    ),
+    Check("ruff", "the Python linter", lambda: passes(BIN / "ruff", "check", "--quiet")),
+    Check("format", "the Python formatter", lambda: passes(BIN / "ruff", "format", "--check", "--quiet")),
+    Check("mypy", "types, strictly", lambda: passes(BIN / "mypy", "--no-error-summary")),
+    Check("imports", "which package may import which", lambda: passes(BIN / "lint-imports", "--no-timings")),
+    Check(
+        "dependencies",
+        "each distribution declares what it imports, and no more",
+        lambda: all_pass(passes(BIN / "deptry", "--no-ansi", "src", folder=member) for member in MEMBERS),
+    ),
+    Check(
+        "sql",
+        "only rowcall.queue, .sharding and .migrations hold SQL",
+        lambda: passes(sys.executable, "tools/sql_places.py"),
+    ),
+    Check("proto-lint", "buf's STANDARD rules", lambda: passes(BIN / "buf", "lint")),
+    Check(
+        "proto-format",
+        "buf's format",
+        lambda: passes(BIN / "buf", "format", "--diff", "--exit-code", *proto_paths()),
+    ),
+    Check("proto-breaking", "wire and JSON stay compatible with the last release", breaking),
+    Check(
+        "generated",
+        "the checked-in Python is what the protos say",
+        lambda: passes(sys.executable, "tools/generate.py", "--check"),
+    ),
+    Check("migrations", "the migrations neither lock nor lose", migrations),
+    Check("dockerfiles", "the services' Dockerfiles", dockerfiles),
+    Check("compose", "docker-compose.yml is valid Compose", compose),
+)
+
+
+def run(checks: Sequence[Check]) -> list[str]:
+    """Runs the checks in turn and returns the names of those that failed."""
+    failed: list[str] = []
+    for check in checks:
+        print(f"== {check.name}: {check.about}", flush=True)
+        started = time.monotonic()
+        try:
+            passed = check.run()
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"{check.name} could not be run: {error}")
+            passed = False
+        print(f"   {'passed' if passed else 'FAILED'} in {time.monotonic() - started:.1f} s", flush=True)
+        if not passed:
+            failed.append(check.name)
+    return failed
+
+
+def main() -> int:
+    """Parses the arguments, runs the chosen checks, sums up; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--only", metavar="NAME", action="append", choices=[c.name for c in CHECKS], help="repeatable")
+    parser.add_argument("--list", action="store_true", help="name the checks and stop")
+    arguments = parser.parse_args()
+    if arguments.list:
+        for check in CHECKS:
+            print(f"{check.name:16}{check.about}")
+        return 0
+    chosen = [check for check in CHECKS if not arguments.only or check.name in arguments.only]
+    failed = run(chosen)
+    print()
+    if failed:
+        print(f"check: FAILED: {', '.join(failed)} ({len(chosen) - len(failed)} of {len(chosen)} passed)")
+        return 1
+    print(f"check: all {len(chosen)} passed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

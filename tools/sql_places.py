@@ -1,0 +1,86 @@
+"""Finds SQL outside the packages that may hold it (`make check`, as "sql").
+
+Only rowcall.queue, rowcall.sharding and rowcall.migrations know tables; everybody else calls them. A string literal
+that reads as a statement, and a .sql file, is SQL; docstrings are prose. An example is a user's own code and its own
+affair, as are tests.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = (
+    "libs/common/src/rowcall",
+    "libs/cli/src",
+    "services/gateway/src",
+    "services/worker/src",
+    "services/standalone/src",
+)
+ALLOWED = tuple(f"libs/common/src/rowcall/{package}" for package in ("queue", "sharding", "migrations"))
+
+STATEMENT = re.compile(
+    r"""^\s*(?:--[^\n]*\n\s*)*(?:
+        select\s+(?:.*\sfrom\s|\S+\(|\d) | insert\s+into\s | update\s+\S+\s+(?:\S+\s+)?set\s | delete\s+from\s | merge\s+into\s
+      | with\s+(?:recursive\s+)?\w+\s+as\s | truncate\s | copy\s+\S+\s+(?:from|to)\s | call\s+\S+\(
+      | (?:create|alter|drop)\s+(?:or\s+replace\s+)?(?:table|index|view|function|role|schema|database|type|sequence|extension)\s
+      | (?:grant|revoke)\s.+\s(?:to|from)\s | (?:un)?listen\s+[\w"{*]+\s*;?\s*$ | notify\s+[\w"{]+
+      | set\s+(?:local|session|role)\s | lock\s+table\s
+    )""",
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+
+
+def docstrings(tree: ast.AST) -> set[ast.AST]:
+    """The string expressions that stand alone: docstrings of modules, classes, functions and attributes."""
+    return {
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+
+
+def statements(source: str) -> Iterator[tuple[int, str]]:
+    """The line and the beginning of each string literal, plain or formatted, that reads as an SQL statement."""
+    tree = ast.parse(source)
+    prose = docstrings(tree)
+    inner = {part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if node in prose or node in inner:
+            continue
+        if isinstance(node, ast.JoinedStr):
+            text = "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes)):
+            text = node.value if isinstance(node.value, str) else node.value.decode("utf-8", "replace")
+        else:
+            continue
+        if STATEMENT.match(text):
+            yield node.lineno, " ".join(text.split())[:60]
+
+
+def misplaced(root: Path) -> Iterator[str]:
+    """One line for each piece of SQL where none may be."""
+    for source in SOURCES:
+        for path in sorted((root / source).rglob("*")):
+            place = path.relative_to(root).as_posix()
+            if place.startswith(ALLOWED):
+                continue
+            if path.suffix == ".sql":
+                yield f"{place}: an SQL file"
+            elif path.suffix == ".py" and not path.name.endswith(("_pb2.py", "_pb2_grpc.py")):
+                for line, text in statements(path.read_text("utf-8")):
+                    yield f"{place}:{line}: {text}"
+
+
+def main() -> int:
+    """Prints what is misplaced; returns the exit status."""
+    found = list(misplaced(ROOT))
+    for line in found:
+        print(line)
+    if found:
+        print("SQL belongs to rowcall.queue, rowcall.sharding or rowcall.migrations: move it there and call it")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
