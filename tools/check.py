@@ -103,7 +103,7 @@ CHECKS = (
     Check("ruff", "the Python linter", lambda: passes(BIN / "ruff", "check", "--quiet")),
     Check("format", "the Python formatter", lambda: passes(BIN / "ruff", "format", "--check", "--quiet")),
     Check("mypy", "types, strictly", lambda: passes(BIN / "mypy", "--no-error-summary")),
-    Check("imports", "which package may import which", lambda: passes(BIN / "lint-imports", "--no-timings")),
+    Check("imports", "which package may import which", lambda: passes(BIN / "lint-imports")),
     Check(
         "dependencies",
         "each distribution declares what it imports, and no more",

@@ -18,12 +18,11 @@ GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
 
 def templates(root: Path) -> list[Path]:
     """The buf templates: the contract's, the stubs of google's packages, and each example's own."""
-    found = [
+    return [
         root / "buf.gen.yaml",
         root / "tools/protoc/google-stubs.gen.yaml",
         *sorted(root.glob("examples/*/buf.gen.yaml")),
     ]
-    return found
 
 
 def placed(path: PurePosixPath) -> PurePosixPath:

@@ -1,8 +1,9 @@
 """Finds SQL outside the packages that may hold it (`make check`, as "sql").
 
-Only rowcall.queue, rowcall.sharding and rowcall.migrations know tables; everybody else calls them. A string literal
-that reads as a statement, and a .sql file, is SQL; docstrings are prose. An example is a user's own code and its own
-affair, as are tests.
+Only rowcall.queue, rowcall.sharding and rowcall.migrations know tables; everybody else calls them. rowcall.embedded
+administers a server of its own (it creates databases) and knows no table either. A string literal that reads as a
+statement, and a .sql file, is SQL; docstrings are prose. An example is a user's own code and its own affair, as are
+tests.
 """
 
 import ast
@@ -19,15 +20,16 @@ SOURCES = (
     "services/worker/src",
     "services/standalone/src",
 )
-ALLOWED = tuple(f"libs/common/src/rowcall/{package}" for package in ("queue", "sharding", "migrations"))
+ALLOWED = tuple(f"libs/common/src/rowcall/{package}/" for package in ("queue", "sharding", "migrations", "embedded"))
 
 STATEMENT = re.compile(
     r"""^\s*(?:--[^\n]*\n\s*)*(?:
-        select\s+(?:.*\sfrom\s|\S+\(|\d) | insert\s+into\s | update\s+\S+\s+(?:\S+\s+)?set\s | delete\s+from\s | merge\s+into\s
-      | with\s+(?:recursive\s+)?\w+\s+as\s | truncate\s | copy\s+\S+\s+(?:from|to)\s | call\s+\S+\(
-      | (?:create|alter|drop)\s+(?:or\s+replace\s+)?(?:table|index|view|function|role|schema|database|type|sequence|extension)\s
-      | (?:grant|revoke)\s.+\s(?:to|from)\s | (?:un)?listen\s+[\w"{*]+\s*;?\s*$ | notify\s+[\w"{]+
-      | set\s+(?:local|session|role)\s | lock\s+table\s
+        select\s+(?:(?:.*\W)?from\s|\S+\(|\d) | insert\s+into\s | update\s+\S+\s+(?:\S+\s+)?set\s
+      | delete\s+from\s | merge\s+into\s | with\s+(?:recursive\s+)?\w+\s+as\s | truncate\s | call\s+\S+\(
+      | copy\s+\S+\s+(?:from|to)\s | (?:grant|revoke)\s.+\s(?:to|from)\s | lock\s+table\s
+      | (?:create|alter|drop)\s+(?:(?:or\s+replace|unique|materialized|temp|temporary|unlogged|event)\s+)*
+        (?:table|index|view|function|procedure|trigger|policy|role|schema|database|type|sequence|extension)\s
+      | set\s+(?:local|session|role)\s | (?:un)?listen\s+[\w"{*]+\s*;?\s*$ | notify\s+[\w"{]+
     )""",
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
@@ -49,8 +51,8 @@ def statements(source: str) -> Iterator[tuple[int, str]]:
         if node in prose or node in inner:
             continue
         if isinstance(node, ast.JoinedStr):
-            text = "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes)):
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
             text = node.value if isinstance(node.value, str) else node.value.decode("utf-8", "replace")
         else:
             continue

@@ -1,0 +1,15 @@
+"""For every test of the repository: the folder under tests/ is the marker that `make test-NAME` selects by."""
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent / "tests"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives each test the marker of its folder; a folder that pyproject.toml does not list is an error."""
+    for item in items:
+        if item.path.is_relative_to(TESTS):
+            folder = item.path.relative_to(TESTS).parts[0]
+            item.add_marker(getattr(pytest.mark, folder))
