@@ -16,6 +16,11 @@ unexport UV_PROJECT_ENVIRONMENT
 export UV_PYTHON := $(PYTHON)
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
+# Behind a proxy with an authority of its own the machine trusts it and uv's built-in list does not; a machine without a
+# list of its own (slim images) goes by uv's.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/ssl/cert.pem /etc/pki/tls/certs/ca-bundle.crt),)
+export UV_SYSTEM_CERTS ?= true
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo dev test check check-list lint format generate lock bench clean
