@@ -5,6 +5,7 @@ pyproject.toml, buf.yaml and .squawk.toml; the two checks that no tool has are t
 """
 
 import argparse
+import functools
 import subprocess
 import sys
 import time
@@ -24,7 +25,8 @@ MEMBERS = (
     "examples/documents",
 )
 
-Command = Sequence[str | Path]
+# The commands write to the same output: ours must be there before theirs.
+say = functools.partial(print, flush=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def present(pattern: str) -> list[str]:
     """The files that match, from the root; says so and returns nothing when none does."""
     found = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern))
     if not found:
-        print(f"no file matches {pattern}")
+        say(f"no file matches {pattern}")
     return found
 
 
@@ -72,9 +74,9 @@ def breaking() -> bool:
         text=True,
     ).stdout.split()
     if not tags:
-        print("no release is tagged yet: there is nothing to break")
+        say("no release is tagged yet: there is nothing to break")
         return True
-    print(f"against {tags[0]}")
+    say(f"against {tags[0]}")
     return passes(BIN / "buf", "breaking", "--against", f".git#tag={tags[0]}", *proto_paths())
 
 
@@ -136,14 +138,14 @@ def run(checks: Sequence[Check]) -> list[str]:
     """Runs the checks in turn and returns the names of those that failed."""
     failed: list[str] = []
     for check in checks:
-        print(f"== {check.name}: {check.about}", flush=True)
+        say(f"== {check.name}: {check.about}")
         started = time.monotonic()
         try:
             passed = check.run()
         except (OSError, subprocess.CalledProcessError) as error:
-            print(f"{check.name} could not be run: {error}")
+            say(f"{check.name} could not be run: {error}")
             passed = False
-        print(f"   {'passed' if passed else 'FAILED'} in {time.monotonic() - started:.1f} s", flush=True)
+        say(f"   {'passed' if passed else 'FAILED'} in {time.monotonic() - started:.1f} s")
         if not passed:
             failed.append(check.name)
     return failed
@@ -157,15 +159,15 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.list:
         for check in CHECKS:
-            print(f"{check.name:16}{check.about}")
+            say(f"{check.name:16}{check.about}")
         return 0
     chosen = [check for check in CHECKS if not arguments.only or check.name in arguments.only]
     failed = run(chosen)
-    print()
+    say()
     if failed:
-        print(f"check: FAILED: {', '.join(failed)} ({len(chosen) - len(failed)} of {len(chosen)} passed)")
+        say(f"check: FAILED: {', '.join(failed)} ({len(chosen) - len(failed)} of {len(chosen)} passed)")
         return 1
-    print(f"check: all {len(chosen)} passed")
+    say(f"check: all {len(chosen)} passed")
     return 0
 
 
