@@ -1,0 +1,11 @@
+-- The catalogue: which tenant lives on which shard. Small, read seldom (routers
+-- cache it), never on the path of a known tenant's call.
+create schema if not exists rowcall_catalogue;
+
+create table rowcall_catalogue.tenant (
+  tenant text primary key,
+  shard text not null,
+  -- One more at every move: the higher epoch is the later truth.
+  epoch bigint not null default 1,
+  placed_at timestamptz not null default clock_timestamp()
+);

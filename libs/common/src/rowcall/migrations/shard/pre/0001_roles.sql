@@ -1,0 +1,25 @@
+-- The roles of a shard. All are NOLOGIN: an operator grants them to login roles.
+-- The owner holds the tables and the capability functions; services hold EXECUTE
+-- on their functions and nothing else. Roles belong to the whole server, so two
+-- shards on one server, migrated side by side, may both try to make them.
+do $$
+declare
+  v_role text;
+begin
+  foreach v_role in array array['rowcall_owner', 'rowcall_gateway', 'rowcall_worker', 'rowcall_reader'] loop
+    begin
+      if not exists (select from pg_catalog.pg_roles where rolname = v_role) then
+        execute format('create role %I nologin', v_role);
+      end if;
+    exception
+      when duplicate_object or unique_violation then null;
+    end;
+  end loop;
+  if not pg_catalog.pg_has_role(current_user, 'rowcall_owner', 'member') then
+    execute format('grant rowcall_owner to %I', current_user);
+  end if;
+  execute format('grant create on database %I to rowcall_owner', current_database());
+end
+$$;
+create schema if not exists rowcall authorization rowcall_owner;
+grant usage on schema rowcall to rowcall_gateway, rowcall_worker, rowcall_reader;

@@ -1,0 +1,183 @@
+-- The tables of a shard. Keys begin with the tenant. Times are the database's.
+set local role rowcall_owner;
+
+-- Facts about this shard that every service must agree on.
+create table rowcall.shard_info (
+  singleton boolean primary key default true check (singleton),
+  shard text not null,
+  -- Keys the fingerprints of requests, so that they tell nothing about payloads.
+  fingerprint_key bytea not null
+);
+
+-- Who lives here. The shard is the authority: a submit joins this table.
+create table rowcall.tenant_route (
+  tenant text primary key,
+  epoch bigint not null,
+  -- 1 ACTIVE, 2 FENCED (being moved away: no new rows), 3 MOVED (lives elsewhere)
+  state smallint not null check (state in (1, 2, 3)),
+  changed_at timestamptz not null default clock_timestamp()
+);
+
+create table rowcall.queue (
+  queue_id integer generated always as identity primary key,
+  name text not null unique,
+  paused_at timestamptz
+);
+
+-- Each lane's frontier, the highest order key claimed, is a sequence: it is not
+-- versioned, so that a held snapshot leaves no dead rows behind it.
+create table rowcall.queue_lane (
+  queue_id integer not null references rowcall.queue,
+  lane smallint not null check (lane between 1 and 4),
+  frontier regclass not null,
+  primary key (queue_id, lane)
+);
+
+create table rowcall.method (
+  method_id integer generated always as identity primary key,
+  name text not null unique
+);
+
+-- A method's policy as it was when a job was submitted. Policies are never
+-- changed: another policy is another row.
+create table rowcall.policy (
+  policy_id integer generated always as identity primary key,
+  max_attempts integer not null check (max_attempts > 0),
+  backoff_initial interval not null,
+  backoff_maximum interval not null,
+  backoff_multiplier double precision not null check (backoff_multiplier >= 1),
+  timeout interval not null,
+  retention smallint not null check (retention in (1, 2, 3)),
+  on_abandon smallint not null check (on_abandon in (1, 2)),
+  unique nulls not distinct (
+    max_attempts, backoff_initial, backoff_maximum, backoff_multiplier, timeout, retention, on_abandon
+  )
+);
+
+-- A worker process. Its identity is new at each start; the lease is one for all
+-- its jobs. A dead worker can neither renew nor claim.
+create table rowcall.worker (
+  worker_id uuid primary key,
+  name text not null,
+  started_at timestamptz not null default clock_timestamp(),
+  renewed_at timestamptz not null default clock_timestamp(),
+  lease_until timestamptz not null,
+  dead_at timestamptz
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- The idempotency keys. This table alone decides whether a call is new; it is
+-- written in the submit's transaction, and its rows are never moved.
+create table rowcall.job_key (
+  tenant text not null,
+  method_id integer not null,
+  request_id text not null,
+  job_id uuid not null,
+  fingerprint bytea not null,
+  expires_at timestamptz not null,
+  -- A repeat writes too: its answer is then as durable as the first one's.
+  repeated_at timestamptz,
+  primary key (tenant, method_id, request_id)
+) with (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.02);
+create index job_key_expiry on rowcall.job_key (expires_at);
+
+-- The live jobs: small and hot. A settle moves the row to job_history.
+create table rowcall.job (
+  tenant text not null,
+  job_id uuid not null,
+  -- rowcall.v1.JobState: 1 SCHEDULED, 2 READY, 3 RUNNING
+  state smallint not null check (state in (1, 2, 3)),
+  -- rowcall.options.v1.Priority: 1 URGENT to 4 LOW
+  lane smallint not null check (lane between 1 and 4),
+  queue_id integer not null,
+  -- Virtual time: claims go in its order within queue and lane.
+  order_key bigint not null,
+  method_id integer not null,
+  policy_id integer not null,
+  -- The job's lease number: one more at every claim and every rescue. Whoever
+  -- renews, settles or hands back must name it.
+  lease bigint not null default 0,
+  attempt integer not null default 0,
+  -- Attempts lost with their worker: counted apart, they use no attempt up.
+  lost integer not null default 0,
+  payload_key_id integer,
+  run_at timestamptz not null,
+  created_at timestamptz not null default clock_timestamp(),
+  ready_at timestamptz,
+  started_at timestamptz,
+  attempt_deadline timestamptz,
+  cancel_requested_at timestamptz,
+  worker_id uuid,
+  -- The gateway that waits first: where the hint of the result goes.
+  waiter_id uuid,
+  request bytea not null,
+  request_id text,
+  actor text,
+  fairness_key text,
+  traceparent text,
+  tracestate text,
+  on_done text,
+  labels jsonb,
+  -- The attempts that ended before the present one.
+  attempts jsonb,
+  primary key (tenant, job_id)
+) with (
+  fillfactor = 80,
+  autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000,
+  autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_analyze_scale_factor = 0.1,
+  autovacuum_vacuum_cost_delay = 0
+);
+create index job_ready on rowcall.job (queue_id, lane, order_key, job_id) where state = 2;
+create index job_due on rowcall.job (run_at) where state = 1;
+create index job_running on rowcall.job (worker_id) where state = 3;
+
+-- The finished jobs, by retention class and the day (UTC) they finished, in
+-- database time. There is no default partition (it would block DETACH CONCURRENTLY);
+-- days are made ahead by make_history_days().
+create table rowcall.job_history (
+  tenant text not null,
+  job_id uuid not null,
+  -- rowcall.v1.JobState: 4 SUCCEEDED, 5 FAILED, 6 CANCELLED, 7 RESOLVED
+  state smallint not null check (state in (4, 5, 6, 7)),
+  lane smallint not null,
+  queue_id integer not null,
+  order_key bigint not null,
+  method_id integer not null,
+  policy_id integer not null,
+  lease bigint not null,
+  attempt integer not null,
+  lost integer not null,
+  payload_key_id integer,
+  -- rowcall.options.v1.Retention: 1 SHORT, 2 STANDARD, 3 LONG
+  retention smallint not null,
+  finished_on date not null,
+  finished_at timestamptz not null,
+  run_at timestamptz not null,
+  created_at timestamptz not null,
+  ready_at timestamptz,
+  started_at timestamptz,
+  cancel_requested_at timestamptz,
+  worker_id uuid,
+  worker text,
+  request bytea not null,
+  request_id text,
+  actor text,
+  fairness_key text,
+  traceparent text,
+  tracestate text,
+  on_done text,
+  labels jsonb,
+  attempts jsonb,
+  span_id text,
+  response bytea,
+  -- google.rpc.Status, serialised; code and message beside it for people.
+  error bytea,
+  error_code integer,
+  error_message text,
+  primary key (tenant, job_id, retention, finished_on)
+) partition by list (retention);
+create table rowcall.job_history_short partition of rowcall.job_history
+  for values in (1) partition by range (finished_on);
+create table rowcall.job_history_standard partition of rowcall.job_history
+  for values in (2) partition by range (finished_on);
+create table rowcall.job_history_long partition of rowcall.job_history
+  for values in (3) partition by range (finished_on);

@@ -1,0 +1,265 @@
+"""What goes into the queue and what comes out of it, as plain values.
+
+Shared by the queue's implementation, the gateway (submissions, rows, outcomes)
+and the worker (claimed jobs, settlements). Nothing here touches a database.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+LANES = (1, 2, 3, 4)
+"""The lanes of every queue, first to last claimed: rowcall.options.v1.Priority."""
+
+ORDER_STRIDE = 1 << 20
+"""By how much one job of weight 1 moves its tenant forward in a lane's virtual time."""
+
+
+class SubmitOutcome(enum.IntEnum):
+    """What a submit made of one call."""
+
+    CREATED = 1
+    """A row was written."""
+    JOINED = 2
+    """The key named a job that was there already, with the same request."""
+    KEY_REUSED = 3
+    """The key names a job with another request; nothing was written."""
+    WRONG_SHARD = 4
+    """The tenant does not live on this shard; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodIds:
+    """A job method as one shard numbers it: rows carry ids, not names."""
+
+    method_id: int
+    """Row of rowcall.method."""
+    policy_id: int
+    """Row of rowcall.policy: the policy as it was when the job was submitted."""
+    queue_id: int
+    """Row of rowcall.queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One call to be written as a row."""
+
+    tenant: str
+    """Whose job it is."""
+    job_id: UUID
+    """UUIDv7 minted by the gateway; the operation's name if the job is new."""
+    ids: MethodIds
+    """Method, policy and queue, as the tenant's shard numbers them."""
+    lane: int
+    """1 URGENT to 4 LOW."""
+    request: bytes
+    """The request message as it came over the wire."""
+    request_id: str | None = None
+    """The caller's idempotency key."""
+    fingerprint: bytes | None = None
+    """Keyed hash of the request; required where there is a request_id."""
+    run_at: datetime | None = None
+    """Not before this time (aware); None: at once."""
+    actor: str | None = None
+    """Who triggered it."""
+    fairness_key: str | None = None
+    """Shares the tenant's turn within the tenant."""
+    traceparent: str | None = None
+    """W3C trace context of the call."""
+    tracestate: str | None = None
+    """W3C trace state of the call."""
+    labels: Mapping[str, str] | None = None
+    """The caller's labels."""
+    waiter_id: UUID | None = None
+    """The gateway process that waits for the result, if one does."""
+
+    @property
+    def key(self) -> tuple[str, int, str] | None:
+        """What the key table knows the job by; None without a request id."""
+        return None if self.request_id is None else (self.tenant, self.ids.method_id, self.request_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of one submission, durably."""
+
+    outcome: SubmitOutcome
+    """CREATED and JOINED mean that the job is committed."""
+    job_id: UUID
+    """The job's id: the submission's own, or that of the job that was joined."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """An attempt that ended, as the row keeps it."""
+
+    attempt: int
+    """From 1."""
+    outcome: int
+    """rowcall.v1.AttemptOutcome."""
+    worker: str | None
+    """The worker process's name."""
+    started_at: datetime | None
+    """When it was claimed."""
+    ended_at: datetime | None
+    """When it ended."""
+    error: bytes | None
+    """google.rpc.Status, serialised."""
+    span_id: str | None
+    """16 hex digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job as it stands, live or finished."""
+
+    tenant: str
+    job_id: UUID
+    state: int
+    """rowcall.v1.JobState."""
+    lane: int
+    queue: str
+    method: str
+    """package.Service/Method"""
+    attempt: int
+    max_attempts: int
+    created_at: datetime
+    run_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    cancel_requested_at: datetime | None
+    worker: str | None
+    actor: str | None
+    request_id: str | None
+    traceparent: str | None
+    labels: Mapping[str, str]
+    attempts: Sequence[AttemptRow]
+    """The attempts that ended before the present or last one."""
+    span_id: str | None
+    error: bytes | None
+    """google.rpc.Status, serialised."""
+    request: bytes | None
+    """None where it was not asked for."""
+    response: bytes | None
+    """None where it was not asked for or there is none."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the job is finished: it has an answer, an error or was cancelled."""
+        return self.state >= 4
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer of a finished job."""
+
+    tenant: str
+    job_id: UUID
+    state: int
+    """rowcall.v1.JobState, 4 and above."""
+    attempt: int
+    """The attempt it was finished by."""
+    response: bytes | None
+    """The serialised response, of a job that succeeded."""
+    error: bytes | None
+    """google.rpc.Status, serialised, of one that did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job that a worker holds, with what its handler needs."""
+
+    tenant: str
+    job_id: UUID
+    lease: int
+    """The row's lease number: settle and release must name it."""
+    attempt: int
+    """From 1."""
+    lane: int
+    order_key: int
+    method_id: int
+    policy_id: int
+    request: bytes
+    request_id: str | None
+    actor: str | None
+    traceparent: str | None
+    tracestate: str | None
+    labels: Mapping[str, str]
+    created_at: datetime
+    ready_at: datetime | None
+    lost: int
+    """How many earlier attempts were lost with their worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How an attempt ended, to be written under the job's lease number."""
+
+    tenant: str
+    job_id: UUID
+    lease: int
+    state: int
+    """rowcall.v1.JobState: SUCCEEDED, FAILED, CANCELLED, or SCHEDULED to try again."""
+    response: bytes | None = None
+    """The serialised response; required with SUCCEEDED."""
+    error: bytes | None = None
+    """google.rpc.Status, serialised; required otherwise."""
+    error_code: int | None = None
+    """The status's code."""
+    error_message: str | None = None
+    """The status's message."""
+    delay: timedelta | None = None
+    """With SCHEDULED: how long to wait before the next attempt."""
+    span_id: str | None = None
+    """16 hex digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of a settlement."""
+
+    settled: bool
+    """False: the lease is no longer the worker's; its result does not count."""
+    state: int | None
+    """The job's state after it."""
+    waiter_id: UUID | None
+    """The gateway that waits for the job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """A job that was taken back from a dead worker."""
+
+    tenant: str
+    job_id: UUID
+    queue_id: int
+    state: int
+    """READY again, or FAILED or CANCELLED."""
+    waiter_id: UUID | None
+    worker: str
+    """The name of the worker that lost it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRow:
+    """The part of a job's policy that a worker acts on."""
+
+    policy_id: int
+    max_attempts: int
+    backoff_initial: timedelta
+    backoff_maximum: timedelta
+    backoff_multiplier: float
+    timeout: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    """A queue as a shard knows it."""
+
+    queue_id: int
+    name: str
+    paused: bool
