@@ -25,6 +25,9 @@ MEMBERS = (
     "examples/documents",
 )
 
+# The first line of a migration that the runner applies outside a transaction; the others get one each.
+NO_TRANSACTION = "-- rowcall: no-transaction"
+
 # The commands write to the same output: ours must be there before theirs.
 say = functools.partial(print, flush=True)
 
@@ -85,7 +88,7 @@ def migrations() -> bool:
     files = present("libs/common/src/rowcall/migrations/**/*.sql")
     alone = [file for file in files if (ROOT / file).read_text("utf-8").startswith(NO_TRANSACTION)]
     together = [file for file in files if file not in alone]
-    squawk: Command = (BIN / "squawk", "--config", ".squawk.toml")
+    squawk = (BIN / "squawk", "--config", ".squawk.toml")
     return bool(files) and all_pass(
         passes(*squawk, *options, *group)
         for options, group in ((("--assume-in-transaction",), together), ((), alone))
