@@ -20,8 +20,11 @@ from rowcall.embedded.errors import DataDirInUseError
 MARK = "cluster_name=rowcall"
 """A setting on the command line of every server started by this package: tells it from one started by hand."""
 
-_STOP_SIGNALS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0))
-"""Fast shutdown, immediate shutdown, no choice; each with the seconds it is given."""
+_SHUTDOWN = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0))
+"""For a postmaster: fast shutdown, immediate shutdown, no choice; each with the seconds it is given."""
+
+_KILL = ((signal.SIGKILL, 10.0),)
+"""For children whose postmaster was killed: what they share is lost, and recovery begins from the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,8 @@ def stop_leftovers(cluster: Path) -> None:
     if pid_file is not None:
         _stop_postmaster(pid_file.pid, cluster)
     if _pid_path(cluster).exists():
-        # The postmaster was killed. Its children follow as soon as they notice; until then the shared memory is in use.
-        _stop(_running_on(cluster), cluster)
+        # The postmaster was killed. Its children follow when they notice, and until then its shared memory is in use.
+        _stop(_running_on(cluster), _KILL, cluster)
         # The number may be another process's by now, and Postgres would refuse to start because of it.
         _pid_path(cluster).unlink(missing_ok=True)
 
@@ -73,7 +76,7 @@ def _stop_postmaster(pid: int, cluster: Path) -> None:
             f"A Postgres server that Rowcall did not start (pid {pid}) runs on {cluster}: stop it with "
             f"`pg_ctl -D {cluster} stop`, or use another data directory."
         )
-    _stop([process], cluster)
+    _stop([process], _SHUTDOWN, cluster)
 
 
 def _running_on(cluster: Path) -> list[psutil.Process]:
@@ -92,9 +95,9 @@ def _runs_on(process: psutil.Process, cluster: Path) -> bool:
         return False  # gone meanwhile, or another user's: the cluster's server is its owner's, and visible to us
 
 
-def _stop(processes: Iterable[psutil.Process], cluster: Path) -> None:
+def _stop(processes: Iterable[psutil.Process], signals: Iterable[tuple[int, float]], cluster: Path) -> None:
     left = list(processes)
-    for number, seconds in _STOP_SIGNALS:
+    for number, seconds in signals:
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)

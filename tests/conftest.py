@@ -1,0 +1,3 @@
+"""Loads the fixtures, which are kept in files by subject."""
+
+pytest_plugins = ["tests.fix_postgres"]
