@@ -1,0 +1,358 @@
+"""The error envelope: one google.rpc.Status, the same in a trailer, an operation, a row and an attempt.
+
+Parts raise `RowcallError` with a reason; the edge (the gateway's interceptor, the worker's runner) makes the
+envelope of it, because only the edge knows origin, trace and request id. A reason has one code, from the
+one table below. Nothing here carries a stack trace, SQL text or a payload.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Final
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from rowcall.v1.error_reason_pb2 import ErrorReason
+
+DOMAIN: Final = "rowcall.dev"
+"""ErrorInfo.domain of every error of ours."""
+
+DETAILS_KEY: Final = "grpc-status-details-bin"
+"""The trailer that carries the Status."""
+
+PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
+"""The trailer that tells gRPC's own retries how long to wait; negative: not to retry."""
+
+MAX_MESSAGE_BYTES: Final = 1024
+"""A message is cut to this many bytes on the wire, counted as gRPC encodes it (a non-ASCII byte is three)."""
+
+MAX_VALUE_CHARS: Final = 256
+"""A metadata value is cut to this many characters: names in it may be the caller's."""
+
+MAX_DETAILS_BYTES: Final = 4096
+"""What the Status may take in the trailer. gRPC refuses trailers above 8 KiB in all, a quarter of which base64 takes."""
+
+CODES: Final[Mapping[ErrorReason.ValueType, grpc.StatusCode]] = MappingProxyType(
+    {
+        ErrorReason.ERROR_REASON_STILL_RUNNING: grpc.StatusCode.DEADLINE_EXCEEDED,
+        ErrorReason.ERROR_REASON_UNKNOWN_METHOD: grpc.StatusCode.UNIMPLEMENTED,
+        ErrorReason.ERROR_REASON_UNDECODABLE_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+        ErrorReason.ERROR_REASON_INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+        ErrorReason.ERROR_REASON_UNKNOWN_METADATA: grpc.StatusCode.INVALID_ARGUMENT,
+        ErrorReason.ERROR_REASON_INVALID_METADATA: grpc.StatusCode.INVALID_ARGUMENT,
+        ErrorReason.ERROR_REASON_REQUEST_ID_MISMATCH: grpc.StatusCode.INVALID_ARGUMENT,
+        ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_REQUIRED: grpc.StatusCode.FAILED_PRECONDITION,
+        ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_REUSED: grpc.StatusCode.ALREADY_EXISTS,
+        ErrorReason.ERROR_REASON_REQUEST_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+        ErrorReason.ERROR_REASON_RESPONSE_TOO_LARGE: grpc.StatusCode.FAILED_PRECONDITION,
+        ErrorReason.ERROR_REASON_RESPONSE_TYPE_MISMATCH: grpc.StatusCode.INTERNAL,
+        ErrorReason.ERROR_REASON_COMMIT_UNKNOWN: grpc.StatusCode.UNAVAILABLE,
+        ErrorReason.ERROR_REASON_WRONG_SHARD: grpc.StatusCode.UNAVAILABLE,
+        ErrorReason.ERROR_REASON_SHARD_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+        ErrorReason.ERROR_REASON_CATALOGUE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+        ErrorReason.ERROR_REASON_TOO_MANY_WAITERS: grpc.StatusCode.RESOURCE_EXHAUSTED,
+        ErrorReason.ERROR_REASON_GATEWAY_DRAINING: grpc.StatusCode.UNAVAILABLE,
+        ErrorReason.ERROR_REASON_JOB_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+        ErrorReason.ERROR_REASON_JOB_CANCELLED: grpc.StatusCode.CANCELLED,
+        ErrorReason.ERROR_REASON_HANDLER_EXCEPTION: grpc.StatusCode.UNKNOWN,
+        ErrorReason.ERROR_REASON_ATTEMPT_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
+        ErrorReason.ERROR_REASON_WORKER_LOST: grpc.StatusCode.ABORTED,
+        ErrorReason.ERROR_REASON_INVALID_TENANT: grpc.StatusCode.INVALID_ARGUMENT,
+        ErrorReason.ERROR_REASON_INVALID_NAME: grpc.StatusCode.INVALID_ARGUMENT,
+        ErrorReason.ERROR_REASON_INVALID_PAGE_TOKEN: grpc.StatusCode.INVALID_ARGUMENT,
+        ErrorReason.ERROR_REASON_INVALID_FILTER: grpc.StatusCode.INVALID_ARGUMENT,
+        ErrorReason.ERROR_REASON_JOB_NOT_FINISHED: grpc.StatusCode.FAILED_PRECONDITION,
+        ErrorReason.ERROR_REASON_OPERATION_DELETED: grpc.StatusCode.NOT_FOUND,
+        ErrorReason.ERROR_REASON_INTERNAL: grpc.StatusCode.INTERNAL,
+        ErrorReason.ERROR_REASON_SCHEMA_MISMATCH: grpc.StatusCode.UNAVAILABLE,
+        ErrorReason.ERROR_REASON_UNSUPPORTED_METADATA: grpc.StatusCode.UNIMPLEMENTED,
+        ErrorReason.ERROR_REASON_REQUEST_TYPE_MISMATCH: grpc.StatusCode.INVALID_ARGUMENT,
+        ErrorReason.ERROR_REASON_CONFLICT: grpc.StatusCode.ABORTED,
+        ErrorReason.ERROR_REASON_FAULTS_NOT_ALLOWED: grpc.StatusCode.FAILED_PRECONDITION,
+        ErrorReason.ERROR_REASON_DEADLINE_TOO_SHORT: grpc.StatusCode.DEADLINE_EXCEEDED,
+    }
+)
+"""The code of each reason, as the comments of rowcall/v1/error_reason.proto say. HANDLER_ERROR has the handler's own."""
+
+_BY_NUMBER: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class Origin(enum.StrEnum):
+    """Who an error is of: ErrorInfo.metadata["origin"]."""
+
+    GATEWAY = "GATEWAY"
+    """The call was refused or could not be carried out; unless an operation is named, nothing was written."""
+    WORKER = "WORKER"
+    """The worker could not run or settle an attempt."""
+    JOB = "JOB"
+    """The job itself failed; its row has the same error."""
+
+
+class RowcallError(Exception):
+    """A call or a job cannot go on, for a reason that its caller is told."""
+
+    reason: ErrorReason.ValueType
+    """Why, from the one list of reasons."""
+    message: str
+    """What was wrong, where, and what to do; for the caller's developer."""
+    code: grpc.StatusCode
+    """The reason's code."""
+    metadata: Mapping[str, str]
+    """The reason's keys of ErrorInfo.metadata."""
+    details: Sequence[Message]
+    """Further google.rpc details: BadRequest, QuotaFailure, ResourceInfo, …"""
+    retry_after: timedelta | None
+    """When to call again; None: nothing is said."""
+    no_retry: bool
+    """Whether gRPC's own retries must not repeat the call."""
+
+    def __init__(
+        self,
+        reason: ErrorReason.ValueType,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        details: Sequence[Message] = (),
+        retry_after: timedelta | None = None,
+        code: grpc.StatusCode | None = None,
+        no_retry: bool = False,
+    ) -> None:
+        """Raises ValueError for a reason without a code of its own, unless the code is given."""
+        super().__init__(message)
+        known = code if code is not None else CODES.get(reason)
+        if known is None or known is grpc.StatusCode.OK:
+            raise ValueError(f"{ErrorReason.Name(reason)} has no code of its own: pass code=, and not OK")
+        self.reason = reason
+        self.message = message
+        self.code = known
+        self.metadata = dict(metadata or {})
+        self.details = tuple(details)
+        self.retry_after = retry_after
+        self.no_retry = no_retry
+
+    def __str__(self) -> str:
+        return f"{reason_name(self.reason)}: {self.message}"
+
+
+def reason_name(reason: ErrorReason.ValueType) -> str:
+    """A reason as ErrorInfo.reason has it: without the enum's prefix."""
+    return ErrorReason.Name(reason).removeprefix("ERROR_REASON_")
+
+
+def envelope(
+    error: RowcallError,
+    *,
+    origin: Origin,
+    trace_id: str,
+    request_id: str | None = None,
+    operation: str | None = None,
+    attempt: int | None = None,
+) -> Status:
+    """The Status of an error, as its caller, its row and its attempt get it.
+
+    Args:
+        error: What happened.
+        origin: Who it is of.
+        trace_id: 32 hex digits; in every error.
+        request_id: The caller's idempotency key.
+        operation: The job's name, where there is one and the error does not name it itself.
+        attempt: Which attempt of the job, from 1.
+    """
+    metadata = dict(error.metadata)
+    if operation is not None:
+        metadata.setdefault("operation", operation)
+    status = Status(code=error.code.value[0], message=_cut_message(error.message))
+    _add(status, _error_info(error.reason, metadata, origin=origin, trace_id=trace_id, attempt=attempt))
+    if error.retry_after is not None:
+        delay = Duration()
+        delay.FromTimedelta(max(error.retry_after, timedelta(0)))
+        _add(status, RetryInfo(retry_delay=delay))
+    for detail in error.details:
+        _add(status, detail)
+    if request_id is not None:
+        _add(status, RequestInfo(request_id=request_id[:MAX_VALUE_CHARS]))
+    return status
+
+
+def handler_status(status: Status, *, operation: str, attempt: int, trace_id: str) -> Status:
+    """The job's Status when its handler ended the call with a status of its own.
+
+    Code, message and details stay as the handler set them; our ErrorInfo (HANDLER_ERROR, origin JOB) stands behind
+    them. A message beyond the bound is cut, and a number that is no code is UNKNOWN, as gRPC clients read it.
+
+    Raises:
+        ValueError: The status is OK, which is no error.
+    """
+    if status.code == 0:
+        raise ValueError("an OK status is not an error")
+    code = status.code if status.code in _BY_NUMBER else grpc.StatusCode.UNKNOWN.value[0]
+    result = Status(code=code, message=_cut_message(status.message), details=status.details)
+    _add(
+        result,
+        _error_info(
+            ErrorReason.ERROR_REASON_HANDLER_ERROR,
+            {"operation": operation},
+            origin=Origin.JOB,
+            trace_id=trace_id,
+            attempt=attempt,
+        ),
+    )
+    return result
+
+
+def trailers(status: Status, *, no_retry: bool = False) -> tuple[tuple[str, str | bytes], ...]:
+    """The trailing metadata that carries a Status beside gRPC's own code and message.
+
+    Details that no client could receive, because gRPC bounds trailers, are left out, the last first; our ErrorInfo
+    is always there, and a BadRequest says how many violations it left out.
+
+    Args:
+        status: What `envelope` or `handler_status` made; pass its code and message to gRPC unchanged.
+        no_retry: Tells gRPC's own retries not to repeat the call (RowcallError.no_retry).
+    """
+    result: list[tuple[str, str | bytes]] = [(DETAILS_KEY, _fitted(status).SerializeToString())]
+    if no_retry:
+        result.append((PUSHBACK_KEY, "-1"))
+    else:
+        delay = _retry_delay(status)
+        if delay is not None:
+            # Rounded up: earlier than asked for would be refused again.
+            result.append((PUSHBACK_KEY, str(-(-delay // timedelta(milliseconds=1)))))
+    return tuple(result)
+
+
+def read_envelope(status: Status) -> ErrorInfo | None:
+    """The ErrorInfo of ours in a Status; None if there is none.
+
+    The last one counts: a handler may have passed on the error of another call, and ours is put behind its details.
+    """
+    info = ErrorInfo()
+    for detail in reversed(status.details):
+        if detail.Is(ErrorInfo.DESCRIPTOR) and detail.Unpack(info) and info.domain == DOMAIN:
+            return info
+    return None
+
+
+def status_of(error: grpc.RpcError) -> Status:
+    """The Status that a failed call came back with, of a client of grpc.aio or of plain grpc.
+
+    Without a readable Status in the trailers (a proxy, a deadline of the client's own) it is made of code and message.
+    """
+    if not isinstance(error, (grpc.aio.AioRpcError, grpc.Call)):
+        return Status(code=grpc.StatusCode.UNKNOWN.value[0], message=type(error).__name__)
+    code = error.code().value[0]
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            try:
+                status = Status.FromString(value)
+            except DecodeError:
+                continue
+            if status.code == code:
+                return status
+    return Status(code=code, message=error.details() or "")
+
+
+def grpc_code(status: Status) -> grpc.StatusCode:
+    """A Status' code as gRPC's enum; UNKNOWN for a number that is none."""
+    return _BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
+
+
+def _error_info(
+    reason: ErrorReason.ValueType,
+    metadata: Mapping[str, str],
+    *,
+    origin: Origin,
+    trace_id: str,
+    attempt: int | None,
+) -> ErrorInfo:
+    info = ErrorInfo(reason=reason_name(reason), domain=DOMAIN)
+    for key, value in metadata.items():
+        info.metadata[key] = value if len(value) <= MAX_VALUE_CHARS else value[: MAX_VALUE_CHARS - 1] + "…"
+    info.metadata["origin"] = origin.value
+    info.metadata["trace_id"] = trace_id
+    if attempt is not None:
+        info.metadata["attempt"] = str(attempt)
+    return info
+
+
+def _add(status: Status, detail: Message) -> None:
+    status.details.add().Pack(detail)
+
+
+def _wire_size(text: str) -> int:
+    """How many bytes grpc-message takes: percent-encoded UTF-8."""
+    return sum(1 if 0x20 <= byte <= 0x7E and byte != 0x25 else 3 for byte in text.encode())
+
+
+def _cut_message(message: str) -> str:
+    if _wire_size(message) <= MAX_MESSAGE_BYTES:
+        return message
+    size = _wire_size("…")
+    for index, char in enumerate(message):
+        size += _wire_size(char)
+        if size > MAX_MESSAGE_BYTES:
+            return message[:index] + "…"
+    return message
+
+
+def _retry_delay(status: Status) -> timedelta | None:
+    info = RetryInfo()
+    for detail in status.details:
+        if detail.Is(RetryInfo.DESCRIPTOR) and detail.Unpack(info):
+            return info.retry_delay.ToTimedelta()
+    return None
+
+
+def _fitted(status: Status) -> Status:
+    """The same Status with as many of its details as a trailer can carry, in their order."""
+    if status.ByteSize() <= MAX_DETAILS_BYTES:
+        return status
+    ours = max(
+        (index for index, detail in enumerate(status.details) if _is_ours(detail)),
+        default=None,
+    )
+    fitted = Status(code=status.code, message=status.message)
+    kept: dict[int, AnyMessage] = {}
+    room = MAX_DETAILS_BYTES - fitted.ByteSize()
+    # Ours first, then the rest in order, each if it fits; a field's tag and length take four bytes at most.
+    order = ([] if ours is None else [ours]) + [index for index in range(len(status.details)) if index != ours]
+    for index in order:
+        detail = status.details[index]
+        if detail.Is(BadRequest.DESCRIPTOR):
+            detail = _fitted_violations(detail, room - 4)
+        size = detail.ByteSize() + 4
+        if size <= room:
+            kept[index] = detail
+            room -= size
+    fitted.details.extend(kept[index] for index in sorted(kept))
+    return fitted
+
+
+def _is_ours(detail: AnyMessage) -> bool:
+    info = ErrorInfo()
+    return detail.Is(ErrorInfo.DESCRIPTOR) and detail.Unpack(info) and info.domain == DOMAIN
+
+
+def _fitted_violations(detail: AnyMessage, room: int) -> AnyMessage:
+    request = BadRequest()
+    if detail.ByteSize() <= room or not detail.Unpack(request):
+        return detail
+    total = len(request.field_violations)
+    packed = AnyMessage()
+    while request.field_violations:
+        request.field_violations.pop()
+        shown = len(request.field_violations)
+        request.field_violations.add(description=f"{total - shown} more violations are not shown")
+        packed.Pack(request)
+        if packed.ByteSize() <= room:
+            break
+        request.field_violations.pop()
+    return packed

@@ -1,0 +1,204 @@
+"""Logging, set up once per process: structlog to stderr, JSON in production, readable text in development.
+
+Services call `configure` at their start and `structlog.get_logger()` where they log. What libraries log through the
+standard library (grpc, psycopg, asyncio) takes the same way out. Every line within a call has its trace_id,
+request_id, tenant, actor, job and attempt, taken from `rowcall.context`.
+
+Policy: only the fields of `FIELDS` are written, so that a payload does not reach a log by a slip; the names of
+others are listed in the line's `unlisted`, without their values. In JSON an exception is its type and where it was
+raised, cause by cause: its message may quote a request or a statement. The console shows tracebacks in full.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import MutableMapping
+from typing import Final, Literal, TextIO, cast
+
+import structlog
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
+
+from rowcall import context
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+"""What a log level can be set to, the most lines first."""
+
+FIELDS: Final = frozenset(
+    {
+        # The line itself.
+        *("event", "level", "timestamp", "logger", "service", "unlisted"),
+        # Who and in which trace.
+        *("trace_id", "request_id", "tenant", "actor", "job", "operation", "attempt"),
+        # What it is about, by name.
+        *("method", "methods", "service_names", "queue", "queues", "shard", "shards", "lane", "worker", "worker_id"),
+        *(
+            "workload",
+            "role",
+            "database",
+            "kind",
+            "phase",
+            "migration",
+            "channel",
+            "file",
+            "image",
+            "images",
+            "servicer",
+        ),
+        *("address", "host", "port", "peer", "pid", "version", "name", "key", "setting", "task", "signal"),
+        # What came of it.
+        *("code", "reason", "state", "outcome", "error", "exception", "warning", "sqlstate", "origin", "exit_code"),
+        # How much and how long; the unit is in the name.
+        *("count", "limit", "size", "epoch", "lease", "lost", "claimed", "settled", "rescued", "promoted", "waiters"),
+        *("in_flight", "jobs", "size_bytes", "limit_bytes", "request_bytes", "response_bytes"),
+        *("duration_ms", "wait_ms", "delay_ms", "seconds", "grace_s", "lease_s", "deadline_ms"),
+    }
+)
+"""The fields that lines may have; none of them ever holds a request, a response, a statement or a secret."""
+
+_MAX_FRAMES: Final = 12
+_MAX_CAUSES: Final = 4
+
+# The one list that every logger holds, changed in place: a logger that was used before keeps it.
+_PROCESSORS: Final[list[Processor]] = []
+
+
+def configure(level: str, format: Literal["json", "console"], service: str) -> None:  # noqa: A002  the setting's name
+    """Sends every log line of the process to stderr. Call it once, before anything logs.
+
+    Args:
+        level: "debug", "info", "warning" or "error": the least that is written.
+        format: One JSON object a line, or text for people.
+        service: The process's kind, in every line: "gateway", "worker", …
+
+    Raises:
+        ValueError: The level or the format is not one of these.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"log level {level!r} is not one of {', '.join(LEVELS)}")
+    if format not in ("json", "console"):
+        raise ValueError(f"log format {format!r} is neither json nor console")
+    number = logging.getLevelNamesMapping()[level.upper()]
+    common: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        _Service(service),
+        _add_call,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    final: list[Processor] = (
+        [_place_exception, _only_listed, structlog.processors.JSONRenderer()]
+        if format == "json"
+        else [_only_listed, _console()]
+    )
+    _PROCESSORS[:] = [*common, *final]
+    stream = cast("TextIO", _Stderr())
+    structlog.configure(
+        processors=_PROCESSORS,
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, _first_line, *common],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(number)
+    logging.captureWarnings(capture=True)
+
+
+def _console() -> structlog.dev.ConsoleRenderer:
+    # The traceback as Python writes it: the other formatters show local variables, and with them requests.
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+
+
+class _Stderr:
+    """Whatever sys.stderr is when a line is written: a test or a supervisor may replace it after `configure`."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+class _Service:
+    """Puts the process's kind into a line."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        event.setdefault("service", self._service)
+        return event
+
+
+def _add_call(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Puts the current call into a line; what the line says itself stands."""
+    call = context.current()
+    if call is not None:
+        event.setdefault("trace_id", call.trace.trace_id)
+        event.setdefault("request_id", call.request_id)
+        event.setdefault("tenant", call.tenant)
+        event.setdefault("actor", call.actor)
+        if call.operation is not None:
+            event.setdefault("job", call.operation)
+        if call.attempt is not None:
+            event.setdefault("attempt", call.attempt)
+    return event
+
+
+def _only_listed(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Takes fields that are not on the list out of a line and says so. The console's traceback is not a field."""
+    unlisted = [name for name in event if name not in FIELDS and name not in ("exc_info", "stack_info")]
+    if unlisted:
+        for name in unlisted:
+            del event[name]
+        event["unlisted"] = sorted(unlisted)
+    return event
+
+
+def _first_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Keeps a library's message to its first line: asyncio and psycopg put what we do not log into the next ones."""
+    text = str(event.get("event", ""))
+    event["event"] = text.split("\n", 1)[0]
+    return event
+
+
+def _place_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Replaces an exception by its type and its place, and those of its causes."""
+    error = _exception(event.pop("exc_info", None))
+    event.pop("stack_info", None)
+    if error is not None:
+        event["exception"] = describe(error)
+    return event
+
+
+def _exception(exc_info: bool | BaseException | ExcInfo | None) -> BaseException | None:
+    if isinstance(exc_info, BaseException):
+        return exc_info
+    if isinstance(exc_info, tuple):
+        return exc_info[1]
+    return sys.exc_info()[1] if exc_info else None
+
+
+def describe(error: BaseException) -> list[MutableMapping[str, str | list[str]]]:
+    """An exception and its causes, outermost first, as types and places: no messages, no source lines, no values."""
+    described: list[MutableMapping[str, str | list[str]]] = []
+    link: BaseException | None = error
+    while link is not None and len(described) < _MAX_CAUSES:
+        frames = traceback.extract_tb(link.__traceback__)[-_MAX_FRAMES:]
+        described.append(
+            {
+                "type": f"{type(link).__module__}.{type(link).__qualname__}",
+                "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
+            }
+        )
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return described

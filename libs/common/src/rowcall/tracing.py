@@ -1,0 +1,128 @@
+"""W3C trace context: read strictly at the edge, minted where there is none, kept in the row, continued by the worker.
+
+Follows https://www.w3.org/TR/trace-context/ ; section names in the comments are those of that page.
+Used by the gateway (accept), the worker (rehydrate) and `rowcall.context`.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Self
+
+MAX_TRACESTATE_CHARS: Final = 512
+"""The length that the recommendation asks everyone to carry; more is dropped."""
+
+MAX_TRACESTATE_MEMBERS: Final = 32
+"""The recommendation's own bound."""
+
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII | re.DOTALL)
+# "Key": simple, or tenant@system. "Value": printable ASCII without "," and "=", not ending in a space.
+_KEY = r"(?:[a-z][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13})"
+_VALUE = r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+_MEMBER = re.compile(f"({_KEY})={_VALUE}", re.ASCII)
+_NO_TRACE: Final = "0" * 32
+_NO_SPAN: Final = "0" * 16
+_SAMPLED: Final = 0x01
+# "trace-flags": bits that this version does not define are not passed on.
+_KNOWN_FLAGS: Final = 0x03
+
+
+@dataclass(frozen=True, slots=True)
+class TraceContext:
+    """A position in a trace. Make it with `accept`, `mint` or `child`: the fields are taken as valid."""
+
+    traceparent: str
+    """Version 00: "00-{trace id}-{span id}-{flags}", lower-case hex."""
+    tracestate: str | None = None
+    """The vendors' own state, passed on unread."""
+
+    @classmethod
+    def accept(cls, traceparent: str | None, tracestate: str | None = None) -> Self:
+        """The caller's position, or a minted one if the caller sent none or none that can be read."""
+        known = cls.parse(traceparent, tracestate)
+        return cls.mint() if known is None else known
+
+    @classmethod
+    def parse(cls, traceparent: str | None, tracestate: str | None = None) -> Self | None:
+        """The position in the two headers; None if traceparent is absent or invalid.
+
+        A later version of traceparent is read as far as version 00 goes and passed on as 00 ("Versioning of
+        traceparent"). A tracestate that is invalid or too long is dropped; the trace goes on without it.
+        """
+        match = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent)
+        if match is None:
+            return None
+        version, trace_id, span_id, flags, rest = match.groups()
+        if version == "ff" or (version == "00" and rest is not None):
+            return None
+        if trace_id == _NO_TRACE or span_id == _NO_SPAN:
+            return None
+        known_flags = int(flags, 16) & _KNOWN_FLAGS
+        return cls(f"00-{trace_id}-{span_id}-{known_flags:02x}", _valid_tracestate(tracestate))
+
+    @classmethod
+    def from_metadata(cls, metadata: Iterable[tuple[str, str | bytes]]) -> Self:
+        """The position in a call's metadata, minted if there is none.
+
+        Two traceparents are none ("Processing Model"); several tracestates are one list, in their order.
+        """
+        parents: list[str] = []
+        states: list[str] = []
+        for key, value in metadata:
+            if key == "traceparent" and isinstance(value, str):
+                parents.append(value)
+            elif key == "tracestate" and isinstance(value, str):
+                states.append(value)
+        return cls.accept(parents[0] if len(parents) == 1 else None, ",".join(states) if states else None)
+
+    @classmethod
+    def mint(cls, *, sampled: bool = False) -> Self:
+        """The root of a new trace, with random ids."""
+        return cls(f"00-{_random_id(16)}-{_random_id(8)}-{int(sampled):02x}")
+
+    def child(self) -> Self:
+        """A new position below this one, in the same trace."""
+        return type(self)(f"{self.traceparent[:36]}{_random_id(8)}{self.traceparent[52:]}", self.tracestate)
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits: the same for everything that one action causes."""
+        return self.traceparent[3:35]
+
+    @property
+    def span_id(self) -> str:
+        """16 hex digits: this position."""
+        return self.traceparent[36:52]
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the caller records the trace."""
+        return bool(int(self.traceparent[53:], 16) & _SAMPLED)
+
+
+def _random_id(size: int) -> str:
+    while True:
+        text = secrets.token_hex(size)
+        # All zeros mean "none"; as likely as not ever to happen, and refused by every reader if it does.
+        if text.strip("0"):
+            return text
+
+
+def _valid_tracestate(text: str | None) -> str | None:
+    """The list without its blanks; None if there is none or it breaks the rules ("tracestate Header")."""
+    if text is None or len(text) > MAX_TRACESTATE_CHARS:
+        return None
+    members = [member.strip(" \t") for member in text.split(",")]
+    members = [member for member in members if member]
+    keys: set[str] = set()
+    for member in members:
+        match = _MEMBER.fullmatch(member)
+        if match is None or match[1] in keys:
+            return None
+        keys.add(match[1])
+    if not members or len(members) > MAX_TRACESTATE_MEMBERS:
+        return None
+    return ",".join(members)
