@@ -64,7 +64,7 @@ lint: setup ## The quick checks: ruff, mypy, imports, protos
 format: setup ## Format the Python and the protos
 	@$(BIN)/ruff check --fix-only --quiet
 	@$(BIN)/ruff format
-	@$(BIN)/buf format --write --path protos/rowcall
+	@$(BIN)/buf format --write --path protos/rowcall --path examples/documents/protos/documents
 
 generate: setup ## Generate the checked-in Python from the protos
 	@$(BIN)/python tools/generate.py

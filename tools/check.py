@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-OUR_PROTOS = ("protos/rowcall", "examples/documents/protos")
+OUR_PROTOS = ("protos/rowcall", "examples/documents/protos/documents")
 MEMBERS = (
     "libs/common",
     "libs/cli",

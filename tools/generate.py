@@ -1,4 +1,4 @@
-"""Generates the checked-in Python of the protos, or says where it differs from them (`make generate`, `make check`).
+"""Generates the checked-in Python and images of the protos, or says where they differ (`make generate`, `make check`).
 
 buf compiles, the plugins of tools/protoc write into a scratch directory, and this puts the result in place: new and
 changed files are written, files whose proto is gone are deleted, nothing else is touched.
@@ -9,11 +9,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("libs/common/src", "examples/documents/src")
-GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
+GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi", "*.binpb")
+# What a gateway is given to serve an example's methods: the protos with all that they import, compiled.
+IMAGES = {"examples/documents/src/documents_example/documents.binpb": "examples/documents/protos/documents"}
 
 
 def templates(root: Path) -> list[Path]:
@@ -31,9 +34,9 @@ def placed(path: PurePosixPath) -> PurePosixPath:
     return PurePosixPath(*parts)
 
 
-def compiled(root: Path) -> dict[PurePosixPath, str]:
-    """Runs every template and returns the text of each generated file by its path in the repository."""
-    files: dict[PurePosixPath, str] = {}
+def compiled(root: Path) -> dict[PurePosixPath, bytes]:
+    """Runs every template, builds every image, and returns each generated file by its path in the repository."""
+    files: dict[PurePosixPath, bytes] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for template in templates(root):
             subprocess.run(
@@ -45,14 +48,19 @@ def compiled(root: Path) -> dict[PurePosixPath, str]:
             # For a file without services mypy-protobuf writes a gRPC stub all the same; no module goes with it.
             orphan = path.name.endswith("_pb2_grpc.pyi") and "Stub:" not in path.read_text("utf-8")
             if not orphan:
-                files[placed(PurePosixPath(path.relative_to(scratch).as_posix()))] = path.read_text("utf-8")
+                files[placed(PurePosixPath(path.relative_to(scratch).as_posix()))] = path.read_bytes()
+        for place, protos in IMAGES.items():
+            image = Path(scratch, "image.binpb")
+            options = ["--as-file-descriptor-set", "--exclude-source-info"]
+            subprocess.run([buf(), "build", "--path", protos, *options, "--output", image], cwd=root, check=True)
+            files[PurePosixPath(place)] = image.read_bytes()
     return files
 
 
-def checked_in(root: Path) -> dict[PurePosixPath, str]:
+def checked_in(root: Path) -> dict[PurePosixPath, bytes]:
     """The generated files that the repository has now."""
     return {
-        PurePosixPath(path.relative_to(root).as_posix()): path.read_text("utf-8")
+        PurePosixPath(path.relative_to(root).as_posix()): path.read_bytes()
         for source in SOURCES
         for pattern in GENERATED
         for path in (root / source).rglob(pattern)
@@ -68,7 +76,7 @@ def buf() -> str:
     return found
 
 
-def differences(wanted: dict[PurePosixPath, str], present: dict[PurePosixPath, str]) -> list[str]:
+def differences(wanted: Mapping[PurePosixPath, object], present: Mapping[PurePosixPath, object]) -> list[str]:
     """One line for each file that is missing, different, or left over."""
     lines = [f"missing: {path}" for path in sorted(wanted.keys() - present.keys())]
     lines += [f"differs: {path}" for path in sorted(wanted.keys() & present.keys()) if wanted[path] != present[path]]
@@ -93,10 +101,10 @@ def main() -> int:
         return 1 if changes else 0
     for path in present.keys() - wanted.keys():
         (ROOT / path).unlink()
-    for path, text in wanted.items():
-        if present.get(path) != text:
+    for path, content in wanted.items():
+        if present.get(path) != content:
             (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
-            (ROOT / path).write_text(text, "utf-8")
+            (ROOT / path).write_bytes(content)
     print("\n".join(changes) if changes else "generated code is up to date")
     return 0
 

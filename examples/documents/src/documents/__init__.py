@@ -1,0 +1,1 @@
+"""Generated: the contract of the documents example."""
