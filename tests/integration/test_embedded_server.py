@@ -107,6 +107,14 @@ def test_databases_are_created_once_by_however_many_callers(postgres: Postgres) 
         assert connection.execute("select current_database()").fetchone() == ('odd "name" %20/?',)
 
 
+def test_databases_are_listed_without_those_postgres_makes_itself(data_dir: Path) -> None:
+    with embedded.start(data_dir, durable=False) as server:
+        assert server.databases() == []
+        server.create_database("two")
+        server.create_database("one")
+        assert server.databases() == ["one", "two"]
+
+
 def test_nobody_gets_in_without_the_password(postgres: Postgres) -> None:
     for password in ("", "postgres"):
         with pytest.raises(psycopg.OperationalError, match="password"):

@@ -82,6 +82,12 @@ class Postgres:
         """The connection string of a database, as superuser. It carries the password: do not log it."""
         return process.dsn(self.port, self.password, dbname)
 
+    def databases(self) -> list[str]:
+        """The databases made on this server, by name. Raises psycopg.Error when the server cannot say."""
+        with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
+            rows = connection.execute("select datname from pg_database where not datistemplate and datname <> 'postgres'")
+            return sorted(str(name) for (name,) in rows)
+
     def create_database(self, name: str) -> None:
         """Create a database unless it exists. Raises psycopg.Error when the server cannot."""
         with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
