@@ -1,0 +1,27 @@
+"""Settings: what gateway, worker, standalone and commands are told by environment and flags when they start.
+
+A program defines a class upon `ClusterSettings` and calls `load_settings` with it.
+"""
+
+from rowcall.settings.dsn import Dsn, DsnText, parse_dsn, redact
+from rowcall.settings.load import load_settings, read_settings
+from rowcall.settings.model import ClusterSettings, LogSettings, PoolSize, Settings
+from rowcall.settings.problems import Problem, SettingsError, refuse
+from rowcall.settings.values import Duration
+
+__all__ = [
+    "ClusterSettings",
+    "Dsn",
+    "DsnText",
+    "Duration",
+    "LogSettings",
+    "PoolSize",
+    "Problem",
+    "Settings",
+    "SettingsError",
+    "load_settings",
+    "parse_dsn",
+    "read_settings",
+    "redact",
+    "refuse",
+]
