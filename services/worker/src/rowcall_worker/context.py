@@ -1,0 +1,328 @@
+"""The context that a handler gets: gRPC's own, as far as a row can carry it, and what is known of the job.
+
+Made by `rowcall_worker.executor` for each attempt. `AsyncJobContext` stands in for grpc.aio.ServicerContext,
+`SyncJobContext` for grpc.ServicerContext; both are a `JobContext`, by which a servicer that is also served directly
+can tell where it runs. What differs from a served call is listed in docs/servicers.md.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Never, NoReturn, cast
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from rowcall.context import CallContext
+from rowcall.queue.model import ClaimedJob
+
+_CALLBACKS = threading.Lock()
+"""Held for an instant whenever callbacks are added or taken: handlers may add them from threads of their own."""
+
+
+class Metadatum(NamedTuple):
+    """One pair of metadata, as gRPC's own contexts have it."""
+
+    key: str
+    value: str | bytes
+
+
+class AttemptState:
+    """What an attempt is and what its handler has said so far; shared by the context and the executor."""
+
+    __slots__ = (
+        "abort",
+        "call",
+        "callbacks",
+        "cancelled",
+        "code",
+        "deadline",
+        "details",
+        "done",
+        "job",
+        "max_attempts",
+        "trailing_metadata",
+        "worker",
+    )
+
+    def __init__(
+        self, job: ClaimedJob, call: CallContext, *, worker: str, max_attempts: int, deadline: float | None = None
+    ) -> None:
+        self.job = job
+        """The claimed row."""
+        self.call = call
+        """Identity and trace of the attempt."""
+        self.worker = worker
+        """The name of the worker process."""
+        self.max_attempts = max_attempts
+        """How often the job may be tried."""
+        self.deadline = deadline
+        """When the attempt's time is over, by time.monotonic()."""
+        self.code: grpc.StatusCode | None = None
+        """What set_code or abort said."""
+        self.details = ""
+        """What set_details or abort said."""
+        self.trailing_metadata: tuple[tuple[str, str | bytes], ...] = ()
+        """What set_trailing_metadata or abort said."""
+        self.abort: grpc.aio.AbortError | None = None
+        """The exception that ends an aborted call; whatever the handler does with it, the call stays aborted."""
+        self.cancelled = False
+        """Whether the handler should stop: its time or its lease is over, or the worker drains."""
+        self.done = False
+        """Whether the attempt has its outcome."""
+        self.callbacks: list[Callable[[], object]] | None = []
+        """To be called when the attempt ends; None when it has."""
+
+    def finish(self) -> list[Callable[[], object]]:
+        """Marks the attempt done; the callbacks to call now."""
+        with _CALLBACKS:
+            self.done = True
+            callbacks, self.callbacks = self.callbacks, None
+        return callbacks or []
+
+
+class JobContext:
+    """The context of one attempt at a job.
+
+    `isinstance(context, JobContext)` is true behind the queue and false behind a plain gRPC server.
+    """
+
+    def __init__(self, state: AttemptState) -> None:
+        self._state = state
+        self._sent_initial_metadata = False
+
+    # What is known of the job.
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1. One that is lost with its worker, or handed back, is not counted."""
+        return self._state.job.attempt
+
+    @property
+    def max_attempts(self) -> int:
+        """How often the job may be tried."""
+        return self._state.max_attempts
+
+    @property
+    def tenant(self) -> str:
+        """Whose job it is."""
+        return self._state.job.tenant
+
+    @property
+    def actor(self) -> str | None:
+        """Who triggered it."""
+        return self._state.job.actor
+
+    @property
+    def request_id(self) -> str | None:
+        """The caller's idempotency key."""
+        return self._state.job.request_id
+
+    @property
+    def operation(self) -> str:
+        """The job's name: "tenants/{tenant}/operations/{uuid}". The same for all its attempts: fit as a key outwards."""
+        return self._state.call.operation or ""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The caller's labels."""
+        return self._state.job.labels
+
+    @property
+    def worker(self) -> str:
+        """The name of the worker process."""
+        return self._state.worker
+
+    # What gRPC's contexts share.
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """Ends the call with this code when the handler returns or raises; its response is then discarded."""
+        self._state.code = code
+
+    def set_details(self, details: str) -> None:
+        """The message that goes with the code."""
+        self._state.details = details
+
+    def code(self) -> grpc.StatusCode:
+        """What set_code said; None before it, as gRPC has it."""
+        return cast("grpc.StatusCode", self._state.code)
+
+    def details(self) -> str:
+        """What set_details said; empty before it."""
+        return self._state.details
+
+    def peer(self) -> str:
+        """Who called: here the job, for no connection of the caller reaches a worker."""
+        return f"rowcall:{self.operation}"
+
+    def peer_identities(self) -> Iterable[bytes] | None:
+        """None: the caller was authenticated by the gateway; see `tenant` and `actor`."""
+        return None
+
+    def peer_identity_key(self) -> str | None:
+        """None: the caller was authenticated by the gateway."""
+        return None
+
+    def set_compression(self, compression: grpc.Compression) -> None:
+        """Changes nothing: a response is a row."""
+
+    def disable_next_message_compression(self) -> None:
+        """Changes nothing: a response is a row."""
+
+    def time_remaining(self) -> float:
+        """Seconds until this attempt's time is over (the method's timeout, not the caller's deadline)."""
+        if self._state.deadline is None:
+            # What gRPC answers for a call without a deadline, whatever its types say.
+            return cast("float", None)
+        return max(self._state.deadline - time.monotonic(), 0.0)
+
+    def cancelled(self) -> bool:
+        """Whether the attempt's result will not count: its time or lease is over, or its worker is going away."""
+        return self._state.cancelled or self._state.code is grpc.StatusCode.CANCELLED
+
+    def done(self) -> bool:
+        """Whether the call has its outcome."""
+        return self._state.done or self._state.abort is not None
+
+    def is_active(self) -> bool:
+        """Whether going on is of use."""
+        return not (self._state.done or self._state.cancelled or self._state.abort is not None)
+
+    def set_trailing_metadata(self, trailing_metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        """Of trailing metadata only `grpc-status-details-bin` reaches the caller: it is kept with the error."""
+        self._state.trailing_metadata = tuple((key, value) for key, value in trailing_metadata)
+
+    def invocation_pairs(self) -> tuple[Metadatum, ...]:
+        """The part of the caller's metadata that the row keeps."""
+        job = self._state.job
+        pairs = [
+            Metadatum("rowcall-tenant", job.tenant),
+            Metadatum("rowcall-operation", self.operation),
+            Metadatum("traceparent", self._state.call.trace.traceparent),
+        ]
+        if job.actor is not None:
+            pairs.append(Metadatum("rowcall-actor", job.actor))
+        if job.request_id is not None:
+            pairs.append(Metadatum("idempotency-key", job.request_id))
+        if self._state.call.trace.tracestate is not None:
+            pairs.append(Metadatum("tracestate", self._state.call.trace.tracestate))
+        pairs.extend(Metadatum(f"rowcall-label-{key}", value) for key, value in job.labels.items())
+        return tuple(pairs)
+
+    def _add(self, callback: Callable[[], object]) -> bool:
+        with _CALLBACKS:
+            if self._state.callbacks is None:
+                return False
+            self._state.callbacks.append(callback)
+            return True
+
+    def _abort(
+        self, code: grpc.StatusCode, details: str, trailing_metadata: Iterable[tuple[str, str | bytes]]
+    ) -> NoReturn:
+        state = self._state
+        if state.abort is not None:
+            raise grpc.aio.UsageError("Abort already called!")
+        state.abort = grpc.aio.AbortError("Locally aborted.")
+        if code is grpc.StatusCode.OK:
+            # As grpc.Server has it: ending a call as aborted and as OK at once is a fault of the handler.
+            state.code, state.details = grpc.StatusCode.UNKNOWN, ""
+        else:
+            state.code = code
+            state.details = details or state.details
+            state.trailing_metadata = tuple(trailing_metadata) or state.trailing_metadata
+        raise state.abort
+
+
+class AsyncJobContext(JobContext, grpc.aio.ServicerContext[Message, Message]):
+    """What a handler written as `async def` gets: grpc.aio.ServicerContext's methods."""
+
+    async def abort(
+        self,
+        code: grpc.StatusCode,
+        details: str = "",
+        trailing_metadata: grpc.aio.Metadata | Sequence[tuple[str, str | bytes]] = (),
+    ) -> Never:
+        """Ends the call with a status. Raises AbortError, always."""
+        self._abort(code, details, trailing_metadata)
+
+    async def abort_with_status(self, status: grpc.Status) -> Never:
+        """Ends the call with a status that may carry details (grpc_status.rpc_status.to_status)."""
+        self._abort(status.code, status.details, status.trailing_metadata)
+
+    async def send_initial_metadata(
+        self,
+        initial_metadata: grpc.aio.Metadata | Sequence[tuple[str, str | bytes]],  # noqa: ARG002  gRPC names it
+    ) -> None:
+        """Goes nowhere: the caller's headers were the gateway's. A second time is an error, as in gRPC."""
+        if self._sent_initial_metadata:
+            raise grpc.aio.UsageError("Send initial metadata failed: already sent")
+        self._sent_initial_metadata = True
+
+    def trailing_metadata(self) -> grpc.aio.Metadata:
+        """What set_trailing_metadata said: a tuple of pairs, as grpc.aio really has it."""
+        return cast("grpc.aio.Metadata", self._state.trailing_metadata)
+
+    def invocation_metadata(self) -> grpc.aio.Metadata | None:
+        """The part of the caller's metadata that the row keeps: a tuple of pairs, as grpc.aio really has it."""
+        return cast("grpc.aio.Metadata", self.invocation_pairs())
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        """Empty: the caller was authenticated by the gateway."""
+        return {}
+
+    def add_done_callback(self, callback: Callable[[AsyncJobContext], object]) -> None:
+        """Calls back with this context when the attempt ends; at once if it has."""
+        if not self._add(lambda: callback(self)):
+            callback(self)
+
+    async def read(self) -> Message:
+        """Refused: job methods do not stream."""
+        raise grpc.aio.UsageError("a job's method is unary: its request is the handler's first argument")
+
+    async def write(self, message: Message) -> None:  # noqa: ARG002  gRPC names it
+        """Refused: job methods do not stream."""
+        raise grpc.aio.UsageError("a job's method is unary: its response is what the handler returns")
+
+
+class SyncJobContext(JobContext, grpc.ServicerContext):
+    """What a handler written as plain `def` gets, in its thread: grpc.ServicerContext's methods."""
+
+    def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Sequence[tuple[str, str | bytes]] = ()
+    ) -> Never:
+        """Ends the call with a status. Raises AbortError, always."""
+        self._abort(code, details, trailing_metadata)
+
+    def abort_with_status(self, status: grpc.Status) -> Never:
+        """Ends the call with a status that may carry details (grpc_status.rpc_status.to_status)."""
+        self._abort(status.code, status.details, status.trailing_metadata)
+
+    def send_initial_metadata(self, initial_metadata: Sequence[tuple[str, str | bytes]]) -> None:  # noqa: ARG002  gRPC names it
+        """Goes nowhere: the caller's headers were the gateway's. A second time is an error, as in gRPC."""
+        if self._sent_initial_metadata:
+            raise ValueError("Initial metadata no longer allowed!")
+        self._sent_initial_metadata = True
+
+    def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """What set_trailing_metadata said."""
+        return self._state.trailing_metadata
+
+    def invocation_metadata(self) -> tuple[Metadatum, ...]:
+        """The part of the caller's metadata that the row keeps."""
+        return self.invocation_pairs()
+
+    def auth_context(self) -> Mapping[str, bytes]:
+        """Empty: the caller was authenticated by the gateway."""
+        return {}
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """Calls back when the attempt ends, in the worker's own thread; False if it has ended."""
+        return self._add(callback)
+
+    def cancel(self) -> bool:
+        """Ends the call as cancelled when the handler returns; its response is then discarded."""
+        self._state.code = grpc.StatusCode.CANCELLED
+        return True

@@ -1,0 +1,233 @@
+"""What an attempt came to: result, retry, cancel or fail, as the settlement to be written.
+
+Called by `rowcall_worker.executor` when a handler has returned or raised. Which errors are tried again:
+
+- gRPC's transient codes: UNAVAILABLE, RESOURCE_EXHAUSTED, ABORTED, DEADLINE_EXCEEDED, whoever said them;
+- an exception that the handler did not turn into a status, and an attempt that ran out of time;
+- each up to the policy's max_attempts, after a random part of an exponentially growing wait (full jitter: Brooker,
+  "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). A RetryInfo of the handler's is the least wait.
+
+Every other status is the handler's considered answer: the job fails at once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+import grpc
+from google.longrunning.operations_pb2 import Operation
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError, Message
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
+from rowcall.errors import DETAILS_KEY, Origin, RowcallError, envelope, handler_status
+from rowcall.queue.model import PolicyRow, Settlement
+from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall.v1.job_pb2 import JobState
+from rowcall_worker.context import AttemptState
+from rowcall_worker.handlers import ServedMethod
+from rowcall_worker.operations import packed_type
+
+TRANSIENT: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.DEADLINE_EXCEEDED})
+"""The codes of google.rpc that say: the same again may well succeed."""
+
+_MAX_DELAY: Final = timedelta(days=1)
+"""The longest wait that a handler's RetryInfo may ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt that did not succeed."""
+
+    status: Status
+    """The envelope, for row and caller."""
+    retry: bool
+    """Whether it may be tried again."""
+    at_least: timedelta = timedelta(0)
+    """How long to wait at least."""
+
+
+def encode_result(method: ServedMethod, result: object, *, max_bytes: int) -> bytes | Status:
+    """The bytes of what a handler returned; or the Status of a finished operation that holds an error.
+
+    Raises:
+        RowcallError: RESPONSE_TYPE_MISMATCH or RESPONSE_TOO_LARGE.
+    """
+    if method.returns_operation:
+        if not isinstance(result, Operation):
+            raise _mismatch(method, "google.longrunning.Operation", _type_name(result))
+        if not result.done:
+            raise _mismatch(method, "a finished google.longrunning.Operation", "an unfinished one")
+        if result.HasField("error"):
+            return result.error
+        actual = packed_type(result)
+        if actual != method.response_type:
+            raise _mismatch(method, method.response_type, actual or "no response")
+        encoded = result.response.value
+    else:
+        # Protobuf would serialise a message of another type without a word.
+        if not isinstance(result, Message) or result.DESCRIPTOR.full_name != method.response_type:
+            raise _mismatch(method, method.response_type, _type_name(result))
+        encoded = method.encode(result)
+    if len(encoded) > max_bytes:
+        raise RowcallError(
+            ErrorReason.ERROR_REASON_RESPONSE_TOO_LARGE,
+            f"The response of {method.name} has {len(encoded)} bytes and may have {max_bytes}. Return a reference to "
+            "what is large, or raise the worker's limit.",
+            metadata={"limit_bytes": str(max_bytes), "size_bytes": str(len(encoded))},
+        )
+    return encoded
+
+
+def said_status(state: AttemptState) -> Status | None:
+    """The status that the handler gave by abort or set_code, with the details of its trailing metadata; None if none."""
+    code = state.code
+    if code is None or (code is grpc.StatusCode.OK and state.abort is None):
+        return None
+    number = _number(code)
+    message = _text(state.details)
+    for key, value in state.trailing_metadata:
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            try:
+                rich = Status.FromString(value)
+            except DecodeError:
+                continue
+            return Status(code=number, message=message, details=rich.details)
+    return Status(code=number, message=message)
+
+
+def failure(state: AttemptState, error: BaseException | Status) -> Failure:
+    """The failure that an exception, or a status the handler gave, comes to."""
+    if isinstance(error, Status):
+        status = handler_status(
+            error,
+            operation=state.call.operation or "",
+            attempt=state.job.attempt,
+            trace_id=state.call.trace.trace_id,
+        )
+        return Failure(status, status.code in TRANSIENT, _asked_delay(error.details))
+    if isinstance(error, RowcallError):
+        status = _envelope(state, error)
+        return Failure(status, status.code in TRANSIENT, error.retry_after or timedelta(0))
+    # Its text may hold what no error may: payloads, SQL, credentials.
+    kind = type(error).__name__
+    return Failure(
+        _envelope(
+            state,
+            RowcallError(
+                ErrorReason.ERROR_REASON_HANDLER_EXCEPTION,
+                f"The handler raised {kind}. The worker's log has where, under the trace id.",
+                metadata={"exception": kind},
+            ),
+        ),
+        retry=True,
+    )
+
+
+def timed_out(state: AttemptState, timeout: timedelta) -> Failure:
+    """The failure of an attempt that ran longer than its method's timeout."""
+    return Failure(
+        _envelope(
+            state,
+            RowcallError(
+                ErrorReason.ERROR_REASON_ATTEMPT_TIMEOUT,
+                f"Attempt {state.job.attempt} ran longer than the method's timeout of {timeout.total_seconds():g} s.",
+            ),
+        ),
+        retry=True,
+    )
+
+
+def undecodable(state: AttemptState, method: ServedMethod) -> Failure:
+    """The failure of a job whose request is no message of its method's type."""
+    return Failure(
+        _envelope(
+            state,
+            RowcallError(
+                ErrorReason.ERROR_REASON_UNDECODABLE_REQUEST,
+                f"The row's request cannot be read as the request of {method.name}.",
+            ),
+        ),
+        retry=False,
+    )
+
+
+def settlement(state: AttemptState, policy: PolicyRow, failed: Failure) -> Settlement:
+    """The settlement of a failure: again after a wait while attempts are left, else the job's end."""
+    job, status = state.job, failed.status
+    delay: timedelta | None = None
+    if failed.retry and job.attempt < policy.max_attempts:
+        final = JobState.JOB_STATE_SCHEDULED
+        delay = max(backoff(policy, job.attempt), min(failed.at_least, _MAX_DELAY))
+    elif status.code == Code.CANCELLED:
+        final = JobState.JOB_STATE_CANCELLED
+    else:
+        final = JobState.JOB_STATE_FAILED
+    return Settlement(
+        tenant=job.tenant,
+        job_id=job.job_id,
+        lease=job.lease,
+        state=final,
+        error=status.SerializeToString(),
+        error_code=status.code,
+        error_message=status.message,
+        delay=delay,
+        span_id=state.call.trace.span_id,
+    )
+
+
+def backoff(policy: PolicyRow, attempt: int) -> timedelta:
+    """How long to wait after this attempt: a random part of min(maximum, initial * multiplier^(attempt - 1))."""
+    try:
+        bound = policy.backoff_initial * policy.backoff_multiplier ** (attempt - 1)
+    except OverflowError:
+        bound = policy.backoff_maximum
+    return min(bound, policy.backoff_maximum) * random.random()  # noqa: S311  spreads retries, guards nothing
+
+
+def _envelope(state: AttemptState, error: RowcallError) -> Status:
+    return envelope(
+        error,
+        origin=Origin.JOB,
+        trace_id=state.call.trace.trace_id,
+        request_id=state.job.request_id,
+        operation=state.call.operation,
+        attempt=state.job.attempt,
+    )
+
+
+def _mismatch(method: ServedMethod, expected: str, actual: str) -> RowcallError:
+    return RowcallError(
+        ErrorReason.ERROR_REASON_RESPONSE_TYPE_MISMATCH,
+        f"The handler of {method.name} must answer with {expected} and answered with {actual}.",
+        metadata={"expected": expected, "actual": actual},
+    )
+
+
+def _type_name(value: object) -> str:
+    return value.DESCRIPTOR.full_name if isinstance(value, Message) else type(value).__name__
+
+
+def _asked_delay(details: Iterable[AnyMessage]) -> timedelta:
+    info = RetryInfo()
+    for detail in details:
+        if detail.Is(RetryInfo.DESCRIPTOR) and detail.Unpack(info):
+            return info.retry_delay.ToTimedelta()
+    return timedelta(0)
+
+
+def _number(code: grpc.StatusCode | int) -> int:
+    """A code's number; UNKNOWN for what is none (gRPC takes plain numbers too)."""
+    number = code.value[0] if isinstance(code, grpc.StatusCode) else code
+    return number if 0 < number <= Code.UNAUTHENTICATED else int(Code.UNKNOWN)
+
+
+def _text(text: str) -> str:
+    """A message as a row can keep it: Postgres's text has no NUL."""
+    return text.replace("\x00", "")
