@@ -34,11 +34,15 @@ PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 MAX_MESSAGE_BYTES: Final = 1024
 """A message is cut to this many bytes on the wire, counted as gRPC encodes it (a non-ASCII byte is three)."""
 
-MAX_VALUE_CHARS: Final = 256
-"""A metadata value is cut to this many characters: names in it may be the caller's."""
+MAX_VALUE_BYTES: Final = 256
+"""A metadata value is cut to this many bytes: names in it may be the caller's."""
 
 MAX_DETAILS_BYTES: Final = 4096
-"""What the Status may take in the trailer. gRPC refuses trailers above 8 KiB in all, a quarter of which base64 takes."""
+"""What the Status may take in the trailer. Clients take 8 KiB of trailers in all: grpc-java counts base64, and what is
+above is refused by grpcio at random, 8.4 KB once in forty calls, 16 KB always (measured with grpcio 1.85)."""
+
+MORE_VIOLATIONS: Final = "there are more violations than an error can carry; mend these first"
+"""The description of the last violation in a BadRequest that does not have them all."""
 
 CODES: Final[Mapping[ErrorReason.ValueType, grpc.StatusCode]] = MappingProxyType(
     {
@@ -178,7 +182,7 @@ def envelope(
     for detail in error.details:
         _add(status, detail)
     if request_id is not None:
-        _add(status, RequestInfo(request_id=request_id[:MAX_VALUE_CHARS]))
+        _add(status, RequestInfo(request_id=_cut_value(request_id)))
     return status
 
 
@@ -212,7 +216,7 @@ def trailers(status: Status, *, no_retry: bool = False) -> tuple[tuple[str, str 
     """The trailing metadata that carries a Status beside gRPC's own code and message.
 
     Details that no client could receive, because gRPC bounds trailers, are left out, the last first; our ErrorInfo
-    is always there, and a BadRequest says how many violations it left out.
+    is always there, and a BadRequest says so when it left violations out.
 
     Args:
         status: What `envelope` or `handler_status` made; pass its code and message to gRPC unchanged.
@@ -275,7 +279,7 @@ def _error_info(
 ) -> ErrorInfo:
     info = ErrorInfo(reason=reason_name(reason), domain=DOMAIN)
     for key, value in metadata.items():
-        info.metadata[key] = value if len(value) <= MAX_VALUE_CHARS else value[: MAX_VALUE_CHARS - 1] + "…"
+        info.metadata[key] = _cut_value(value)
     info.metadata["origin"] = origin.value
     info.metadata["trace_id"] = trace_id
     if attempt is not None:
@@ -301,6 +305,13 @@ def _cut_message(message: str) -> str:
         if size > MAX_MESSAGE_BYTES:
             return message[:index] + "…"
     return message
+
+
+def _cut_value(value: str) -> str:
+    data = value.encode()
+    if len(data) <= MAX_VALUE_BYTES:
+        return value
+    return data[: MAX_VALUE_BYTES - len("…".encode())].decode(errors="ignore") + "…"
 
 
 def _retry_delay(status: Status) -> timedelta | None:
@@ -345,14 +356,16 @@ def _fitted_violations(detail: AnyMessage, room: int) -> AnyMessage:
     request = BadRequest()
     if detail.ByteSize() <= room or not detail.Unpack(request):
         return detail
-    total = len(request.field_violations)
-    packed = AnyMessage()
-    while request.field_violations:
-        request.field_violations.pop()
-        shown = len(request.field_violations)
-        request.field_violations.add(description=f"{total - shown} more violations are not shown")
-        packed.Pack(request)
-        if packed.ByteSize() <= room:
+    fitted = BadRequest()
+    last = BadRequest.FieldViolation(description=MORE_VIOLATIONS)
+    # The Any's type and the framing; three bytes a violation for its tag and length.
+    used = 64 + 3 + last.ByteSize()
+    for violation in request.field_violations:
+        used += 3 + violation.ByteSize()
+        if used > room:
             break
-        request.field_violations.pop()
+        fitted.field_violations.append(violation)
+    fitted.field_violations.append(last)
+    packed = AnyMessage()
+    packed.Pack(fitted)
     return packed
