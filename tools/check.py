@@ -98,7 +98,7 @@ def migrations() -> bool:
 
 def dockerfiles() -> bool:
     """Lints the services' Dockerfiles."""
-    files = present("services/*/Dockerfile")
+    files = [*present("services/*/Dockerfile"), *present("libs/*/Dockerfile")]
     return bool(files) and passes(BIN / "hadolint", *files)
 
 
