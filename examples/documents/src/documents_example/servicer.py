@@ -1,0 +1,150 @@
+"""DocumentService, done: an ordinary servicer of the generated base class.
+
+A worker serves it with `--servicer documents_example.servicer:register`; a grpc.aio server serves the same object.
+The methods may run more than once for one call (a worker may die between a commit and its answer): both can, since
+ingesting what is there already changes nothing, and asking only reads.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+
+import grpc
+import grpc.aio
+from google.longrunning.operations_pb2 import Operation
+from google.protobuf.message import Message
+
+from documents.v1.documents_pb2 import (
+    AskDocumentsRequest,
+    AskDocumentsResponse,
+    IngestDocumentRequest,
+    IngestDocumentResponse,
+    Source,
+)
+from documents.v1.documents_pb2_grpc import DocumentServiceServicer, add_DocumentServiceServicer_to_server
+from documents_example import embedder as embedders
+from documents_example.chunker import Chunk, Chunker, ParagraphChunker
+from documents_example.embedder import Embedder, Vector
+from documents_example.excerpts import best, weigh
+from documents_example.extractive import ExtractiveModel
+from documents_example.index import Index, IndexUnavailable, Passage, Version
+from documents_example.model import Model
+from documents_example.postgres_index import PostgresIndex
+from documents_example.reader import Reader, TextReader, UnreadableDocument
+from documents_example.settings import Settings
+from documents_example.tenancy import tenant_of
+from rowcall_worker.operations import finished
+
+_DEFAULT_SOURCES = 5
+_PASSAGES = 60
+"""How many passages are fetched to find that many documents among them."""
+_SNIPPET = 240
+"""The length of a source's snippet in characters."""
+
+
+class DocumentServicer(DocumentServiceServicer):
+    """Ingests documents into an index and answers questions from it."""
+
+    def __init__(self, index: Index, embedder: Embedder, *, reader: Reader, chunker: Chunker, model: Model) -> None:
+        self._index = index
+        self._embedder = embedder
+        self._reader = reader
+        self._chunker = chunker
+        self._model = model
+
+    async def IngestDocument(  # noqa: N802  the proto names it
+        self,
+        request: IngestDocumentRequest,
+        context: grpc.aio.ServicerContext[Message, Message],
+    ) -> Operation:
+        """Reads, cuts, embeds and indexes a document, unless the index has it in this version."""
+        tenant = tenant_of(context)
+        version = Version(hashlib.sha256(request.content).digest(), self._chunker.name, self._embedder.name)
+        try:
+            stored, changed = await self._index.find(tenant, request.path), False
+            if stored is None or stored.version != version:
+                # Work for the processor: in a thread, so that the jobs beside it go on.
+                chunks, vectors = await asyncio.to_thread(self._prepare, request.path, request.content)
+                stored, changed = await self._index.replace(tenant, request.path, version, chunks, vectors)
+        except UnreadableDocument as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except IndexUnavailable as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        return finished(
+            IngestDocumentResponse(
+                document_id=stored.document_id,
+                digest=stored.version.digest.hex(),
+                chunks=stored.chunks,
+                changed=changed,
+            )
+        )
+
+    async def AskDocuments(  # noqa: N802
+        self,
+        request: AskDocumentsRequest,
+        context: grpc.aio.ServicerContext[Message, Message],
+    ) -> AskDocumentsResponse:
+        """Searches the tenant's documents and answers from the best passage of each."""
+        vector = await asyncio.to_thread(self._embedder.question, request.question)
+        try:
+            passages = await self._index.search(
+                tenant_of(context), request.question, vector, self._embedder.name, _PASSAGES
+            )
+        except IndexUnavailable as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        sources = _documents(passages)[: request.max_sources or _DEFAULT_SOURCES]
+        weights = weigh(request.question, (source.chunk.text for source in sources))
+        return AskDocumentsResponse(
+            answer=await self._model.answer(request.question, sources),
+            sources=[
+                Source(
+                    path=source.path,
+                    snippet=best(source.chunk.text, weights, longest=_SNIPPET).text,
+                    score=source.score,
+                    first_line=source.chunk.first_line,
+                    last_line=source.chunk.last_line,
+                )
+                for source in sources
+            ],
+        )
+
+    async def close(self) -> None:
+        """Gives up the index's connections."""
+        await self._index.close()
+
+    def _prepare(self, path: str, content: bytes) -> tuple[list[Chunk], list[Vector]]:
+        chunks = self._chunker.chunks(self._reader.read(path, content))
+        return chunks, self._embedder.passages([f"{path}\n{chunk.heading}\n{chunk.text}" for chunk in chunks])
+
+
+def create(settings: Settings) -> DocumentServicer:
+    """The servicer as the settings say.
+
+    Raises:
+        EmbedderError: the embedder that was asked for cannot be had.
+    """
+    return DocumentServicer(
+        PostgresIndex(settings.dsn),
+        embedders.choose(settings.embedder),
+        reader=TextReader(),
+        chunker=ParagraphChunker(),
+        model=ExtractiveModel(),
+    )
+
+
+def register(server: grpc.aio.Server) -> None:
+    """Registers the servicer with a worker, or with a server.
+
+    Raises:
+        SettingsError: the environment lacks a setting, or has a wrong one.
+        EmbedderError: the embedder that was asked for cannot be had.
+    """
+    add_DocumentServiceServicer_to_server(create(Settings.from_environment()), server)
+
+
+def _documents(passages: Sequence[Passage]) -> list[Passage]:
+    """The best passage of each document, in order."""
+    first: dict[str, Passage] = {}
+    for passage in passages:
+        first.setdefault(passage.path, passage)
+    return list(first.values())

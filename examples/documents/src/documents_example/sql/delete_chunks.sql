@@ -1,0 +1,3 @@
+delete from documents.chunk
+where tenant = %(tenant)s
+  and document_id = %(document_id)s
