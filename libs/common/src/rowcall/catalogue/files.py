@@ -1,0 +1,221 @@
+"""Descriptor images as one set of files in one descriptor pool. Used by `rowcall.catalogue.images` alone.
+
+An image is a serialised google.protobuf.FileDescriptorSet, as `buf build -o` and `protoc --descriptor_set_out` write
+it. Images overlap: each brings the files it imports, in the versions it was compiled with. Files of google, of
+protovalidate and of ours only ever grow, so the one that declares the most is taken; files of a user's own must agree.
+"""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
+
+from rowcall.catalogue.errors import ImageError
+
+HOW_TO_BUILD: Final = (
+    "build it with `buf build -o FILE.binpb` or `protoc --include_imports --descriptor_set_out=FILE.pb`"
+)
+"""What every problem with an image's files comes down to."""
+
+_SHARED: Final = (
+    "buf/validate/",
+    "google/api/",
+    "google/longrunning/",
+    "google/protobuf/",
+    "google/rpc/",
+    "google/type/",
+    "grpc/",
+    "rowcall/",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A proto file and where it came from."""
+
+    image: str
+    """The image's path, "image 2" for bytes, or "built in"."""
+    proto: FileDescriptorProto
+    """Its descriptor."""
+
+    @property
+    def place(self) -> str:
+        """For messages: the file and its image."""
+        return f"{self.proto.name} ({self.image})"
+
+
+def is_shared(name: str) -> bool:
+    """Whether a file is one that images of different owners have in common: google's, protovalidate's, ours."""
+    return name.startswith(_SHARED)
+
+
+def read_image(image: Path | bytes, label: str) -> list[SourceFile]:
+    """The files of one image.
+
+    Raises:
+        ImageError: It cannot be read, or it is no image.
+    """
+    if isinstance(image, bytes):
+        data = image
+    else:
+        try:
+            data = image.read_bytes()
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise ImageError([f"{label}: cannot be read ({reason}); name a descriptor image"]) from error
+    try:
+        files = FileDescriptorSet.FromString(data).file
+    except DecodeError as error:
+        raise ImageError([f"{label}: is {_looks_like(data)}, not a descriptor image; {HOW_TO_BUILD}"]) from error
+    if not files or any(not file.name for file in files):
+        raise ImageError([f"{label}: is {_looks_like(data)}, not a descriptor image; {HOW_TO_BUILD}"])
+    return [SourceFile(label, file) for file in files]
+
+
+def built_in(descriptors: Iterable[FileDescriptor]) -> list[SourceFile]:
+    """The files of generated modules, with everything they import."""
+    found: dict[str, SourceFile] = {}
+    waiting = list(descriptors)
+    while waiting:
+        descriptor = waiting.pop()
+        if descriptor.name not in found:
+            proto = FileDescriptorProto()
+            descriptor.CopyToProto(proto)
+            found[descriptor.name] = SourceFile("built in", proto)
+            waiting.extend(descriptor.dependencies)
+    return list(found.values())
+
+
+def merge(files: Iterable[SourceFile]) -> dict[str, SourceFile]:
+    """One file for each name.
+
+    Raises:
+        ImageError: Two images have different files of one name.
+    """
+    merged: dict[str, SourceFile] = {}
+    problems: list[str] = []
+    for file in files:
+        name = file.proto.name
+        known = merged.setdefault(name, file)
+        if known is file or _says(known.proto) == _says(file.proto):
+            continue
+        if is_shared(name):
+            if _declared(file.proto) > _declared(known.proto):
+                merged[name] = file
+        else:
+            problems.append(
+                f"{file.image}: {name} is not the {name} of {known.image}; build both images from the same sources, or "
+                "give the files different names and packages"
+            )
+    if problems:
+        raise ImageError(problems)
+    return merged
+
+
+def build_pool(files: Mapping[str, SourceFile]) -> DescriptorPool:
+    """A pool of its own with all of the files.
+
+    Raises:
+        ImageError: An import is missing, two files define one name, or a file is broken.
+    """
+    missing = [
+        f"{file.place}: imports {name}, which no image has; {HOW_TO_BUILD}"
+        for file in files.values()
+        for name in file.proto.dependency
+        if name not in files
+    ]
+    if missing:
+        raise ImageError(missing)
+    twice = _defined_twice(files.values())
+    if twice:
+        raise ImageError(twice)
+    order = graphlib.TopologicalSorter({name: list(file.proto.dependency) for name, file in files.items()})
+    pool = DescriptorPool()
+    try:
+        for name in order.static_order():
+            _add(pool, files[name])
+    except graphlib.CycleError as error:
+        circle = " imports ".join(error.args[1])
+        raise ImageError(
+            [f"{files[error.args[1][0]].place}: {circle}; no compiler builds that: {HOW_TO_BUILD}"]
+        ) from error
+    return pool
+
+
+def _add(pool: DescriptorPool, file: SourceFile) -> None:
+    try:
+        pool.Add(file.proto)
+    except TypeError as error:
+        raise ImageError([f"{file.place}: {error}; {HOW_TO_BUILD}"]) from error
+
+
+def _defined_twice(files: Iterable[SourceFile]) -> list[str]:
+    """A line for each name that two files define. The pool refuses it too, but not by naming both."""
+    owners: dict[str, SourceFile] = {}
+    problems: list[str] = []
+    for file in files:
+        prefix = f"{file.proto.package}." if file.proto.package else ""
+        named: Sequence[str] = [
+            *(message.name for message in file.proto.message_type),
+            *(enum.name for enum in file.proto.enum_type),
+            *(service.name for service in file.proto.service),
+            *(extension.name for extension in file.proto.extension),
+        ]
+        for name in named:
+            owner = owners.setdefault(prefix + name, file)
+            if owner is not file:
+                problems.append(
+                    f"{file.place}: {prefix}{name} is defined by {owner.place} too; give one of them another package"
+                )
+    return problems
+
+
+def _says(file: FileDescriptorProto) -> bytes:
+    """What a file means, to compare: without comments, and without options that we have no descriptor of."""
+    copy = FileDescriptorProto()
+    copy.CopyFrom(file)
+    copy.ClearField("source_code_info")
+    copy.DiscardUnknownFields()
+    return copy.SerializeToString(deterministic=True)
+
+
+def _declared(file: FileDescriptorProto) -> int:
+    """How much a file declares."""
+    return (
+        len(file.extension)
+        + sum(1 + len(service.method) for service in file.service)
+        + sum(1 + len(enum.value) for enum in file.enum_type)
+        + sum(_declared_within(message) for message in file.message_type)
+    )
+
+
+def _declared_within(message: DescriptorProto) -> int:
+    return (
+        1
+        + len(message.field)
+        + len(message.extension)
+        + sum(1 + len(enum.value) for enum in message.enum_type)
+        + sum(_declared_within(nested) for nested in message.nested_type)
+    )
+
+
+def _looks_like(data: bytes) -> str:
+    """What a file that is no image probably is."""
+    start = data[:512].lstrip()
+    if not start:
+        return "empty"
+    if data.startswith(b"\x1f\x8b"):
+        return "compressed"
+    if start.startswith(b"{"):
+        return "JSON"
+    if b"syntax" in start or b"edition" in start or start.startswith((b"//", b"package")):
+        return "probably proto source"
+    return "something else"
