@@ -28,7 +28,11 @@ from rowcall.queue.model import (
 
 
 class JobStore(Protocol):
-    """Writing calls as rows and reading them, on one shard. Raises DatabaseError's kin of `rowcall.errors`."""
+    """Writing calls as rows and reading them, on one shard.
+
+    Raises RowcallError: SHARD_UNAVAILABLE, COMMIT_UNKNOWN, CONFLICT, SCHEMA_MISMATCH or INTERNAL.
+    What writes runs to its end even when its caller is cancelled.
+    """
 
     async def method_ids(self, method: str, policy: Policy) -> MethodIds:
         """The shard's ids of a method ("package.Service/Method"), its policy and queue; made if new, then cached."""
@@ -41,8 +45,8 @@ class JobStore(Protocol):
 
         Answers in the order of the submissions. Duplicate keys within the batch are
         joined, the batch is sorted by key before it is sent, and split when the
-        database refuses it, so that each call gets its own answer. Never cancelled
-        half-way: run it shielded.
+        database refuses it, so that each call gets its own answer.
+        Cancelling the call ends its waiting, never a statement in flight.
         """
 
     async def submit_atomic(self, submissions: Sequence[Submission]) -> list[Submitted]:
@@ -80,9 +84,15 @@ class JobStore(Protocol):
     async def delete(self, tenant: str, job_id: UUID) -> bool:
         """Erases a finished job; False if there is none."""
 
+    async def close(self) -> None:
+        """Waits for the statements in flight; before the connections are closed."""
+
 
 class WorkQueue(Protocol):
-    """Claiming, settling and keeping house, on one shard."""
+    """Claiming, settling and keeping house, on one shard.
+
+    Raises RowcallError as `JobStore` does. What writes runs to its end even when its caller is cancelled.
+    """
 
     async def method_id(self, method: str) -> int:
         """The shard's id of a method ("package.Service/Method"), made if new."""
@@ -109,10 +119,10 @@ class WorkQueue(Protocol):
         start: Sequence[int],
         upto: Sequence[int] | None = None,
     ) -> list[ClaimedJob]:
-        """Claims ready jobs, lanes first, from `start[lane - 1]` on (to `upto[lane - 1]` in a sweep)."""
+        """Claims ready jobs, lanes first, from `start[lane - 1]` on (to `upto[lane - 1]` in a sweep).
 
-    async def advance_frontier(self, queue_id: int, highest: Sequence[int]) -> None:
-        """Moves the lanes' frontiers up to the highest order keys claimed."""
+        Moves the lanes' frontiers up to what was claimed. A dead worker gets nothing.
+        """
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled | Exception]:
         """Settles attempts, in one transaction where it can be; one bad row does not fail its neighbours."""
@@ -134,3 +144,6 @@ class WorkQueue(Protocol):
 
     async def expire_keys(self, limit: int) -> int:
         """Takes expired idempotency keys away; how many."""
+
+    async def close(self) -> None:
+        """Waits for the statements in flight; before the connections are closed."""

@@ -1,10 +1,11 @@
 -- The roles of a shard. All are NOLOGIN: an operator grants them to login roles.
 -- The owner holds the tables and the capability functions; services hold EXECUTE
 -- on their functions and nothing else. Roles belong to the whole server, so two
--- shards on one server, migrated side by side, may both try to make them.
+-- databases on one server, migrated side by side, may both try to make them.
 do $$
 declare
   v_role text;
+  v_may_act boolean;
 begin
   foreach v_role in array array['rowcall_owner', 'rowcall_gateway', 'rowcall_worker', 'rowcall_reader'] loop
     begin
@@ -15,7 +16,14 @@ begin
       when duplicate_object or unique_violation then null;
     end;
   end loop;
-  if not pg_catalog.pg_has_role(current_user, 'rowcall_owner', 'member') then
+  -- From 16 on, who makes a role may administer it, but not act as it before
+  -- granting it to itself; before 16 the two are one.
+  v_may_act := case
+    when current_setting('server_version_num')::integer >= 160000
+      then pg_catalog.pg_has_role(current_user, 'rowcall_owner', 'set')
+    else pg_catalog.pg_has_role(current_user, 'rowcall_owner', 'member')
+  end;
+  if not v_may_act then
     execute format('grant rowcall_owner to %I', current_user);
   end if;
   execute format('grant create on database %I to rowcall_owner', current_database());

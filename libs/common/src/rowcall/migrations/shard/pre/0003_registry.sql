@@ -1,6 +1,6 @@
 -- Capability functions for what services agree on: routes, methods, queues,
 -- policies, workers, days of history. Owned by the NOLOGIN owner, SECURITY
--- DEFINER, search_path fixed, EXECUTE granted by name in 0006.
+-- DEFINER, search_path fixed, EXECUTE granted by name in 0009.
 set local role rowcall_owner;
 
 -- The day that a job which finishes now belongs to: UTC, whatever the session's zone.

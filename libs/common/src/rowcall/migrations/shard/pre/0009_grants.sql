@@ -15,7 +15,7 @@ to rowcall_gateway;
 grant execute on function
   rowcall.shard_facts, rowcall.method_id, rowcall.policies, rowcall.queues,
   rowcall.register_worker, rowcall.renew_worker, rowcall.retire_worker, rowcall.make_history_days,
-  rowcall.claim_jobs, rowcall.advance_frontier, rowcall.settle_jobs, rowcall.release_jobs,
+  rowcall.claim_jobs, rowcall.settle_jobs, rowcall.release_jobs,
   rowcall.promote_jobs, rowcall.bury_workers, rowcall.rescue_jobs, rowcall.expire_keys
 to rowcall_worker;
 

@@ -1,6 +1,6 @@
 -- The catalogue: which tenant lives on which shard. Small, read seldom (routers
 -- cache it), never on the path of a known tenant's call.
-create schema if not exists rowcall_catalogue;
+set local role rowcall_owner;
 
 create table rowcall_catalogue.tenant (
   tenant text primary key,
@@ -9,3 +9,7 @@ create table rowcall_catalogue.tenant (
   epoch bigint not null default 1,
   placed_at timestamptz not null default clock_timestamp()
 );
+
+-- Gateways place new tenants and never move them; a move is an operator's.
+grant select, insert on rowcall_catalogue.tenant to rowcall_gateway;
+grant select on rowcall_catalogue.tenant to rowcall_worker, rowcall_reader;

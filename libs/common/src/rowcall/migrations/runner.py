@@ -1,0 +1,243 @@
+"""Applies migrations to one database. Called by `rowcall migrate`, by development and by tests; never at a service's start.
+
+A file and the record of it are one transaction: a run that fails or is killed leaves whole files behind, and the next
+one goes on after them. One run at a time on a database (an advisory lock of the session that applies).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+
+import psycopg
+from psycopg import sql
+
+from rowcall.migrations import record
+from rowcall.migrations.discovery import Kind, Migration, Phase, discover
+from rowcall.migrations.errors import MigrationError
+from rowcall.migrations.failures import failed
+from rowcall.migrations.record import Applied
+from rowcall.migrations.server import check_server
+
+HISTORY_DAYS: Final = 14
+"""How many days of history a migration makes ahead; workers go on from there."""
+
+_LOCK = b"select pg_try_advisory_lock(hashtextextended('rowcall.migrations', 0))"
+_LOCK_HOLDER = b"""
+select pid
+from pg_locks
+where locktype = 'advisory'
+  and granted
+  and database = (select oid from pg_database where datname = current_database())
+  and objsubid = 1
+  and ((classid::bigint << 32) | objid::bigint) = hashtextextended('rowcall.migrations', 0)
+"""
+_LOCK_POLL: Final = 0.2
+"""Seconds. Asking again and again, because a session that waits inside a statement holds a snapshot, and create index
+concurrently would wait for that."""
+
+_SETTINGS = b"""
+set local lock_timeout = '3s';
+set local statement_timeout = '15min';
+set local search_path = pg_catalog, pg_temp
+"""
+_TRIES: Final = 6
+"""How often a file is tried whose locks are not to be had in time, or whose transaction collides."""
+_AGAIN: Final = frozenset({"55P03", "40P01", "40001"})
+_CONCURRENT_UPDATE: Final = "XX000"
+"""Two databases of one server that are migrated at once grant the same server-wide role: "tuple concurrently updated"."""
+
+Progress = Callable[[str], None]
+"""Told, in a line of text, what is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A migration as one database has it."""
+
+    name: str
+    """ "pre/0001_roles" """
+    state: Literal["applied", "pending", "changed", "unknown"]
+    """changed: the file is not what was applied; unknown: applied by another release, which has it."""
+    applied_at: datetime | None
+    """By the database's clock."""
+
+
+async def migrate(
+    dsn: str,
+    kind: Kind,
+    *,
+    shard: str | None = None,
+    phase: Phase | Literal["all"] = "all",
+    progress: Progress | None = None,
+    migrations: Sequence[Migration] | None = None,
+) -> list[str]:
+    """Applies what is pending and returns the names of it.
+
+    Args:
+        dsn: Of the database, as its owner; directly, not through a transaction pooler.
+        kind: What the database is.
+        shard: The shard's name; needed the first time, and checked afterwards.
+        phase: "pre" before the new release runs, "post" when the old one is gone; "all" where nothing runs.
+        progress: Told what is done.
+        migrations: What to apply instead of what this release brings; for tests.
+
+    Raises:
+        MigrationError: With what was wrong, what was kept, and what to do.
+    """
+    say = progress or (lambda _: None)
+    known = discover(kind) if migrations is None else migrations
+    async with _connected(dsn) as connection:
+        try:
+            await check_server(connection)
+            await _lock(connection, say)
+            await record.create(connection)
+            applied = await record.read(connection)
+        except psycopg.Error as error:
+            raise failed(error, "before the first file", "Nothing was changed.") from error
+        _refuse_changed(known, applied)
+        if kind == "shard":
+            await _refuse_other_shard(connection, shard)
+        pending = [each for each in known if each.name not in applied and phase in (each.phase, "all")]
+        for migration in pending:
+            say(f"applying {migration.name}")
+            await _apply(connection, migration, say)
+        if kind == "shard" and phase != "post":
+            await _prepare_shard(connection, shard, say)
+    return [each.name for each in pending]
+
+
+async def status(dsn: str, kind: Kind) -> list[Status]:
+    """What is applied and what is pending, in the order of application. Raises MigrationError."""
+    async with _connected(dsn) as connection:
+        try:
+            applied = await record.read(connection)
+        except psycopg.Error as error:
+            raise failed(error, "reading what was applied", "Nothing was changed.") from error
+    found = []
+    for migration in discover(kind):
+        row = applied.pop(migration.name, None)
+        if row is None:
+            found.append(Status(migration.name, "pending", None))
+        else:
+            same = row.checksum == migration.checksum
+            found.append(Status(migration.name, "applied" if same else "changed", row.applied_at))
+    found.extend(Status(row.name, "unknown", row.applied_at) for row in applied.values())
+    return found
+
+
+@asynccontextmanager
+async def _connected(dsn: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    try:
+        connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, application_name="rowcall migrate")
+    except psycopg.Error as error:
+        raise MigrationError(
+            f"The database cannot be reached: {error}. Nothing was changed. Check the connection string and the server."
+        ) from error
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def _lock(connection: psycopg.AsyncConnection[Any], say: Progress) -> None:
+    """Takes the lock of all runs on this database; it is the session's and goes with it."""
+    told = False
+    while True:
+        row = await (await connection.execute(_LOCK)).fetchone()
+        if row is not None and row[0]:
+            return
+        if not told:
+            holder = await (await connection.execute(_LOCK_HOLDER)).fetchone()
+            say(f"waiting for another migration of this database (backend {holder[0] if holder else 'unknown'})")
+            told = True
+        await asyncio.sleep(_LOCK_POLL)
+
+
+def _refuse_changed(known: Sequence[Migration], applied: dict[str, Applied]) -> None:
+    changed = [each.name for each in known if each.name in applied and applied[each.name].checksum != each.checksum]
+    if changed:
+        raise MigrationError(
+            f"{', '.join(changed)}: the file is not the one that was applied to this database. Nothing was changed. An "
+            "applied migration is never edited: restore the file, and put the change into a new one."
+        )
+
+
+async def _apply(connection: psycopg.AsyncConnection[Any], migration: Migration, say: Progress) -> None:
+    for tried in range(1, _TRIES + 1):
+        try:
+            if migration.in_transaction:
+                async with connection.transaction():
+                    await connection.execute(_SETTINGS)
+                    await connection.execute(migration.text.encode())
+                    # The file may have taken the owner's role on; the record is written by the login.
+                    await connection.execute(b"set local role none")
+                    await record.write(connection, migration)
+            else:
+                await connection.execute(migration.text.encode())
+                await record.write(connection, migration)
+        except psycopg.Error as error:
+            if tried == _TRIES or not _may_pass(error):
+                raise failed(error, migration) from error
+            say(f"{migration.name} collided with other sessions ({type(error).__name__}); trying again")
+            await asyncio.sleep(random.uniform(0.1, 0.5) * tried)  # noqa: S311 - spreads, hides nothing
+        else:
+            return
+
+
+def _may_pass(error: psycopg.Error) -> bool:
+    if error.sqlstate == _CONCURRENT_UPDATE:
+        return "concurrently" in (error.diag.message_primary or "")
+    return error.sqlstate in _AGAIN
+
+
+async def _refuse_other_shard(connection: psycopg.AsyncConnection[Any], shard: str | None) -> None:
+    """The name that a shard has, if it has one, must be the one it is migrated as."""
+    try:
+        there = await (await connection.execute(b"select to_regclass('rowcall.shard_info') is not null")).fetchone()
+        if there is None or not there[0]:
+            name = None
+        else:
+            async with connection.transaction():
+                await connection.execute(b"set local role rowcall_owner")
+                row = await (await connection.execute(b"select shard from rowcall.shard_info")).fetchone()
+                name = None if row is None else row[0]
+    except psycopg.Error as error:
+        raise failed(error, "reading the shard's name", "Nothing was changed.") from error
+    if name is None and shard is None:
+        raise MigrationError("This database has no shard's name yet. Nothing was changed. Name the shard.")
+    if name is not None and shard is not None and name != shard:
+        raise MigrationError(
+            f"This database is the shard {name!r}, not {shard!r}. Nothing was changed. Check which connection string "
+            "belongs to which shard."
+        )
+
+
+async def _prepare_shard(connection: psycopg.AsyncConnection[Any], shard: str | None, say: Progress) -> None:
+    """What a shard needs besides its schema: its name, its key for fingerprints, days of history."""
+    try:
+        async with connection.transaction():
+            await connection.execute(_SETTINGS)
+            await connection.execute(b"set local role rowcall_owner")
+            if shard is not None:
+                await connection.execute(
+                    b"insert into rowcall.shard_info (shard, fingerprint_key) values (%s, %s) on conflict do nothing",
+                    [shard, secrets.token_bytes(32)],
+                )
+        async with connection.transaction():
+            await connection.execute(b"set local role rowcall_owner")
+            row = await (
+                await connection.execute(
+                    sql.SQL("select rowcall.make_history_days({})").format(sql.Literal(HISTORY_DAYS))
+                )
+            ).fetchone()
+    except psycopg.Error as error:
+        raise failed(error, "after the last file", "All files were applied; run it again for the rest.") from error
+    if row is not None and row[0]:
+        say(f"made {row[0]} partitions of history")

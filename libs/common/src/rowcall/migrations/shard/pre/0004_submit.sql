@@ -1,0 +1,131 @@
+-- Writing calls as rows: one statement a batch, one round trip, one commit.
+set local role rowcall_owner;
+
+-- The time that a UUIDv7 carries. RFC 9562, section 5.7: 48 bits of milliseconds.
+create function rowcall.uuid_time(p_id uuid)
+returns timestamptz
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+  select to_timestamp(
+    (
+      ('x' || substr(replace(p_id::text, '-', ''), 1, 12))::bit(48)::bigint
+    ) / 1000.0
+  )
+$$;
+
+-- Submits a batch, of any tenants and methods: every element of the arrays is one
+-- call, and the answer has one row for each, by its place (from 1).
+-- outcome: 1 CREATED; 2 JOINED the job that has the key; 3 KEY_REUSED with another
+-- fingerprint; 4 WRONG_SHARD, the tenant is not (or no longer) here; 5 the id's time
+-- is more than an hour ahead of this clock (history is looked up by it).
+-- A batch must not hold one key twice, and keyed calls must come sorted by key
+-- (else two gateways deadlock); the caller sees to both. p_last_key and p_step
+-- give start-time fair queueing: the job's order key is
+-- greatest(the lane's frontier, the tenant's last key) + step.
+create function rowcall.submit_jobs(
+  p_tenant text[],
+  p_job_id uuid[],
+  p_method_id integer[],
+  p_policy_id integer[],
+  p_queue_id integer[],
+  p_lane smallint[],
+  p_last_key bigint[],
+  p_step bigint[],
+  p_run_at timestamptz[],
+  p_request bytea[],
+  p_request_id text[],
+  p_fingerprint bytea[],
+  p_actor text[],
+  p_fairness_key text[],
+  p_traceparent text[],
+  p_tracestate text[],
+  p_labels jsonb[],
+  p_waiter_id uuid[],
+  p_key_ttl interval
+)
+returns table (place bigint, outcome smallint, job_id uuid, order_key bigint)
+-- plpgsql, because it keeps the plan for the session; a function in SQL is planned
+-- at each call before Postgres 18.
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+  return query
+  with input as materialized (
+    select *, rowcall.uuid_time(i.job_id) > statement_timestamp() + interval '1 hour' as ahead
+    from unnest(
+      p_tenant, p_job_id, p_method_id, p_policy_id, p_queue_id, p_lane, p_last_key, p_step, p_run_at, p_request,
+      p_request_id, p_fingerprint, p_actor, p_fairness_key, p_traceparent, p_tracestate, p_labels, p_waiter_id
+    ) with ordinality as i (
+      tenant, job_id, method_id, policy_id, queue_id, lane, last_key, step, run_at, request,
+      request_id, fingerprint, actor, fairness_key, traceparent, tracestate, labels, waiter_id, place
+    )
+  ),
+  routed as materialized (
+    select i.*
+    from input i
+    join rowcall.tenant_route r on r.tenant = i.tenant and r.state = 1
+    where not i.ahead
+  ),
+  lane as materialized (
+    select l.queue_id, l.lane, coalesce(pg_sequence_last_value(l.frontier), 0) as frontier
+    from rowcall.queue_lane l
+    where (l.queue_id, l.lane) in (select r.queue_id, r.lane from routed r)
+  ),
+  keyed as (
+    insert into rowcall.job_key as k (tenant, method_id, request_id, job_id, fingerprint, expires_at)
+    select r.tenant, r.method_id, r.request_id, r.job_id, r.fingerprint, statement_timestamp() + p_key_ttl
+    from routed r
+    where r.request_id is not null
+    order by r.place
+    -- A repeat writes, so that its answer is as durable as the first one's. A key
+    -- that has expired is as good as none: the call takes it over.
+    on conflict (tenant, method_id, request_id) do update
+    set
+      job_id = case when k.expires_at <= statement_timestamp() then excluded.job_id else k.job_id end,
+      fingerprint = case when k.expires_at <= statement_timestamp() then excluded.fingerprint else k.fingerprint end,
+      repeated_at = case when k.expires_at <= statement_timestamp() then null else statement_timestamp() end,
+      expires_at = case when k.expires_at <= statement_timestamp() then excluded.expires_at else k.expires_at end
+    returning k.tenant, k.method_id, k.request_id, k.job_id, k.fingerprint, k.repeated_at is null as is_new
+  ),
+  judged as materialized (
+    select
+      r.*,
+      coalesce(k.job_id, r.job_id) as named_job_id,
+      case
+        when r.request_id is null or k.is_new then 1
+        when k.fingerprint = r.fingerprint then 2
+        else 3
+      end::smallint as outcome,
+      coalesce(r.run_at > statement_timestamp(), false) as later,
+      -- A queue without that lane leaves null, which the table refuses.
+      case
+        when l.lane is null then null
+        when r.run_at > statement_timestamp() then 0
+        else greatest(l.frontier, r.last_key) + r.step
+      end as new_key
+    from routed r
+    left join lane l on l.queue_id = r.queue_id and l.lane = r.lane
+    left join keyed k on k.tenant = r.tenant and k.method_id = r.method_id and k.request_id = r.request_id
+  ),
+  created as (
+    insert into rowcall.job (
+      tenant, job_id, state, lane, queue_id, order_key, method_id, policy_id, run_at, ready_at, waiter_id,
+      request, request_id, actor, fairness_key, traceparent, tracestate, labels
+    )
+    select
+      j.tenant, j.job_id, case when j.later then 1 else 2 end, j.lane, j.queue_id, j.new_key,
+      j.method_id, j.policy_id, coalesce(j.run_at, clock_timestamp()),
+      case when j.later then null else clock_timestamp() end, j.waiter_id,
+      j.request, j.request_id, j.actor, j.fairness_key, j.traceparent, j.tracestate, j.labels
+    from judged j
+    where j.outcome = 1
+  )
+  select
+    i.place, coalesce(j.outcome, case when i.ahead then 5 else 4 end::smallint), coalesce(j.named_job_id, i.job_id),
+    coalesce(j.new_key, 0)
+  from input i
+  left join judged j on j.place = i.place
+  order by i.place;
+end
+$$;

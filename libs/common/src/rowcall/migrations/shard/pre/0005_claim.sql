@@ -1,0 +1,83 @@
+-- Claiming: ready jobs become a worker's, under a new lease number.
+set local role rowcall_owner;
+
+-- Claims up to p_limit ready jobs of one queue for a worker, lanes first, within a
+-- lane in the order of their keys from p_from[lane] on (the worker's low-water
+-- mark: dead index entries behind it cost nothing even while vacuum cannot take
+-- them away). p_upto bounds a sweep for stragglers behind the mark; null is none.
+-- Every claim raises the job's lease number and moves the lane's frontier up to the
+-- highest key it got (two claimers may race it back a little: sweeps find what then
+-- lands behind a mark). A dead worker and a paused queue get nothing.
+create function rowcall.claim_jobs(
+  p_worker_id uuid,
+  p_queue_id integer,
+  p_method_id integer[],
+  p_from bigint[],
+  p_upto bigint[],
+  p_limit integer
+)
+returns table (
+  tenant text, job_id uuid, lease bigint, attempt integer, lane smallint, order_key bigint,
+  method_id integer, policy_id integer, request bytea, request_id text, actor text,
+  traceparent text, tracestate text, labels jsonb, created_at timestamptz, ready_at timestamptz, lost integer
+)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+-- The plan is kept, and may have been made when the table was empty: an index range
+-- scan and lookups by key are right at every size.
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+  v_left integer := p_limit;
+  v_found integer;
+begin
+  if not exists (select from rowcall.worker w where w.worker_id = p_worker_id and w.dead_at is null)
+    or exists (select from rowcall.queue q where q.queue_id = p_queue_id and q.paused_at is not null)
+  then
+    return;
+  end if;
+  for v_lane in 1..4 loop
+    exit when v_left <= 0;
+    return query
+      with picked as materialized (
+        select j.tenant, j.job_id
+        from rowcall.job j
+        where j.state = 2
+          and j.queue_id = p_queue_id
+          and j.lane = v_lane
+          and j.order_key >= p_from[v_lane]
+          and (p_upto is null or j.order_key <= p_upto[v_lane])
+          and j.method_id = any (p_method_id)
+        order by j.queue_id, j.lane, j.order_key, j.job_id
+        limit v_left
+        for update skip locked
+      ),
+      claimed as (
+        update rowcall.job j
+        set
+          state = 3,
+          lease = j.lease + 1,
+          attempt = j.attempt + 1,
+          worker_id = p_worker_id,
+          started_at = clock_timestamp(),
+          attempt_deadline = clock_timestamp() + p.timeout
+        from picked, rowcall.policy p
+        where j.tenant = picked.tenant and j.job_id = picked.job_id and j.state = 2 and p.policy_id = j.policy_id
+        returning
+          j.tenant, j.job_id, j.lease, j.attempt, j.lane, j.order_key, j.method_id, j.policy_id, j.request,
+          j.request_id, j.actor, j.traceparent, j.tracestate, j.labels, j.created_at, j.ready_at, j.lost
+      ),
+      advanced as materialized (
+        select setval(l.frontier, h.highest)
+        from (select max(c.order_key) as highest from claimed c) h
+        join rowcall.queue_lane l on l.queue_id = p_queue_id and l.lane = v_lane
+        where h.highest > coalesce(pg_sequence_last_value(l.frontier), 0)
+      )
+      -- The join does nothing but have the frontier advanced.
+      select c.* from claimed c left join advanced a on true order by c.order_key, c.job_id;
+    get diagnostics v_found = row_count;
+    v_left := v_left - v_found;
+  end loop;
+end
+$$;

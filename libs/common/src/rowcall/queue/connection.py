@@ -1,0 +1,132 @@
+"""Connections from a pool as the queue uses them, and the running of one statement on one.
+
+Called by the store and the work queue. Each statement is a transaction of its own (autocommit), prepared, with
+parameters and results in binary format. No state is kept in a session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import select
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from typing import Any, TypeAlias, TypeVar
+
+import psycopg
+from psycopg.rows import TupleRow, tuple_row
+from psycopg_pool import AsyncConnectionPool
+
+from rowcall.queue import faults
+from rowcall.queue.statements import statement
+
+T = TypeVar("T")
+
+Connection: TypeAlias = psycopg.AsyncConnection[Any]
+Pool: TypeAlias = AsyncConnectionPool[Any]
+
+_TRIES = 5
+"""How often a statement is run that keeps colliding with others."""
+_BACKOFF = 0.01
+"""Seconds; the bound of the first wait after a collision, doubling. Full jitter."""
+
+
+def is_alive(connection: Connection) -> bool:
+    """Whether an idle connection is still there, as far as its socket tells, without asking the server.
+
+    A server that restarted has closed its end: the socket of an idle connection is then readable. To see that before a
+    statement is sent spares the caller an answer of "unknown". Usable as a cheaper check than psycopg_pool's.
+    """
+    if connection.closed:
+        return False
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if not poll.poll(0):
+        return True
+    try:
+        connection.pgconn.consume_input()  # a notice or a changed parameter is no reason to let it go
+    except psycopg.Error:
+        return False
+    return connection.pgconn.status == psycopg.pq.ConnStatus.OK
+
+
+@asynccontextmanager
+async def connection(pool: Pool) -> AsyncIterator[Connection]:
+    """A live connection in autocommit mode. Raises psycopg_pool.PoolTimeout when there is none in time."""
+    while True:
+        async with pool.connection() as found:
+            if is_alive(found):
+                if not found.autocommit:
+                    await found.set_autocommit(True)
+                yield found
+                return
+            # The pool replaces a closed one; each round takes one dead connection away.
+            await found.close()
+
+
+async def execute(connection: Connection, name: str, parameters: Mapping[str, object] | None = None) -> list[TupleRow]:
+    """Runs one of the queue's statements and returns its rows. Raises psycopg.Error."""
+    async with connection.cursor(binary=True, row_factory=tuple_row) as cursor:
+        await cursor.execute(statement(name), parameters, prepare=True)
+        return await cursor.fetchall()
+
+
+async def again_on_collision(once: Callable[[], Awaitable[T]]) -> T:
+    """Runs a transaction up to five times while it is rolled back because of others. Raises its last error."""
+    for tried in range(1, _TRIES):
+        try:
+            return await once()
+        except psycopg.Error as error:
+            if not faults.collided(error):
+                raise
+        await asyncio.sleep(random.uniform(0, _BACKOFF * 2**tried))  # noqa: S311 - spreads, hides nothing
+    return await once()
+
+
+@contextmanager
+def cut_off(connection: Connection, after: timedelta) -> Iterator[None]:
+    """Gives a connection up when what runs in the block takes too long: its statement ends with a lost connection.
+
+    A COMMIT that waits for a standby must never be cancelled: Postgres then reports success for what is not replicated,
+    and statement_timeout does not end the wait either. Shutting the socket down ends our waiting and nothing else.
+    """
+
+    def shut() -> None:
+        with socket.socket(fileno=socket.dup(connection.fileno())) as duplicate:
+            duplicate.shutdown(socket.SHUT_RDWR)
+
+    timer = asyncio.get_running_loop().call_later(after.total_seconds(), shut)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+class Shield:
+    """Keeps statements running when the call that wants them is cancelled, and knows those that still run.
+
+    psycopg answers cancellation with a cancel request to the server, which can hit a COMMIT. So statements that write
+    run in a task of their own: the caller's cancellation ends its waiting, never the statement.
+    """
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs work to its end, whatever becomes of the caller."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    async def wait(self) -> None:
+        """Waits for everything that still runs; before the pools are closed."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, even if nobody waits for it any more

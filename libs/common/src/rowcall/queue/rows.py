@@ -1,0 +1,66 @@
+"""The rows of the queue's statements as values. Called by the store and the work queue; the order is the SQL files'."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from psycopg.rows import TupleRow
+
+from rowcall.queue.model import AttemptRow, ClaimedJob, JobRow, Outcome, PolicyRow, QueueRow, Rescued
+
+_NO_LABELS: Mapping[str, str] = {}
+
+
+def job_row(row: TupleRow) -> JobRow:
+    """A row of read_jobs.sql or list_jobs.sql."""
+    values = list(row)
+    values[17] = row[17] or _NO_LABELS
+    values[18] = [_attempt(each) for each in row[18] or ()]
+    return JobRow(*values)
+
+
+def outcome(row: TupleRow) -> Outcome:
+    """A row of read_outcomes.sql."""
+    return Outcome(*row)
+
+
+def claimed_job(row: TupleRow) -> ClaimedJob:
+    """A row of claim_jobs.sql."""
+    values = list(row)
+    values[13] = row[13] or _NO_LABELS
+    return ClaimedJob(*values)
+
+
+def rescued(row: TupleRow) -> Rescued:
+    """A row of rescue_jobs.sql."""
+    return Rescued(*row)
+
+
+def policy_row(row: TupleRow) -> PolicyRow:
+    """A row of policies.sql."""
+    return PolicyRow(*row)
+
+
+def queue_row(row: TupleRow) -> QueueRow:
+    """A row of queues.sql."""
+    return QueueRow(*row)
+
+
+def _attempt(kept: Mapping[str, Any]) -> AttemptRow:
+    error = kept.get("error")
+    return AttemptRow(
+        attempt=kept["attempt"],
+        outcome=kept["outcome"],
+        worker=kept.get("worker"),
+        started_at=_time(kept.get("started")),
+        ended_at=_time(kept.get("ended")),
+        error=None if error is None else base64.b64decode(error),
+        span_id=kept.get("span"),
+    )
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

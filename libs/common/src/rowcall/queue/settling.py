@@ -1,0 +1,72 @@
+"""Settling batches: one commit for many jobs, and one bad row does not fail its neighbours. Called by the work queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg.rows import TupleRow
+
+from rowcall.names import operation_name
+from rowcall.queue import statuses
+from rowcall.queue.arrays import (
+    BigintArray,
+    ByteaArray,
+    IntegerArray,
+    IntervalArray,
+    SmallintArray,
+    TextArray,
+    UuidArray,
+)
+from rowcall.queue.faults import fault, of_a_row
+from rowcall.queue.model import Settled, Settlement
+from rowcall.queue.session import Session
+
+
+class Settler:
+    """Writes settlements to one shard."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Settled | Exception]:
+        """The answers in the settlements' order. Not to be cancelled: run it shielded."""
+        # Rows are locked in the order of their names, here as in rescue and release: no deadlocks between them.
+        order = sorted(
+            range(len(settlements)), key=lambda index: (settlements[index].tenant, settlements[index].job_id)
+        )
+        answers = dict(zip(order, await self._halving([settlements[index] for index in order]), strict=True))
+        return [answers[index] for index in range(len(settlements))]
+
+    async def _halving(self, batch: Sequence[Settlement]) -> list[Settled | Exception]:
+        try:
+            found = await self._session.run("settle_jobs", _parameters(batch))
+        except Exception as error:  # noqa: BLE001 - each call is answered with what it means for it
+            if not of_a_row(error) or len(batch) == 1:
+                return [self._fault(error, each) for each in batch]
+            middle = len(batch) // 2
+            return [*await self._halving(batch[:middle]), *await self._halving(batch[middle:])]
+        return [_settled(row) for row in found]
+
+    def _fault(self, error: Exception, settlement: Settlement) -> Exception:
+        operation = operation_name(settlement.tenant, settlement.job_id)
+        return fault(error, shard=self._session.shard, writing=True, operation=operation)
+
+
+def _settled(row: TupleRow) -> Settled:
+    return Settled(settled=row[1], state=row[2], waiter_id=row[3])
+
+
+def _parameters(batch: Sequence[Settlement]) -> dict[str, object]:
+    return {
+        "tenant": TextArray([each.tenant for each in batch]),
+        "job_id": UuidArray([each.job_id for each in batch]),
+        "lease": BigintArray([each.lease for each in batch]),
+        "state": SmallintArray([each.state for each in batch]),
+        "delay": IntervalArray([each.delay for each in batch]),
+        "response": ByteaArray([each.response for each in batch]),
+        "error": ByteaArray([each.error for each in batch]),
+        "error_code": IntegerArray([each.error_code for each in batch]),
+        "error_message": TextArray([each.error_message for each in batch]),
+        "span_id": TextArray([each.span_id for each in batch]),
+        "cancelled_error": statuses.cancelled(),
+    }

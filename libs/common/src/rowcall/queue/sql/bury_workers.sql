@@ -1,0 +1,1 @@
+select worker_id, name from rowcall.bury_workers()

@@ -1,0 +1,7 @@
+select state, waiter_id
+from rowcall.cancel_job(
+  p_tenant => %(tenant)s,
+  p_job_id => %(job_id)s,
+  p_error => %(error)s,
+  p_only_unstarted => %(only_unstarted)s
+)

@@ -1,0 +1,11 @@
+select
+  tenant, job_id, lease, attempt, lane, order_key, method_id, policy_id, request, request_id, actor,
+  traceparent, tracestate, labels, created_at, ready_at, lost
+from rowcall.claim_jobs(
+  p_worker_id => %(worker_id)s,
+  p_queue_id => %(queue_id)s::integer,
+  p_method_id => %(method_id)s,
+  p_from => %(start)s,
+  p_upto => %(upto)s::bigint[],
+  p_limit => %(limit)s::integer
+)

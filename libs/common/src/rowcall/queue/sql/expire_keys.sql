@@ -1,0 +1,1 @@
+select rowcall.expire_keys(p_limit => %(limit)s::integer)

@@ -1,0 +1,1 @@
+select rowcall.method_id(p_name => %(name)s)

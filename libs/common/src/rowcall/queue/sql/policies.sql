@@ -1,0 +1,1 @@
+select policy_id, max_attempts, backoff_initial, backoff_maximum, backoff_multiplier, timeout from rowcall.policies()

@@ -1,0 +1,1 @@
+select rowcall.queue_id(p_name => %(name)s)

@@ -1,0 +1,1 @@
+select queue_id, name, paused from rowcall.queues()

@@ -1,0 +1,9 @@
+select
+  tenant, job_id, state, lane, queue, method, attempt, max_attempts, created_at, run_at, started_at, finished_at,
+  cancel_requested_at, worker, actor, request_id, traceparent, labels, attempts, span_id, error, request, response
+from rowcall.read_jobs(
+  p_tenant => %(tenant)s,
+  p_job_id => %(job_id)s,
+  p_request => %(request)s,
+  p_response => %(response)s
+)

@@ -1,0 +1,2 @@
+select tenant, job_id, state, attempt, response, error
+from rowcall.read_outcomes(p_tenant => %(tenant)s, p_job_id => %(job_id)s)

@@ -1,0 +1,1 @@
+select shard, fingerprint_key from rowcall.shard_facts()

@@ -1,0 +1,168 @@
+"""The gateway's half of the queue on Postgres: submitting calls and reading jobs. One object a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from rowcall.catalogue.model import Policy
+from rowcall.errors import RowcallError
+from rowcall.names import operation_name
+from rowcall.queue import rows, statuses
+from rowcall.queue.arrays import TextArray, UuidArray
+from rowcall.queue.connection import Pool, Shield
+from rowcall.queue.model import JobRow, MethodIds, Outcome, Submission, Submitted
+from rowcall.queue.session import Session
+from rowcall.queue.submitting import Submitter
+from rowcall.v1.error_reason_pb2 import ErrorReason
+
+
+class PostgresJobStore:
+    """A `rowcall.queue.protocol.JobStore` over one shard's pools.
+
+    Raises RowcallError: SHARD_UNAVAILABLE, COMMIT_UNKNOWN, CONFLICT, SCHEMA_MISMATCH or INTERNAL, the database's error
+    as its cause. What writes is shielded: cancelling a call ends its waiting, never a statement in flight.
+    """
+
+    def __init__(
+        self,
+        submit_pool: Pool,
+        read_pool: Pool,
+        *,
+        shard: str | None = None,
+        key_ttl: timedelta = timedelta(days=7),
+        give_up_after: timedelta = timedelta(seconds=30),
+    ) -> None:
+        """
+        Args:
+            submit_pool: For what writes.
+            read_pool: For what reads.
+            shard: The shard's name for errors; the pool's name if not given.
+            key_ttl: How long an idempotency key names its job.
+            give_up_after: How long a statement that writes may take before its connection is given up and its outcome
+                unknown; a synchronous standby that is gone would keep it waiting for ever.
+        """
+        shard = submit_pool.name if shard is None else shard
+        self._shield = Shield()
+        self._write = Session(submit_pool, shard=shard, shield=self._shield, give_up_after=give_up_after)
+        self._read = Session(read_pool, shard=shard)
+        self._submitter = Submitter(self._write, key_ttl=key_ttl)
+        self._method_ids: dict[tuple[str, Policy], MethodIds] = {}
+        self._fingerprint_key: bytes | None = None
+
+    async def method_ids(self, method: str, policy: Policy) -> MethodIds:
+        """See JobStore.method_ids."""
+        known = self._method_ids.get((method, policy))
+        if known is None:
+            known = MethodIds(
+                method_id=await self._write.value("method_id", {"name": method}),
+                policy_id=await self._write.value(
+                    "policy_id",
+                    {
+                        "max_attempts": policy.max_attempts,
+                        "backoff_initial": policy.backoff_initial,
+                        "backoff_maximum": policy.backoff_maximum,
+                        "backoff_multiplier": policy.backoff_multiplier,
+                        "timeout": policy.timeout,
+                        "retention": policy.retention,
+                        "on_abandon": policy.on_abandon,
+                    },
+                ),
+                queue_id=await self._write.value("queue_id", {"name": policy.queue}),
+            )
+            self._method_ids[method, policy] = known
+        return known
+
+    async def fingerprint_key(self) -> bytes:
+        """See JobStore.fingerprint_key."""
+        if self._fingerprint_key is None:
+            facts = await self._read.rows("shard_facts")
+            if not facts:
+                raise RowcallError(
+                    ErrorReason.ERROR_REASON_SCHEMA_MISMATCH,
+                    f'Shard {self._read.shard!r} has no facts of itself. The operator must run "rowcall migrate".',
+                    metadata={"shard": self._read.shard},
+                )
+            self._fingerprint_key = bytes(facts[0][1])
+        return self._fingerprint_key
+
+    async def submit(self, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
+        """See JobStore.submit."""
+        return await self._shield.run(self._submitter.submit(submissions)) if submissions else []
+
+    async def submit_atomic(self, submissions: Sequence[Submission]) -> list[Submitted]:
+        """See JobStore.submit_atomic."""
+        return await self._shield.run(self._submitter.submit_atomic(submissions)) if submissions else []
+
+    async def read(
+        self, jobs: Sequence[tuple[str, UUID]], *, request: bool = False, response: bool = False
+    ) -> dict[tuple[str, UUID], JobRow]:
+        """See JobStore.read."""
+        if not jobs:
+            return {}
+        found = await self._read.rows("read_jobs", {**_names(jobs), "request": request, "response": response})
+        return {(row.tenant, row.job_id): row for row in map(rows.job_row, found)}
+
+    async def outcomes(self, jobs: Sequence[tuple[str, UUID]]) -> list[Outcome]:
+        """See JobStore.outcomes."""
+        if not jobs:
+            return []
+        return [rows.outcome(row) for row in await self._read.rows("read_outcomes", _names(jobs))]
+
+    async def list(
+        self,
+        tenant: str,
+        *,
+        before: UUID | None = None,
+        done: bool | None = None,
+        method: str | None = None,
+        limit: int,
+        request: bool = False,
+        response: bool = False,
+    ) -> list[JobRow]:
+        """See JobStore.list."""
+        found = await self._read.rows(
+            "list_jobs",
+            {
+                "tenant": tenant,
+                "before": before,
+                "done": done,
+                "method": method,
+                "limit": limit,
+                "request": request,
+                "response": response,
+            },
+        )
+        return [rows.job_row(row) for row in found]
+
+    async def cancel(
+        self, tenant: str, job_id: UUID, *, only_unstarted: bool = False
+    ) -> tuple[int, UUID | None] | None:
+        """See JobStore.cancel."""
+        found = await self._write.rows(
+            "cancel_job",
+            {
+                "tenant": tenant,
+                "job_id": job_id,
+                "error": statuses.cancelled(),
+                "only_unstarted": only_unstarted,
+            },
+            operation=operation_name(tenant, job_id),
+        )
+        return (found[0][0], found[0][1]) if found else None
+
+    async def delete(self, tenant: str, job_id: UUID) -> bool:
+        """See JobStore.delete."""
+        deleted: bool = await self._write.value(
+            "delete_job", {"tenant": tenant, "job_id": job_id}, operation=operation_name(tenant, job_id)
+        )
+        return deleted
+
+    async def close(self) -> None:
+        """Waits for the statements in flight. The pools are their owner's to close, afterwards."""
+        await self._shield.wait()
+
+
+def _names(jobs: Sequence[tuple[str, UUID]]) -> dict[str, object]:
+    return {"tenant": TextArray([tenant for tenant, _ in jobs]), "job_id": UuidArray([job_id for _, job_id in jobs])}

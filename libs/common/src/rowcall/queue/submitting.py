@@ -1,0 +1,224 @@
+"""Submitting batches: each call its own answer, whatever its neighbours do. Called by the store.
+
+A batch is made of calls with different keys (duplicates wait for the first one's answer), sorted by key (two gateways
+with the same keys would deadlock otherwise), and written by one statement. When the database refuses it because of a
+row, it is halved until the row stands alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import copy
+from dataclasses import replace
+from datetime import timedelta
+
+from psycopg.rows import TupleRow
+
+from rowcall.errors import RowcallError
+from rowcall.names import operation_name
+from rowcall.queue.arrays import (
+    BigintArray,
+    ByteaArray,
+    IntegerArray,
+    JsonbArray,
+    SmallintArray,
+    TextArray,
+    TimestamptzArray,
+    UuidArray,
+)
+from rowcall.queue.connection import Connection, again_on_collision, execute
+from rowcall.queue.faults import fault, lost, of_a_row
+from rowcall.queue.model import Submission, SubmitOutcome, Submitted
+from rowcall.queue.session import Session
+from rowcall.queue.turns import Flow, Turn, Turns
+from rowcall.v1.error_reason_pb2 import ErrorReason
+
+_ID_AHEAD = 5
+"""submit_jobs: the id's time is more than an hour ahead of the database's clock."""
+
+_WRITTEN = (SubmitOutcome.CREATED, SubmitOutcome.JOINED)
+
+
+class Submitter:
+    """Writes submissions to one shard."""
+
+    def __init__(self, session: Session, *, key_ttl: timedelta) -> None:
+        self._session = session
+        self._key_ttl = key_ttl
+        self._turns = Turns()
+
+    async def submit(self, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
+        """Independent calls; the answers come in their order. Not to be cancelled: run it shielded."""
+        answers: dict[int, Submitted | Exception] = {}
+        left = list(range(len(submissions)))
+        while left:
+            firsts: dict[tuple[str, int, str] | int, int] = {}
+            for index in left:
+                firsts.setdefault(_key(submissions, index), index)
+            order = _sorted(submissions, firsts.values())
+            written = await self._halving([submissions[index] for index in order])
+            answers.update(zip(order, written, strict=True))
+            # Whoever shares a key with one that was answered gets its answer from that, or comes with the next round.
+            left = [index for index in left if index not in answers]
+            for index in left:
+                first = firsts[_key(submissions, index)]
+                answer = _of_duplicate(submissions[index], submissions[first], answers[first])
+                if answer is not None:
+                    answers[index] = answer
+            left = [index for index in left if index not in answers]
+        return [answers[index] for index in range(len(submissions))]
+
+    async def submit_atomic(self, submissions: Sequence[Submission]) -> list[Submitted]:
+        """Calls of one tenant, all or none. Raises RowcallError. Not to be cancelled: run it shielded."""
+        firsts: dict[tuple[str, int, str] | int, int] = {}
+        for index in range(len(submissions)):
+            firsts.setdefault(_key(submissions, index), index)
+        order = _sorted(submissions, firsts.values())
+        batch = [submissions[index] for index in order]
+        clash = any(
+            submissions[firsts[_key(submissions, index)]].fingerprint != each.fingerprint
+            for index, each in enumerate(submissions)
+        )
+        written = dict(zip(order, await self._atomically(batch, keep=not clash), strict=True))
+        answers = []
+        for index, each in enumerate(submissions):
+            first = firsts[_key(submissions, index)]
+            answer: Submitted | Exception | None = written[first]
+            if index != first:
+                answer = _of_duplicate(each, submissions[first], written[first])
+            # With the first one refused for its key, a duplicate with another payload is answered the same.
+            answers.append(written[first] if answer is None or isinstance(answer, Exception) else answer)
+        return answers
+
+    async def _halving(self, batch: Sequence[Submission]) -> list[Submitted | Exception]:
+        try:
+            found = await again_on_collision(lambda: self._write(batch))
+        except Exception as error:  # noqa: BLE001 - each call is answered with what it means for it
+            if not of_a_row(error):
+                return [self._fault(error, each) for each in batch]
+            if len(batch) == 1:
+                return [self._fault(error, batch[0])]
+            middle = len(batch) // 2
+            return [*await self._halving(batch[:middle]), *await self._halving(batch[middle:])]
+        return [self._answer(row) for row in found]
+
+    async def _write(self, batch: Sequence[Submission]) -> list[TupleRow]:
+        async with self._session.connection() as found:
+            return await self._execute(found, batch)
+
+    async def _execute(self, found: Connection, batch: Sequence[Submission]) -> list[TupleRow]:
+        turn = self._turns.take([Flow(each.ids.queue_id, each.lane, each.tenant) for each in batch])
+        keys: list[int | None] = [None] * len(batch)
+        try:
+            rows = await execute(found, "submit_jobs", _parameters(batch, turn, self._key_ttl))
+            keys = [row[3] if row[1] == SubmitOutcome.CREATED else None for row in rows]
+            return rows
+        finally:
+            self._turns.end(turn, keys)
+
+    async def _atomically(self, batch: Sequence[Submission], *, keep: bool) -> list[Submitted]:
+        committing = False
+
+        async def once() -> list[Submitted]:
+            nonlocal committing
+            committing = False
+            async with self._session.connection() as found, found.transaction():
+                rows = await self._execute(found, batch)
+                answers = [self._answer(row) for row in rows]
+                written = [answer for answer in answers if isinstance(answer, Submitted)]
+                for answer in answers:
+                    if isinstance(answer, Exception):
+                        raise answer
+                if not keep or any(answer.outcome not in _WRITTEN for answer in written):
+                    raise _RolledBack(written)
+                committing = True
+                return written
+
+        try:
+            return await again_on_collision(once)
+        except _RolledBack as rolled_back:
+            return rolled_back.answers
+        except RowcallError:
+            raise
+        except Exception as error:
+            # Before the COMMIT is sent nothing can have been written.
+            raise fault(error, shard=self._session.shard, writing=committing) from error
+
+    def _answer(self, row: TupleRow) -> Submitted | Exception:
+        if row[1] == _ID_AHEAD:
+            return RowcallError(
+                ErrorReason.ERROR_REASON_INTERNAL,
+                f"The gateway's clock is more than an hour ahead of the clock of shard {self._session.shard!r}; nothing "
+                "was written. The operator must set the clocks right.",
+            )
+        return Submitted(SubmitOutcome(row[1]), row[2])
+
+    def _fault(self, error: Exception, submission: Submission) -> RowcallError:
+        made = fault(
+            error,
+            shard=self._session.shard,
+            writing=True,
+            operation=operation_name(submission.tenant, submission.job_id),
+        )
+        # A stock retry of a call without a key would submit it twice.
+        made.no_retry = lost(error) and submission.request_id is None
+        return made
+
+
+class _RolledBack(Exception):
+    """Ends the transaction of a batch that is not to be kept."""
+
+    def __init__(self, answers: list[Submitted]) -> None:
+        super().__init__()
+        self.answers = answers
+
+
+def _key(submissions: Sequence[Submission], index: int) -> tuple[str, int, str] | int:
+    """What a submission must not share with another of its batch; its place where it has no key."""
+    key = submissions[index].key
+    return index if key is None else key
+
+
+def _sorted(submissions: Sequence[Submission], indexes: Iterable[int]) -> list[int]:
+    """Keyed calls first, in the order in which every gateway locks keys; the others behind them, as they came."""
+    return sorted(indexes, key=lambda index: (submissions[index].key is None, submissions[index].key or (), index))
+
+
+def _of_duplicate(
+    submission: Submission, first: Submission, answer: Submitted | Exception
+) -> Submitted | Exception | None:
+    """What the answer for the first call with a key says to another one; None if it must be submitted itself."""
+    if isinstance(answer, Exception):
+        # What was wrong with the row need not be wrong with this one.
+        return None if answer.__cause__ is not None and of_a_row(answer.__cause__) else copy(answer)
+    if answer.outcome is SubmitOutcome.WRONG_SHARD:
+        return replace(answer, job_id=submission.job_id)
+    if submission.fingerprint == first.fingerprint:
+        return answer if answer.outcome is SubmitOutcome.KEY_REUSED else replace(answer, outcome=SubmitOutcome.JOINED)
+    if answer.outcome is SubmitOutcome.KEY_REUSED:
+        return None
+    return replace(answer, outcome=SubmitOutcome.KEY_REUSED)
+
+
+def _parameters(batch: Sequence[Submission], turn: Turn, key_ttl: timedelta) -> dict[str, object]:
+    return {
+        "tenant": TextArray([each.tenant for each in batch]),
+        "job_id": UuidArray([each.job_id for each in batch]),
+        "method_id": IntegerArray([each.ids.method_id for each in batch]),
+        "policy_id": IntegerArray([each.ids.policy_id for each in batch]),
+        "queue_id": IntegerArray([each.ids.queue_id for each in batch]),
+        "lane": SmallintArray([each.lane for each in batch]),
+        "last_key": BigintArray(turn.last_keys),
+        "step": BigintArray(turn.steps),
+        "run_at": TimestamptzArray([each.run_at for each in batch]),
+        "request": ByteaArray([each.request for each in batch]),
+        "request_id": TextArray([each.request_id for each in batch]),
+        "fingerprint": ByteaArray([each.fingerprint for each in batch]),
+        "actor": TextArray([each.actor for each in batch]),
+        "fairness_key": TextArray([each.fairness_key for each in batch]),
+        "traceparent": TextArray([each.traceparent for each in batch]),
+        "tracestate": TextArray([each.tracestate for each in batch]),
+        "labels": JsonbArray([each.labels or None for each in batch]),
+        "waiter_id": UuidArray([each.waiter_id for each in batch]),
+        "key_ttl": key_ttl,
+    }

@@ -1,0 +1,76 @@
+"""Whose turn it is within a lane: the submitter's half of start-time fair queueing. Called by the store.
+
+A job's order key is max(the lane's frontier, its tenant's last key) + stride: a tenant with a backlog moves ahead of
+the frontier by one stride a job, and the next job of a tenant without one lands just above the frontier, before all of
+that backlog but its first job (P. Goyal, H. Vin, H. Cheng: Start-time Fair Queueing, SIGCOMM 1996).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rowcall.queue.model import ORDER_STRIDE
+
+
+class Flow(NamedTuple):
+    """What takes turns: a tenant's jobs in one lane of one queue."""
+
+    queue_id: int
+    lane: int
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a batch's jobs are submitted with, in its order."""
+
+    flows: Sequence[Flow]
+    """The jobs' flows."""
+    last_keys: Sequence[int]
+    """The last keys of the flows, as far as is known."""
+    steps: Sequence[int]
+    """How far behind the last key or the frontier each job comes: one stride, two for the flow's second, …"""
+
+
+class Turns:
+    """Remembers the last order key of each flow, of the ones used last.
+
+    Only a cache: a flow that is forgotten starts again at the lane's frontier, which is fair as soon as its backlog is
+    drained and generous to it until then.
+    """
+
+    def __init__(self, capacity: int = 50_000) -> None:
+        self._capacity = capacity
+        self._last: OrderedDict[Flow, int] = OrderedDict()
+        self._under_way: Counter[Flow] = Counter()
+
+    def take(self, flows: Sequence[Flow]) -> Turn:
+        """Keys for a batch that is about to be sent; `end` must follow.
+
+        The keys that its jobs get are known only when it is written. A batch that is sent meanwhile lands behind it as
+        if every job of it were new.
+        """
+        steps: Counter[Flow] = Counter()
+        last_keys = []
+        each = []
+        for flow in flows:
+            steps[flow] += ORDER_STRIDE
+            last_keys.append(self._last.get(flow, 0) + self._under_way[flow])
+            each.append(steps[flow])
+        self._under_way.update(steps)
+        return Turn(flows, last_keys, each)
+
+    def end(self, turn: Turn, keys: Sequence[int | None]) -> None:
+        """The batch was answered: the keys of the jobs that are new, None for the others."""
+        for flow, key in zip(turn.flows, keys, strict=True):
+            self._under_way[flow] -= ORDER_STRIDE
+            if self._under_way[flow] <= 0:
+                del self._under_way[flow]
+            if key is not None:
+                self._last[flow] = max(key, self._last.get(flow, 0))
+                self._last.move_to_end(flow)
+        while len(self._last) > self._capacity:
+            self._last.popitem(last=False)
