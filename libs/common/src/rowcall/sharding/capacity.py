@@ -1,0 +1,103 @@
+"""Whether the servers have room for all connections that a process may open. Checked by the router at its start.
+
+Without the check the last process to start, or an operator in an emergency, is the one who gets no connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+
+from rowcall.settings import Dsn, Problem, SettingsError
+from rowcall.sharding.bounded import bounded
+from rowcall.sharding.statements import statement
+
+_log = structlog.get_logger(__name__)
+
+WARN_ABOVE: Final = 0.8
+"""The part of a server's connections above which one process's maximum is worth a warning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The most connections that the process opens to one database."""
+
+    database: str
+    """"shard 'a'" or "the catalogue"."""
+    dsn: Dsn
+    connections: int
+    makeup: str
+    """How the number comes about, and by which settings: "ROWCALL_POOL_READ 4 + 2 dedicated"."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    server: str
+    maximum: int
+    reserved: int
+
+
+async def check_capacity(program: str, demands: Sequence[Demand], *, patience: float) -> None:
+    """Compares what the process may open with what each server allows. Databases of one server are added up.
+
+    A server that cannot be reached is logged with the cause, and not checked.
+
+    Raises:
+        SettingsError: A server allows fewer connections than this process alone may open.
+    """
+    limits = await asyncio.gather(*(_limits(demand, patience) for demand in demands))
+    by_server: dict[str, list[tuple[Demand, _Limits]]] = defaultdict(list)
+    for demand, limit in zip(demands, limits, strict=True):
+        if limit is not None:
+            by_server[limit.server].append((demand, limit))
+    problems = []
+    for group in by_server.values():
+        limit = group[0][1]
+        allowed = limit.maximum - limit.reserved
+        wanted = sum(demand.connections for demand, _ in group)
+        figures = "; ".join(f"{demand.database}: {demand.connections} ({demand.makeup})" for demand, _ in group)
+        if wanted > allowed:
+            problems.append(
+                Problem(
+                    "ROWCALL_POOL_*",
+                    f"allow this process {wanted} connections to a server that has {allowed} for all "
+                    f"(max_connections {limit.maximum} - {limit.reserved} reserved). {figures}. "
+                    "Lower them, or raise max_connections.",
+                )
+            )
+        elif wanted > WARN_ABOVE * allowed:
+            _log.warning(
+                "this process may take most of a server's connections",
+                connections=wanted,
+                allowed=allowed,
+                databases=figures,
+            )
+    if problems:
+        raise SettingsError(program, problems)
+
+
+async def _limits(demand: Demand, patience: float) -> _Limits | None:
+    try:
+        return await bounded(_read_limits(demand.dsn), patience)
+    except (psycopg.Error, TimeoutError, OSError) as error:
+        # libpq's message names host, port, user and database, and no password.
+        _log.warning(
+            "database cannot be reached; trying again in the background",
+            database=demand.database,
+            cause=str(error).strip(),
+        )
+        return None
+
+
+async def _read_limits(dsn: Dsn) -> _Limits:
+    async with await AsyncConnection.connect(dsn, autocommit=True) as connection:
+        cursor = await connection.execute(statement("server_limits"))
+        (row,) = await cursor.fetchall()
+    return _Limits(maximum=row[0], reserved=row[1], server=row[2])

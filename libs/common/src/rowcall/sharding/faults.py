@@ -1,0 +1,73 @@
+"""What a failure to reach the catalogue or a shard is to the caller. Called by all of `rowcall.sharding`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+import psycopg
+from psycopg import errors
+
+from rowcall.errors import RowcallError
+from rowcall.v1.error_reason_pb2 import ErrorReason
+
+RETRY_AFTER: Final = timedelta(seconds=1)
+"""When to call again after a refusal that passes by itself."""
+
+
+def shard_unavailable(shard: str, why: str) -> RowcallError:
+    """The shard of the tenant cannot be used now."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_SHARD_UNAVAILABLE,
+        f"Shard {shard!r} {why}. Call again later.",
+        metadata={"shard": shard},
+        retry_after=RETRY_AFTER,
+    )
+
+
+def catalogue_unavailable(why: str) -> RowcallError:
+    """It cannot be told where the tenant lives."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_CATALOGUE_UNAVAILABLE,
+        f"The catalogue of tenants cannot be reached{why}. Call again later.",
+        retry_after=RETRY_AFTER,
+    )
+
+
+def wrong_shard(tenant: str, why: str) -> RowcallError:
+    """The tenant's shard refuses it, and no other takes it."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_WRONG_SHARD,
+        f"Tenant {tenant!r} {why}. Call again.",
+        retry_after=RETRY_AFTER,
+    )
+
+
+def is_wrong_shard(error: RowcallError) -> bool:
+    """Whether a shard refused a tenant that does not live there."""
+    return error.reason == ErrorReason.ERROR_REASON_WRONG_SHARD
+
+
+def is_catalogue_away(error: RowcallError) -> bool:
+    """Whether it is the catalogue that cannot be reached."""
+    return error.reason == ErrorReason.ERROR_REASON_CATALOGUE_UNAVAILABLE
+
+
+def failure(database: str, error: Exception, unreachable: RowcallError) -> RowcallError:
+    """What the failure of a lookup is: the database did not answer (`unreachable`), or it refused the statement."""
+    if not isinstance(error, psycopg.Error) or isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return unreachable
+    if isinstance(error, errors.UndefinedTable | errors.UndefinedFunction | errors.InvalidSchemaName):
+        return RowcallError(
+            ErrorReason.ERROR_REASON_SCHEMA_MISMATCH,
+            f'The schema of {database} is missing or too old. The operator must run "rowcall migrate".',
+        )
+    if isinstance(error, errors.InsufficientPrivilege):
+        return RowcallError(
+            ErrorReason.ERROR_REASON_INTERNAL,
+            f"The login role of this service has no rights on {database}. The operator must grant it rowcall_gateway.",
+        )
+    return RowcallError(
+        ErrorReason.ERROR_REASON_INTERNAL,
+        f"A lookup of {database} was refused ({error.sqlstate or type(error).__name__}).",
+    )

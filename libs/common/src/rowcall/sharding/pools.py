@@ -1,0 +1,175 @@
+"""Connections: how they are made, and a bounded pool of them for each shard and workload.
+
+Called by `shard` and `router`, and by whoever needs a dedicated connection (`connection_string`). A pool is opened
+without waiting for its database: one that is down makes calls fail, typed, and is used once it is back.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from time import monotonic
+from typing import Final
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+
+from rowcall.errors import RowcallError
+from rowcall.settings import ClusterSettings, Dsn
+from rowcall.sharding.model import Workload
+
+_log = structlog.get_logger(__name__)
+
+STATEMENT_TIMEOUTS: Final[Mapping[Workload, timedelta]] = {
+    Workload.SUBMIT: timedelta(seconds=10),
+    Workload.READ: timedelta(seconds=10),
+    Workload.CLAIM: timedelta(seconds=10),
+    Workload.SETTLE: timedelta(seconds=20),
+    Workload.MAINTENANCE: timedelta(seconds=60),
+}
+"""After how long Postgres ends a statement. It does not end the COMMIT of it: Postgres stops this clock first, and a
+commit must not be cancelled, because one that waits for a standby is then reported as done without being there."""
+
+IDLE_IN_TRANSACTION_TIMEOUT: Final = timedelta(seconds=5)
+"""After how long Postgres ends a session that stopped inside a transaction: shorter than any lease, so that a frozen
+process does not hold locks on jobs that were rescued from it."""
+
+_TRANSPORT: Final[Mapping[str, str]] = {
+    "keepalives": "1",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    # Milliseconds: what was sent and is not acknowledged for so long ends the connection.
+    "tcp_user_timeout": "15000",
+}
+
+_RECONNECT_FOR: Final = 2.0
+"""Seconds after which psycopg's pool gives up reconnecting; its attempts double their distance, so that a longer time
+would leave a pool idle long after its server is back. `_gone` starts it again."""
+
+_WAIT_WHEN_GONE: Final = 0.25
+"""Seconds to wait for a connection to a database that is known to be away."""
+
+
+def connection_string(
+    dsn: str, settings: ClusterSettings, *, application: str, statement_timeout: timedelta | None = None
+) -> Dsn:
+    """A connection string with our timeouts, for pools and for dedicated connections. What the operator's own string
+    says about them stands.
+
+    Args:
+        dsn: As in the settings.
+        settings: For the time to connect, and whether a pooler is between.
+        application: Names service and purpose in pg_stat_activity.
+        statement_timeout: None: none, as for a connection that listens.
+    """
+    given = conninfo_to_dict(dsn)
+    parameters: dict[str, str] = {
+        **_TRANSPORT,
+        "connect_timeout": str(max(2, round(settings.connect_timeout.total_seconds()))),
+    }
+    parameters = {key: value for key, value in parameters.items() if key not in given}
+    parameters["application_name"] = application
+    if not settings.transaction_pooler:
+        options = [f"-c idle_in_transaction_session_timeout={_milliseconds(IDLE_IN_TRANSACTION_TIMEOUT)}"]
+        if statement_timeout is not None:
+            options.append(f"-c statement_timeout={_milliseconds(statement_timeout)}")
+        if given.get("options"):
+            # Last, hence stronger.
+            options.append(str(given["options"]))
+        parameters["options"] = " ".join(options)
+    return Dsn(make_conninfo(dsn, **parameters))
+
+
+class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
+    """A bounded pool of autocommit connections, whose failure to give one is an error of ours.
+
+    Raises, from `getconn` and `connection`:
+        RowcallError: What `unavailable` makes of the reason.
+    """
+
+    def __init__(
+        self,
+        dsn: Dsn,
+        settings: ClusterSettings,
+        *,
+        name: str,
+        size: int,
+        unavailable: Callable[[str], RowcallError],
+    ) -> None:
+        self._unavailable = unavailable
+        self._is_gone = False
+        super().__init__(
+            dsn,
+            kwargs={
+                "autocommit": True,
+                "prepare_threshold": None if settings.prepare_threshold < 0 else settings.prepare_threshold,
+            },
+            min_size=1,
+            max_size=size,
+            open=False,
+            name=name,
+            timeout=settings.pool_timeout.total_seconds(),
+            configure=self._came,
+            reconnect_timeout=_RECONNECT_FOR,
+            reconnect_failed=self._gone,
+            num_workers=2,
+        )
+
+    async def getconn(self, timeout: float | None = None) -> AsyncConnection[TupleRow]:  # noqa: ASYNC109 - psycopg_pool's
+        """A connection that is not known to be broken; waits at most `timeout` seconds (None: the pool's)."""
+        limit = self.timeout if timeout is None else timeout
+        if self._is_gone:
+            limit = min(limit, _WAIT_WHEN_GONE)
+        deadline = monotonic() + limit
+        try:
+            while True:
+                connection = await super().getconn(deadline - monotonic())
+                if await self._works(connection):
+                    return connection
+                # Not psycopg_pool's own check: that waits longer after each broken connection, and after a restart
+                # of the server all of them are.
+                await self.putconn(connection)
+        except PoolTimeout:
+            why = "cannot be reached" if self._is_gone else f"gave no free connection within {limit:g} s"
+            raise self._unavailable(why) from None
+        except TooManyRequests:
+            raise self._unavailable("has too many calls waiting for a connection") from None
+        except PoolClosed:
+            raise self._unavailable("is no longer used by this process, which is stopping") from None
+
+    async def _works(self, connection: AsyncConnection[TupleRow]) -> bool:
+        """Asks the server only if the socket has something to read: on an idle connection that is most often its end.
+        A look at the socket costs microseconds, a round trip at every use would double a short read."""
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        if not poll.poll(0):
+            return True
+        try:
+            await self.check_connection(connection)
+        except psycopg.Error:
+            return False
+        return True
+
+    async def _came(self, _connection: AsyncConnection[TupleRow]) -> None:
+        if self._is_gone:
+            self._is_gone = False
+            _log.info("database reachable again", pool=self.name)
+
+    async def _gone(self, _pool: AsyncConnectionPool[AsyncConnection[TupleRow]]) -> None:
+        # With connections left, the server is there and only gives no more of them.
+        if not self._is_gone and not self.get_stats()["pool_size"]:
+            self._is_gone = True
+            _log.warning("database unreachable", pool=self.name, trying_again=True)
+        if not self.closed:
+            # Lets the pool grow, hence try again.
+            await self.check()
+
+
+def _milliseconds(duration: timedelta) -> int:
+    return duration // timedelta(milliseconds=1)

@@ -1,0 +1,228 @@
+"""The way from a tenant to its shard: one `Router` a process, opened by the service at its start.
+
+The gateway routes calls with it (`route_cached`, `route`, `refused`, `call_on_shard`), the worker takes its shards from
+it (`shards`). There is no LISTEN on the catalogue: a shard refuses whom it does not have, which corrects a stale route
+at its first use, and the time to live corrects the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Final, Self, TypeVar
+
+from rowcall.errors import RowcallError
+from rowcall.settings import ClusterSettings, Dsn
+from rowcall.sharding.capacity import Demand, check_capacity
+from rowcall.sharding.directory import Directory
+from rowcall.sharding.faults import catalogue_unavailable, is_wrong_shard, wrong_shard
+from rowcall.sharding.model import Route, Workload
+from rowcall.sharding.pools import STATEMENT_TIMEOUTS, Pool, connection_string
+from rowcall.sharding.routes import RouteCache
+from rowcall.sharding.shard import Shard, pool_sizes
+from rowcall.sharding.sources import ShardRoutes, TenantCatalogue
+from rowcall.v1.error_reason_pb2 import ErrorReason
+
+T = TypeVar("T")
+
+_RETRY_DELAYS: Final = (0.0, 0.05, 0.1, 0.2, 0.4)
+"""Seconds before each further try of a call that its shard refused; with jitter. Together well below a second: a
+tenant's move fences it for about that long."""
+
+
+class Router:
+    """Tenants, shards and the connections to them. Made by `open`."""
+
+    def __init__(self, settings: ClusterSettings, *, service: str, workloads: Collection[Workload]) -> None:
+        self._shards = {
+            name: Shard(name, settings, service=service, workloads=workloads) for name in sorted(settings.shards)
+        }
+        self._catalogue: Pool | None = None
+        self._directory: Directory | None = None
+        if Workload.READ in workloads:
+            self._catalogue = Pool(
+                connection_string(
+                    settings.catalogue,
+                    settings,
+                    application=f"{service} catalogue",
+                    statement_timeout=STATEMENT_TIMEOUTS[Workload.READ],
+                ),
+                settings,
+                name="catalogue",
+                size=settings.pool_catalogue,
+                unavailable=_catalogue_unavailable,
+            )
+            patience = settings.pool_timeout.total_seconds()
+            self._directory = Directory(
+                TenantCatalogue(self._catalogue, patience=patience),
+                ShardRoutes(self._shards, patience=patience),
+                weights={name: settings.placement.get(name, 1.0) for name in self._shards},
+                cache=RouteCache(ttl=settings.route_ttl.total_seconds(), size=settings.route_cache),
+            )
+
+    @classmethod
+    async def open(
+        cls,
+        settings: ClusterSettings,
+        *,
+        service: str = "rowcall",
+        workloads: Collection[Workload] = frozenset(Workload),
+        dedicated: int = 0,
+    ) -> Self:
+        """Checks the sizes of the pools against the servers and begins to connect, without waiting for it.
+
+        Args:
+            settings: Where catalogue and shards are.
+            service: Names the process's connections in pg_stat_activity.
+            workloads: Which pools to open: GATEWAY_WORKLOADS or WORKER_WORKLOADS. READ brings the directory.
+            dedicated: How many connections a shard the service opens beside the pools (listening, renewal).
+
+        Raises:
+            SettingsError: The pools alone are more than a server allows.
+        """
+        if not settings.transaction_pooler:
+            await check_capacity(
+                service,
+                _demands(settings, service, workloads, dedicated),
+                patience=settings.connect_timeout.total_seconds() + 1,
+            )
+        # A pool says once by itself that its database is away; psycopg_pool would at each attempt.
+        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+        router = cls(settings, service=service, workloads=workloads)
+        if router._catalogue is not None:
+            await router._catalogue.open()
+        for shard in router._shards.values():
+            await shard.open()
+        return router
+
+    async def close(self) -> None:
+        """Closes every connection; those in use when they are given back."""
+        if self._directory is not None:
+            await self._directory.close()
+        pools = [shard.close() for shard in self._shards.values()]
+        if self._catalogue is not None:
+            pools.append(self._catalogue.close())
+        await asyncio.gather(*pools)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def shards(self) -> Mapping[str, Shard]:
+        """Every configured shard by its name."""
+        return MappingProxyType(self._shards)
+
+    def shard(self, name: str) -> Shard:
+        """A shard by the name that a route gives.
+
+        Raises:
+            RowcallError: SHARD_UNAVAILABLE if it is not configured here.
+        """
+        shard = self._shards.get(name)
+        if shard is None:
+            raise RowcallError(
+                ErrorReason.ERROR_REASON_SHARD_UNAVAILABLE,
+                f"The tenant lives on shard {name!r}, which this process is not configured for. The operator must add "
+                f"it to ROWCALL_SHARDS (--shard {name}=<connection string>).",
+                metadata={"shard": name},
+            )
+        return shard
+
+    def route_cached(self, tenant: str) -> Route | None:
+        """A tenant's route if it is remembered: a look into a dict, for the hot path. None: await `route`."""
+        return self._routes.cached(tenant)
+
+    async def route(self, tenant: str) -> Route:
+        """Where a tenant lives; a new one is placed and recorded.
+
+        Raises:
+            RowcallError: CATALOGUE_UNAVAILABLE, SHARD_UNAVAILABLE, WRONG_SHARD or SCHEMA_MISMATCH.
+        """
+        return await self._routes.route(tenant)
+
+    async def find(self, tenant: str) -> Route | None:
+        """Where a tenant lives; None if nobody knows it. For reads: asking must not place anybody.
+
+        Raises:
+            RowcallError: As `route`.
+        """
+        return await self._routes.find(tenant)
+
+    def invalidate(self, tenant: str, epoch: int) -> None:
+        """Forgets a tenant's route if it is of this epoch or an earlier one."""
+        self._routes.invalidate(tenant, epoch)
+
+    async def refused(self, route: Route) -> Route:
+        """The route to try next after the shard of this one answered WRONG_SHARD. For batches of many tenants, which
+        cannot use `call_on_shard`; the caller bounds its tries.
+
+        Raises:
+            RowcallError: WRONG_SHARD if no shard takes the tenant now, otherwise as `route`.
+        """
+        return await self._routes.refused(route)
+
+    async def call_on_shard(self, tenant: str, fn: Callable[[Shard], Awaitable[T]]) -> T:
+        """Runs `fn` on the tenant's shard; when it raises WRONG_SHARD, again where the tenant lives by now.
+
+        Raises:
+            RowcallError: WRONG_SHARD with a time to call again if that did not help soon; what `route` raises; what
+                `fn` raises.
+        """
+        route = await self.route(tenant)
+        for delay in _RETRY_DELAYS:
+            try:
+                return await fn(self.shard(route.shard))
+            except RowcallError as error:
+                if not is_wrong_shard(error):
+                    raise
+            await asyncio.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            route = await self._better(route)
+        try:
+            return await fn(self.shard(route.shard))
+        except RowcallError as error:
+            if not is_wrong_shard(error):
+                raise
+            raise wrong_shard(tenant, f"is refused by shard {route.shard!r}, and no other takes it") from error
+
+    async def _better(self, route: Route) -> Route:
+        """The next route to try; the same one while there is none: its shard may take the tenant back."""
+        try:
+            return await self.refused(route)
+        except RowcallError as error:
+            if not is_wrong_shard(error):
+                raise
+            return route
+
+    @property
+    def _routes(self) -> Directory:
+        if self._directory is None:
+            raise LookupError("this router was opened without the workload 'read', so it has no directory")
+        return self._directory
+
+
+def _catalogue_unavailable(why: str) -> RowcallError:
+    return catalogue_unavailable(f": it {why}")
+
+
+def _demands(settings: ClusterSettings, service: str, workloads: Collection[Workload], dedicated: int) -> list[Demand]:
+    def dsn(given: str) -> Dsn:
+        return connection_string(given, settings, application=f"{service} start")
+
+    sizes = {workload: size for workload, size in pool_sizes(settings).items() if workload in workloads}
+    parts = [f"ROWCALL_POOL_{workload.name} {size}" for workload, size in sizes.items()]
+    if dedicated:
+        parts.append(f"{dedicated} dedicated")
+    demands = [
+        Demand(f"shard {name!r}", dsn(given), sum(sizes.values()) + dedicated, " + ".join(parts))
+        for name, given in settings.shards.items()
+    ]
+    if Workload.READ in workloads:
+        size = settings.pool_catalogue
+        demands.append(Demand("the catalogue", dsn(settings.catalogue), size, f"ROWCALL_POOL_CATALOGUE {size}"))
+    return demands
