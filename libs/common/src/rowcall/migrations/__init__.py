@@ -7,7 +7,7 @@ only adds), `post` when the old one is gone (it takes away). Never run at a serv
 
 from rowcall.migrations.compatibility import check_schema
 from rowcall.migrations.discovery import Kind, Migration, Phase, discover
-from rowcall.migrations.errors import MigrationError
+from rowcall.migrations.errors import MigrationError, UnreachableError
 from rowcall.migrations.runner import Status, migrate, status
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "MigrationError",
     "Phase",
     "Status",
+    "UnreachableError",
     "check_schema",
     "discover",
     "migrate",

@@ -3,3 +3,7 @@
 
 class MigrationError(Exception):
     """A database was not, or not wholly, migrated: what was wrong, what state it is in, and what to do."""
+
+
+class UnreachableError(MigrationError):
+    """The database cannot be connected to; nothing was changed."""

@@ -20,7 +20,7 @@ from psycopg import sql
 
 from rowcall.migrations import record
 from rowcall.migrations.discovery import Kind, Migration, Phase, discover
-from rowcall.migrations.errors import MigrationError
+from rowcall.migrations.errors import MigrationError, UnreachableError
 from rowcall.migrations.failures import failed
 from rowcall.migrations.record import Applied
 from rowcall.migrations.server import check_server
@@ -137,7 +137,7 @@ async def _connected(dsn: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     try:
         connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, application_name="rowcall migrate")
     except psycopg.Error as error:
-        raise MigrationError(
+        raise UnreachableError(
             f"The database cannot be reached: {error}. Nothing was changed. Check the connection string and the server."
         ) from error
     try:
