@@ -39,6 +39,8 @@ class ServedMethod:
     """Response serializer of the generated code."""
     is_async: bool
     """Whether it runs in the event loop; else in a thread."""
+    request_type: str
+    """Full name of the request's type."""
     response_type: str
     """Full name of the type that a job answers with."""
     returns_operation: bool
@@ -144,6 +146,7 @@ def _served(method: JobMethod, handler: RegisteredHandler) -> ServedMethod:
         decode=decode,
         encode=encode,
         is_async=inspect.iscoroutinefunction(behaviour),
+        request_type=method.request_type,
         response_type=method.response_type,
         returns_operation=method.returns_operation,
     )

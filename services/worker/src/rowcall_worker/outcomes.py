@@ -144,42 +144,39 @@ def timed_out(state: AttemptState, timeout: timedelta) -> Failure:
     )
 
 
-def undecodable(state: AttemptState, method: ServedMethod) -> Failure:
-    """The failure of a job whose request is no message of its method's type."""
-    return Failure(
+def undecodable(method: ServedMethod) -> RowcallError:
+    """The error of a job whose request is no message of its method's type."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_UNDECODABLE_REQUEST,
+        f"The row's request cannot be read as a request of {method.name}.",
+        metadata={"type": method.request_type},
+    )
+
+
+def unwritable(state: AttemptState) -> Settlement:
+    """The settlement of an attempt whose own outcome the shard refused to keep."""
+    failed = Failure(
         _envelope(
             state,
             RowcallError(
-                ErrorReason.ERROR_REASON_UNDECODABLE_REQUEST,
-                f"The row's request cannot be read as the request of {method.name}.",
+                ErrorReason.ERROR_REASON_INTERNAL,
+                "The outcome of the job could not be written. The worker's log has why, under the trace id.",
             ),
+            Origin.WORKER,
         ),
         retry=False,
     )
+    return _settlement(state, failed, JobState.JOB_STATE_FAILED)
 
 
 def settlement(state: AttemptState, policy: PolicyRow, failed: Failure) -> Settlement:
     """The settlement of a failure: again after a wait while attempts are left, else the job's end."""
-    job, status = state.job, failed.status
-    delay: timedelta | None = None
-    if failed.retry and job.attempt < policy.max_attempts:
-        final = JobState.JOB_STATE_SCHEDULED
-        delay = max(backoff(policy, job.attempt), min(failed.at_least, _MAX_DELAY))
-    elif status.code == Code.CANCELLED:
-        final = JobState.JOB_STATE_CANCELLED
-    else:
-        final = JobState.JOB_STATE_FAILED
-    return Settlement(
-        tenant=job.tenant,
-        job_id=job.job_id,
-        lease=job.lease,
-        state=final,
-        error=status.SerializeToString(),
-        error_code=status.code,
-        error_message=status.message,
-        delay=delay,
-        span_id=state.call.trace.span_id,
-    )
+    if failed.retry and state.job.attempt < policy.max_attempts:
+        delay = max(backoff(policy, state.job.attempt), min(failed.at_least, _MAX_DELAY))
+        return _settlement(state, failed, JobState.JOB_STATE_SCHEDULED, delay)
+    if failed.status.code == Code.CANCELLED:
+        return _settlement(state, failed, JobState.JOB_STATE_CANCELLED)
+    return _settlement(state, failed, JobState.JOB_STATE_FAILED)
 
 
 def backoff(policy: PolicyRow, attempt: int) -> timedelta:
@@ -191,10 +188,26 @@ def backoff(policy: PolicyRow, attempt: int) -> timedelta:
     return min(bound, policy.backoff_maximum) * random.random()  # noqa: S311  spreads retries, guards nothing
 
 
-def _envelope(state: AttemptState, error: RowcallError) -> Status:
+def _settlement(
+    state: AttemptState, failed: Failure, final: JobState.ValueType, delay: timedelta | None = None
+) -> Settlement:
+    return Settlement(
+        tenant=state.job.tenant,
+        job_id=state.job.job_id,
+        lease=state.job.lease,
+        state=final,
+        error=failed.status.SerializeToString(),
+        error_code=failed.status.code,
+        error_message=failed.status.message,
+        delay=delay,
+        span_id=state.call.trace.span_id,
+    )
+
+
+def _envelope(state: AttemptState, error: RowcallError, origin: Origin = Origin.JOB) -> Status:
     return envelope(
         error,
-        origin=Origin.JOB,
+        origin=origin,
         trace_id=state.call.trace.trace_id,
         request_id=state.job.request_id,
         operation=state.call.operation,

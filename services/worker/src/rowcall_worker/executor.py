@@ -1,0 +1,237 @@
+"""Runs claimed jobs: rehydrates who called, decodes, calls the handler, bounds its time, hands the outcome on.
+
+An `Executor` serves the whole process; the claimers of its shards start attempts on it, each with the sink that its
+outcome goes to. A handler written as `async def` runs as a task of its own, another one in a bounded pool of threads;
+both in a fresh copy of the context, so that the call (`rowcall.context.current`) follows into child tasks and threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import enum
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Final, Protocol, cast
+
+from google.protobuf.message import Message
+from google.rpc.status_pb2 import Status
+
+from rowcall.context import CallContext, bind
+from rowcall.names import operation_name
+from rowcall.queue.model import ClaimedJob, PolicyRow, Settlement
+from rowcall.tracing import TraceContext
+from rowcall.v1.job_pb2 import JobState
+from rowcall_worker import outcomes, reports
+from rowcall_worker.context import AsyncJobContext, AttemptState, SyncJobContext
+from rowcall_worker.handlers import ServedMethod
+from rowcall_worker.slots import Slots
+
+CANCEL_GRACE: Final = timedelta(seconds=1)
+"""How long a handler may clean up after its time is over before the attempt is settled without it."""
+
+
+class Stop(enum.Enum):
+    """Why an attempt was ended from outside."""
+
+    TIMEOUT = enum.auto()
+    """Its method's timeout is over: settled as such."""
+    DROPPED = enum.auto()
+    """Its result no longer counts: its lease is lost, or the job is handed back."""
+
+
+class Sink(Protocol):
+    """Where the outcomes of a shard's attempts go."""
+
+    def settle(self, attempt: Attempt, settlement: Settlement) -> None:
+        """Takes an attempt's outcome, to be written."""
+
+    def ended(self, attempt: Attempt) -> None:
+        """Is told that an attempt's handler is no longer running."""
+
+
+class Attempt(AttemptState):
+    """One attempt while it runs."""
+
+    __slots__ = ("ended", "method", "policy", "settled", "sink", "slots", "stop", "task", "timer")
+
+    def __init__(
+        self, job: ClaimedJob, method: ServedMethod, policy: PolicyRow, *, sink: Sink, slots: Slots, worker: str
+    ) -> None:
+        trace = (
+            TraceContext.mint() if job.traceparent is None else TraceContext(job.traceparent, job.tracestate).child()
+        )
+        call = CallContext(
+            job.tenant, job.actor, job.request_id, trace, operation_name(job.tenant, job.job_id), job.attempt
+        )
+        super().__init__(
+            job,
+            call,
+            worker=worker,
+            max_attempts=policy.max_attempts,
+            deadline=time.monotonic() + policy.timeout.total_seconds(),
+        )
+        self.method = method
+        self.policy = policy
+        self.sink = sink
+        self.slots = slots
+        self.stop: Stop | None = None
+        """Set when it was ended from outside."""
+        self.settled = False
+        """Whether its outcome was handed on, or is not wanted."""
+        self.ended = False
+        """Whether its handler has returned."""
+        self.task: asyncio.Task[None] | None = None
+        """Of an async handler."""
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Executor:
+    """Runs attempts, at most as many as there are slots."""
+
+    def __init__(self, *, worker: str, slots: int, threads: int, max_response_bytes: int) -> None:
+        """Args:
+        worker: The worker process's name.
+        slots: How many async handlers run at once.
+        threads: How many sync handlers run at once.
+        max_response_bytes: A larger response fails its job.
+        """
+        self.async_slots = Slots(slots)
+        self.sync_slots = Slots(threads)
+        self._worker = worker
+        self._max_response_bytes = max_response_bytes
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="rowcall-handler")
+        self._loop = asyncio.get_running_loop()
+        # What the process had set up when it started, for every attempt afresh; never another attempt's.
+        self._context = contextvars.copy_context()
+
+    def slots_of(self, method: ServedMethod) -> Slots:
+        """The slots that a method's attempts take."""
+        return self.async_slots if method.is_async else self.sync_slots
+
+    def start(self, job: ClaimedJob, method: ServedMethod, policy: PolicyRow, sink: Sink) -> Attempt:
+        """Starts an attempt at a claimed job. Its slot was taken; it is given back when the handler has returned."""
+        attempt = Attempt(job, method, policy, sink=sink, slots=self.slots_of(method), worker=self._worker)
+        attempt.timer = self._loop.call_later(policy.timeout.total_seconds(), self._time_over, attempt)
+        context = self._context.copy()
+        if method.is_async:
+            attempt.task = self._loop.create_task(self._run(attempt), context=context)
+        else:
+            self._threads.submit(context.run, self._run_in_thread, attempt)
+        return attempt
+
+    def drop(self, attempt: Attempt) -> None:
+        """Ends an attempt whose result no longer counts. Its handler is cancelled, or told so if it is in a thread."""
+        attempt.settled = True
+        self._stop(attempt, Stop.DROPPED)
+
+    def close(self) -> None:
+        """Lets the threads go; those that still run a handler are not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, attempt: Attempt) -> None:
+        with bind(attempt.call):
+            try:
+                request = _decode(attempt)
+                result = await cast("Awaitable[Message]", attempt.method.behaviour(request, AsyncJobContext(attempt)))
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # noqa: BLE001  whatever a handler raises is its attempt's outcome
+                self._finish(attempt, None, error)
+            else:
+                self._finish(attempt, result, None)
+
+    def _run_in_thread(self, attempt: Attempt) -> None:
+        result: object = None
+        raised: BaseException | None = None
+        with bind(attempt.call):
+            try:
+                request = _decode(attempt)
+                result = attempt.method.behaviour(request, SyncJobContext(attempt))
+            except BaseException as error:  # noqa: BLE001  as above
+                raised = error
+        # The loop may have been closed without waiting for this handler; its job was handed back then.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._finish, attempt, result, raised)
+
+    def _finish(self, attempt: Attempt, result: object, error: BaseException | None) -> None:
+        """The handler has returned or raised, or was never begun."""
+        if attempt.ended:
+            return
+        attempt.ended = True
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+        attempt.slots.give(1)
+        if not attempt.settled:
+            attempt.settled = True
+            attempt.sink.settle(attempt, self._outcome(attempt, result, error))
+        for callback in attempt.finish():
+            self._call_back(attempt, callback)
+        attempt.sink.ended(attempt)
+
+    def _outcome(self, attempt: Attempt, result: object, error: BaseException | None) -> Settlement:
+        if attempt.stop is Stop.TIMEOUT:
+            return _failed(attempt, outcomes.timed_out(attempt, attempt.policy.timeout))
+        said = outcomes.said_status(attempt)
+        if said is not None:
+            # It stands whatever became of the exception, and the response is discarded: as in gRPC.
+            return _failed(attempt, outcomes.failure(attempt, said), error if attempt.abort is None else None)
+        if error is not None:
+            return _failed(attempt, outcomes.failure(attempt, error), error)
+        try:
+            encoded = outcomes.encode_result(attempt.method, result, max_bytes=self._max_response_bytes)
+        except Exception as refused:  # noqa: BLE001  ours say what is wrong; a serializer may raise anything
+            return _failed(attempt, outcomes.failure(attempt, refused), refused)
+        if isinstance(encoded, Status):
+            return _failed(attempt, outcomes.failure(attempt, encoded))
+        job = attempt.job
+        return Settlement(
+            job.tenant,
+            job.job_id,
+            job.lease,
+            JobState.JOB_STATE_SUCCEEDED,
+            encoded,
+            span_id=attempt.call.trace.span_id,
+        )
+
+    def _time_over(self, attempt: Attempt) -> None:
+        self._stop(attempt, Stop.TIMEOUT)
+        if not attempt.ended:
+            attempt.timer = self._loop.call_later(CANCEL_GRACE.total_seconds(), self._give_up, attempt)
+
+    def _give_up(self, attempt: Attempt) -> None:
+        """The handler goes on although its time is over: its attempt is settled, its slot stays taken."""
+        if not attempt.settled:
+            attempt.settled = True
+            reports.hung(attempt)
+            attempt.sink.settle(attempt, _failed(attempt, outcomes.timed_out(attempt, attempt.policy.timeout)))
+
+    def _stop(self, attempt: Attempt, why: Stop) -> None:
+        attempt.stop = why
+        attempt.cancelled = True
+        if attempt.task is not None and not attempt.ended:
+            # A task that is cancelled before its first step never enters its coroutine.
+            attempt.task.add_done_callback(lambda _: self._finish(attempt, None, asyncio.CancelledError()))
+            attempt.task.cancel()
+
+    def _call_back(self, attempt: Attempt, callback: Callable[[], object]) -> None:
+        try:
+            callback()
+        except Exception as error:  # noqa: BLE001  the attempt has its outcome; a callback cannot change it
+            reports.callback_failed(attempt, error)
+
+
+def _decode(attempt: Attempt) -> Message:
+    try:
+        return attempt.method.decode(attempt.job.request)
+    except Exception:  # noqa: BLE001  a deserializer may raise anything, with parts of the request in it
+        raise outcomes.undecodable(attempt.method) from None
+
+
+def _failed(attempt: Attempt, failure: outcomes.Failure, error: BaseException | None = None) -> Settlement:
+    settlement = outcomes.settlement(attempt, attempt.policy, failure)
+    reports.failed(attempt, settlement, failure, error)
+    return settlement

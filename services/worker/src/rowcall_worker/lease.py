@@ -1,0 +1,121 @@
+"""One lease on one shard, renewed from a thread and a connection of its own.
+
+Not from the event loop: a handler that blocks the loop must not cost the lease of everything else that runs. (One that
+holds the interpreter lock for longer than the lease does: the worker is then fenced off, and notices.)
+
+Used by `rowcall_worker.registration`. The lease is over when the shard says so, or when it could not be renewed in time:
+counted from before a renewal was sent, so that this side gives up before the shard does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final, Protocol
+from uuid import UUID
+
+import structlog
+
+_MAX_INTERVAL: Final = timedelta(seconds=1)
+_RETRY_INTERVAL: Final = timedelta(milliseconds=250)
+
+_log = structlog.get_logger(__name__)
+
+
+class Renewal(Protocol):
+    """A connection that renews leases; blocking, for one thread."""
+
+    def renew(self, worker_id: UUID, lease: timedelta) -> bool:
+        """Renews; False: the worker was declared dead. Raises RowcallError."""
+
+    def close(self) -> None:
+        """Closes the connection."""
+
+
+class Lease:
+    """The lease of one identity."""
+
+    def __init__(
+        self,
+        worker_id: UUID,
+        length: timedelta,
+        connect: Callable[[], Renewal],
+        lost: Callable[[str], None],
+        *,
+        asked_at: float,
+        shard: str,
+    ) -> None:
+        """Args:
+        worker_id: Registered already.
+        length: How long it holds without being renewed.
+        connect: Opens the connection for renewals; called in the thread, again after a failure.
+        lost: Called once, in the thread, with the reason, when the lease is over.
+        asked_at: time.monotonic() of before the registration was sent.
+        shard: The shard's name, for the log.
+        """
+        self._worker_id = worker_id
+        self._length = length
+        self._connect = connect
+        self._lost = lost
+        self._shard = shard
+        self._until = asked_at + length.total_seconds()
+        self._interval = min(length / 3, _MAX_INTERVAL).total_seconds()
+        self._stopping = threading.Event()
+        # A daemon: a connection that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name=f"rowcall-lease-{shard}", daemon=True)
+
+    @property
+    def held(self) -> bool:
+        """Whether the lease holds, by this side's clock."""
+        return time.monotonic() < self._until
+
+    def start(self) -> None:
+        """Begins to renew."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends renewing; does not wait for a renewal in flight."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        connection: Renewal | None = None
+        pause = self._interval
+        while not self._stopping.wait(pause):
+            sent_at = time.monotonic()
+            try:
+                if connection is None:
+                    connection = self._connect()
+                renewed = connection.renew(self._worker_id, self._length)
+            except Exception as error:  # noqa: BLE001  whatever it was: the lease counts down, and the next try decides
+                self._failed(connection, error)
+                connection = None
+                pause = min(self._interval, _RETRY_INTERVAL.total_seconds())
+                if not self.held:
+                    self._end("could not be renewed in time")
+                    break
+            else:
+                if not renewed:
+                    self._end("was declared dead")
+                    break
+                self._until = sent_at + self._length.total_seconds()
+                pause = self._interval
+        if connection is not None:
+            connection.close()
+
+    def _failed(self, connection: Renewal | None, error: Exception) -> None:
+        _log.warning(
+            "lease not renewed, trying again",
+            shard=self._shard,
+            worker_id=str(self._worker_id),
+            seconds=round(max(self._until - time.monotonic(), 0.0), 3),
+            exc_info=error,
+        )
+        if connection is not None:
+            connection.close()
+
+    def _end(self, why: str) -> None:
+        self._until = 0.0
+        if not self._stopping.is_set():
+            self._lost(why)

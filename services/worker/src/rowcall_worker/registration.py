@@ -1,0 +1,260 @@
+"""Who this worker is on a shard: an identity new at each registration, with one lease for all jobs claimed under it.
+
+A `Registrar` keeps its shard's worker registered. It takes a new identity when the old one's lease is over (what runs
+under it is stopped, its results are dropped), and when a claim's connection was lost before the shard answered: the
+rows may have been claimed without anybody knowing which. The old identity is then kept until what it runs has
+ended, and retired, whereupon the unknown rows are rescued like those of a dead worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
+from uuid import UUID, uuid4
+
+import structlog
+
+from rowcall.errors import RowcallError
+from rowcall.queue.model import Settlement
+from rowcall.queue.protocol import WorkQueue
+from rowcall_worker.executor import Attempt, Executor
+from rowcall_worker.lease import Lease, Renewal
+from rowcall_worker.settler import Outcome, Settler
+
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 2.0
+"""Seconds between tries to register."""
+_WATCH: Final = 0.25
+"""Seconds between looks at whether a lease still holds, in case its own thread is stuck."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Registration:
+    """One identity: the sink of the attempts claimed under it and the holder of their outcomes."""
+
+    def __init__(self, worker_id: UUID, settler: Settler) -> None:
+        self.worker_id = worker_id
+        self.lost = False
+        """Whether its lease is over: nothing that was claimed under it counts any more."""
+        self.leaving = False
+        """Whether nothing more is to be claimed under it."""
+        self.attempts: set[Attempt] = set()
+        """Whose handlers are running."""
+        self.vacant = asyncio.Event()
+        """Set when it is leaving and holds nothing any more."""
+        self._settler = settler
+        self._held = 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether jobs may be claimed under it."""
+        return not (self.lost or self.leaving)
+
+    @property
+    def held(self) -> int:
+        """How many jobs, and claims under way, it holds."""
+        return self._held
+
+    def hold(self, count: int) -> None:
+        """Holds so many more."""
+        self._held += count
+
+    def let_go(self, count: int) -> None:
+        """Holds so many fewer: their outcomes are written, or they were handed back."""
+        self._held -= count
+        self._look()
+
+    def leave(self) -> None:
+        """No more claims; vacant as soon as nothing is held."""
+        self.leaving = True
+        self._look()
+
+    def settle(self, attempt: Attempt, settlement: Settlement) -> None:
+        """Takes an attempt's outcome."""
+        if not self.lost:
+            self._settler.put(Outcome(self, attempt, settlement))
+
+    def ended(self, attempt: Attempt) -> None:
+        """Is told that an attempt's handler is no longer running."""
+        self.attempts.discard(attempt)
+
+    def _look(self) -> None:
+        if self.leaving and self._held <= 0:
+            self.vacant.set()
+
+
+class Registrar:
+    """Keeps this worker registered on one shard."""
+
+    def __init__(
+        self,
+        queue: WorkQueue,
+        executor: Executor,
+        settler: Settler,
+        connect: Callable[[], Renewal],
+        *,
+        name: str,
+        shard: str,
+        length: timedelta,
+    ) -> None:
+        """Args:
+        queue: Where to register.
+        executor: Runs the attempts that a lost lease ends.
+        settler: Takes the outcomes.
+        connect: Opens a connection for renewals.
+        name: The worker process's name.
+        shard: The shard's, for the log.
+        length: How long a lease holds without being renewed.
+        """
+        self._queue = queue
+        self._executor = executor
+        self._settler = settler
+        self._connect = connect
+        self._name = name
+        self._shard = shard
+        self._length = length
+        self._current: Registration | None = None
+        self._leases: dict[Registration, Lease] = {}
+        self._wanted = asyncio.Event()
+        self._usable = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._keeper: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def registrations(self) -> list[Registration]:
+        """Those whose lease is being renewed."""
+        return list(self._leases)
+
+    async def register(self) -> None:
+        """Registers under a new identity. Raises RowcallError."""
+        worker_id = uuid4()
+        asked_at = time.monotonic()
+        await self._queue.register_worker(worker_id, self._name, self._length)
+        registration = Registration(worker_id, self._settler)
+        lease = Lease(
+            worker_id,
+            self._length,
+            self._connect,
+            lambda why: self._over_from_thread(registration, why),
+            asked_at=asked_at,
+            shard=self._shard,
+        )
+        lease.start()
+        self._leases[registration] = lease
+        self._current = registration
+        self._usable.set()
+        _log.info("registered", shard=self._shard, worker=self._name, worker_id=str(worker_id))
+
+    def start(self) -> None:
+        """Keeps the worker registered from now on."""
+        self._keeper = asyncio.create_task(self._keep(), name=f"register {self._shard}")
+
+    async def usable(self) -> Registration:
+        """The present identity; waits until there is one."""
+        while self._current is None or not self._current.usable:
+            self._usable.clear()
+            await self._usable.wait()
+        return self._current
+
+    def doubt(self, registration: Registration) -> None:
+        """A claim under this identity may have taken rows that nobody knows of: another identity is taken."""
+        if registration.usable:
+            _log.warning(
+                "a claim was lost on its way back; taking a new identity",
+                shard=self._shard,
+                worker_id=str(registration.worker_id),
+            )
+            self._part(registration)
+
+    async def leave(self) -> None:
+        """Gives every identity up, for good: the shard rescues at once what they still hold."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for registration in self.registrations:
+            registration.leave()
+            await self._retire(registration)
+
+    async def _keep(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), _WATCH)
+            for registration, lease in list(self._leases.items()):
+                if not lease.held:
+                    self._over(registration, "could not be renewed in time")
+            if self._wanted.is_set():
+                await self._register_again()
+                self._wanted.clear()
+
+    async def _register_again(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                await self.register()
+            except RowcallError as error:
+                _log.warning("not registered, trying again", shard=self._shard, error=str(error))
+                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  spreads, guards nothing
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                return
+
+    def _over_from_thread(self, registration: Registration, why: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
+            self._loop.call_soon_threadsafe(self._over, registration, why)
+
+    def _over(self, registration: Registration, why: str) -> None:
+        """The lease is over: others may run its jobs by now."""
+        if registration.lost or registration not in self._leases:
+            return
+        registration.lost = True
+        _log.error(
+            "lease lost, dropping what runs under it",
+            shard=self._shard,
+            worker_id=str(registration.worker_id),
+            reason=why,
+            jobs=len(registration.attempts),
+        )
+        for attempt in list(registration.attempts):
+            self._executor.drop(attempt)
+        registration.vacant.set()
+        self._part(registration)
+
+    def _part(self, registration: Registration) -> None:
+        """Takes another identity, and retires this one as soon as it holds nothing."""
+        registration.leave()
+        if self._current is registration:
+            self._current = None
+            self._wanted.set()
+        task = asyncio.create_task(self._retire_when_vacant(registration), name=f"retire {self._shard}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _retire_when_vacant(self, registration: Registration) -> None:
+        await registration.vacant.wait()
+        await self._retire(registration)
+
+    async def _retire(self, registration: Registration) -> None:
+        lease = self._leases.pop(registration, None)
+        if lease is None:
+            return
+        lease.stop()
+        try:
+            await self._queue.retire_worker(registration.worker_id)
+        except RowcallError as error:
+            # Its lease ends by itself, and its jobs are rescued then.
+            _log.warning(
+                "identity not retired",
+                shard=self._shard,
+                worker_id=str(registration.worker_id),
+                error=str(error),
+            )

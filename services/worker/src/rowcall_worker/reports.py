@@ -1,0 +1,66 @@
+"""The log lines of attempts: failed, retried, hung. Called by `rowcall_worker.executor`.
+
+A line carries trace, request id, tenant, job and attempt: `rowcall.logs` takes them from the call that is bound here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+from google.rpc.code_pb2 import Code
+
+from rowcall.context import bind
+from rowcall.errors import read_envelope
+from rowcall.queue.model import Settlement
+from rowcall.v1.job_pb2 import JobState
+from rowcall_worker.outcomes import Failure
+
+if TYPE_CHECKING:
+    from rowcall_worker.executor import Attempt
+
+_log = structlog.get_logger(__name__)
+
+
+def failed(attempt: Attempt, settlement: Settlement, failure: Failure, error: BaseException | None) -> None:
+    """Logs an attempt that did not succeed: as retried, cancelled or failed.
+
+    Args:
+        attempt: Which one.
+        settlement: What becomes of its job.
+        failure: What the caller is told.
+        error: The exception, where one was not expected.
+    """
+    info = read_envelope(failure.status)
+    fields: dict[str, object] = {
+        "method": attempt.method.name,
+        "limit": attempt.max_attempts,
+        "code": Code.Name(Code.ValueType(failure.status.code)),
+        "reason": info.reason if info is not None else "",
+    }
+    if error is not None:
+        fields["exc_info"] = error
+    with bind(attempt.call):
+        if settlement.state == JobState.JOB_STATE_SCHEDULED:
+            delay = settlement.delay.total_seconds() if settlement.delay is not None else 0.0
+            _log.warning("attempt failed, the job is tried again", **fields, delay_ms=round(delay * 1000))
+        elif settlement.state == JobState.JOB_STATE_CANCELLED:
+            _log.warning("job cancelled by its handler", **fields)
+        else:
+            _log.error("job failed", **fields)
+
+
+def hung(attempt: Attempt) -> None:
+    """Logs a handler that goes on although its time is over."""
+    with bind(attempt.call):
+        _log.error(
+            "handler goes on after its time is over; its slot stays taken",
+            method=attempt.method.name,
+            seconds=attempt.policy.timeout.total_seconds(),
+        )
+
+
+def callback_failed(attempt: Attempt, error: Exception) -> None:
+    """Logs a done callback that raised."""
+    with bind(attempt.call):
+        _log.error("a callback of the handler's raised", method=attempt.method.name, exc_info=error)

@@ -1,0 +1,220 @@
+"""Writes outcomes to one shard, many to a commit, and then tells the gateways that wait.
+
+Outcomes come from `rowcall_worker.registration`. While one batch is being written the next one gathers, so that a lone
+result leaves at once and a flood shares commits. A result counts only if its lease number still does: the shard's
+answer says so. What the shard could not take is tried again while the lease holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+from uuid import UUID
+
+import structlog
+
+from rowcall.context import bind
+from rowcall.errors import RowcallError
+from rowcall.queue.model import Settled, Settlement
+from rowcall.queue.protocol import WorkQueue
+from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall.v1.job_pb2 import JobState
+from rowcall_worker import outcomes
+from rowcall_worker.executor import Attempt
+
+BATCH: Final = 500
+"""The most outcomes in one commit."""
+WRITERS: Final = 2
+"""How many batches may be under way at once."""
+BACKLOG: Final = 4 * BATCH
+"""As many outcomes may wait to be written before no more jobs are claimed."""
+
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 1.0
+"""Seconds between tries while the shard cannot be reached."""
+
+_PASSING: Final = frozenset(
+    {
+        ErrorReason.ERROR_REASON_SHARD_UNAVAILABLE,
+        ErrorReason.ERROR_REASON_COMMIT_UNKNOWN,
+        ErrorReason.ERROR_REASON_CONFLICT,
+        ErrorReason.ERROR_REASON_SCHEMA_MISMATCH,
+    }
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class Holder(Protocol):
+    """The identity that jobs were claimed under."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether its lease is over, so that its results no longer count."""
+
+    def let_go(self, count: int) -> None:
+        """Is told that so many of its jobs are no longer its."""
+
+
+class Outcome:
+    """An outcome on its way into the row."""
+
+    __slots__ = ("attempt", "holder", "replaced", "settlement", "tried")
+
+    def __init__(self, holder: Holder, attempt: Attempt, settlement: Settlement) -> None:
+        self.holder = holder
+        self.attempt = attempt
+        self.settlement = settlement
+        self.tried = False
+        """Whether it was sent before, perhaps with success."""
+        self.replaced = False
+        """Whether the shard refused the handler's own outcome."""
+
+
+class Settler:
+    """The outcomes of one shard's jobs."""
+
+    def __init__(
+        self,
+        queue: WorkQueue,
+        *,
+        shard: str,
+        done: Callable[[UUID, Sequence[UUID]], None],
+        again: Callable[[float], None],
+    ) -> None:
+        """Args:
+        queue: Where they are written.
+        shard: The shard's name, for the log.
+        done: Called after a commit, for each gateway with the jobs it may be waiting for.
+        again: Called with the seconds after which a retried job is due.
+        """
+        self._queue = queue
+        self._shard = shard
+        self._done = done
+        self._again = again
+        self._waiting: deque[Outcome] = deque()
+        self._under_way = 0
+        self._ready = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._writers: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Starts the writers."""
+        self._writers = [asyncio.create_task(self._write(), name=f"settle {self._shard}") for _ in range(WRITERS)]
+
+    def put(self, outcome: Outcome) -> None:
+        """Takes an outcome to be written."""
+        self._waiting.append(outcome)
+        self._idle.clear()
+        self._ready.set()
+        if len(self._waiting) >= BACKLOG:
+            self._room.clear()
+
+    async def room(self) -> None:
+        """Waits while too many outcomes wait to be written."""
+        await self._room.wait()
+
+    async def flushed(self) -> None:
+        """Waits until everything that was put is written or dropped."""
+        await self._idle.wait()
+
+    async def stop(self) -> None:
+        """Stops the writers; what is not yet written is not."""
+        for writer in self._writers:
+            writer.cancel()
+        await asyncio.gather(*self._writers, return_exceptions=True)
+
+    async def _write(self) -> None:
+        while True:
+            await self._ready.wait()
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH))]
+            if not self._waiting:
+                self._ready.clear()
+            if len(self._waiting) < BACKLOG:
+                self._room.set()
+            self._under_way += 1
+            try:
+                await self._write_batch(batch)
+            except Exception as error:  # noqa: BLE001  a writer that ended would end the worker's results
+                _log.error(
+                    "outcomes lost; their jobs run again when this worker ends", shard=self._shard, exc_info=error
+                )
+            finally:
+                self._under_way -= 1
+                if not self._waiting and not self._under_way:
+                    self._idle.set()
+
+    async def _write_batch(self, batch: Sequence[Outcome]) -> None:
+        pause = _FIRST_PAUSE
+        while batch := [outcome for outcome in batch if not outcome.holder.lost]:
+            answers: Sequence[Settled | Exception]
+            try:
+                answers = await self._queue.settle([outcome.settlement for outcome in batch])
+            except Exception as error:  # noqa: BLE001  a queue that raises has refused them all
+                answers = [error] * len(batch)
+            batch = self._written(batch, answers)
+            if batch:
+                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  spreads, guards nothing
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _written(self, batch: Sequence[Outcome], answers: Sequence[Settled | Exception]) -> list[Outcome]:
+        """Acts on the answers; those outcomes that are to be written again."""
+        again: list[Outcome] = []
+        done: dict[UUID, list[UUID]] = {}
+        let_go: Counter[Holder] = Counter()
+        soonest: float | None = None
+        for outcome, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, Exception):
+                if self._refused(outcome, answer):
+                    again.append(outcome)
+                    continue
+            elif not answer.settled:
+                self._stale(outcome)
+            elif answer.state == JobState.JOB_STATE_SCHEDULED:
+                delay = outcome.settlement.delay
+                seconds = 0.0 if delay is None else delay.total_seconds()
+                soonest = seconds if soonest is None else min(seconds, soonest)
+            elif answer.waiter_id is not None:
+                done.setdefault(answer.waiter_id, []).append(outcome.settlement.job_id)
+            let_go[outcome.holder] += 1
+        for waiter, jobs in done.items():
+            self._done(waiter, jobs)
+        if soonest is not None:
+            self._again(soonest)
+        for holder, count in let_go.items():
+            holder.let_go(count)
+        return again
+
+    def _refused(self, outcome: Outcome, error: Exception) -> bool:
+        """Whether an outcome that the shard did not take is to be written again."""
+        if isinstance(error, RowcallError) and error.reason in _PASSING:
+            if not outcome.tried:
+                outcome.tried = True
+                with bind(outcome.attempt.call):
+                    _log.warning("outcome not written, trying again", shard=self._shard, error=str(error))
+            return True
+        with bind(outcome.attempt.call):
+            _log.error("outcome cannot be written", shard=self._shard, exc_info=error)
+        if outcome.replaced:
+            return False
+        # Its row would otherwise stay RUNNING under a lease that holds: its caller is told instead.
+        outcome.replaced = True
+        outcome.settlement = outcomes.unwritable(outcome.attempt)
+        return True
+
+    def _stale(self, outcome: Outcome) -> None:
+        """The job was taken from this worker, or this very outcome was written by a commit whose end was unknown."""
+        if not outcome.tried:
+            with bind(outcome.attempt.call):
+                _log.warning(
+                    "late result dropped: the job is no longer this worker's",
+                    shard=self._shard,
+                    method=outcome.attempt.method.name,
+                    lease=outcome.settlement.lease,
+                )
