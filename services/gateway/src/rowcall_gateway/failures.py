@@ -1,0 +1,134 @@
+"""What a call ends with when it has no answer: the job's own status, and the refusals that several modules share."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import timedelta
+
+from google.rpc.status_pb2 import Status
+
+from rowcall.errors import RowcallError
+from rowcall.v1.error_reason_pb2 import ErrorReason
+
+
+class JobFailure(Exception):
+    """The job of a call failed or was cancelled; its status is the call's, code, message and details as stored."""
+
+    status: Status
+    """As it stands in the row."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.message)
+        self.status = status
+
+
+def not_found(name: str) -> RowcallError:
+    """No such operation in the caller's tenant: said of unknown names and of other tenants' alike."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_JOB_NOT_FOUND,
+        "There is no such operation in this tenant, or its retention is over.",
+        metadata={"operation": name},
+    )
+
+
+def operation_deleted(name: str) -> RowcallError:
+    """The key still stands, but its job is gone."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_OPERATION_DELETED,
+        "The idempotency-key names a job whose operation was deleted or is past its retention; "
+        "use a new key for a new call.",
+        metadata={"operation": name},
+    )
+
+
+def key_reused(name: str) -> RowcallError:
+    """The key names a job with another request."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_REUSED,
+        "The idempotency-key names a job with another request; use a new key for a new call.",
+        metadata={"operation": name},
+    )
+
+
+def still_running() -> RowcallError:
+    """The call's time is up, the job goes on."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_STILL_RUNNING,
+        "The call's time is up and the job goes on: call again with the same idempotency-key, or await the operation.",
+    )
+
+
+def draining() -> RowcallError:
+    """The gateway is being stopped."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_GATEWAY_DRAINING,
+        "This gateway is being stopped; call again, it will be answered by another. A job that was written goes on.",
+        # Away from each other: all of a gateway's callers are told within one grace.
+        retry_after=timedelta(milliseconds=secrets.randbelow(200)),
+    )
+
+
+def too_many_waiters(limit: int) -> RowcallError:
+    """As many calls wait as may."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_TOO_MANY_WAITERS,
+        f"{limit} calls wait at this gateway, as many as it takes. Nothing was submitted; call again later.",
+        metadata={"limit": str(limit)},
+        retry_after=timedelta(milliseconds=1000 + secrets.randbelow(1000)),
+    )
+
+
+def too_large(size: int, limit: int, what: str = "The request") -> RowcallError:
+    """A request above the bound."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_REQUEST_TOO_LARGE,
+        f"{what} has {size} bytes; the gateway takes {limit}. Pass large data by reference.",
+        metadata={"limit_bytes": str(limit), "size_bytes": str(size)},
+    )
+
+
+def deadline_too_short() -> RowcallError:
+    """The deadline was over first."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_DEADLINE_TOO_SHORT,
+        "The call's deadline was over before its row could be written; nothing was submitted. Give it more time.",
+    )
+
+
+def commit_unknown() -> RowcallError:
+    """The deadline was over while the row was being committed."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_COMMIT_UNKNOWN,
+        "The call's time was up while its row was being committed. With an idempotency-key call again with it; "
+        "without one ask for the operation, and call again only if it is not found.",
+    )
+
+
+def internal() -> RowcallError:
+    """A fault of ours, of which the caller is told no more than where to look."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_INTERNAL,
+        "The gateway failed at this call; its log has the cause under the trace id.",
+    )
+
+
+def rebuilt(error: RowcallError, *, no_retry: bool | None = None, operation: str | None = None) -> RowcallError:
+    """The same error for one call of several that share it, or with what only the call knows.
+
+    Args:
+        error: Stays as it is; it becomes the new one's cause where that is raised from it.
+        no_retry: Whether gRPC's own retries must not repeat the call; None: as it was.
+        operation: The operation to name in it.
+    """
+    metadata = dict(error.metadata)
+    if operation is not None:
+        metadata["operation"] = operation
+    return RowcallError(
+        error.reason,
+        error.message,
+        metadata=metadata,
+        details=error.details,
+        retry_after=error.retry_after,
+        code=error.code,
+        no_retry=error.no_retry if no_retry is None else no_retry,
+    )

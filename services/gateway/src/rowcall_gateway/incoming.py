@@ -1,0 +1,79 @@
+"""One call as it comes in: who, how, until when, and what has become of it so far.
+
+The interceptor makes it and binds it; handlers fill in what they learn, and the request line and the error envelope
+are written from it.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import grpc.aio
+
+from rowcall.tracing import TraceContext
+from rowcall_gateway.identity import Principal
+from rowcall_gateway.metadata import OPERATION, CallMetadata
+
+ServicerContext: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
+"""gRPC's context as the gateway sees it: messages are bytes to it."""
+
+
+@dataclass(slots=True)
+class IncomingCall:
+    """A call that is being served."""
+
+    context: ServicerContext
+    """gRPC's own."""
+    metadata: CallMetadata
+    """What it brought along."""
+    principal: Principal
+    """Whose it is."""
+    trace: TraceContext
+    """Its position in the trace: what the row keeps."""
+    repeatable: bool
+    """Whether gRPC's own retries may repeat it: reads, and calls with a key."""
+    request_id: str | None
+    """Its idempotency key, from the metadata or, once it is decoded, from the message."""
+    operation: str | None = None
+    """The name of its job, once that is durable."""
+
+    @property
+    def tenant(self) -> str:
+        """Whose data it may touch."""
+        return self.principal.tenant
+
+    def remaining(self) -> float | None:
+        """Seconds until the caller's deadline; None if there is none."""
+        # None where the caller set no deadline, whatever the stubs say.
+        remaining: float | None = self.context.time_remaining()
+        return remaining
+
+    async def name_operation(self, name: str) -> None:
+        """Tells the caller the name of its job, which is durable now.
+
+        With a key the headers are held back until the answer: early headers commit a call, and gRPC would no longer
+        repeat it. Without one that is just what is wanted, because a repetition would submit it twice.
+        """
+        self.operation = name
+        self.context.set_trailing_metadata(((OPERATION, name),))
+        if self.request_id is None:
+            await self.context.send_initial_metadata(((OPERATION, name),))
+
+
+_current: Final[ContextVar[IncomingCall]] = ContextVar("rowcall_gateway_call")
+
+
+def bind(call: IncomingCall) -> None:
+    """Makes a call the current one of the task that serves it; the task serves no other."""
+    _current.set(call)
+
+
+def current() -> IncomingCall:
+    """The call that is being served.
+
+    Raises:
+        LookupError: None is: only handlers behind the interceptor may ask.
+    """
+    return _current.get()

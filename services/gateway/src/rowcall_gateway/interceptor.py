@@ -1,0 +1,261 @@
+"""What every call goes through: the gateway's one server interceptor.
+
+It reads the metadata, resolves the tenant, refuses what is too large, makes an envelope of every error and writes the
+request line. Health checks and reflection pass by it.
+
+Handlers raise; nothing else does. An error becomes a value before it leaves, because OpenTelemetry's interceptor,
+which stands in between, records what is raised twice and leaves the span without a status; the abort that gRPC wants
+is raised outside of it. A cancellation is let through as it is: it is gRPC that cancels a call whose caller is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, cast
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.message import DecodeError, Message
+
+from rowcall import context as calls_context
+from rowcall.errors import Origin, RowcallError, envelope, grpc_code, read_envelope, reason_name, trailers
+from rowcall.tracing import TraceContext
+from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall_gateway import incoming, telemetry
+from rowcall_gateway.failures import JobFailure, internal, too_large
+from rowcall_gateway.gate import Gate
+from rowcall_gateway.identity import TenantScope
+from rowcall_gateway.incoming import IncomingCall, ServicerContext
+from rowcall_gateway.metadata import OPERATION, read_metadata
+
+PASSED_BY: Final = ("/grpc.health.", "/grpc.reflection.")
+"""Services whose calls are nobody's, are answered even while the gateway drains, and are not logged."""
+
+_FAULTS: Final = frozenset({ErrorReason.ERROR_REASON_INTERNAL, ErrorReason.ERROR_REASON_SCHEMA_MISMATCH})
+
+_log = structlog.get_logger(__name__)
+
+Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+Behaviour: TypeAlias = Callable[[Any, ServicerContext], Awaitable[Any]]
+Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MethodRules:
+    """What the interceptor must know of a method."""
+
+    limit_bytes: int
+    """How large a request may be."""
+    writes: bool
+    """Whether a call submits something, so that gRPC must not repeat it unless it has a key."""
+    request_type: str
+    """Full name of the request's message type; empty if nobody serves the method."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """How a call ends that is not answered."""
+
+    code: grpc.StatusCode
+    message: str
+    trailers: Trailers
+    reason: str
+    """ErrorInfo.reason."""
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Stands between gRPC and the handlers."""
+
+    def __init__(
+        self,
+        *,
+        scope: TenantScope,
+        gate: Gate,
+        rules: Callable[[str], MethodRules],
+        spans: grpc.aio.ServerInterceptor | None,
+    ) -> None:
+        """
+        Args:
+            scope: Says whose a call is.
+            gate: Says whether calls are taken.
+            rules: What is to be known of a method, by its path.
+            spans: OpenTelemetry's interceptor, where spans are wanted.
+        """
+        self._scope = scope
+        self._gate = gate
+        self._rules = rules
+        self._spans = spans
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Called by gRPC for each call; the handler that is returned serves it."""
+        path = handler_call_details.method
+        handler = await continuation(handler_call_details)
+        if path.startswith(PASSED_BY):
+            return handler
+        guarded = self._guarded(path, handler)
+        if self._spans is not None:
+
+            async def next_handler(_: grpc.HandlerCallDetails) -> Handler | None:
+                return _unary(guarded)
+
+            traced = await self._spans.intercept_service(next_handler, handler_call_details)
+            if traced is not None and traced.unary_unary is not None:
+                guarded = cast("Behaviour", traced.unary_unary)
+
+        async def serve(request: bytes, context: ServicerContext) -> bytes:
+            ended = await guarded(request, context)
+            if isinstance(ended, _Refusal):
+                await context.abort(ended.code, ended.message, ended.trailers)
+            return cast("bytes", ended)
+
+        return _unary(serve)
+
+    def _guarded(self, path: str, handler: Handler | None) -> Behaviour:
+        """The method's behaviour from bytes to bytes or a refusal, with everything that every call needs."""
+        rules = self._rules(path)
+
+        async def behave(request: bytes, context: ServicerContext) -> bytes | _Refusal:
+            started = time.perf_counter()
+            items = context.invocation_metadata() or ()
+            trace = telemetry.position() or TraceContext.from_metadata(items)
+            call: IncomingCall | None = None
+            ended: bytes | _Refusal | None = None
+            try:
+                metadata = read_metadata(items)
+                call = IncomingCall(
+                    context=context,
+                    metadata=metadata,
+                    principal=self._scope.resolve(metadata),
+                    trace=trace,
+                    repeatable=not rules.writes or metadata.idempotency_key is not None,
+                    request_id=metadata.idempotency_key,
+                )
+                incoming.bind(call)
+                bound = calls_context.CallContext(
+                    tenant=call.tenant, actor=call.principal.actor, request_id=call.request_id, trace=trace
+                )
+                with calls_context.bind(bound), self._gate:
+                    ended = await _answer(path, handler, rules, request, context)
+            except asyncio.CancelledError as error:
+                if _is_cancelled():
+                    raise
+                # Raised by ourselves, it would leave the caller without any answer.
+                ended = _refusal(internal(), call, trace)
+                _log.error("a call was cancelled from within", method=path[1:], exc_info=error)
+            except JobFailure as failure:
+                ended = _job_failure(failure)
+            except RowcallError as error:
+                ended = _refusal(error, call, trace)
+                if error.reason in _FAULTS:
+                    _log.error("a call failed", method=path[1:], trace_id=trace.trace_id, exc_info=error)
+            except Exception as error:  # noqa: BLE001 - the last line of defence: the caller gets an envelope
+                ended = _refusal(internal(), call, trace)
+                _log.error("a call failed", method=path[1:], trace_id=trace.trace_id, exc_info=error)
+            finally:
+                _report(path, call, trace, ended, started)
+            return ended
+
+        return behave
+
+
+def _unary(behaviour: Behaviour) -> Handler:
+    # The stubs know synchronous behaviours only.
+    return grpc.unary_unary_rpc_method_handler(cast("Callable[[Any, grpc.ServicerContext], Any]", behaviour))
+
+
+async def _answer(
+    path: str, handler: Handler | None, rules: MethodRules, request: bytes, context: ServicerContext
+) -> bytes:
+    if handler is None or handler.unary_unary is None:
+        raise RowcallError(
+            ErrorReason.ERROR_REASON_UNKNOWN_METHOD,
+            f"No image of this gateway has the method {path[1:]!r}, or it is not a job type.",
+            metadata={"method": path[1:]},
+        )
+    if len(request) > rules.limit_bytes:
+        raise too_large(len(request), rules.limit_bytes)
+    message: bytes | Message = request
+    if handler.request_deserializer is not None:
+        try:
+            message = handler.request_deserializer(request)
+        except DecodeError as error:
+            raise RowcallError(
+                ErrorReason.ERROR_REASON_UNDECODABLE_REQUEST,
+                f"{path[1:]} takes a {rules.request_type}, and the bytes are not such a message; generate the client "
+                "from the proto that the gateway serves.",
+                metadata={"type": rules.request_type},
+            ) from error
+    response = await cast("Behaviour", handler.unary_unary)(message, context)
+    return cast("bytes", response if handler.response_serializer is None else handler.response_serializer(response))
+
+
+def _is_cancelled() -> bool:
+    """Whether it is gRPC that cancelled the call that runs, because its caller is gone."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _refusal(error: RowcallError, call: IncomingCall | None, trace: TraceContext) -> _Refusal:
+    status = envelope(
+        error,
+        origin=Origin.GATEWAY,
+        trace_id=trace.trace_id,
+        request_id=None if call is None else call.request_id,
+        operation=None if call is None else call.operation,
+    )
+    no_retry = error.no_retry or (call is not None and not call.repeatable)
+    named = error.metadata.get("operation", None if call is None else call.operation)
+    return _Refusal(
+        code=error.code,
+        message=status.message,
+        trailers=trailers(status, no_retry=no_retry) + _operation_trailer(named),
+        reason=reason_name(error.reason),
+    )
+
+
+def _job_failure(failure: JobFailure) -> _Refusal:
+    info = read_envelope(failure.status)
+    return _Refusal(
+        code=grpc_code(failure.status),
+        message=failure.status.message,
+        # The job is finished: the same call again would only get the same answer.
+        trailers=trailers(failure.status, no_retry=True)
+        + _operation_trailer(None if info is None else info.metadata.get("operation")),
+        reason="" if info is None else info.reason,
+    )
+
+
+def _operation_trailer(name: str | None) -> Trailers:
+    return () if name is None else ((OPERATION, name),)
+
+
+def _report(
+    path: str, call: IncomingCall | None, trace: TraceContext, ended: bytes | _Refusal | None, started: float
+) -> None:
+    """Ends the span and writes the request line."""
+    if ended is None:
+        code, reason = grpc.StatusCode.CANCELLED, None
+    elif isinstance(ended, _Refusal):
+        code, reason = ended.code, ended.reason
+    else:
+        code, reason = grpc.StatusCode.OK, None
+    telemetry.end(code, reason)
+    _log.info(
+        "call",
+        method=path[1:],
+        code=code.name,
+        reason=reason,
+        duration_ms=round((time.perf_counter() - started) * 1000, 3),
+        trace_id=trace.trace_id,
+        tenant=None if call is None else call.tenant,
+        request_id=None if call is None else call.request_id,
+        job=None if call is None else call.operation,
+    )

@@ -1,0 +1,291 @@
+"""Calls that wait for jobs: asked for in batches, woken early by hints. One `Waiters` for each shard.
+
+What the table of finished jobs says is the truth; a hint (NOTIFY) only says that it is time to look. Without hints, or
+when they get lost, a call is answered a little later. Used by the calls that wait; `links` feeds the hints in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import math
+import random
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final, TypeAlias
+from uuid import UUID
+
+import structlog
+
+from rowcall.queue.model import Outcome
+from rowcall.queue.protocol import JobStore
+from rowcall_gateway.failures import draining, too_many_waiters
+
+JobKey: TypeAlias = tuple[str, UUID]
+"""Tenant and job."""
+
+BATCH: Final = 500
+"""How many jobs are asked for at a time."""
+
+RECENT_HINTS: Final = 4096
+"""How many hints are remembered for calls that do not wait yet: a job may be done before its submit is answered."""
+
+TOGETHER: Final = 0.002
+"""Seconds: who is due within them comes along, one question for many calls."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often a job is asked for."""
+
+    first: timedelta
+    """Until the first time."""
+    most: timedelta
+    """Between two times, at most."""
+    growth: float = 1.6
+    """Each time later than the last, by this factor."""
+
+
+HINTED: Final = Pace(first=timedelta(milliseconds=50), most=timedelta(seconds=1))
+"""Where a hint is expected; asking is the net below it."""
+
+UNHINTED: Final = Pace(first=timedelta(milliseconds=8), most=timedelta(milliseconds=250), growth=1.4)
+"""Where none is: hints are off, or go to the gateway that waited first."""
+
+
+class Slots:
+    """How many calls may wait at this gateway: a bound of its own, checked before anything is submitted."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._taken = 0
+
+    @property
+    def taken(self) -> int:
+        """How many calls wait or are about to."""
+        return self._taken
+
+    @contextmanager
+    def take(self) -> Iterator[None]:
+        """Holds a place for the length of a `with` block.
+
+        Raises:
+            RowcallError: TOO_MANY_WAITERS.
+        """
+        if self._taken >= self._limit:
+            raise too_many_waiters(self._limit)
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """One call that waits for one job."""
+
+    key: JobKey
+    """The job."""
+    pace: Pace
+    """How often it is asked for."""
+    answer: asyncio.Future[Outcome | None]
+    """None when the gateway drains first."""
+    interval: float
+    """Seconds until it is asked for again."""
+    due: float
+    """The loop's time when it is asked for next; infinite while it is."""
+
+    async def until(self, end: float) -> Outcome | None:
+        """The job's outcome; None if it is not finished at the given time of the loop.
+
+        Raises:
+            RowcallError: GATEWAY_DRAINING.
+        """
+        if not self.answer.done():
+            await asyncio.wait({self.answer}, timeout=max(end - asyncio.get_running_loop().time(), 0))
+        if not self.answer.done():
+            return None
+        outcome = self.answer.result()
+        if outcome is None:
+            raise draining()
+        return outcome
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Ends the wait, with an outcome or, draining, without."""
+        if not self.answer.done():
+            self.answer.set_result(outcome)
+
+
+@dataclass(slots=True)
+class _Schedule:
+    """Who is to be asked for when, soonest first. Entries whose time was changed are left behind and skipped."""
+
+    heap: list[tuple[float, int, Waiting]] = field(default_factory=list)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def put(self, waiting: Waiting) -> None:
+        heapq.heappush(self.heap, (waiting.due, next(self.numbers), waiting))
+
+    def next_due(self) -> float | None:
+        while self.heap:
+            due, _, waiting = self.heap[0]
+            if due == waiting.due and not waiting.answer.done():
+                return due
+            heapq.heappop(self.heap)
+        return None
+
+    def take(self, until: float, limit: int) -> list[Waiting]:
+        taken: list[Waiting] = []
+        while len(taken) < limit:
+            due = self.next_due()
+            if due is None or due > until:
+                break
+            waiting = heapq.heappop(self.heap)[2]
+            waiting.due = math.inf
+            taken.append(waiting)
+        return taken
+
+
+class Waiters:
+    """The calls that wait for jobs of one shard."""
+
+    def __init__(self, store: JobStore, *, shard: str) -> None:
+        self._store = store
+        self._shard = shard
+        self._waiting: dict[UUID, list[Waiting]] = {}
+        self._schedule = _Schedule()
+        self._recent: OrderedDict[UUID, None] = OrderedDict()
+        self._wake = asyncio.Event()
+        self._drained_by: float | None = None
+        self._poller: asyncio.Task[None] | None = None
+        self._failing = False
+
+    def start(self) -> None:
+        """Starts asking."""
+        self._poller = asyncio.get_running_loop().create_task(self._poll_for_ever(), name=f"waiters {self._shard}")
+
+    async def close(self) -> None:
+        """Stops asking. Whoever still waits is answered that the gateway is draining."""
+        if self._poller is not None:
+            self._poller.cancel()
+            await asyncio.wait({self._poller})
+        for waiting in self._everybody():
+            waiting.end(None)
+
+    @contextmanager
+    def wait(self, key: JobKey, *, pace: Pace) -> Iterator[Waiting]:
+        """Waits for a job for the length of a `with` block."""
+        loop = asyncio.get_running_loop()
+        first = pace.first.total_seconds()
+        hinted = key[1] in self._recent
+        self._recent.pop(key[1], None)
+        waiting = Waiting(
+            key=key,
+            pace=pace,
+            answer=loop.create_future(),
+            interval=first * pace.growth,
+            due=loop.time() + (0 if hinted else _spread(first)),
+        )
+        self._waiting.setdefault(key[1], []).append(waiting)
+        self._put(waiting)
+        if self._drained_by is not None:
+            self._end_later(waiting, self._drained_by)
+        try:
+            yield waiting
+        finally:
+            waiting.answer.cancel()
+            others = self._waiting[key[1]]
+            others.remove(waiting)
+            if not others:
+                del self._waiting[key[1]]
+
+    def others(self, key: JobKey) -> bool:
+        """Whether more than one call waits for a job here."""
+        return sum(waiting.key == key for waiting in self._waiting.get(key[1], ())) > 1
+
+    def hint(self, jobs: Iterable[UUID]) -> None:
+        """It may be time to look at these jobs."""
+        now = asyncio.get_running_loop().time()
+        for job_id in jobs:
+            waiters = self._waiting.get(job_id)
+            if waiters is None:
+                self._recent[job_id] = None
+                if len(self._recent) > RECENT_HINTS:
+                    self._recent.popitem(last=False)
+                continue
+            for waiting in waiters:
+                waiting.due = now
+                self._put(waiting)
+
+    def look(self) -> None:
+        """It may be time to look at every job: hints may have been lost."""
+        self.hint(list(self._waiting))
+
+    def drain(self, over: timedelta) -> None:
+        """Ends every wait, and those that begin from now on, spread evenly over a time."""
+        self._drained_by = asyncio.get_running_loop().time() + over.total_seconds()
+        for waiting in self._everybody():
+            self._end_later(waiting, self._drained_by)
+
+    def _everybody(self) -> list[Waiting]:
+        return [waiting for waiters in self._waiting.values() for waiting in waiters]
+
+    def _end_later(self, waiting: Waiting, end: float) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(random.uniform(0, max(end - loop.time(), 0)), waiting.end, None)  # noqa: S311  spread
+
+    def _put(self, waiting: Waiting) -> None:
+        next_due = self._schedule.next_due()
+        self._schedule.put(waiting)
+        if next_due is None or waiting.due < next_due:
+            self._wake.set()
+
+    async def _poll_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = self._schedule.next_due()
+            self._wake.clear()
+            if due is None:
+                await self._wake.wait()
+            elif due > loop.time():
+                timer = loop.call_at(due, self._wake.set)
+                try:
+                    await self._wake.wait()
+                finally:
+                    timer.cancel()
+            else:
+                await self._ask(self._schedule.take(loop.time() + TOGETHER, BATCH))
+
+    async def _ask(self, batch: Sequence[Waiting]) -> None:
+        try:
+            outcomes = await self._store.outcomes(list(dict.fromkeys(waiting.key for waiting in batch)))
+        except Exception as error:  # noqa: BLE001 - the calls wait on, until their own time is up
+            outcomes = []
+            for waiting in batch:
+                waiting.interval = waiting.pace.most.total_seconds()
+            if not self._failing:
+                _log.warning("waiting calls cannot ask for their results", shard=self._shard, exc_info=error)
+            self._failing = True
+        else:
+            self._failing = False
+        for outcome in outcomes:
+            for waiting in self._waiting.get(outcome.job_id, ()):
+                if waiting.key == (outcome.tenant, outcome.job_id):
+                    waiting.end(outcome)
+        for waiting in batch:
+            # A hint that came meanwhile has put it in line again already.
+            if not waiting.answer.done() and waiting.due == math.inf:
+                waiting.due = asyncio.get_running_loop().time() + _spread(waiting.interval)
+                waiting.interval = min(waiting.interval * waiting.pace.growth, waiting.pace.most.total_seconds())
+                self._put(waiting)
+
+
+def _spread(seconds: float) -> float:
+    return seconds * random.uniform(0.8, 1.2)  # noqa: S311  spread, not secrecy
