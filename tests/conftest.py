@@ -1,3 +1,3 @@
 """Loads the fixtures, which are kept in files by subject."""
 
-pytest_plugins = ["tests.fix_postgres"]
+pytest_plugins = ["tests.fix_commands", "tests.fix_images", "tests.fix_postgres", "tests.fix_cluster"]

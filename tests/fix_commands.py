@@ -1,0 +1,131 @@
+"""Fixtures: the `rowcall` command as a process of its own, run to its end or kept running as `rowcall dev`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROWCALL = Path(sys.executable).with_name("rowcall")
+READY_SECONDS = 60.0
+END_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Its stdout, read as JSON."""
+        return json.loads(self.out)
+
+
+class Running:
+    """A command that runs until it is told to end, such as `rowcall dev`."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self._err: list[str] = []
+        # A pipe that nobody reads fills up and stops the process.
+        self._reader = threading.Thread(target=self._read_stderr, daemon=True)
+        self._reader.start()
+
+    @property
+    def err(self) -> str:
+        """What it has said on stderr so far."""
+        return "".join(self._err)
+
+    def first_line(self) -> str:
+        """The first line of its stdout, once it is there; "" if it ended without one."""
+        assert self.process.stdout is not None
+        watchdog = threading.Timer(READY_SECONDS, self.process.kill)
+        watchdog.start()
+        try:
+            return self.process.stdout.readline()
+        finally:
+            watchdog.cancel()
+
+    def address(self) -> str:
+        """Where it says that it is ready."""
+        line = self.first_line()
+        prefix = "rowcall: ready on "
+        assert line.startswith(prefix), f"{line!r}\n{self.err}"
+        return line.removeprefix(prefix).strip()
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and wait for its end; returns its exit code."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; returns its exit code."""
+        code = self.process.wait(END_SECONDS)
+        self._reader.join(END_SECONDS)
+        return code
+
+    def _read_stderr(self) -> None:
+        assert self.process.stderr is not None
+        self._err.extend(self.process.stderr)
+
+
+def environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment without settings of ours, and with wide, colourless output."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ROWCALL_")}
+    return {**kept, "COLUMNS": "200", "NO_COLOR": "1", **changes}
+
+
+@pytest.fixture
+def rowcall() -> Callable[..., Ran]:
+    """Runs `rowcall ARGUMENTS` to its end."""
+
+    def run(*arguments: str, cwd: Path | None = None, stdin: str = "", **variables: str) -> Ran:
+        ended = subprocess.run(
+            [ROWCALL, *arguments],
+            capture_output=True,
+            check=False,
+            cwd=cwd,
+            env=environment(variables),
+            input=stdin,
+            text=True,
+            timeout=100,
+        )
+        return Ran(ended.returncode, ended.stdout, ended.stderr)
+
+    return run
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[..., Running]]:
+    """Starts `rowcall ARGUMENTS` and leaves it running; what still runs after the test is killed."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str, cwd: Path | None = None, **variables: str) -> Running:
+            process = subprocess.Popen(
+                [ROWCALL, *arguments],
+                cwd=cwd,
+                env=environment(variables),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return Running(process)
+
+        yield start
