@@ -117,9 +117,8 @@ class WorkQueue(Protocol):
         limit: int,
         *,
         start: Sequence[int],
-        upto: Sequence[int] | None = None,
     ) -> list[ClaimedJob]:
-        """Claims ready jobs, lanes first, from `start[lane - 1]` on (to `upto[lane - 1]` in a sweep).
+        """Claims ready jobs, lanes first, within a lane by order key from `start[lane - 1]` on (see `marks`).
 
         Moves the lanes' frontiers up to what was claimed. A dead worker gets nothing.
         """

@@ -80,7 +80,6 @@ class PostgresWorkQueue:
         limit: int,
         *,
         start: Sequence[int],
-        upto: Sequence[int] | None = None,
     ) -> list[ClaimedJob]:
         """See WorkQueue.claim."""
         found = await self._claim.rows(
@@ -90,7 +89,6 @@ class PostgresWorkQueue:
                 "queue_id": queue_id,
                 "method_id": IntegerArray(method_ids),
                 "start": BigintArray(start),
-                "upto": None if upto is None else BigintArray(upto),
                 "limit": limit,
             },
         )

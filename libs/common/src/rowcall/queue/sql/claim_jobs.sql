@@ -6,6 +6,5 @@ from rowcall.claim_jobs(
   p_queue_id => %(queue_id)s::integer,
   p_method_id => %(method_id)s,
   p_from => %(start)s,
-  p_upto => %(upto)s::bigint[],
   p_limit => %(limit)s::integer
 )

@@ -4,7 +4,7 @@ set local role rowcall_owner;
 -- Claims up to p_limit ready jobs of one queue for a worker, lanes first, within a
 -- lane in the order of their keys from p_from[lane] on (the worker's low-water
 -- mark: dead index entries behind it cost nothing even while vacuum cannot take
--- them away). p_upto bounds a sweep for stragglers behind the mark; null is none.
+-- them away).
 -- Every claim raises the job's lease number and moves the lane's frontier up to the
 -- highest key it got (two claimers may race it back a little: sweeps find what then
 -- lands behind a mark). A dead worker and a paused queue get nothing.
@@ -13,7 +13,6 @@ create function rowcall.claim_jobs(
   p_queue_id integer,
   p_method_id integer[],
   p_from bigint[],
-  p_upto bigint[],
   p_limit integer
 )
 returns table (
@@ -47,7 +46,6 @@ begin
           and j.queue_id = p_queue_id
           and j.lane = v_lane
           and j.order_key >= p_from[v_lane]
-          and (p_upto is null or j.order_key <= p_upto[v_lane])
           and j.method_id = any (p_method_id)
         order by j.queue_id, j.lane, j.order_key, j.job_id
         limit v_left

@@ -1,0 +1,165 @@
+"""Hints that there is work, or that work is done: NOTIFY beside the queue. Called by gateways and workers.
+
+Polling is the truth; a hint makes it sooner. Everything works without them, a little slower: when the connection is
+down, behind a transaction pooler, or when they are switched off. Hints are sent outside of the transactions that they
+tell of (NOTIFY takes a lock of the whole database at commit), from one connection, at most one statement an interval.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+import structlog
+from psycopg import sql
+
+from rowcall.queue.arrays import TextArray
+from rowcall.queue.connection import Connection, execute
+from rowcall.queue.link import Link
+
+READY_CHANNEL: Final = "rowcall_ready"
+"""Queues have got ready jobs; the payload is `ready_payload`'s."""
+
+_DONE_PREFIX: Final = "rowcall_done_"
+_IDS_A_PAYLOAD: Final = 240
+"""240 ids of 32 digits with commas are 7919 bytes; Postgres takes 7999."""
+_MOST_WAITING: Final = 20_000
+"""Ids of finished jobs that are kept while they cannot be sent; what is beyond is left to polling."""
+
+_log = structlog.get_logger(__name__)
+
+
+def done_channel(waiter_id: UUID) -> str:
+    """The channel on which a gateway process hears of the jobs it waits for."""
+    return f"{_DONE_PREFIX}{waiter_id.hex}"
+
+
+def parse_ready(payload: str) -> list[int]:
+    """The queue ids of a hint on READY_CHANNEL; what cannot be read is left out."""
+    return [int(part) for part in payload.split(",") if part.isascii() and part.isdigit()]
+
+
+def parse_done(payload: str) -> list[UUID]:
+    """The job ids of a hint on a gateway's channel; what cannot be read is left out."""
+    found = []
+    for part in payload.split(","):
+        try:
+            found.append(UUID(hex=part))
+        except ValueError:
+            continue
+    return found
+
+
+class Listener:
+    """Hears hints on one shard."""
+
+    def __init__(
+        self,
+        conninfo: str,
+        channels: Sequence[str],
+        callback: Callable[[str, str], None],
+        *,
+        connected: Callable[[], None] | None = None,
+        name: str = "rowcall listener",
+    ) -> None:
+        """
+        Args:
+            conninfo: Of the shard, directly.
+            channels: What to listen on.
+            callback: Called with channel and payload, in the event loop; it must not block.
+            connected: Called when listening starts, and starts again: hints may have been missed, so poll now.
+            name: application_name of the connection.
+        """
+        self._channels = tuple(channels)
+        self._callback = callback
+        self._connected = connected
+        self._link = Link(conninfo, name, self._listen)
+
+    def start(self) -> None:
+        """Starts listening, in the running event loop; connects on its own, again and again."""
+        self._link.start()
+
+    async def close(self) -> None:
+        """Stops listening."""
+        await self._link.close()
+
+    async def _listen(self, connection: Connection) -> None:
+        for channel in self._channels:
+            await connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+        if self._connected is not None:
+            self._tell(self._connected)
+        async for notification in connection.notifies():
+            self._tell(self._callback, notification.channel, notification.payload)
+
+    def _tell(self, callback: Callable[..., None], *arguments: str) -> None:
+        try:
+            callback(*arguments)
+        except Exception:  # noqa: BLE001 - one hint that cannot be used must not end all others
+            _log.exception("hint_callback_failed")
+
+
+class Notifier:
+    """Sends hints on one shard: the first at once, then one statement an interval."""
+
+    def __init__(
+        self, conninfo: str, *, interval: timedelta = timedelta(milliseconds=20), name: str = "rowcall notifier"
+    ) -> None:
+        """
+        Args:
+            conninfo: Of the shard.
+            interval: The shortest time between two statements.
+            name: application_name of the connection.
+        """
+        self._interval = interval.total_seconds()
+        self._queues: set[int] = set()
+        self._done: dict[UUID, list[UUID]] = {}
+        self._waiting = 0
+        self._wanted = asyncio.Event()
+        self._link = Link(conninfo, name, self._send)
+
+    def start(self) -> None:
+        """Starts sending, in the running event loop; connects on its own, again and again."""
+        self._link.start()
+
+    async def close(self) -> None:
+        """Stops sending. Hints that were not sent are dropped."""
+        await self._link.close()
+
+    def ready(self, queue_ids: Iterable[int]) -> None:
+        """Queues have got ready jobs. Never blocks, never fails."""
+        self._queues.update(queue_ids)
+        if self._queues:
+            self._wanted.set()
+
+    def done(self, waiter_id: UUID, job_ids: Sequence[UUID]) -> None:
+        """Jobs are finished that a gateway waits for. Never blocks, never fails."""
+        if job_ids and self._waiting < _MOST_WAITING:
+            self._done.setdefault(waiter_id, []).extend(job_ids)
+            self._waiting += len(job_ids)
+            self._wanted.set()
+
+    async def _send(self, connection: Connection) -> None:
+        while True:
+            await self._wanted.wait()
+            channels, payloads = self._take()
+            await execute(connection, "notify", {"channel": TextArray(channels), "payload": TextArray(payloads)})
+            await asyncio.sleep(self._interval)
+
+    def _take(self) -> tuple[list[str], list[str]]:
+        """What waits to be sent, as channels and payloads; from here on it is sent or lost."""
+        self._wanted.clear()
+        queues, self._queues = self._queues, set()
+        done, self._done = self._done, {}
+        self._waiting = 0
+        hints = [(READY_CHANNEL, part) for part in _payloads(str(each) for each in sorted(queues))]
+        for waiter_id, job_ids in done.items():
+            hints += [(done_channel(waiter_id), part) for part in _payloads(each.hex for each in job_ids)]
+        return [channel for channel, _ in hints], [payload for _, payload in hints]
+
+
+def _payloads(ids: Iterable[str]) -> list[str]:
+    all_ids = list(ids)
+    return [",".join(all_ids[start : start + _IDS_A_PAYLOAD]) for start in range(0, len(all_ids), _IDS_A_PAYLOAD)]

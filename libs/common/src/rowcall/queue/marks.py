@@ -1,0 +1,150 @@
+"""From where a claimer scans a queue's lanes: the low-water mark. Called by the worker's claimer; touches no database.
+
+A claim that always begins at the front of the index walks over every entry of jobs that are gone, and vacuum cannot
+remove those while anybody holds an old snapshot. So a claimer begins at a mark that follows what it claimed. Because
+transactions commit out of the order of their keys, and because jobs come back, work can appear behind the mark. Sweeps
+find it: often from a floor that follows the mark, seldom from the front. Claiming the right jobs in time never depends
+on where the mark is: from the front, everything is seen at least every few seconds.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rowcall.queue.model import LANES
+
+LAG = 0.1
+"""Seconds by which the mark follows what was claimed."""
+FLOOR_LAG = 2.0
+"""Seconds by which the floor follows what was claimed: longer than a submit's transaction usually takes."""
+FLOOR_EVERY = 0.2
+"""Seconds between scans from the floor while there is work."""
+FRONT_EVERY = 5.0
+"""Seconds between scans from the front."""
+FRONT_SHARE = 0.1
+"""Of the time, at most, goes into scans from the front; they come less often when dead entries make them long."""
+
+
+class Begin(enum.Enum):
+    """Where a lane is scanned from."""
+
+    MARK = "mark"
+    FLOOR = "floor"
+    FRONT = "front"
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """One claim to make."""
+
+    start: tuple[int, ...]
+    """The order key to begin at, for each lane: `start` of `WorkQueue.claim`."""
+    begins: tuple[Begin, ...]
+    """What that is, for each lane."""
+    hints: int
+    """How many hints there had been when the scan was made."""
+
+
+class LowWaterMark:
+    """The mark of one claimer in one queue. All times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._lanes = tuple(_Lane() for _ in LANES)
+        self._hints = 0
+        self._hints_served = 0
+        self._front_wait = 0.0
+
+    def hinted(self) -> None:
+        """A hint said that the queue has got ready jobs."""
+        self._hints += 1
+
+    def scan(self, now: float) -> Scan:
+        """The next claim to make."""
+        begins = tuple(lane.begin(now, self._front_wait) for lane in self._lanes)
+        start = tuple(lane.start(begin) for lane, begin in zip(self._lanes, begins, strict=True))
+        return Scan(start, begins, self._hints)
+
+    def claimed(self, scan: Scan, keys: Iterable[tuple[int, int]], *, limit: int, began: float, ended: float) -> None:
+        """What a scan got.
+
+        Args:
+            scan: The scan that was made.
+            keys: Lane and order key of each job that it got.
+            limit: How many it could have got.
+            began: When the claim was sent.
+            ended: When its answer was there.
+        """
+        highest = [-1] * len(LANES)
+        got = 0
+        for number, key in keys:
+            highest[number - 1] = max(highest[number - 1], key)
+            got += 1
+        last_lane = max((index for index, key in enumerate(highest) if key >= 0), default=-1)
+        for index, (lane, begin) in enumerate(zip(self._lanes, scan.begins, strict=True)):
+            # Lanes are scanned one after another until there are enough: was this one, at least up to its mark?
+            through = got < limit or index < last_lane or (index == last_lane and highest[index] >= lane.mark)
+            lane.scanned(begin, highest[index], through=through, began=began, ended=ended)
+        if Begin.FRONT in scan.begins:
+            self._front_wait = (ended - began) / FRONT_SHARE
+        if got or all(begin is Begin.FRONT for begin in scan.begins):
+            self._hints_served = max(self._hints_served, scan.hints)
+        elif scan.hints > self._hints_served:
+            # There is said to be work, and where we looked there is none: it can only be behind the marks.
+            for lane in self._lanes:
+                lane.front_wanted = True
+
+    def next_sweep(self) -> float:
+        """When the next scan from the front is due: an idle claimer sleeps no longer than until then."""
+        return min(lane.front_due(self._front_wait) for lane in self._lanes)
+
+
+class _Lane:
+    """What was claimed in one lane, and when."""
+
+    __slots__ = ("_floor", "_floor_wanted", "_highest", "_last_floor", "_last_front", "_rising", "front_wanted", "mark")
+
+    def __init__(self) -> None:
+        self.mark = 0
+        self.front_wanted = False
+        self._floor = 0
+        self._floor_wanted = False
+        self._highest = 0
+        self._last_floor = float("-inf")
+        self._last_front = float("-inf")
+        # The keys that mark and floor are to follow to, with the times they were claimed at.
+        self._rising: tuple[deque[tuple[float, int]], deque[tuple[float, int]]] = (deque(), deque())
+
+    def front_due(self, front_wait: float) -> float:
+        return self._last_front + (front_wait if self.front_wanted else max(FRONT_EVERY, front_wait))
+
+    def begin(self, now: float, front_wait: float) -> Begin:
+        to_mark, to_floor = self._rising
+        while to_mark and to_mark[0][0] + LAG <= now:
+            to_floor.append(to_mark[0])
+            self.mark = to_mark.popleft()[1]
+        while to_floor and to_floor[0][0] + FLOOR_LAG <= now:
+            self._floor = to_floor.popleft()[1]
+        if now >= self.front_due(front_wait):
+            return Begin.FRONT
+        if self._floor_wanted and now >= self._last_floor + FLOOR_EVERY:
+            return Begin.FLOOR
+        return Begin.MARK
+
+    def start(self, begin: Begin) -> int:
+        return {Begin.MARK: self.mark, Begin.FLOOR: self._floor, Begin.FRONT: 0}[begin]
+
+    def scanned(self, begin: Begin, highest: int, *, through: bool, began: float, ended: float) -> None:
+        if highest > self._highest:
+            self._highest = highest
+            self._rising[0].append((began, highest))
+        if through and begin is not Begin.MARK:
+            self._last_floor = ended
+            self._floor_wanted = False
+            if begin is Begin.FRONT:
+                self._last_front = ended
+                self.front_wanted = False
+        # Where there is traffic there may be stragglers.
+        self._floor_wanted = self._floor_wanted or highest >= 0

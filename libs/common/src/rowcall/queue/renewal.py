@@ -1,0 +1,63 @@
+"""Renewing a worker's lease, blocking: called from a thread of the worker's own, so that no handler can hold it up."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from rowcall.queue.faults import fault
+from rowcall.queue.statements import statement
+
+
+class LeaseRenewal:
+    """Renews the lease of one worker on one shard, over a connection of its own. Not for several threads at once."""
+
+    def __init__(self, conninfo: str, worker_id: UUID, lease: timedelta, *, shard: str) -> None:
+        """
+        Args:
+            conninfo: Of the shard.
+            worker_id: What the worker was registered as.
+            lease: How long the lease is to last from each renewal on.
+            shard: The shard's name, for errors.
+        """
+        own = psycopg.conninfo.conninfo_to_dict(conninfo)
+        # A connection that hangs must be given up while there is time for another attempt.
+        patience = max(1, int(lease.total_seconds() / 3))
+        self._parameters: dict[str, Any] = {
+            "keepalives_idle": patience,
+            "keepalives_interval": 1,
+            "keepalives_count": 2,
+            "application_name": "rowcall lease",
+            **own,
+            "connect_timeout": patience,
+            "tcp_user_timeout": patience * 1000,
+        }
+        self._worker_id = worker_id
+        self._lease = lease
+        self._shard = shard
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def renew(self) -> bool:
+        """Renews the lease. False: the worker was declared dead; it must stop and start anew under another identity.
+
+        Raises RowcallError (SHARD_UNAVAILABLE and others) when the database does not answer; call again.
+        """
+        try:
+            if self._connection is None or self._connection.closed:
+                self._connection = psycopg.connect(**self._parameters, autocommit=True)
+            parameters = {"worker_id": self._worker_id, "lease": self._lease}
+            row = self._connection.execute(statement("renew_worker"), parameters, prepare=True).fetchone()
+        except (psycopg.Error, OSError) as error:
+            self.close()
+            # Renewing twice is renewing once: an unknown outcome is no other case.
+            raise fault(error, shard=self._shard) from error
+        return row is not None and bool(row[0])
+
+    def close(self) -> None:
+        """Ends the connection; the lease stays until it is over."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
