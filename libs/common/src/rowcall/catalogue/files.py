@@ -11,7 +11,7 @@ import graphlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
@@ -19,6 +19,12 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
 from rowcall.catalogue.errors import ImageError
+
+if TYPE_CHECKING:
+    from google._upb._message import FileDescriptor as NativeFileDescriptor
+
+AnyFileDescriptor: TypeAlias = "FileDescriptor | NativeFileDescriptor"
+"""A generated module's DESCRIPTOR: stubs disagree on which of two names the one class has."""
 
 HOW_TO_BUILD: Final = (
     "build it with `buf build -o FILE.binpb` or `protoc --include_imports --descriptor_set_out=FILE.pb`"
@@ -80,10 +86,10 @@ def read_image(image: Path | bytes, label: str) -> list[SourceFile]:
     return [SourceFile(label, file) for file in files]
 
 
-def built_in(descriptors: Iterable[FileDescriptor]) -> list[SourceFile]:
+def built_in(descriptors: Iterable[AnyFileDescriptor]) -> list[SourceFile]:
     """The files of generated modules, with everything they import."""
     found: dict[str, SourceFile] = {}
-    waiting = list(descriptors)
+    waiting: list[AnyFileDescriptor] = list(descriptors)
     while waiting:
         descriptor = waiting.pop()
         if descriptor.name not in found:

@@ -28,13 +28,12 @@ from google.protobuf import (
     type_pb2,
     wrappers_pb2,
 )
-from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from buf.validate import validate_pb2
 from rowcall.catalogue.errors import ImageError
-from rowcall.catalogue.files import SourceFile, build_pool, built_in, merge, read_image
+from rowcall.catalogue.files import AnyFileDescriptor, SourceFile, build_pool, built_in, merge, read_image
 from rowcall.catalogue.methods import MethodReader
 from rowcall.catalogue.model import JobMethod
 from rowcall.options.v1 import job_pb2 as options_pb2
@@ -45,7 +44,7 @@ from rowcall.validation import RulesError, Validator
 __all__ = ["Catalogue", "ImageError", "load_catalogue"]
 
 # In every pool: what reflection shows of the gateway's own services, and what images may leave out.
-_COMMON: Final[Sequence[FileDescriptor]] = (
+_COMMON: Final[Sequence[AnyFileDescriptor]] = (
     any_pb2.DESCRIPTOR,
     api_pb2.DESCRIPTOR,
     code_pb2.DESCRIPTOR,
@@ -93,7 +92,7 @@ class Catalogue:
 
 
 def load_catalogue(
-    images: Sequence[Path | bytes] = (), *, builtin: bool = True, reflected: Iterable[FileDescriptor] = ()
+    images: Sequence[Path | bytes] = (), *, builtin: bool = True, reflected: Iterable[AnyFileDescriptor] = ()
 ) -> Catalogue:
     """Reads descriptor images into one catalogue.
 

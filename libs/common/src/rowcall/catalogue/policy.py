@@ -25,6 +25,7 @@ MAX_WAIT: Final = timedelta(seconds=50)
 MAX_DURATION: Final = timedelta(days=365)
 """As long as any other duration can be."""
 
+_DURATION_SECONDS: Final = 315_576_000_000  # the bound of google.protobuf.Duration itself
 _QUEUE = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _DEFAULT: Final = Policy()
 
@@ -118,11 +119,13 @@ def _duration(
 ) -> timedelta:
     if value is None:
         return default
-    try:
-        length = value.ToTimedelta()
-    except ValueError:
-        problems.append(f"{field}: {value.seconds} s and {value.nanos} ns is no valid duration; give both one sign")
+    if value.seconds * value.nanos < 0 or abs(value.nanos) >= 10**9 or abs(value.seconds) > _DURATION_SECONDS:
+        problems.append(
+            f"{field}: {value.seconds} s and {value.nanos} ns is no valid duration; give both one sign, and less than a "
+            "second of ns"
+        )
         return default
+    length = value.ToTimedelta()
     if not timedelta(0) < length <= at_most:
         problems.append(
             f"{field}: {_seconds(length)} is out of bounds; set more than 0 s and at most {_seconds(at_most)}"

@@ -1,0 +1,450 @@
+"""Descriptor images: what loads, what it says then, and what is refused with which words."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from google.protobuf import descriptor_pb2, json_format
+
+from rowcall.catalogue.images import ImageError, load_catalogue
+from rowcall.catalogue.model import Policy
+from rowcall.probe.v1 import probe_pb2
+from tests.fix_images import ImageBuilder
+
+ACME = """\
+syntax = "proto3";
+package acme.v1;
+import "buf/validate/validate.proto";
+import "google/longrunning/operations.proto";
+import "google/protobuf/struct.proto";
+import "rowcall/options/v1/job.proto";
+message Order {
+  string request_id = 1;
+  string item = 2 [(buf.validate.field).string.min_len = 1];
+}
+message Receipt {
+  message Line { string text = 1; }
+  string number = 1;
+}
+service Shop {
+  rpc Buy(Order) returns (Receipt) {
+    option (rowcall.options.v1.job) = {
+      queue: "orders" priority: PRIORITY_HIGH max_attempts: 7
+      backoff: {initial: {seconds: 2} maximum: {seconds: 90} multiplier: 1.5}
+      timeout: {seconds: 30} retention: RETENTION_LONG on_abandon: ON_ABANDON_CANCEL_IF_NOT_STARTED
+    };
+  }
+  rpc Deliver(Receipt) returns (google.longrunning.Operation) {
+    option (google.longrunning.operation_info) = {response_type: "Receipt.Line" metadata_type: "rowcall.v1.JobMetadata"};
+    option (rowcall.options.v1.job) = {wait: {seconds: 1}};
+  }
+  rpc Count(Receipt) returns (google.longrunning.Operation) {
+    option (google.longrunning.operation_info) = {response_type: "google.protobuf.Struct"};
+    option (rowcall.options.v1.job) = {};
+  }
+  rpc NoJob(Order) returns (Receipt);
+}
+"""
+
+JOB = "option (rowcall.options.v1.job) = {};"
+OF_ORDER = 'option (google.longrunning.operation_info) = {response_type: "Receipt" metadata_type: "Order"};'
+
+
+def shop(method: str, *, messages: str = "", imports: str = "") -> dict[str, str]:
+    """An image's source with one service of the given methods."""
+    source = f"""\
+syntax = "proto3";
+package acme.v1;
+import "buf/validate/validate.proto";
+import "google/longrunning/operations.proto";
+import "rowcall/options/v1/job.proto";
+{imports}
+message Order {{ string item = 1; }}
+message Receipt {{ string number = 1; }}
+{messages}
+service Shop {{ {method} }}
+"""
+    return {"acme/v1/shop.proto": source}
+
+
+def job(option: str) -> dict[str, str]:
+    return shop(f"rpc Buy(Order) returns (Receipt) {{ option (rowcall.options.v1.job) = {{{option}}}; }}")
+
+
+@pytest.mark.parametrize("compiler", ["buf", "protoc"])
+def test_methods_of_an_image(build_image: ImageBuilder, compiler: Literal["buf", "protoc"]) -> None:
+    catalogue = load_catalogue([build_image({"acme/v1/acme.proto": ACME}, compiler=compiler)], builtin=False)
+
+    assert set(catalogue.methods) == {"acme.v1.Shop/Buy", "acme.v1.Shop/Deliver", "acme.v1.Shop/Count"}
+    assert catalogue.service_names == ["acme.v1.Shop"]
+    assert catalogue.warnings == ()
+    buy = catalogue.methods["acme.v1.Shop/Buy"]
+    assert buy.policy == Policy(
+        queue="orders",
+        priority=2,
+        max_attempts=7,
+        backoff_initial=timedelta(seconds=2),
+        backoff_maximum=timedelta(seconds=90),
+        backoff_multiplier=1.5,
+        timeout=timedelta(seconds=30),
+        retention=3,
+        on_abandon=2,
+    )
+    assert (buy.request_type, buy.response_type) == ("acme.v1.Order", "acme.v1.Receipt")
+    assert (buy.returns_operation, buy.has_request_id) == (False, True)
+    deliver = catalogue.methods["acme.v1.Shop/Deliver"]
+    assert (deliver.returns_operation, deliver.has_request_id) == (True, False)
+    assert deliver.response_type == "acme.v1.Receipt.Line"
+    assert deliver.policy == Policy(wait=timedelta(seconds=1))
+    assert catalogue.methods["acme.v1.Shop/Count"].response_type == "google.protobuf.Struct"
+
+
+def test_messages_speak_the_wire_of_generated_code() -> None:
+    method = load_catalogue().methods["rowcall.probe.v1.ProbeService/Run"]
+    sent = probe_pb2.RunRequest(payload=b"x", fail_attempts=2)
+    sent.work.seconds = 3
+
+    received = method.request_class.FromString(sent.SerializeToString())
+
+    assert json_format.MessageToDict(received) == json_format.MessageToDict(sent)
+    assert type(received) is not probe_pb2.RunRequest
+
+
+def test_method_by_name_and_by_path() -> None:
+    catalogue = load_catalogue()
+    method = catalogue.method("/rowcall.probe.v1.ProbeService/Echo")
+    assert method is not None
+    assert method is catalogue.method("rowcall.probe.v1.ProbeService/Echo")
+    assert method.path == "/rowcall.probe.v1.ProbeService/Echo"
+    assert catalogue.method("rowcall.probe.v1.ProbeService/Nope") is None
+    assert catalogue.method("rowcall.v1.JobService/Submit") is None
+
+
+def test_nothing_is_served_without_images_and_builtins() -> None:
+    assert load_catalogue(builtin=False).methods == {}
+
+
+def test_pool_serves_reflection(build_image: ImageBuilder) -> None:
+    from grpc_health.v1 import health_pb2
+
+    catalogue = load_catalogue([build_image({"acme/v1/acme.proto": ACME})], reflected=[health_pb2.DESCRIPTOR])
+    for name in (
+        *catalogue.service_names,
+        "rowcall.v1.JobService",
+        "google.longrunning.Operations",
+        "grpc.health.v1.Health",
+    ):
+        waiting = [catalogue.pool.FindFileContainingSymbol(name)]
+        while waiting:
+            file = waiting.pop()
+            assert catalogue.pool.FindFileByName(file.name).serialized_pb
+            waiting.extend(file.dependencies)
+    with pytest.raises(KeyError):
+        load_catalogue().pool.FindFileContainingSymbol("grpc.health.v1.Health")
+
+
+def test_image_without_imports_loads_if_we_have_them(build_image: ImageBuilder) -> None:
+    catalogue = load_catalogue([build_image({"acme/v1/acme.proto": ACME}, imports=False)], builtin=False)
+    assert "acme.v1.Shop/Buy" in catalogue.methods
+
+
+def test_images_of_both_compilers_agree(build_image: ImageBuilder) -> None:
+    sources = {"acme/v1/acme.proto": ACME}
+    images: list[Path | bytes] = [
+        build_image(sources),
+        build_image(sources, compiler="protoc"),
+        build_image(sources).read_bytes(),
+    ]
+    assert len(load_catalogue(images, builtin=False).methods) == 3
+
+
+@pytest.mark.parametrize("builtin", [True, False])
+def test_image_may_bring_our_own_services(build_image: ImageBuilder, builtin: bool) -> None:
+    image = build_image({"all.proto": 'syntax = "proto3"; import "rowcall/probe/v1/probe.proto";'})
+    assert set(load_catalogue([image], builtin=builtin).methods) == set(load_catalogue().methods)
+
+
+def test_newer_shared_file_of_an_image_is_taken(build_image: ImageBuilder) -> None:
+    """A user may compile against a newer google/rpc than this release knows, and use what is new in it."""
+    files = descriptor_pb2.FileDescriptorSet.FromString(build_image(job(""), compiler="protoc").read_bytes())
+    status, shop_file = (
+        next(file for file in files.file if file.name == name)
+        for name in ("google/rpc/status.proto", "acme/v1/shop.proto")
+    )
+    status.message_type.add(name="Verdict")
+    shop_file.dependency.append("google/rpc/status.proto")
+    shop_file.message_type[1].field.add(name="verdict", number=2, type=11, type_name=".google.rpc.Verdict", label=1)
+
+    catalogue = load_catalogue([build_image({"acme/v2/other.proto": 'syntax = "proto3";'}), files.SerializeToString()])
+
+    receipt = catalogue.methods["acme.v1.Shop/Buy"].response_class
+    verdict = receipt.DESCRIPTOR.fields_by_name["verdict"].message_type
+    assert verdict is not None
+    assert verdict.full_name == "google.rpc.Verdict"
+
+
+def test_images_that_disagree_on_a_file(build_image: ImageBuilder) -> None:
+    one, two = build_image(job("")), build_image(job("max_attempts: 2"))
+    with pytest.raises(ImageError) as caught:
+        load_catalogue([one, two])
+    assert str(one) in str(caught.value)
+    assert str(two) in str(caught.value)
+    assert "build both images from the same sources" in str(caught.value)
+
+
+def test_images_that_define_one_name_twice(build_image: ImageBuilder) -> None:
+    one = build_image({"acme/v1/one.proto": ACME})
+    two = build_image({"acme/v1/two.proto": ACME})
+    with pytest.raises(ImageError) as caught:
+        load_catalogue([one, two])
+    assert (
+        f"acme/v1/two.proto ({two}): acme.v1.Shop is defined by acme/v1/one.proto ({one}) too"
+        in caught.value.problems[2]
+    )
+    assert len(caught.value.problems) == 3
+
+
+def test_missing_import(build_image: ImageBuilder) -> None:
+    sources = {
+        "acme/v1/shop.proto": 'syntax = "proto3"; package acme.v1; import "acme/v1/order.proto"; message Cart { Order order = 1; }',
+        "acme/v1/order.proto": 'syntax = "proto3"; package acme.v1; message Order {}',
+    }
+    image = build_image({**sources}, compiler="protoc")
+    files = descriptor_pb2.FileDescriptorSet.FromString(image.read_bytes())
+    kept = descriptor_pb2.FileDescriptorSet(file=[file for file in files.file if "order" not in file.name])
+    with pytest.raises(ImageError) as caught:
+        load_catalogue([kept.SerializeToString()])
+    message = str(caught.value)
+    assert message.startswith("acme/v1/shop.proto (image 1): imports acme/v1/order.proto, which no image has")
+    assert "--include_imports" in message
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "is empty"),
+        (b"{}", "is JSON"),
+        (gzip.compress(b"anything"), "is compressed"),
+        (b'syntax = "proto3";', "probably proto source"),
+        (b"\x00\x01\x02", "something else"),
+        (
+            descriptor_pb2.FileDescriptorSet(file=[descriptor_pb2.FileDescriptorProto()]).SerializeToString(),
+            "something else",
+        ),
+    ],
+)
+def test_not_an_image(data: bytes, what: str) -> None:
+    with pytest.raises(ImageError, match=f"^image 1: .*{what}.*not a descriptor image; build it with"):
+        load_catalogue([data])
+
+
+def test_unreadable_image(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"nowhere\.binpb: cannot be read \(No such file or directory\)"):
+        load_catalogue([tmp_path / "nowhere.binpb"])
+
+
+def test_broken_file() -> None:
+    file = descriptor_pb2.FileDescriptorProto(name="a.proto", syntax="proto3")
+    file.message_type.add(name="A").field.add(name="b", number=1, type=11, type_name=".no.Such", label=1)
+    with pytest.raises(ImageError, match=r"^a\.proto \(image 1\): .*no\.Such"):
+        load_catalogue([descriptor_pb2.FileDescriptorSet(file=[file]).SerializeToString()])
+
+
+def test_files_that_import_each_other() -> None:
+    files = descriptor_pb2.FileDescriptorSet(
+        file=[
+            descriptor_pb2.FileDescriptorProto(name="a.proto", dependency=["b.proto"]),
+            descriptor_pb2.FileDescriptorProto(name="b.proto", dependency=["a.proto"]),
+        ]
+    )
+    with pytest.raises(ImageError, match=r"a\.proto imports b\.proto|b\.proto imports a\.proto"):
+        load_catalogue([files.SerializeToString()])
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ('queue: "Orders"', r"queue: 'Orders' is no queue's name"),
+        ('queue: "-orders"', "queue: '-orders' is no queue's name"),
+        (f'queue: "{"q" * 64}"', "queue: 'q+' is .* 63 characters at most"),
+        ("max_attempts: 1001", "max_attempts: 1001 is more than 1000; set 1 to 1000"),
+        ("timeout: {}", "timeout: 0 s is out of bounds; set more than 0 s"),
+        ("timeout: {seconds: -1}", "timeout: -1 s is out of bounds"),
+        ("timeout: {seconds: 31536001}", "timeout: .* at most"),
+        ("timeout: {seconds: 1 nanos: -1}", "timeout: 1 s and -1 ns is no valid duration"),
+        ("wait: {seconds: 51}", "wait: 51 s is out of bounds; set more than 0 s and at most 50 s"),
+        ("backoff: {initial: {}}", "backoff.initial: 0 s is out of bounds"),
+        ("backoff: {maximum: {seconds: -5}}", "backoff.maximum: -5 s is out of bounds"),
+        (
+            "backoff: {initial: {seconds: 301}}",
+            r"backoff: initial \(301 s\) is longer than maximum \(300 s\); set both",
+        ),
+        ("backoff: {multiplier: 0.5}", r"backoff.multiplier: 0.5 .*set 1 to 1000"),
+        ("backoff: {multiplier: -1}", "backoff.multiplier: -1"),
+        ("backoff: {multiplier: nan}", "backoff.multiplier: nan"),
+        ("backoff: {multiplier: inf}", "backoff.multiplier: inf"),
+    ],
+)
+def test_policy_out_of_bounds(build_image: ImageBuilder, option: str, problem: str) -> None:
+    place = (
+        r"^acme/v1/shop\.proto \(.*image\.binpb\): method acme\.v1\.Shop/Buy: option \(rowcall\.options\.v1\.job\)\."
+    )
+    with pytest.raises(ImageError, match=place + problem):
+        load_catalogue([build_image(job(option))])
+
+
+def test_enum_value_of_a_newer_release(build_image: ImageBuilder) -> None:
+    files = descriptor_pb2.FileDescriptorSet.FromString(build_image(job("retention: RETENTION_LONG")).read_bytes())
+    # The field retention (7) with the value 3 inside the option: a value that this release has no name for.
+    data = files.SerializeToString().replace(b"\x02\x38\x03", b"\x02\x38\x09")
+    with pytest.raises(
+        ImageError, match=r"retention: 9 is no value .* RETENTION_SHORT, RETENTION_STANDARD, RETENTION_LONG"
+    ):
+        load_catalogue([data])
+
+
+def test_policy_at_its_bounds(build_image: ImageBuilder) -> None:
+    option = (
+        f'queue: "{"0" + "q" * 62}" max_attempts: 1000 wait: {{seconds: 50}} timeout: {{nanos: 1000}} '
+        "backoff: {initial: {seconds: 300} multiplier: 1}"
+    )
+    policy = load_catalogue([build_image(job(option))]).methods["acme.v1.Shop/Buy"].policy
+    assert policy.queue == "0" + "q" * 62
+    assert policy.max_attempts == 1000
+    assert policy.wait == timedelta(seconds=50)
+    assert policy.timeout == timedelta(microseconds=1)
+    assert policy.backoff_multiplier == 1.0
+
+
+def test_all_problems_at_once(build_image: ImageBuilder) -> None:
+    source = shop(
+        'rpc A(Order) returns (Receipt) { option (rowcall.options.v1.job) = {queue: "A" max_attempts: 2000}; }'
+        "rpc B(stream Order) returns (Receipt) { option (rowcall.options.v1.job) = {}; }"
+    )
+    with pytest.raises(ImageError) as caught:
+        load_catalogue([build_image(source)])
+    assert len(caught.value.problems) == 3
+    assert str(caught.value) == "\n".join(caught.value.problems)
+
+
+@pytest.mark.parametrize("signature", ["(stream Order) returns (Receipt)", "(Order) returns (stream Receipt)"])
+def test_streams_are_no_jobs(build_image: ImageBuilder, signature: str) -> None:
+    source = shop(f"rpc Buy{signature} {{ option (rowcall.options.v1.job) = {{}}; }}")
+    with pytest.raises(ImageError, match=r"method acme\.v1\.Shop/Buy: streams, which a job cannot"):
+        load_catalogue([build_image(source)])
+
+
+@pytest.mark.parametrize(
+    ("info", "problem"),
+    [
+        ("", r"returns google\.longrunning\.Operation and does not say of what; set .*operation_info\)\.response_type"),
+        (
+            'option (google.longrunning.operation_info) = {metadata_type: "rowcall.v1.JobMetadata"};',
+            "does not say of what",
+        ),
+        (
+            'option (google.longrunning.operation_info) = {response_type: "Nope"};',
+            r"response_type: the images have no message 'Nope', neither in package 'acme\.v1' nor by its full name",
+        ),
+        (
+            'option (google.longrunning.operation_info) = {response_type: "google.longrunning.Operation"};',
+            "an operation cannot answer with another",
+        ),
+    ],
+)
+def test_operation_of_an_unknown_type(build_image: ImageBuilder, info: str, problem: str) -> None:
+    source = shop(
+        f"rpc Buy(Order) returns (google.longrunning.Operation) {{ {info} option (rowcall.options.v1.job) = {{}}; }}"
+    )
+    with pytest.raises(ImageError, match=r"method acme\.v1\.Shop/Buy: .*" + problem):
+        load_catalogue([build_image(source)])
+
+
+def test_rules_that_do_not_compile(build_image: ImageBuilder) -> None:
+    """Also those of a type far within the request, which a call would only meet when it has one."""
+    source = shop(
+        "rpc Buy(Cart) returns (Receipt) { option (rowcall.options.v1.job) = {}; }",
+        messages="""
+        message Cart { repeated Line lines = 1; }
+        message Line { string text = 1 [(buf.validate.field).cel = {id: "line.text" expression: "this.size( > 1"}]; }
+        """,
+    )
+    with pytest.raises(
+        ImageError, match=r"method acme\.v1\.Shop/Buy: the rules of message acme\.v1\.Line: .*line\.text"
+    ):
+        load_catalogue([build_image(source)])
+
+
+@pytest.mark.parametrize("package", ["rowcall.v1", "google.longrunning", "grpc.health.v1"])
+def test_packages_of_the_gateway_itself(build_image: ImageBuilder, package: str) -> None:
+    source = f"""
+        syntax = "proto3";
+        package {package};
+        import "rowcall/options/v1/job.proto";
+        message Ask {{}}
+        service Intruder {{ rpc Do(Ask) returns (Ask) {{ option (rowcall.options.v1.job) = {{}}; }} }}
+    """
+    with pytest.raises(ImageError, match="the package is the gateway's own"):
+        load_catalogue([build_image({"intruder.proto": source})])
+
+
+@pytest.mark.parametrize(
+    ("method", "warning"),
+    [
+        ("rpc Buy(Order) returns (Receipt);", r"service acme\.v1\.Shop: no method has option"),
+        (
+            f"rpc Buy(Order) returns (Receipt) {{ option idempotency_level = NO_SIDE_EFFECTS; {JOB} }}",
+            r"method acme\.v1\.Shop/Buy: idempotency_level = NO_SIDE_EFFECTS",
+        ),
+        (
+            "rpc Buy(Order) returns (Receipt) { option (rowcall.options.v1.job) = {wait: {seconds: 1}}; }",
+            r"\.wait: only a method that returns google\.longrunning\.Operation has one",
+        ),
+        (
+            f"rpc Buy(Order) returns (google.longrunning.Operation) {{ {JOB} {OF_ORDER} }}",
+            r"metadata_type: operations carry rowcall\.v1\.JobMetadata, not Order",
+        ),
+    ],
+)
+def test_warnings(build_image: ImageBuilder, method: str, warning: str) -> None:
+    (said,) = load_catalogue([build_image(shop(method))]).warnings
+    assert said.startswith("acme/v1/shop.proto (")
+    assert re.search(warning, said)
+
+
+def test_option_field_of_a_newer_release_is_told(build_image: ImageBuilder) -> None:
+    files = descriptor_pb2.FileDescriptorSet.FromString(build_image(job("")).read_bytes())
+    for file in files.file:
+        if file.name == "acme/v1/shop.proto":
+            # Extension 51718, length-delimited, holding the varint field 100.
+            raw = b"\xb2\xa0\x19\x03\xa0\x06\x01"
+            file.service[0].method[0].options.MergeFromString(raw)
+    (said,) = load_catalogue([files.SerializeToString()]).warnings
+    assert "does not know the field numbered 100" in said
+
+
+def test_nothing_of_a_job_package_is_imported(build_image: ImageBuilder) -> None:
+    """The catalogue alone, in a process that has no generated code of the image, not even protovalidate's rules."""
+    image = build_image({"acme/v1/acme.proto": ACME})
+    program = f"""
+import sys
+from pathlib import Path
+from rowcall.catalogue.images import load_catalogue
+from rowcall.errors import RowcallError
+catalogue = load_catalogue([Path({str(image)!r})])
+method = catalogue.methods["acme.v1.Shop/Buy"]
+catalogue.validator.check(method.request_class(item="book"))
+try:
+    catalogue.validator.check(method.request_class())
+except RowcallError as error:
+    print(error.details[0].field_violations[0].field)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "item\n"
