@@ -28,6 +28,9 @@ from rowcall.embedded.process import ServerProcess
 _SETTINGS = {
     "max_connections": "200",
     "shared_buffers": "128MB",
+    # In the data directory, where the next start removes what a killed server left; /dev/shm is shared, and a container's
+    # is too small for a parallel query.
+    "dynamic_shared_memory_type": "mmap",
     "timezone": "UTC",
     "log_timezone": "UTC",
     # Details and statements of errors carry the contents of rows: payloads do not reach logs.
@@ -85,7 +88,9 @@ class Postgres:
     def databases(self) -> list[str]:
         """The databases made on this server, by name. Raises psycopg.Error when the server cannot say."""
         with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
-            rows = connection.execute("select datname from pg_database where not datistemplate and datname <> 'postgres'")
+            rows = connection.execute(
+                "select datname from pg_database where not datistemplate and datname <> 'postgres'"
+            )
             return sorted(str(name) for (name,) in rows)
 
     def create_database(self, name: str) -> None:
