@@ -1,0 +1,99 @@
+"""The gateway as the commands reach it: the flags that say where it is and for whom, the channel, its errors in words.
+
+Used by `jobs`, `submit` and `probe`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+import grpc
+import typer
+from google.rpc.error_details_pb2 import BadRequest
+from google.rpc.status_pb2 import Status
+
+from rowcall.errors import grpc_code, read_envelope, reason_name, status_of
+from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall_cli.errors import CommandError, ExitCode
+
+AddressOption = Annotated[
+    str, typer.Option("--address", envvar="ROWCALL_ADDRESS", metavar="HOST:PORT", help="Where the gateway listens.")
+]
+TenantOption = Annotated[
+    str, typer.Option("--tenant", envvar="ROWCALL_TENANT", metavar="NAME", help="The tenant to call for.")
+]
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_TENANT = "default"
+RPC_SECONDS = 30.0
+"""How long a command waits for an answer that needs no job to finish."""
+
+_MAX_MESSAGE_BYTES = 64 << 20
+_STILL_RUNNING = reason_name(ErrorReason.ERROR_REASON_STILL_RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """An open channel to a gateway, and the identity to call it with."""
+
+    address: str
+    """host:port"""
+    tenant: str
+    """Whose jobs are looked at."""
+    channel: grpc.Channel
+
+    def metadata(self, *more: tuple[str, str]) -> tuple[tuple[str, str | bytes], ...]:
+        """The metadata of a call."""
+        return (("rowcall-tenant", self.tenant), *more)
+
+
+@contextmanager
+def connect(address: str, tenant: str) -> Iterator[Gateway]:
+    """Open a channel for a command, and turn gRPC's errors into words and exit codes.
+
+    Raises CommandError: UNREACHABLE when nobody answers, UNFINISHED when the job goes on, else FAILED.
+    """
+    options = (("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES), ("grpc.enable_http_proxy", 0))
+    with grpc.insecure_channel(address, options=options) as channel:
+        try:
+            yield Gateway(address, tenant, channel)
+        except grpc.RpcError as error:
+            raise explain(error, address) from error
+
+
+def explain(error: grpc.RpcError, address: str) -> CommandError:
+    """An RPC's error as a command's: reason and message, each violation, and what names the case in the logs."""
+    status = status_of(error)
+    info = read_envelope(status)
+    code = grpc_code(status)
+    if info is None:
+        if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+            return CommandError(
+                f"No gateway answers at {address}: {status.message}\n"
+                "Start one (rowcall dev), or name another with --address or ROWCALL_ADDRESS.",
+                ExitCode.UNREACHABLE,
+            )
+        return CommandError(f"{code.name}: {status.message}")
+    lines = [f"{info.reason}: {status.message} ({code.name})"]
+    lines += [f"  {one.field or 'request'}: {one.description}" for one in _violations(status)]
+    lines += [f"  {key}: {value}" for key, value in sorted(info.metadata.items())]
+    goes_on = info.reason == _STILL_RUNNING
+    return CommandError("\n".join(lines), ExitCode.UNFINISHED if goes_on else ExitCode.FAILED)
+
+
+def explain_status(status: Status) -> str:
+    """A job's error in one line."""
+    info = read_envelope(status)
+    code = grpc_code(status).name
+    return f"{info.reason}: {status.message} ({code})" if info is not None else f"{code}: {status.message}"
+
+
+def _violations(status: Status) -> list[BadRequest.FieldViolation]:
+    request = BadRequest()
+    for detail in status.details:
+        if detail.Is(BadRequest.DESCRIPTOR) and detail.Unpack(request):
+            return list(request.field_violations)
+    return []

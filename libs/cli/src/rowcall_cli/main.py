@@ -1,0 +1,63 @@
+"""The entry of the `rowcall` command: its sub-commands, and what an error of theirs looks like."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from typing import Annotated
+
+import typer
+
+from rowcall_cli import jobs, migrate, probe, submit
+from rowcall_cli.errors import CommandError, ExitCode
+from rowcall_cli.output import say
+
+app = typer.Typer(
+    name="rowcall",
+    help="Rowcall: a typed gRPC call, kept as a Postgres row until it is answered.",
+    epilog="Exit codes: 0 done; 1 refused or failed; 2 wrong command line or setting; 3 no gateway or database "
+    "answers; 4 the job goes on.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command(epilog=migrate.EXAMPLES)(migrate.migrate)
+app.add_typer(jobs.app, name="jobs")
+app.command(epilog=submit.EXAMPLES)(submit.submit)
+app.command(epilog=probe.EXAMPLES)(probe.probe)
+
+# The development system is an extra: the operators' commands need no service installed.
+if importlib.util.find_spec("rowcall_standalone") is not None:
+    from rowcall_standalone import commands
+
+    app.add_typer(commands.app)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"rowcall {importlib.metadata.version('rowcall-cli')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *,
+    version: Annotated[  # its callback acts
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Rowcall: a typed gRPC call, kept as a Postgres row until it is answered."""
+
+
+def main() -> int:
+    """Run the command line; returns the exit status (see ExitCode)."""
+    try:
+        app()
+    except CommandError as error:
+        say(f"rowcall: {error}", style="red")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return ExitCode.OK

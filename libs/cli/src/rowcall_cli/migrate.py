@@ -1,0 +1,177 @@
+"""`rowcall migrate`: the schema of the catalogue and of every shard, applied or shown."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import typer
+
+from rowcall import migrations
+from rowcall.migrations import Kind, MigrationError, Status
+from rowcall.settings import ClusterSettings, SettingsError, read_settings
+from rowcall_cli.errors import CommandError, ExitCode
+from rowcall_cli.output import examples, result_json, result_table, say
+
+EXAMPLES = examples(
+    "rowcall migrate --catalogue postgresql://…/catalogue --shard a=postgresql://…/a --shard b=postgresql://…/b",
+    "rowcall migrate --phase pre   # ROWCALL_CATALOGUE and ROWCALL_SHARDS are set, as for the services",
+)
+
+
+class PhaseOption(enum.StrEnum):
+    """--phase"""
+
+    PRE = "pre"
+    POST = "post"
+    ALL = "all"
+
+
+class MigrateSettings(ClusterSettings):
+    """Which databases there are: the same variables that gateway and worker read."""
+
+    program: ClassVar[str] = "rowcall migrate"
+    usage_example: ClassVar[str] = "rowcall migrate --catalogue postgresql://… --shard a=postgresql://…"
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """One database to migrate."""
+
+    kind: Kind
+    shard: str | None
+    """The shard's name; None for the catalogue."""
+    dsn: str
+    """May carry a password: it is passed on, never shown."""
+
+    @property
+    def label(self) -> str:
+        """What it is called in what people read."""
+        return "catalogue" if self.shard is None else f"shard {self.shard}"
+
+    @property
+    def fields(self) -> Mapping[str, object]:
+        """What it is called in JSON."""
+        return {"kind": self.kind} if self.shard is None else {"kind": self.kind, "shard": self.shard}
+
+
+def migrate(
+    *,
+    catalogue: Annotated[
+        str | None, typer.Option(metavar="DSN", help="The catalogue. [env: ROWCALL_CATALOGUE]", show_default=False)
+    ] = None,
+    shard: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=DSN", help="A shard; once for each. [env: ROWCALL_SHARDS, a JSON object]", show_default=False
+        ),
+    ] = None,
+    phase: Annotated[
+        PhaseOption,
+        typer.Option(help="pre: before the new release is started; post: when the old one is gone; all: both."),
+    ] = PhaseOption.ALL,
+    status: Annotated[
+        bool, typer.Option("--status", help="Show what is applied and what is not; change nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Migrate the catalogue and every shard.
+
+    Brings their schema to this release's. Each file is applied and recorded in one transaction, by one run at a time; a run that was interrupted is simply
+    started again. Services never migrate. --status exits with 1 when something is pending or does not match.
+    """
+    databases = list(_databases(catalogue, shard or []))
+    if status:
+        asyncio.run(_show(databases, phase, as_json=as_json))
+    else:
+        asyncio.run(_migrate(databases, phase, as_json=as_json))
+
+
+def _databases(catalogue: str | None, shards: Sequence[str]) -> Iterator[Database]:
+    flags = [] if catalogue is None else ["--catalogue", catalogue]
+    for shard in shards:
+        flags += ["--shard", shard]
+    try:
+        settings = read_settings(MigrateSettings, flags)
+    except SettingsError as error:
+        raise CommandError(str(error), ExitCode.USAGE) from error
+    yield Database("catalogue", None, settings.catalogue)
+    for name, dsn in settings.shards.items():
+        yield Database("shard", name, dsn)
+
+
+async def _migrate(databases: Sequence[Database], phase: PhaseOption, *, as_json: bool) -> None:
+    done: list[dict[str, object]] = []
+    for database in databases:
+
+        def progress(line: str, label: str = database.label) -> None:
+            say(f"{label}: {line}")
+
+        try:
+            applied = await migrations.migrate(
+                database.dsn, database.kind, shard=database.shard, phase=phase.value, progress=progress
+            )
+        except MigrationError as error:
+            raise _failed(database, error, [str(one["label"]) for one in done]) from error
+        say(f"{database.label}: {f'{len(applied)} applied' if applied else 'up to date'}")
+        done.append({"label": database.label, **database.fields, "applied": applied})
+    if as_json:
+        result_json({"databases": [{key: one[key] for key in one if key != "label"} for one in done]})
+
+
+async def _show(databases: Sequence[Database], phase: PhaseOption, *, as_json: bool) -> None:
+    found: list[tuple[Database, Sequence[Status]]] = []
+    for database in databases:
+        try:
+            rows = await migrations.status(database.dsn, database.kind)
+        except MigrationError as error:
+            raise _failed(database, error, []) from error
+        wanted = [row for row in rows if phase in (PhaseOption.ALL, row.name.partition("/")[0])]
+        found.append((database, wanted))
+    if as_json:
+        result_json(
+            {
+                "databases": [
+                    {
+                        **database.fields,
+                        "migrations": [
+                            {
+                                "name": row.name,
+                                "state": row.state,
+                                "applied_at": None if row.applied_at is None else row.applied_at.isoformat(),
+                            }
+                            for row in rows
+                        ],
+                    }
+                    for database, rows in found
+                ]
+            }
+        )
+    else:
+        result_table(
+            ("database", "migration", "state", "applied at"),
+            [
+                (
+                    database.label,
+                    row.name,
+                    row.state,
+                    "" if row.applied_at is None else row.applied_at.isoformat(sep=" ", timespec="seconds"),
+                )
+                for database, rows in found
+                for row in rows
+            ],
+        )
+    wrong = [row for _, rows in found for row in rows if row.state in ("pending", "changed")]
+    if wrong:
+        raise CommandError(f"{len(wrong)} migrations are not as this release has them. Run: rowcall migrate")
+
+
+def _failed(database: Database, error: MigrationError, done: Sequence[str]) -> CommandError:
+    unreachable = isinstance(error, migrations.UnreachableError)
+    before = (
+        f"\nDone before it: {', '.join(done)}. Run it again when this is put right: it goes on here." if done else ""
+    )
+    return CommandError(f"{database.label}: {error}{before}", ExitCode.UNREACHABLE if unreachable else ExitCode.FAILED)
