@@ -1,8 +1,10 @@
 """Cutting a text into chunks that can be found and cited one by one. Called by the servicer."""
 
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Protocol
 
 
@@ -28,8 +30,8 @@ class Chunker(Protocol):
         """Says how it cuts. Documents are indexed anew when it changes."""
         ...
 
-    def chunks(self, text: str) -> list[Chunk]:
-        """The chunks in order; none for a text without any."""
+    def chunks(self, path: str, text: str) -> list[Chunk]:
+        """The chunks in order; none for a text without words. The path's suffix tells prose from code."""
         ...
 
 
@@ -51,6 +53,8 @@ _DECLARATION = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+_PROSE = frozenset({".md", ".markdown", ".mdx", ".txt", ".text"})
+"""Where a line that begins with "#" is a heading; elsewhere it is a comment."""
 _FENCE = re.compile(r"\s*(```|~~~)")
 
 
@@ -61,7 +65,7 @@ class ParagraphChunker:
     whole somewhere.
     """
 
-    def __init__(self, *, full: int = 1000, enough: int = 400, overlap: int = 160) -> None:
+    def __init__(self, *, full: int = 700, enough: int = 300, overlap: int = 120) -> None:
         """All in characters: the size of a full chunk, from which size on a heading begins another, and how much of
         the chunk before is repeated at most. Raises ValueError unless 0 <= overlap < enough <= full."""
         if not 0 <= overlap < enough <= full:
@@ -75,67 +79,84 @@ class ParagraphChunker:
         """Its kind and its sizes."""
         return f"paragraphs-{self._full}-{self._enough}-{self._overlap}"
 
-    def chunks(self, text: str) -> list[Chunk]:
+    def chunks(self, path: str, text: str) -> list[Chunk]:
         """The chunks in order."""
         found: list[Chunk] = []
         heading = ""
         under = ""
         gathered: list[_Line] = []
-        size = repeated = 0
-        for block in _blocks(_lines(text, self._full), self._full):
-            length = sum(len(line.text) + 1 for line in block)
+        repeated = 0
+        for block in _blocks(_lines(text, PurePosixPath(path).suffix.lower() in _PROSE, self._full), self._full):
             brings = block[0].heading
+            size = _size(gathered)
             if len(gathered) > repeated and (
-                size + length > self._full or (brings is not None and size >= self._enough)
+                _size([*gathered, *block]) > self._full or (brings is not None and size >= self._enough)
             ):
                 found.append(_chunk(gathered, under))
-                gathered = [] if brings is not None else self._tail(gathered)
+                gathered = [] if brings is not None else self._tail(gathered, block[0])
                 repeated = len(gathered)
-                size = sum(len(line.text) + 1 for line in gathered)
             if len(gathered) == repeated:
                 under = heading if brings is None else brings
             gathered += block
-            size += length
-            for line in block:
-                heading = heading if line.heading is None else line.heading
+            heading = next((line.heading for line in reversed(block) if line.heading is not None), heading)
         if len(gathered) > repeated:
             found.append(_chunk(gathered, under))
         return found
 
-    def _tail(self, lines: list[_Line]) -> list[_Line]:
+    def _tail(self, lines: Sequence[_Line], following: _Line) -> list[_Line]:
         kept: list[_Line] = []
-        room = self._overlap
         for line in reversed(lines):
-            room -= len(line.text) + 1
-            if room < 0:
+            if _size([line, *kept, following]) - len(following.text) > self._overlap:
                 break
             kept.insert(0, line)
         return kept
 
 
-def _lines(text: str, longest: int) -> Iterator[_Line]:
+def _size(lines: Sequence[_Line]) -> int:
+    """The characters of these lines, with the line ends between them."""
+    if not lines:
+        return 0
+    return sum(len(line.text) for line in lines) + lines[-1].number - lines[0].number
+
+
+def _lines(text: str, is_prose: bool, longest: int) -> Iterator[_Line]:
     """The lines that are not blank; one that is longer than a chunk comes in pieces under one number."""
-    stack: list[tuple[int, str]] = []
-    fenced = False
+    headings = _markdown_headings() if is_prose else _declarations()
+    next(headings)
     after_blank = True
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             after_blank = True
             continue
-        if _FENCE.match(line):
-            fenced = not fenced
-        heading = None
-        markdown = None if fenced else _MARKDOWN.match(line)
-        if markdown is not None:
-            level = len(markdown[1])
-            stack = [entry for entry in stack if entry[0] < level] + [(level, markdown[2])]
-            heading = " / ".join(title for _, title in stack)
-        elif not fenced and (declaration := _DECLARATION.match(line)) is not None and after_blank:
-            heading = declaration[0]
+        heading = headings.send(line)
         starts = after_blank or heading is not None
         for at in range(0, len(line), longest):
             yield _Line(number, line[at : at + longest], heading if at == 0 else None, starts and at == 0)
         after_blank = False
+
+
+def _markdown_headings() -> Generator[str | None, str, None]:
+    """Is sent the lines; answers with the titles from the top down to a line's own, where it is a heading."""
+    stack: list[tuple[int, str]] = []
+    fenced = False
+    heading: str | None = None
+    while True:
+        line = yield heading
+        heading = None
+        if _FENCE.match(line):
+            fenced = not fenced
+        elif not fenced and (found := _MARKDOWN.match(line)) is not None:
+            level = len(found[1])
+            stack = [entry for entry in stack if entry[0] < level] + [(level, found[2])]
+            heading = " / ".join(title for _, title in stack)
+
+
+def _declarations() -> Generator[str | None, str, None]:
+    """Is sent the lines; answers with the declaration that a line begins with, where it does so at the margin."""
+    heading: str | None = None
+    while True:
+        found = _DECLARATION.match((yield heading))
+        heading = None if found is None else found[0]
 
 
 def _blocks(lines: Iterator[_Line], longest: int) -> Iterator[list[_Line]]:
@@ -152,10 +173,8 @@ def _blocks(lines: Iterator[_Line], longest: int) -> Iterator[list[_Line]]:
         yield block
 
 
-def _chunk(lines: list[_Line], heading: str) -> Chunk:
-    parts: list[str] = []
-    for before, line in zip([None, *lines], lines, strict=False):
-        if before is not None:
-            parts.append("" if before.number == line.number else "\n" * min(2, line.number - before.number))
-        parts.append(line.text)
-    return Chunk("".join(parts), heading, lines[0].number, lines[-1].number)
+def _chunk(lines: Sequence[_Line], heading: str) -> Chunk:
+    text = lines[0].text + "".join(
+        "\n" * (line.number - before.number) + line.text for before, line in itertools.pairwise(lines)
+    )
+    return Chunk(text, heading, lines[0].number, lines[-1].number)

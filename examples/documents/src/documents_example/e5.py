@@ -26,6 +26,11 @@ class E5Embedder:
         """The model."""
         return "multilingual-e5-small-q4"
 
+    @property
+    def weight(self) -> float:
+        """As much as the words: it sees what is meant, they see names."""
+        return 1.0
+
     def passages(self, texts: Sequence[str]) -> list[Vector]:
         """A vector for each text of a document."""
         with self._one_at_a_time:

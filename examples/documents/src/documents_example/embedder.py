@@ -20,6 +20,11 @@ class Embedder(Protocol):
         """Says which vectors it makes. Documents are indexed anew when it changes."""
         ...
 
+    @property
+    def weight(self) -> float:
+        """What its ranking counts beside that of the word search, which counts 1."""
+        ...
+
     def passages(self, texts: Sequence[str]) -> list[Vector]:
         """A vector for each text of a document."""
         ...

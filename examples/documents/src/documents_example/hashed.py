@@ -33,6 +33,11 @@ class HashedEmbedder:
         """The kind, its version and the dimensions."""
         return f"hashed-1-{self._dimensions}"
 
+    @property
+    def weight(self) -> float:
+        """Little: it sees the same words as the word search, without their rarity, and adds their parts."""
+        return 0.3
+
     def passages(self, texts: Sequence[str]) -> list[Vector]:
         """A vector for each text."""
         return [self._embed(text) for text in texts]

@@ -37,6 +37,20 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Query:
+    """What is searched for."""
+
+    question: str
+    """In plain words."""
+    vector: Vector
+    """What the embedder made of it."""
+    embedder: str
+    """The embedder's name: the vector is compared with its vectors only."""
+    vector_weight: float
+    """What the ranking by vectors counts; the one by words counts 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class Passage:
     """A chunk that was found."""
 
@@ -60,13 +74,23 @@ class Index(Protocol):
         ...
 
     async def replace(
-        self, tenant: str, path: str, version: Version, chunks: Sequence[Chunk], vectors: Sequence[Vector]
+        self,
+        tenant: str,
+        path: str,
+        version: Version,
+        *,
+        weight: float,
+        chunks: Sequence[Chunk],
+        vectors: Sequence[Vector],
     ) -> tuple[Stored, bool]:
-        """Stores the document, whole or not at all; the second is false if it was there in this version already."""
+        """Stores the document, whole or not at all; the second is false if it was there in this version already.
+
+        Scores of its chunks are multiplied by its weight.
+        """
         ...
 
-    async def search(self, tenant: str, question: str, vector: Vector, embedder: str, limit: int) -> list[Passage]:
-        """The passages that fit the question best, the best first. The vector is compared with this embedder's only."""
+    async def search(self, tenant: str, query: Query, limit: int) -> list[Passage]:
+        """The passages that fit the question best, the best first."""
         ...
 
     async def close(self) -> None:

@@ -18,14 +18,12 @@ from documents_example import schema
 from documents_example.chunker import Chunk
 from documents_example.embedder import Vector
 from documents_example.fusion import fuse
-from documents_example.index import IndexUnavailable, Passage, Stored, Version
+from documents_example.index import IndexUnavailable, Passage, Query, Stored, Version
 from documents_example.terms import words
 
 _NAMES = ("find", "put_document", "delete_chunks", "put_chunk", "lexical", "nearest", "passages")
 _SQL = {name: files("documents_example").joinpath("sql", f"{name}.sql").read_bytes() for name in _NAMES}
 
-_LEXICAL_WEIGHT = 1.0
-_VECTOR_WEIGHT = 0.5
 _CANDIDATES = 60
 """How many of each ranking are looked at."""
 _WAIT_SECONDS = 10.0
@@ -59,7 +57,14 @@ class PostgresIndex:
             return await self._find(connection, tenant, path)
 
     async def replace(
-        self, tenant: str, path: str, version: Version, chunks: Sequence[Chunk], vectors: Sequence[Vector]
+        self,
+        tenant: str,
+        path: str,
+        version: Version,
+        *,
+        weight: float,
+        chunks: Sequence[Chunk],
+        vectors: Sequence[Vector],
     ) -> tuple[Stored, bool]:
         """Replaces the document in one transaction: whoever asks meanwhile sees the old one, then the new one."""
         async with self._connection() as connection, connection.transaction():
@@ -72,6 +77,7 @@ class PostgresIndex:
                     "digest": version.digest,
                     "chunker": version.chunker,
                     "embedder": version.embedder,
+                    "weight": weight,
                     "chunks": len(chunks),
                 },
             )
@@ -103,20 +109,20 @@ class PostgresIndex:
                 )
             return Stored(str(document_id), version, len(chunks)), True
 
-    async def search(self, tenant: str, question: str, vector: Vector, embedder: str, limit: int) -> list[Passage]:
+    async def search(self, tenant: str, query: Query, limit: int) -> list[Passage]:
         """What the word search and the vectors find, fused."""
         async with self._connection() as connection:
             lexical = await self._keys(
                 connection,
                 "lexical",
-                {"tenant": tenant, "question_words": _searched(question), "limit": _CANDIDATES},
+                {"tenant": tenant, "question_words": _searched(query.question), "limit": _CANDIDATES},
             )
             nearest = await self._keys(
                 connection,
                 "nearest",
-                {"tenant": tenant, "embedding": vector, "embedder": embedder, "limit": _CANDIDATES},
+                {"tenant": tenant, "embedding": query.vector, "embedder": query.embedder, "limit": _CANDIDATES},
             )
-            fused = fuse([(lexical, _LEXICAL_WEIGHT), (nearest, _VECTOR_WEIGHT)])[:limit]
+            fused = fuse([(lexical, 1.0), (nearest, query.vector_weight)])[:limit]
             keys = [key for key, _ in fused]
             cursor = await connection.execute(
                 _SQL["passages"],

@@ -7,7 +7,7 @@ ingesting what is there already changes nothing, and asking only reads.
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import grpc
 import grpc.aio
@@ -25,21 +25,29 @@ from documents.v1.documents_pb2_grpc import DocumentServiceServicer, add_Documen
 from documents_example import embedder as embedders
 from documents_example.chunker import Chunk, Chunker, ParagraphChunker
 from documents_example.embedder import Embedder, Vector
-from documents_example.excerpts import best, weigh
 from documents_example.extractive import ExtractiveModel
-from documents_example.index import Index, IndexUnavailable, Passage, Version
+from documents_example.generated import weight_of
+from documents_example.index import Index, IndexUnavailable, Query, Version
 from documents_example.model import Model
 from documents_example.postgres_index import PostgresIndex
 from documents_example.reader import Reader, TextReader, UnreadableDocument
 from documents_example.settings import Settings
+from documents_example.sources import locate
 from documents_example.tenancy import tenant_of
 from rowcall_worker.operations import finished
 
 _DEFAULT_SOURCES = 5
 _PASSAGES = 60
 """How many passages are fetched to find that many documents among them."""
-_SNIPPET = 240
-"""The length of a source's snippet in characters."""
+_QUOTE = 360
+"""The length of a source's snippet in characters, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    weight: float
+    chunks: list[Chunk]
+    vectors: list[Vector]
 
 
 class DocumentServicer(DocumentServiceServicer):
@@ -64,8 +72,10 @@ class DocumentServicer(DocumentServiceServicer):
             stored, changed = await self._index.find(tenant, request.path), False
             if stored is None or stored.version != version:
                 # Work for the processor: in a thread, so that the jobs beside it go on.
-                chunks, vectors = await asyncio.to_thread(self._prepare, request.path, request.content)
-                stored, changed = await self._index.replace(tenant, request.path, version, chunks, vectors)
+                new = await asyncio.to_thread(self._prepare, request.path, request.content)
+                stored, changed = await self._index.replace(
+                    tenant, request.path, version, weight=new.weight, chunks=new.chunks, vectors=new.vectors
+                )
         except UnreadableDocument as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except IndexUnavailable as error:
@@ -86,25 +96,24 @@ class DocumentServicer(DocumentServiceServicer):
     ) -> AskDocumentsResponse:
         """Searches the tenant's documents and answers from the best passage of each."""
         vector = await asyncio.to_thread(self._embedder.question, request.question)
+        query = Query(request.question, vector, self._embedder.name, self._embedder.weight)
         try:
-            passages = await self._index.search(
-                tenant_of(context), request.question, vector, self._embedder.name, _PASSAGES
-            )
+            passages = await self._index.search(tenant_of(context), query, _PASSAGES)
         except IndexUnavailable as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        sources = _documents(passages)[: request.max_sources or _DEFAULT_SOURCES]
-        weights = weigh(request.question, (source.chunk.text for source in sources))
+        limit = request.max_sources or _DEFAULT_SOURCES
+        found = await asyncio.to_thread(locate, request.question, passages, limit=limit, longest=_QUOTE)
         return AskDocumentsResponse(
-            answer=await self._model.answer(request.question, sources),
+            answer=await self._model.answer(request.question, found),
             sources=[
                 Source(
                     path=source.path,
-                    snippet=best(source.chunk.text, weights, longest=_SNIPPET).text,
+                    snippet=source.quote,
                     score=source.score,
-                    first_line=source.chunk.first_line,
-                    last_line=source.chunk.last_line,
+                    first_line=source.first_line,
+                    last_line=source.last_line,
                 )
-                for source in sources
+                for source in found
             ],
         )
 
@@ -112,9 +121,11 @@ class DocumentServicer(DocumentServiceServicer):
         """Gives up the index's connections."""
         await self._index.close()
 
-    def _prepare(self, path: str, content: bytes) -> tuple[list[Chunk], list[Vector]]:
-        chunks = self._chunker.chunks(self._reader.read(path, content))
-        return chunks, self._embedder.passages([f"{path}\n{chunk.heading}\n{chunk.text}" for chunk in chunks])
+    def _prepare(self, path: str, content: bytes) -> _Prepared:
+        text = self._reader.read(path, content)
+        chunks = self._chunker.chunks(path, text)
+        vectors = self._embedder.passages([f"{path}\n{chunk.heading}\n{chunk.text}" for chunk in chunks])
+        return _Prepared(weight_of(text), chunks, vectors)
 
 
 def create(settings: Settings) -> DocumentServicer:
@@ -140,11 +151,3 @@ def register(server: grpc.aio.Server) -> None:
         EmbedderError: the embedder that was asked for cannot be had.
     """
     add_DocumentServiceServicer_to_server(create(Settings.from_environment()), server)
-
-
-def _documents(passages: Sequence[Passage]) -> list[Passage]:
-    """The best passage of each document, in order."""
-    first: dict[str, Passage] = {}
-    for passage in passages:
-        first.setdefault(passage.path, passage)
-    return list(first.values())

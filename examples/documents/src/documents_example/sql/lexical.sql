@@ -14,12 +14,14 @@ with question as (
     chunk.document_id,
     chunk.ordinal,
     chunk.words,
+    document.weight as document_weight,
     found.lexeme,
     (
       select sum(case weight when 'A' then 2.0 when 'B' then 1.5 else 1.0 end)
       from unnest(found.weights) as weight
     )::double precision as weight
   from documents.chunk
+  join documents.document using (tenant, document_id)
   cross join question
   cross join lateral unnest(chunk.search) as found
   where chunk.tenant = %(tenant)s
@@ -35,9 +37,9 @@ select occurrence.document_id, occurrence.ordinal
 from occurrence
 join rarity using (lexeme)
 cross join corpus
-group by occurrence.document_id, occurrence.ordinal
+group by occurrence.document_id, occurrence.ordinal, occurrence.document_weight
 order by
-  sum(rarity.weight * occurrence.weight * 2.2
+  occurrence.document_weight * sum(rarity.weight * occurrence.weight * 2.2
     / (occurrence.weight + 1.2 * (0.5 + 0.5 * occurrence.words / corpus.words))) desc,
   occurrence.document_id,
   occurrence.ordinal

@@ -6,7 +6,7 @@ join documents.document using (tenant, document_id)
 where chunk.tenant = %(tenant)s
   and document.embedder = %(embedder)s
 order by
-  documents.similarity(chunk.embedding, documents.to_embedding(%(embedding)s::real[])) desc,
+  document.weight * documents.similarity(chunk.embedding, documents.to_embedding(%(embedding)s::real[])) desc,
   chunk.document_id,
   chunk.ordinal
 limit %(limit)s

@@ -51,6 +51,8 @@ begin
     digest bytea not null,
     chunker text not null,
     embedder text not null,
+    -- What the scores of its chunks are multiplied by.
+    weight double precision not null,
     chunks integer not null,
     indexed_at timestamptz not null default now(),
     primary key (tenant, document_id),
