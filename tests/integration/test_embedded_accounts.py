@@ -108,7 +108,7 @@ def test_root_keeps_the_owner_of_existing_data(data_dir: Path) -> None:
 
 @as_root
 def test_binaries_in_a_closed_environment_are_copied_once_for_the_unprivileged_account(
-    tmp_path: Path, data_dir: Path, public_dir: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, public_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = tmp_path / "site-packages"
     _install_wheel(closed)
@@ -117,19 +117,19 @@ def test_binaries_in_a_closed_environment_are_copied_once_for_the_unprivileged_a
     monkeypatch.delenv("ROWCALL_POSTGRES_BIN", raising=False)
     monkeypatch.setattr(binaries, "_places", lambda: [public_dir])
 
-    with embedded.start(data_dir, durable=False) as server:
+    with embedded.start(tmp_path / "data", durable=False) as server:
         (copy,) = public_dir.iterdir()
         assert server.binaries.directory.is_relative_to(copy)
         made = copy.stat()
         assert (made.st_uid, stat.S_IMODE(made.st_mode)) == (0, 0o755)
 
-    with embedded.start(data_dir, durable=False):
+    with embedded.start(tmp_path / "data", durable=False):
         assert [(path, path.stat().st_ino) for path in public_dir.iterdir()] == [(copy, made.st_ino)]
 
 
 @as_root
 def test_a_copy_that_somebody_else_could_have_made_is_not_run(
-    tmp_path: Path, data_dir: Path, public_dir: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, public_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = tmp_path / "site-packages"
     _install_wheel(closed)
@@ -137,13 +137,13 @@ def test_a_copy_that_somebody_else_could_have_made_is_not_run(
     monkeypatch.syspath_prepend(str(closed))
     monkeypatch.delenv("ROWCALL_POSTGRES_BIN", raising=False)
     monkeypatch.setattr(binaries, "_places", lambda: [public_dir])
-    embedded.start(data_dir, durable=False).stop()
+    embedded.start(tmp_path / "data", durable=False).stop()
     (copy,) = public_dir.iterdir()
     nobody = pwd.getpwnam("nobody")
     os.chown(copy, nobody.pw_uid, nobody.pw_gid)
 
     with pytest.raises(embedded.BinariesError, match="is not this user's alone"):
-        embedded.start(data_dir, durable=False)
+        embedded.start(tmp_path / "data", durable=False)
 
 
 def _install_wheel(site_packages: Path) -> None:
