@@ -88,6 +88,8 @@ CODES: Final[Mapping[ErrorReason.ValueType, grpc.StatusCode]] = MappingProxyType
 
 _BY_NUMBER: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 
+_INT32_MAX: Final = 2**31 - 1
+
 
 class Origin(enum.StrEnum):
     """Who an error is of: ErrorInfo.metadata["origin"]."""
@@ -226,10 +228,9 @@ def trailers(status: Status, *, no_retry: bool = False) -> tuple[tuple[str, str 
     if no_retry:
         result.append((PUSHBACK_KEY, "-1"))
     else:
-        delay = _retry_delay(status)
-        if delay is not None:
-            # Rounded up: earlier than asked for would be refused again.
-            result.append((PUSHBACK_KEY, str(-(-delay // timedelta(milliseconds=1)))))
+        pushback = _pushback(status)
+        if pushback is not None:
+            result.append((PUSHBACK_KEY, str(pushback)))
     return tuple(result)
 
 
@@ -240,7 +241,7 @@ def read_envelope(status: Status) -> ErrorInfo | None:
     """
     info = ErrorInfo()
     for detail in reversed(status.details):
-        if detail.Is(ErrorInfo.DESCRIPTOR) and detail.Unpack(info) and info.domain == DOMAIN:
+        if _unpack(detail, info) and info.domain == DOMAIN:
             return info
     return None
 
@@ -314,11 +315,26 @@ def _cut_value(value: str) -> str:
     return data[: MAX_VALUE_BYTES - len("…".encode())].decode(errors="ignore") + "…"
 
 
-def _retry_delay(status: Status) -> timedelta | None:
-    info = RetryInfo()
+def _unpack(detail: AnyMessage, message: Message) -> bool:
+    """Whether a detail is of a type, and then that message. Details may be a handler's, and need not be what they say."""
+    try:
+        return detail.Unpack(message)
+    except DecodeError:
+        return False
+
+
+def _pushback(status: Status) -> int | None:
+    """How many milliseconds gRPC's own retries shall wait.
+
+    Nothing for a job's error: the same call would get the same answer, and a RetryInfo in it is the handler's.
+    """
+    ours, info = read_envelope(status), RetryInfo()
+    if ours is None or ours.metadata["origin"] == Origin.JOB:
+        return None
     for detail in status.details:
-        if detail.Is(RetryInfo.DESCRIPTOR) and detail.Unpack(info):
-            return info.retry_delay.ToTimedelta()
+        if _unpack(detail, info):
+            # Rounded up: earlier than asked for would be refused again.
+            return min(-(-info.retry_delay.ToMicroseconds() // 1000), _INT32_MAX)
     return None
 
 
@@ -349,12 +365,12 @@ def _fitted(status: Status) -> Status:
 
 def _is_ours(detail: AnyMessage) -> bool:
     info = ErrorInfo()
-    return detail.Is(ErrorInfo.DESCRIPTOR) and detail.Unpack(info) and info.domain == DOMAIN
+    return _unpack(detail, info) and info.domain == DOMAIN
 
 
 def _fitted_violations(detail: AnyMessage, room: int) -> AnyMessage:
     request = BadRequest()
-    if detail.ByteSize() <= room or not detail.Unpack(request):
+    if detail.ByteSize() <= room or not _unpack(detail, request):
         return detail
     fitted = BadRequest()
     last = BadRequest.FieldViolation(description=MORE_VIOLATIONS)
