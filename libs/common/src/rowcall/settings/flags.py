@@ -65,7 +65,7 @@ class _Parser(ArgumentParser):
 
 
 class _Help(RawDescriptionHelpFormatter):
-    def _format_args(self, action: Action, default_metavar: str) -> str:
+    def _format_args(self, action: Action, default_metavar: str) -> str:  # noqa: ARG002 - argparse's signature
         # Every value may be left out as far as argparse knows; that is refused later, with all the rest.
         return "" if action.nargs == 0 else str(action.metavar)
 

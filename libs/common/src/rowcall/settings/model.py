@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -101,13 +102,13 @@ class ClusterSettings(LogSettings):
         examples=["postgresql://rowcall@db.example:5432/rowcall_catalogue"],
         json_schema_extra={"metavar": "DSN"},
     )
-    shards: dict[ShardName, DsnText] = Field(
+    shards: Mapping[ShardName, DsnText] = Field(
         description="The databases that hold the jobs: a JSON object of names and connection strings, or the flag once "
         "a shard. A name is lower-case letters, digits and -, and stays with its database for ever.",
         examples=['{"a": "postgresql://rowcall@db.example:5432/rowcall_a"}'],
         json_schema_extra={"flag": "shard", "metavar": "NAME=DSN"},
     )
-    placement: dict[str, float] = Field(
+    placement: Mapping[str, float] = Field(
         default_factory=dict,
         description="Weights by which new tenants are spread over the shards; 1 where nothing is said, 0 closes a shard "
         "for new tenants. Give every program the same.",
@@ -163,7 +164,7 @@ class ClusterSettings(LogSettings):
 
     @field_validator("shards")
     @classmethod
-    def _check_shards(cls, shards: dict[str, str]) -> dict[str, str]:
+    def _check_shards(cls, shards: Mapping[str, str]) -> Mapping[str, str]:
         if not shards:
             raise ValueError("names no shard; at least one is needed")
         names = sorted(shards)
@@ -175,7 +176,7 @@ class ClusterSettings(LogSettings):
 
     @field_validator("placement")
     @classmethod
-    def _check_placement(cls, placement: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+    def _check_placement(cls, placement: Mapping[str, float], info: ValidationInfo) -> Mapping[str, float]:
         for name, weight in placement.items():
             if not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(f"has the weight {weight} for {name!r}; a weight is a number from 0 up")

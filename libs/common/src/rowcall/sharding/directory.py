@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from time import monotonic
 from typing import Final
 
 import structlog
@@ -27,8 +28,8 @@ _log = structlog.get_logger(__name__)
 _REFRESH_BATCH: Final = 500
 """How many routes are looked up again by one statement."""
 
-_REFRESH_PAUSE: Final = 5.0
-"""Seconds before routes are looked up again that could not be, because the catalogue is away."""
+_REFRESH_PAUSE: Final = 2.0
+"""Seconds without refreshing after it failed: the catalogue is away, and nobody waits for it."""
 
 _FIRST_EPOCH: Final = 1
 
@@ -49,6 +50,7 @@ class Directory:
         self._moving: Flights[Route] = Flights("follow")
         self._stale: set[str] = set()
         self._refresher: asyncio.Task[None] | None = None
+        self._refresh_from = monotonic()
 
     def cached(self, tenant: str) -> Route | None:
         """The route that is remembered, without waiting; None: ask `route`. An old one is refreshed behind it."""
@@ -182,6 +184,8 @@ class Directory:
         raise wrong_shard(tenant, "is being moved, or its shard has not taken it in yet")
 
     def _refresh_soon(self, tenant: str) -> None:
+        if monotonic() < self._refresh_from:
+            return
         self._stale.add(tenant)
         if self._refresher is None or self._refresher.done():
             self._refresher = asyncio.create_task(self._refresh(), name="refresh routes")
@@ -193,12 +197,12 @@ class Directory:
             try:
                 found = await self._catalogue.find(batch)
             except RowcallError as error:
-                _log.warning("routes not refreshed, serving what is known", reason=str(error), tenants=len(batch))
-                for tenant in batch:
-                    self._cache.postpone(tenant, _REFRESH_PAUSE)
-                continue
+                _log.warning("routes not refreshed, serving those that are known", reason=str(error))
+                self._refresh_from = monotonic() + _REFRESH_PAUSE
+                self._stale.clear()
+                return
             for tenant in batch:
                 if tenant in found:
                     self._cache.learn(found[tenant])
                 else:
-                    self._cache.postpone(tenant, _REFRESH_PAUSE)
+                    self._cache.renew(tenant)

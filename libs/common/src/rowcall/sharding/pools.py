@@ -6,6 +6,7 @@ without waiting for its database: one that is down makes calls fail, typed, and 
 
 from __future__ import annotations
 
+import asyncio
 import select
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -48,12 +49,15 @@ _TRANSPORT: Final[Mapping[str, str]] = {
     "tcp_user_timeout": "15000",
 }
 
-_RECONNECT_FOR: Final = 2.0
-"""Seconds after which psycopg's pool gives up reconnecting; its attempts double their distance, so that a longer time
-would leave a pool idle long after its server is back. `_gone` starts it again."""
+_TRY_AGAIN_AFTER: Final = 0.5
+"""Seconds between attempts to reach a database that is away. psycopg_pool doubles its own pauses up to minutes, which
+would leave a pool idle long after its server is back: it is told to give up at once, and `_gone` starts it again."""
 
-_WAIT_WHEN_GONE: Final = 0.25
-"""Seconds to wait for a connection to a database that is known to be away."""
+_LOOK_UP_AFTER: Final = 0.25
+"""Seconds after which whoever waits for a connection looks whether the database is away."""
+
+_LEAST_WAIT: Final = 0.1
+"""Seconds to wait for a connection to a database that has been away for long."""
 
 
 def connection_string(
@@ -86,12 +90,15 @@ def connection_string(
     return Dsn(make_conninfo(dsn, **parameters))
 
 
-class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
-    """A bounded pool of autocommit connections, whose failure to give one is an error of ours.
+class NoConnection(RowcallError, PoolTimeout):
+    """A pool gave no connection: an error for the caller of the RPC, and to code that knows pools only, a timeout."""
 
-    Raises, from `getconn` and `connection`:
-        RowcallError: What `unavailable` makes of the reason.
-    """
+    def __init__(self, error: RowcallError) -> None:
+        super().__init__(error.reason, error.message, metadata=error.metadata, retry_after=error.retry_after)
+
+
+class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
+    """A bounded pool of autocommit connections. `getconn` and `connection` raise NoConnection."""
 
     def __init__(
         self,
@@ -101,9 +108,21 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
         name: str,
         size: int,
         unavailable: Callable[[str], RowcallError],
+        ride_out: float,
     ) -> None:
+        """
+        Args:
+            dsn: Made by `connection_string`.
+            settings: For timeouts and preparing.
+            name: For logs.
+            size: The most connections.
+            unavailable: Makes the error of the reason why there is no connection: "cannot be reached".
+            ride_out: For how many seconds of an outage calls wait for its end (a restart); later they are refused
+                almost at once.
+        """
         self._unavailable = unavailable
-        self._is_gone = False
+        self._ride_out = ride_out
+        self._gone_at: float | None = None
         super().__init__(
             dsn,
             kwargs={
@@ -116,7 +135,7 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
             name=name,
             timeout=settings.pool_timeout.total_seconds(),
             configure=self._came,
-            reconnect_timeout=_RECONNECT_FOR,
+            reconnect_timeout=0,
             reconnect_failed=self._gone,
             num_workers=2,
         )
@@ -124,24 +143,37 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
     async def getconn(self, timeout: float | None = None) -> AsyncConnection[TupleRow]:  # noqa: ASYNC109 - psycopg_pool's
         """A connection that is not known to be broken; waits at most `timeout` seconds (None: the pool's)."""
         limit = self.timeout if timeout is None else timeout
-        if self._is_gone:
-            limit = min(limit, _WAIT_WHEN_GONE)
         deadline = monotonic() + limit
         try:
             while True:
-                connection = await super().getconn(deadline - monotonic())
+                connection = await self._first_free(deadline)
                 if await self._works(connection):
                     return connection
                 # Not psycopg_pool's own check: that waits longer after each broken connection, and after a restart
                 # of the server all of them are.
                 await self.putconn(connection)
         except PoolTimeout:
-            why = "cannot be reached" if self._is_gone else f"gave no free connection within {limit:g} s"
-            raise self._unavailable(why) from None
+            why = f"gave no free connection within {limit:g} s" if self._gone_at is None else "cannot be reached"
+            raise NoConnection(self._unavailable(why)) from None
         except TooManyRequests:
-            raise self._unavailable("has too many calls waiting for a connection") from None
+            raise NoConnection(self._unavailable("has too many calls waiting for a connection")) from None
         except PoolClosed:
-            raise self._unavailable("is no longer used by this process, which is stopping") from None
+            raise NoConnection(self._unavailable("is no longer used by this process, which is stopping")) from None
+
+    async def _first_free(self, deadline: float) -> AsyncConnection[TupleRow]:
+        now = monotonic()
+        first = min(self._latest(deadline), now + _LOOK_UP_AFTER)
+        try:
+            return await super().getconn(first - now)
+        except PoolTimeout:
+            # Twice at most: asking again costs the place in the queue.
+            return await super().getconn(self._latest(deadline) - monotonic())
+
+    def _latest(self, deadline: float) -> float:
+        """Until when to wait, of the time there is: not long for a database that has been away for a while."""
+        if self._gone_at is None:
+            return deadline
+        return min(deadline, max(self._gone_at + self._ride_out, monotonic() + _LEAST_WAIT))
 
     async def _works(self, connection: AsyncConnection[TupleRow]) -> bool:
         """Asks the server only if the socket has something to read: on an idle connection that is most often its end.
@@ -157,18 +189,18 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
         return True
 
     async def _came(self, _connection: AsyncConnection[TupleRow]) -> None:
-        if self._is_gone:
-            self._is_gone = False
+        if self._gone_at is not None:
+            self._gone_at = None
             _log.info("database reachable again", pool=self.name)
 
     async def _gone(self, _pool: AsyncConnectionPool[AsyncConnection[TupleRow]]) -> None:
         # With connections left, the server is there and only gives no more of them.
-        if not self._is_gone and not self.get_stats()["pool_size"]:
-            self._is_gone = True
-            _log.warning("database unreachable", pool=self.name, trying_again=True)
+        if self._gone_at is None and not self.get_stats()["pool_size"]:
+            self._gone_at = monotonic()
+            _log.warning("database unreachable, trying on", pool=self.name)
+        await asyncio.sleep(_TRY_AGAIN_AFTER)
         if not self.closed:
-            # Lets the pool grow, hence try again.
-            await self.check()
+            await self.check()  # lets the pool grow, hence connect
 
 
 def _milliseconds(duration: timedelta) -> int:

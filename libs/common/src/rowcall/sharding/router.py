@@ -54,6 +54,7 @@ class Router:
                 name="catalogue",
                 size=settings.pool_catalogue,
                 unavailable=_catalogue_unavailable,
+                ride_out=0,  # the shards are asked instead
             )
             patience = settings.pool_timeout.total_seconds()
             self._directory = Directory(

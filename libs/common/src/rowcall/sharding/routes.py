@@ -46,17 +46,17 @@ class RouteCache:
         entry = self._entries.get(route.tenant)
         if entry is None or entry.route.epoch <= route.epoch:
             entry = self._entries[route.tenant] = _Entry(route, 0)
-        self.postpone(route.tenant, self._ttl)
+        self.renew(route.tenant)
         self._entries.move_to_end(route.tenant)
         while len(self._entries) > self._size:
             self._entries.popitem(last=False)
         return entry.route
 
-    def postpone(self, tenant: str, seconds: float) -> None:
-        """Has a tenant's route looked up again after so many seconds, more or less: not all at the same moment."""
+    def renew(self, tenant: str) -> None:
+        """Has a tenant's route looked up again after the time to live, more or less: not all at the same moment."""
         entry = self._entries.get(tenant)
         if entry is not None:
-            entry.fresh_until = monotonic() + seconds * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+            entry.fresh_until = monotonic() + self._ttl * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
 
     def forget(self, tenant: str, epoch: int) -> None:
         """Forgets a route that turned out wrong, unless a later one is known by now."""

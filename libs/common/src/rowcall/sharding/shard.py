@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping
 from functools import partial
+from typing import Final
 
 from rowcall.settings import ClusterSettings, Dsn
 from rowcall.sharding.faults import shard_unavailable
 from rowcall.sharding.model import Workload
 from rowcall.sharding.pools import STATEMENT_TIMEOUTS, Pool, connection_string
+
+_RIDE_OUT: Final = 3.0
+"""Seconds of a shard's outage that calls wait for its end: about what a restart or a switch-over takes."""
 
 
 class Shard:
@@ -30,6 +34,7 @@ class Shard:
                 name=f"{name} {workload.value}",
                 size=sizes[workload],
                 unavailable=partial(shard_unavailable, name),
+                ride_out=_RIDE_OUT,
             )
             for workload in Workload
             if workload in workloads

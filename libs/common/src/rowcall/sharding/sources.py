@@ -51,6 +51,8 @@ class TenantCatalogue:
     async def _fetch(self, name: str, parameters: Mapping[str, object]) -> list[TupleRow]:
         try:
             return await bounded(_fetch(self._pool, name, parameters), self._patience)
+        except RowcallError:
+            raise
         except (psycopg.Error, TimeoutError, OSError) as error:
             raise failure("the catalogue", error, catalogue_unavailable("")) from error
 
@@ -112,6 +114,8 @@ class ShardRoutes:
         pool = self._shards[name].pool(Workload.READ)
         try:
             return await bounded(_fetch(pool, query, parameters), self._patience)
+        except RowcallError:
+            raise
         except (psycopg.Error, TimeoutError, OSError) as error:
             raise failure(f"shard {name!r}", error, shard_unavailable(name, "cannot be reached")) from error
 
