@@ -1,3 +1,9 @@
 """Loads the fixtures, which are kept in files by subject."""
 
-pytest_plugins = ["tests.fix_commands", "tests.fix_images", "tests.fix_postgres", "tests.fix_cluster"]
+pytest_plugins = [
+    "tests.fix_commands",
+    "tests.fix_images",
+    "tests.fix_postgres",
+    "tests.fix_cluster",
+    "tests.fix_worker",
+]

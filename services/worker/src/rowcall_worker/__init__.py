@@ -1,1 +1,23 @@
-"""The worker: claims queue rows, runs ordinary generated servicers, settles the rows."""
+"""The worker: claims queue rows, runs ordinary generated servicers, settles the rows.
+
+What a job package needs: `finished` and `response` for Operation-returning methods, `JobContext` for what is known of
+the job. What starts a worker needs: `Worker` and `WorkerSettings`.
+"""
+
+from rowcall_worker.context import AsyncJobContext, JobContext, SyncJobContext
+from rowcall_worker.handlers import RegistrationError
+from rowcall_worker.operations import OperationFailed, finished, response
+from rowcall_worker.settings import WorkerSettings
+from rowcall_worker.worker import Worker
+
+__all__ = [
+    "AsyncJobContext",
+    "JobContext",
+    "OperationFailed",
+    "RegistrationError",
+    "SyncJobContext",
+    "Worker",
+    "WorkerSettings",
+    "finished",
+    "response",
+]

@@ -77,6 +77,11 @@ class Registry:
         """The services with registered handlers, by full name, sorted."""
         return sorted({name.rpartition("/")[0] for name in self._registered})
 
+    @property
+    def size(self) -> int:
+        """How many registrations there were."""
+        return len(self._registered) + len(self._generic)
+
     def add_registered(self, service: str, handlers: Mapping[str, RegisteredHandler]) -> None:
         """Takes the handlers of a service, as generated code hands them over.
 

@@ -25,10 +25,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Renewal(Protocol):
-    """A connection that renews leases; blocking, for one thread."""
+    """Renews one lease over a connection of its own; blocking, for one thread (`rowcall.queue.renewal`)."""
 
-    def renew(self, worker_id: UUID, lease: timedelta) -> bool:
-        """Renews; False: the worker was declared dead. Raises RowcallError."""
+    def renew(self) -> bool:
+        """Renews; False: the worker was declared dead. Connects anew after an error. Raises RowcallError."""
 
     def close(self) -> None:
         """Closes the connection."""
@@ -41,7 +41,7 @@ class Lease:
         self,
         worker_id: UUID,
         length: timedelta,
-        connect: Callable[[], Renewal],
+        renewal: Renewal,
         lost: Callable[[str], None],
         *,
         asked_at: float,
@@ -50,17 +50,17 @@ class Lease:
         """Args:
         worker_id: Registered already.
         length: How long it holds without being renewed.
-        connect: Opens the connection for renewals; called in the thread, again after a failure.
-        lost: Called once, in the thread, with the reason, when the lease is over.
+        renewal: Renews it; used and closed in the lease's own thread.
+        lost: Called once, in that thread, with the reason, when the lease is over.
         asked_at: time.monotonic() of before the registration was sent.
         shard: The shard's name, for the log.
         """
         self._worker_id = worker_id
-        self._length = length
-        self._connect = connect
+        self._length = length.total_seconds()
+        self._renewal = renewal
         self._lost = lost
         self._shard = shard
-        self._until = asked_at + length.total_seconds()
+        self._until = asked_at + self._length
         self._interval = min(length / 3, _MAX_INTERVAL).total_seconds()
         self._stopping = threading.Event()
         # A daemon: a connection that hangs must not keep the process from ending.
@@ -80,17 +80,16 @@ class Lease:
         self._stopping.set()
 
     def _run(self) -> None:
-        connection: Renewal | None = None
         pause = self._interval
+        failing = False
         while not self._stopping.wait(pause):
             sent_at = time.monotonic()
             try:
-                if connection is None:
-                    connection = self._connect()
-                renewed = connection.renew(self._worker_id, self._length)
+                renewed = self._renewal.renew()
             except Exception as error:  # noqa: BLE001  whatever it was: the lease counts down, and the next try decides
-                self._failed(connection, error)
-                connection = None
+                if not failing:
+                    self._warn(error)
+                failing = True
                 pause = min(self._interval, _RETRY_INTERVAL.total_seconds())
                 if not self.held:
                     self._end("could not be renewed in time")
@@ -99,12 +98,12 @@ class Lease:
                 if not renewed:
                     self._end("was declared dead")
                     break
-                self._until = sent_at + self._length.total_seconds()
+                self._until = sent_at + self._length
+                failing = False
                 pause = self._interval
-        if connection is not None:
-            connection.close()
+        self._renewal.close()
 
-    def _failed(self, connection: Renewal | None, error: Exception) -> None:
+    def _warn(self, error: Exception) -> None:
         _log.warning(
             "lease not renewed, trying again",
             shard=self._shard,
@@ -112,8 +111,6 @@ class Lease:
             seconds=round(max(self._until - time.monotonic(), 0.0), 3),
             exc_info=error,
         )
-        if connection is not None:
-            connection.close()
 
     def _end(self, why: str) -> None:
         self._until = 0.0

@@ -38,7 +38,12 @@ _log = structlog.get_logger(__name__)
 class Registration:
     """One identity: the sink of the attempts claimed under it and the holder of their outcomes."""
 
-    def __init__(self, worker_id: UUID, settler: Settler) -> None:
+    def __init__(self, worker_id: UUID, settler: Settler, ended: asyncio.Event) -> None:
+        """Args:
+        worker_id: As registered.
+        settler: Takes the outcomes.
+        ended: Set whenever an attempt has its outcome or has ended.
+        """
         self.worker_id = worker_id
         self.lost = False
         """Whether its lease is over: nothing that was claimed under it counts any more."""
@@ -49,6 +54,7 @@ class Registration:
         self.vacant = asyncio.Event()
         """Set when it is leaving and holds nothing any more."""
         self._settler = settler
+        self._ended = ended
         self._held = 0
 
     @property
@@ -79,10 +85,12 @@ class Registration:
         """Takes an attempt's outcome."""
         if not self.lost:
             self._settler.put(Outcome(self, attempt, settlement))
+        self._ended.set()
 
     def ended(self, attempt: Attempt) -> None:
         """Is told that an attempt's handler is no longer running."""
         self.attempts.discard(attempt)
+        self._ended.set()
 
     def _look(self) -> None:
         if self.leaving and self._held <= 0:
@@ -97,28 +105,32 @@ class Registrar:
         queue: WorkQueue,
         executor: Executor,
         settler: Settler,
-        connect: Callable[[], Renewal],
+        renewal: Callable[[UUID], Renewal],
         *,
         name: str,
         shard: str,
         length: timedelta,
+        parted: Callable[[], None],
     ) -> None:
         """Args:
         queue: Where to register.
         executor: Runs the attempts that a lost lease ends.
         settler: Takes the outcomes.
-        connect: Opens a connection for renewals.
+        renewal: Makes what renews the lease of an identity.
         name: The worker process's name.
         shard: The shard's, for the log.
         length: How long a lease holds without being renewed.
+        parted: Called when an identity was retired, for what it still held is to be rescued.
         """
         self._queue = queue
         self._executor = executor
         self._settler = settler
-        self._connect = connect
+        self._renewal = renewal
         self._name = name
         self._shard = shard
         self._length = length
+        self._parted = parted
+        self._some_ended = asyncio.Event()
         self._current: Registration | None = None
         self._leases: dict[Registration, Lease] = {}
         self._wanted = asyncio.Event()
@@ -137,11 +149,11 @@ class Registrar:
         worker_id = uuid4()
         asked_at = time.monotonic()
         await self._queue.register_worker(worker_id, self._name, self._length)
-        registration = Registration(worker_id, self._settler)
+        registration = Registration(worker_id, self._settler, self._some_ended)
         lease = Lease(
             worker_id,
             self._length,
-            self._connect,
+            self._renewal(worker_id),
             lambda why: self._over_from_thread(registration, why),
             asked_at=asked_at,
             shard=self._shard,
@@ -172,6 +184,11 @@ class Registrar:
                 worker_id=str(registration.worker_id),
             )
             self._part(registration)
+
+    async def ended(self) -> None:
+        """Waits until an attempt under any identity has its outcome or has ended."""
+        self._some_ended.clear()
+        await self._some_ended.wait()
 
     async def leave(self) -> None:
         """Gives every identity up, for good: the shard rescues at once what they still hold."""
@@ -258,3 +275,5 @@ class Registrar:
                 worker_id=str(registration.worker_id),
                 error=str(error),
             )
+        else:
+            self._parted()

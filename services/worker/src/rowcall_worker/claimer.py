@@ -1,0 +1,272 @@
+"""Takes jobs of one shard, for free slots and served methods only, and starts them.
+
+There is one claimer for async handlers and one for sync ones, for their slots are counted apart. It goes round the
+queues whose time has come: at once where the last claim was full or a hint said that there is work, later and later
+where there was none. Hints only bring a look forward; the looks find everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
+
+import structlog
+
+from rowcall.errors import RowcallError
+from rowcall.queue.marks import LowWaterMark
+from rowcall.queue.model import ClaimedJob, PolicyRow, QueueRow
+from rowcall.queue.protocol import WorkQueue
+from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall_worker.executor import Executor
+from rowcall_worker.handlers import ServedMethod
+from rowcall_worker.registration import Registrar, Registration
+from rowcall_worker.settler import Settler
+from rowcall_worker.slots import Slots
+
+BATCH: Final = 200
+"""The most jobs in one claim."""
+
+_FIRST_PAUSE: Final = 0.01
+"""Seconds until the next look at a queue that had less than was asked for; doubles to the settings' `poll`."""
+_GATHER: Final = 0.001
+"""Seconds to let slots come free while a queue has more jobs than there are slots: fewer, larger claims."""
+_FAILED_PAUSE: Final = 0.1
+_LONGEST_FAILED_PAUSE: Final = 2.0
+"""Seconds between tries while the shard does not answer; doubling."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Policies:
+    """The shard's policies, fetched when a job has one that is not known yet."""
+
+    def __init__(self, queue: WorkQueue) -> None:
+        self._queue = queue
+        self._known: dict[int, PolicyRow] = {}
+        self._fetching = asyncio.Lock()
+
+    async def of(self, jobs: Iterable[ClaimedJob]) -> Mapping[int, PolicyRow]:
+        """At least the policies of these jobs. Raises RowcallError."""
+        needed = {job.policy_id for job in jobs}
+        if not needed <= self._known.keys():
+            async with self._fetching:
+                if not needed <= self._known.keys():
+                    self._known = await self._queue.policies()
+        return self._known
+
+
+class Source:
+    """A queue as one claimer looks at it."""
+
+    def __init__(self, queue_id: int, longest_pause: float) -> None:
+        self.queue_id = queue_id
+        self.mark = LowWaterMark()
+        self.full = False
+        """Whether the last claim got all that it asked for."""
+        self._longest_pause = longest_pause
+        self._pause = _FIRST_PAUSE
+        self._due_at = 0.0
+
+    @property
+    def due_at(self) -> float:
+        """When to look at it again, in monotonic seconds."""
+        return min(self._due_at, self.mark.next_sweep())
+
+    def hinted(self) -> None:
+        """There is said to be work."""
+        self.mark.hinted()
+        self._pause = _FIRST_PAUSE
+        self._due_at = 0.0
+
+    def found(self, count: int, limit: int, now: float) -> None:
+        """A claim got so many of as many as it asked for."""
+        self.full = count >= limit
+        if count:
+            self._pause = _FIRST_PAUSE
+        self._due_at = now if self.full else now + self._pause * random.uniform(0.8, 1.2)  # noqa: S311  spreads
+        if not count:
+            self._pause = min(2 * self._pause, self._longest_pause)
+
+
+class Claimer:
+    """Claims for one kind of handlers on one shard."""
+
+    def __init__(
+        self,
+        queue: WorkQueue,
+        registrar: Registrar,
+        executor: Executor,
+        settler: Settler,
+        policies: Policies,
+        *,
+        shard: str,
+        methods: Mapping[int, ServedMethod],
+        slots: Slots,
+        longest_pause: float,
+    ) -> None:
+        """Args:
+        queue: The shard's.
+        registrar: Knows under which identity to claim.
+        executor: Runs what was claimed.
+        settler: Claims wait while it has too much to write.
+        policies: The shard's.
+        shard: Its name, for the log.
+        methods: What to claim, by the shard's method ids; all of one kind.
+        slots: The kind's.
+        longest_pause: Seconds an idle queue is left alone at most.
+        """
+        self._queue = queue
+        self._registrar = registrar
+        self._executor = executor
+        self._settler = settler
+        self._policies = policies
+        self._shard = shard
+        self._methods = methods
+        self._method_ids = sorted(methods)
+        self._slots = slots
+        self._longest_pause = longest_pause
+        self._sources: dict[int, Source] = {}
+        self._order: list[Source] = []
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._failed_pause = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Starts claiming."""
+        self._task = asyncio.create_task(self._run(), name=f"claim {self._shard}")
+
+    async def stop(self) -> None:
+        """Claims no more; waits for a claim under way, whose jobs are handed back."""
+        self._stopping = True
+        self._wake.set()
+        if self._task is not None:
+            # Waiting for a slot or an identity ends at once; a claim under way is shielded.
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def look_at(self, queues: Iterable[QueueRow]) -> None:
+        """These are the queues to claim from."""
+        wanted = {queue.queue_id for queue in queues if not queue.paused}
+        for queue_id in wanted - self._sources.keys():
+            self._sources[queue_id] = Source(queue_id, self._longest_pause)
+            self._wake.set()
+        for queue_id in self._sources.keys() - wanted:
+            del self._sources[queue_id]
+        self._order = list(self._sources.values())
+
+    def hinted(self, queue_ids: Collection[int]) -> None:
+        """These queues are said to have work."""
+        for queue_id in queue_ids:
+            source = self._sources.get(queue_id)
+            if source is not None:
+                source.hinted()
+                self._wake.set()
+
+    def hinted_all(self) -> None:
+        """Any queue may have work: hints may have been missed."""
+        self.hinted(list(self._sources))
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            registration = await self._registrar.usable()
+            await self._settler.room()
+            await self._slots.wait()
+            if any(source.full for source in self._order) and self._slots.free < min(BATCH, self._slots.capacity) // 2:
+                await asyncio.sleep(_GATHER)
+            self._wake.clear()
+            if await self._round(registration):
+                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._idle_time())
+
+    def _idle_time(self) -> float:
+        due_at = min((source.due_at for source in self._order), default=float("inf"))
+        until_due = min(due_at - time.monotonic(), self._longest_pause)
+        return max(until_due, self._failed_pause, 0.0)
+
+    async def _round(self, registration: Registration) -> bool:
+        """Claims once from each queue whose time has come; whether another round may be of use at once."""
+        again = False
+        # Each round begins one queue further on, so that with few slots all of them have their turn.
+        self._order = self._order[1:] + self._order[:1]
+        for source in list(self._order):
+            if source.due_at > time.monotonic():
+                continue
+            limit = self._slots.take(BATCH)
+            if limit == 0:
+                return True
+            # Shielded from `stop`: what a claim took must be started or handed back.
+            claim = asyncio.ensure_future(self._claim(registration, source, limit))
+            try:
+                again = await asyncio.shield(claim) or again
+            except asyncio.CancelledError:
+                await claim
+                raise
+            if not registration.usable:
+                return True
+        return again
+
+    async def _claim(self, registration: Registration, source: Source, limit: int) -> bool:
+        """Claims from one queue; whether there is probably more."""
+        registration.hold(limit)
+        started = 0
+        try:
+            jobs = await self._fetch(registration, source, limit)
+            started = await self._begin(registration, jobs)
+        except Exception as error:  # noqa: BLE001  a claimer that ended would end the worker's work
+            self._failed(registration, error)
+            return False
+        finally:
+            self._slots.give(limit - started)
+            registration.let_go(limit - started)
+        self._failed_pause = 0.0
+        return source.full
+
+    async def _fetch(self, registration: Registration, source: Source, limit: int) -> Sequence[ClaimedJob]:
+        began = time.monotonic()
+        scan = source.mark.scan(began)
+        jobs = await self._queue.claim(
+            registration.worker_id, source.queue_id, self._method_ids, limit, start=scan.start
+        )
+        ended = time.monotonic()
+        source.mark.claimed(scan, ((job.lane, job.order_key) for job in jobs), limit=limit, began=began, ended=ended)
+        source.found(len(jobs), limit, ended)
+        return jobs
+
+    async def _begin(self, registration: Registration, jobs: Sequence[ClaimedJob]) -> int:
+        """Starts what was claimed, or hands it back; how many were started."""
+        if not jobs:
+            return 0
+        if self._stopping:
+            await self._hand_back(registration, jobs)
+            return 0
+        try:
+            policies = await self._policies.of(jobs)
+        except RowcallError:
+            await self._hand_back(registration, jobs)
+            raise
+        if registration.lost:
+            return 0
+        for job in jobs:
+            attempt = self._executor.start(job, self._methods[job.method_id], policies[job.policy_id], registration)
+            registration.attempts.add(attempt)
+        return len(jobs)
+
+    async def _hand_back(self, registration: Registration, jobs: Sequence[ClaimedJob]) -> None:
+        try:
+            await self._queue.release(jobs)
+        except RowcallError:
+            # Nobody runs them, and this identity lives: only its end brings them back.
+            self._registrar.doubt(registration)
+
+    def _failed(self, registration: Registration, error: Exception) -> None:
+        if not isinstance(error, RowcallError) or error.reason == ErrorReason.ERROR_REASON_COMMIT_UNKNOWN:
+            self._registrar.doubt(registration)
+        if not self._failed_pause:
+            _log.warning("claims fail, trying again", shard=self._shard, exc_info=error)
+        self._failed_pause = min(max(2 * self._failed_pause, _FAILED_PAUSE), _LONGEST_FAILED_PAUSE)

@@ -1,0 +1,104 @@
+"""What a worker is told at its start, by environment (ROWCALL_…) and flags. See `rowcall.settings`."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, ClassVar, Final
+
+from pydantic import Field, field_validator
+
+from rowcall.settings import ClusterSettings, Duration
+
+_SERVICER: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_MIN_LEASE: Final = timedelta(seconds=1)
+
+
+class WorkerSettings(ClusterSettings):
+    """How a worker runs: what it serves, how much at once, how long it holds on."""
+
+    program: ClassVar[str] = "rowcall-worker"
+    usage_example: ClassVar[str] = (
+        "rowcall-worker --catalogue postgresql:///rowcall_catalogue --shard a=postgresql:///rowcall_a "
+        "--servicer documents.worker:register"
+    )
+
+    servicers: tuple[str, ...] = Field(
+        default=(),
+        description="A function that registers servicers: it is called with the worker, for the generated "
+        "add_...Servicer_to_server. Its module must be importable.",
+        examples=["documents.worker:register"],
+        json_schema_extra={"flag": "servicer", "metavar": "MODULE:FUNCTION"},
+    )
+    images: tuple[Path, ...] = Field(
+        default=(),
+        description="Descriptor images with the servicers' methods. Not needed where their generated code is Python's: "
+        "it has the same descriptors.",
+        examples=["documents.binpb"],
+        json_schema_extra={"flag": "image", "metavar": "FILE"},
+    )
+    queues: tuple[str, ...] = Field(
+        default=(),
+        description="Claim from these queues only; from all where none is named.",
+        examples=["documents,ask"],
+        json_schema_extra={"flag": "queue", "metavar": "NAME"},
+    )
+    probe: bool = Field(
+        default=True, description="Serve the built-in ProbeService, for canaries and benchmarks.", examples=["true"]
+    )
+    allow_faults: bool = Field(
+        default=False,
+        description="Let probe requests end this process (exit_process). For fault tests, never in production.",
+        examples=["false"],
+    )
+    slots: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=200, description="How many jobs of async handlers run at once.", examples=["200"]
+    )
+    threads: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=16, description="How many jobs of sync handlers run at once, each in a thread.", examples=["16"]
+    )
+    lease: Duration = Field(
+        default="15s",
+        validate_default=True,
+        description="How long the jobs of a worker that vanished wait before others take them; 1s or more.",
+        examples=["15s"],
+    )
+    grace: Duration = Field(
+        default="30s",
+        validate_default=True,
+        description="How long a stopping worker lets running jobs finish before it hands them back.",
+        examples=["30s"],
+    )
+    max_response_bytes: Annotated[int, Field(ge=1)] = Field(
+        default=1024 * 1024, description="A larger response fails its job.", examples=["1048576"]
+    )
+    poll: Duration = Field(
+        default="1s",
+        validate_default=True,
+        description="How long an idle queue is left alone at most, where no hint says that it has jobs; without hints a "
+        "quarter of it.",
+        examples=["1s"],
+    )
+
+    @field_validator("servicers")
+    @classmethod
+    def _check_servicers(cls, servicers: tuple[str, ...]) -> tuple[str, ...]:
+        for servicer in servicers:
+            if not _SERVICER.fullmatch(servicer):
+                raise ValueError(f"has {servicer!r}, which is not module:function")
+        return servicers
+
+    @field_validator("lease")
+    @classmethod
+    def _check_lease(cls, lease: timedelta) -> timedelta:
+        if lease < _MIN_LEASE:
+            raise ValueError("is below 1s; renewals would not come in time")
+        return lease
+
+    @field_validator("poll")
+    @classmethod
+    def _check_poll(cls, poll: timedelta) -> timedelta:
+        if poll <= timedelta(0):
+            raise ValueError("is not above 0")
+        return poll

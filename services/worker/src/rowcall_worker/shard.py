@@ -1,0 +1,266 @@
+"""One shard as this worker drains it: identity, claimers, settler, housekeeping and hints, put together.
+
+`rowcall_worker.worker` makes one for each shard. A shard that cannot be reached at the start, or later, costs the others
+nothing; it is joined when it answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from rowcall.errors import RowcallError
+from rowcall.migrations import check_schema
+from rowcall.queue.faults import fault
+from rowcall.queue.hints import READY_CHANNEL, Listener, Notifier, parse_ready
+from rowcall.queue.model import QueueRow
+from rowcall.queue.postgres import PostgresWorkQueue
+from rowcall.queue.renewal import LeaseRenewal
+from rowcall.sharding import Shard, Workload
+from rowcall_worker.claimer import Claimer, Policies
+from rowcall_worker.executor import Attempt, Executor
+from rowcall_worker.handlers import ServedMethod
+from rowcall_worker.maintenance import Maintenance
+from rowcall_worker.registration import Registrar
+from rowcall_worker.settings import WorkerSettings
+from rowcall_worker.settler import Settler
+
+DEDICATED_CONNECTIONS: Final = 3
+"""A shard's connections beside the pools: lease, listening, hints. A change of identity briefly makes it four."""
+
+_QUEUES_EVERY: Final = 2.0
+"""Seconds between looks for new, paused and resumed queues."""
+_FIRST_PAUSE: Final = 0.2
+_LONGEST_PAUSE: Final = 5.0
+"""Seconds between tries to join a shard, doubling."""
+_LAST_WRITES: Final = timedelta(seconds=5)
+"""How long a drain waits for outcomes to be written after the last handler has ended."""
+_CLEAN_UP: Final = 1.0
+"""Seconds that handlers get to end when a drain has cancelled them."""
+
+_log = structlog.get_logger(__name__)
+
+
+class ShardWorker:
+    """Drains one shard."""
+
+    def __init__(
+        self, shard: Shard, executor: Executor, methods: Sequence[ServedMethod], settings: WorkerSettings, *, name: str
+    ) -> None:
+        """Args:
+        shard: With the worker's pools.
+        executor: The process's.
+        methods: What is served.
+        settings: The process's.
+        name: The worker process's name.
+        """
+        self.name = shard.name
+        self._shard = shard
+        self._executor = executor
+        self._methods = methods
+        self._settings = settings
+        self._queue = PostgresWorkQueue(
+            shard.pool(Workload.CLAIM),
+            shard.pool(Workload.SETTLE),
+            shard.pool(Workload.MAINTENANCE),
+            shard=shard.name,
+        )
+        self._notifier: Notifier | None = None
+        self._listener: Listener | None = None
+        if settings.hints:
+            self._notifier = Notifier(shard.connection_string("hints"), name="rowcall-worker hints")
+            self._listener = Listener(
+                shard.connection_string("listen"),
+                [READY_CHANNEL],
+                self._heard,
+                connected=self._listening,
+                name="rowcall-worker listen",
+            )
+        self._maintenance = Maintenance(self._queue, shard=shard.name, ready=self._ready, done=self._done)
+        self._settler = Settler(self._queue, shard=shard.name, done=self._done, again=self._maintenance.due_in)
+        self._registrar = Registrar(
+            self._queue,
+            executor,
+            self._settler,
+            self._renewal,
+            name=name,
+            shard=shard.name,
+            length=settings.lease,
+            parted=self._maintenance.rescue_soon,
+        )
+        self._claimers: list[Claimer] = []
+        self._known_queues: frozenset[int] = frozenset()
+        self._look_for_queues = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def join(self) -> None:
+        """Checks the shard, registers, and starts draining it.
+
+        Raises:
+            RowcallError: SCHEMA_MISMATCH if this release cannot work with it; otherwise it cannot be reached now.
+        """
+        await self._check()
+        by_id = {await self._queue.method_id(method.name): method for method in self._methods}
+        queues = await self._queue.queues()
+        await self._registrar.register()
+        self._settler.start()
+        self._registrar.start()
+        self._maintenance.start()
+        policies = Policies(self._queue)
+        for is_async, slots in ((True, self._executor.async_slots), (False, self._executor.sync_slots)):
+            methods = {method_id: method for method_id, method in by_id.items() if method.is_async is is_async}
+            if methods:
+                self._claimers.append(
+                    Claimer(
+                        self._queue,
+                        self._registrar,
+                        self._executor,
+                        self._settler,
+                        policies,
+                        shard=self.name,
+                        methods=methods,
+                        slots=slots,
+                        longest_pause=self._settings.poll.total_seconds() / (1 if self._settings.hints else 4),
+                    )
+                )
+        self._look_at(queues)
+        for claimer in self._claimers:
+            claimer.start()
+        self._watcher = asyncio.create_task(self._watch_queues(), name=f"watch queues {self.name}")
+        if self._notifier is not None and self._listener is not None:
+            self._notifier.start()
+            self._listener.start()
+
+    async def join_when_reachable(self) -> None:
+        """Joins as soon as the shard lets it, however long that takes."""
+        pause = _FIRST_PAUSE
+        while True:
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  spreads, guards nothing
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            try:
+                await self.join()
+            except RowcallError as error:
+                _log.warning("shard not joined, trying again", shard=self.name, error=str(error))
+            else:
+                _log.info("shard joined", shard=self.name)
+                return
+
+    async def stop_claiming(self) -> None:
+        """The first step of a drain."""
+        await asyncio.gather(*(claimer.stop() for claimer in self._claimers))
+
+    async def finish(self, grace: float) -> int:
+        """Waits for what runs; hands back what has not ended when the grace (seconds) is over. How many that were."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                while self._unfinished():
+                    await self._registrar.ended()
+        handed_back = await self._hand_back()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WRITES.total_seconds()):
+                await self._settler.flushed()
+        return handed_back
+
+    async def leave(self) -> None:
+        """Ends everything on this shard; what it still holds is rescued by others at once."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        if self._listener is not None:
+            await self._listener.close()
+        await self._maintenance.stop()
+        await self._settler.stop()
+        await self._registrar.leave()
+        if self._notifier is not None:
+            await self._notifier.close()
+        await self._queue.close()
+
+    async def _hand_back(self) -> int:
+        unfinished = self._unfinished()
+        if not unfinished:
+            return 0
+        for attempt in unfinished:
+            self._executor.drop(attempt)
+        tasks = [attempt.task for attempt in unfinished if attempt.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CLEAN_UP)
+        try:
+            await self._queue.release([attempt.job for attempt in unfinished])
+        except RowcallError as error:
+            # They are rescued when the identity is retired; that counts as lost with their worker.
+            _log.warning("jobs not handed back", shard=self.name, jobs=len(unfinished), error=str(error))
+        else:
+            _log.info("jobs handed back", shard=self.name, jobs=len(unfinished))
+        return len(unfinished)
+
+    def _unfinished(self) -> list[Attempt]:
+        return [
+            attempt
+            for registration in self._registrar.registrations
+            for attempt in registration.attempts
+            if not attempt.settled
+        ]
+
+    async def _check(self) -> None:
+        try:
+            async with self._shard.pool(Workload.MAINTENANCE).connection() as connection:
+                await check_schema(connection, "shard")
+        except RowcallError:
+            raise
+        except Exception as error:
+            raise fault(error, shard=self.name) from error
+
+    def _renewal(self, worker_id: UUID) -> LeaseRenewal:
+        return LeaseRenewal(
+            self._shard.connection_string("lease", Workload.CLAIM),
+            worker_id,
+            self._settings.lease,
+            shard=self.name,
+        )
+
+    async def _watch_queues(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look_for_queues.wait(), _QUEUES_EVERY)
+            self._look_for_queues.clear()
+            # When the shard does not answer, the claims say so.
+            with contextlib.suppress(RowcallError):
+                self._look_at(await self._queue.queues())
+
+    def _look_at(self, queues: Sequence[QueueRow]) -> None:
+        self._known_queues = frozenset(queue.queue_id for queue in queues)
+        wanted = [queue for queue in queues if not self._settings.queues or queue.name in self._settings.queues]
+        for claimer in self._claimers:
+            claimer.look_at(wanted)
+
+    def _heard(self, _channel: str, payload: str) -> None:
+        self._have_work(parse_ready(payload))
+
+    def _listening(self) -> None:
+        self._look_for_queues.set()
+        for claimer in self._claimers:
+            claimer.hinted_all()
+
+    def _have_work(self, queue_ids: Sequence[int]) -> None:
+        for claimer in self._claimers:
+            claimer.hinted(queue_ids)
+        if not self._known_queues.issuperset(queue_ids):
+            self._look_for_queues.set()
+
+    def _ready(self, queue_ids: Iterable[int]) -> None:
+        """This worker's own housekeeping made jobs ready: it looks itself, and tells the others."""
+        found = list(queue_ids)
+        self._have_work(found)
+        if self._notifier is not None:
+            self._notifier.ready(found)
+
+    def _done(self, waiter_id: UUID, job_ids: Sequence[UUID]) -> None:
+        if self._notifier is not None:
+            self._notifier.done(waiter_id, job_ids)

@@ -1,0 +1,233 @@
+"""The worker: a server without a port, whose calls come from the queue.
+
+`Worker` is what generated `add_…Servicer_to_server(servicer, worker)` accepts, and what a process (`rowcall_worker.main`)
+or standalone starts and drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Final
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.message import Message
+
+from rowcall.catalogue.images import Catalogue, load_catalogue
+from rowcall.errors import RowcallError
+from rowcall.probe.v1.probe_pb2_grpc import add_ProbeServiceServicer_to_server
+from rowcall.sharding import WORKER_WORKLOADS, Router
+from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall_worker import servicers
+from rowcall_worker.descriptors import image_of
+from rowcall_worker.executor import Executor
+from rowcall_worker.handlers import RegistrationError, Registry, Served
+from rowcall_worker.probe import ProbeServicer
+from rowcall_worker.settings import WorkerSettings
+from rowcall_worker.shard import DEDICATED_CONNECTIONS, ShardWorker
+
+_PROBE: Final = "rowcall.probe.v1.ProbeService"
+_NO_PORT: Final = (
+    "a worker has no port: its calls come from the queue; serve the servicer with grpc.aio.server for that"
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class Worker(grpc.aio.Server):
+    """Runs the jobs of every shard with the servicers that were registered.
+
+    Register servicers, then `start`; `drain` ends it. Every method is called in one event loop.
+    """
+
+    def __init__(self, settings: WorkerSettings, *, router: Router | None = None) -> None:
+        """Args:
+        settings: What to serve and how.
+        router: An open one with the worker's workloads, which stays open; None: one of its own.
+        """
+        self._settings = settings
+        self._given_router = router
+        self._router: Router | None = None
+        """The router of its own."""
+        self._registry = Registry()
+        self._executor: Executor | None = None
+        self._shards: list[ShardWorker] = []
+        self._joining: set[asyncio.Task[None]] = set()
+        self._started = False
+        self._draining: asyncio.Task[None] | None = None
+        self._stopped = asyncio.Event()
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        """"{host}-{process}-{short id}": in rows, attempts and log lines."""
+
+    @property
+    def registered(self) -> int:
+        """How many handlers were registered so far."""
+        return self._registry.size
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Message, Message]]
+    ) -> None:
+        """What generated code calls with a servicer's handlers.
+
+        Raises:
+            RegistrationError: A method streams, the service is registered already, or the worker was started.
+        """
+        self._check_not_started()
+        self._registry.add_registered(service_name, method_handlers)
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """What generated code calls too; and the way for handlers that are not generated.
+
+        Raises:
+            RegistrationError: The worker was started.
+        """
+        self._check_not_started()
+        self._registry.add_generic(generic_rpc_handlers)
+
+    def add_insecure_port(self, address: str) -> int:  # noqa: ARG002  gRPC names it
+        """Refused: a worker has no port."""
+        raise RegistrationError(_NO_PORT)
+
+    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:  # noqa: ARG002
+        """Refused: a worker has no port."""
+        raise RegistrationError(_NO_PORT)
+
+    async def start(self) -> None:
+        """Begins to drain every shard; returns when at least one is joined, and each was tried.
+
+        Raises:
+            RegistrationError: Something cannot be served.
+            ImageError: An image cannot be used.
+            SettingsError: The pools are more than a server allows.
+            RowcallError: SCHEMA_MISMATCH: a shard's schema is not one that this release works with.
+        """
+        self._check_not_started()
+        served = self._served()
+        self._started = True
+        try:
+            await self._open(served)
+        except BaseException:
+            await self._close()
+            raise
+
+    async def drain(self, grace: timedelta | None = None) -> None:
+        """Claims no more, lets running jobs finish, hands back what has not ended in time, and leaves.
+
+        No attempt is used up by what is handed back.
+
+        Args:
+            grace: How long to wait for running jobs; None: the settings'. That of the first call counts.
+        """
+        if self._draining is None:
+            seconds = (self._settings.grace if grace is None else grace).total_seconds()
+            self._draining = asyncio.create_task(self._drain(seconds), name="drain")
+        await asyncio.shield(self._draining)
+
+    async def stop(self, grace: float | None) -> None:
+        """`drain`, as grpc.aio.Server has it: the grace in seconds, None for none."""
+        await self.drain(timedelta(seconds=grace or 0))
+
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  gRPC names it
+        """Waits until the worker was drained; False if it was not within `timeout` seconds."""
+        try:
+            await asyncio.wait_for(self._stopped.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Starts, and returns when something else has drained the worker."""
+        await self.start()
+        await self._stopped.wait()
+
+    def _check_not_started(self) -> None:
+        if self._started:
+            raise RegistrationError("the worker was started; register servicers before, and start it once")
+
+    def _served(self) -> Served:
+        for servicer in self._settings.servicers:
+            servicers.register(self, servicer)
+        if self._settings.probe and _PROBE not in self._registry.services:
+            add_ProbeServiceServicer_to_server(ProbeServicer(self.name, allow_faults=self._settings.allow_faults), self)
+        served = self._registry.resolve(self._catalogue().methods)
+        if not served.methods:
+            raise RegistrationError("nothing to serve: register a servicer (--servicer module:function)")
+        if served.ignored:
+            _log.warning("registered methods are no job types and never run here", methods=list(served.ignored))
+        return served
+
+    def _catalogue(self) -> Catalogue:
+        catalogue = load_catalogue(self._settings.images)
+        unknown = image_of(service for service in self._registry.services if service not in catalogue.service_names)
+        if unknown is not None:
+            catalogue = load_catalogue([*self._settings.images, unknown])
+        for warning in catalogue.warnings:
+            _log.warning("image", warning=warning)
+        return catalogue
+
+    async def _open(self, served: Served) -> None:
+        router = self._given_router
+        if router is None:
+            router = self._router = await Router.open(
+                self._settings,
+                service="rowcall-worker",
+                workloads=WORKER_WORKLOADS,
+                dedicated=DEDICATED_CONNECTIONS,
+            )
+        self._executor = Executor(
+            worker=self.name,
+            slots=self._settings.slots,
+            threads=self._settings.threads,
+            max_response_bytes=self._settings.max_response_bytes,
+        )
+        methods = list(served.methods.values())
+        shards = [
+            ShardWorker(shard, self._executor, methods, self._settings, name=self.name)
+            for shard in router.shards.values()
+        ]
+        _log.info("worker starts", worker=self.name, methods=sorted(served.methods), shards=[s.name for s in shards])
+        results = await asyncio.gather(*(shard.join() for shard in shards), return_exceptions=True)
+        for shard, result in zip(shards, results, strict=True):
+            if result is None:
+                self._shards.append(shard)
+        for shard, result in zip(shards, results, strict=True):
+            if isinstance(result, RowcallError) and result.reason != ErrorReason.ERROR_REASON_SCHEMA_MISMATCH:
+                _log.warning("shard not joined, trying again", shard=shard.name, error=str(result))
+                self._join_later(shard)
+            elif result is not None:
+                raise result
+        if not self._shards:
+            await asyncio.wait(self._joining, return_when=asyncio.FIRST_COMPLETED)
+
+    def _join_later(self, shard: ShardWorker) -> None:
+        async def join() -> None:
+            await shard.join_when_reachable()
+            self._shards.append(shard)
+
+        task = asyncio.create_task(join(), name=f"join {shard.name}")
+        self._joining.add(task)
+        task.add_done_callback(self._joining.discard)
+
+    async def _drain(self, grace: float) -> None:
+        for task in self._joining:
+            task.cancel()
+        await asyncio.gather(*self._joining, return_exceptions=True)
+        _log.info("worker drains", worker=self.name, grace_s=grace)
+        await asyncio.gather(*(shard.stop_claiming() for shard in self._shards))
+        handed_back = await asyncio.gather(*(shard.finish(grace) for shard in self._shards))
+        await self._close()
+        _log.info("worker drained", worker=self.name, jobs=sum(handed_back))
+        self._stopped.set()
+
+    async def _close(self) -> None:
+        await asyncio.gather(*(shard.leave() for shard in self._shards))
+        if self._executor is not None:
+            self._executor.close()
+        if self._router is not None:
+            await self._router.close()

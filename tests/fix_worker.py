@@ -1,0 +1,233 @@
+"""Fixtures: workers in the test's own process, and jobs submitted to their shards without a gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+import uuid_utils.compat
+from google.protobuf.message import Message
+from google.rpc.status_pb2 import Status
+
+from rowcall.catalogue.images import load_catalogue
+from rowcall.catalogue.model import Policy
+from rowcall.queue.model import JobRow, Submission, SubmitOutcome
+from rowcall.queue.postgres import PostgresJobStore
+from rowcall.settings import ClusterSettings
+from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
+from rowcall_worker import Worker, WorkerSettings
+from tests.fix_cluster import Cluster
+
+PROBE = load_catalogue().methods
+DONE_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job that was submitted."""
+
+    tenant: str
+    job_id: UUID
+    shard: str
+
+    @property
+    def name(self) -> str:
+        """The name of its operation."""
+        return f"tenants/{self.tenant}/operations/{self.job_id}"
+
+
+class Calls:
+    """Submits jobs as a gateway does, and looks at them."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._stores = {
+            name: PostgresJobStore(shard.pool(Workload.SUBMIT), shard.pool(Workload.READ), shard=name)
+            for name, shard in router.shards.items()
+        }
+
+    def store(self, shard: str) -> PostgresJobStore:
+        """The shard's half of the queue that a gateway uses."""
+        return self._stores[shard]
+
+    async def submit(
+        self,
+        method: str,
+        request: Message | bytes,
+        *,
+        tenant: str = "acme",
+        request_id: str | None = None,
+        actor: str | None = None,
+        traceparent: str | None = None,
+        labels: dict[str, str] | None = None,
+        **policy: Any,
+    ) -> Job:
+        """Submits one job of a method of the probe ("Echo"); the further arguments change its policy."""
+        return (
+            await self.submit_many(
+                method,
+                [request],
+                tenant=tenant,
+                request_id=request_id,
+                actor=actor,
+                traceparent=traceparent,
+                labels=labels,
+                **policy,
+            )
+        )[0]
+
+    async def submit_many(
+        self,
+        method: str,
+        requests: list[Message] | list[bytes] | list[Message | bytes],
+        *,
+        tenant: str = "acme",
+        request_id: str | None = None,
+        actor: str | None = None,
+        traceparent: str | None = None,
+        labels: dict[str, str] | None = None,
+        **policy: Any,
+    ) -> list[Job]:
+        """Submits many jobs of one tenant at once."""
+        job_method = PROBE[f"rowcall.probe.v1.ProbeService/{method}"]
+        return await self.submit_as(
+            job_method.name,
+            replace(job_method.policy, **policy),
+            requests,
+            tenant=tenant,
+            request_id=request_id,
+            actor=actor,
+            traceparent=traceparent,
+            labels=labels,
+        )
+
+    async def submit_as(
+        self,
+        name: str,
+        policy: Policy,
+        requests: list[Message] | list[bytes] | list[Message | bytes],
+        *,
+        tenant: str = "acme",
+        request_id: str | None = None,
+        actor: str | None = None,
+        traceparent: str | None = None,
+        labels: dict[str, str] | None = None,
+    ) -> list[Job]:
+        """Submits many jobs of any method, under any policy."""
+        route = await self._router.route(tenant)
+        store = self._stores[route.shard]
+        ids = await store.method_ids(name, policy)
+        submissions = [
+            Submission(
+                tenant=tenant,
+                job_id=uuid_utils.compat.uuid7(),
+                ids=ids,
+                lane=policy.priority,
+                request=request if isinstance(request, bytes) else request.SerializeToString(),
+                request_id=request_id,
+                fingerprint=None if request_id is None else bytes(16),
+                actor=actor,
+                traceparent=traceparent,
+                labels=labels,
+            )
+            for request in requests
+        ]
+        for answer in await store.submit(submissions):
+            assert not isinstance(answer, Exception), answer
+            assert answer.outcome is SubmitOutcome.CREATED
+        return [Job(tenant, each.job_id, route.shard) for each in submissions]
+
+    async def row(self, job: Job) -> JobRow:
+        """The job as it stands."""
+        key = (job.tenant, job.job_id)
+        return (await self._stores[job.shard].read([key], request=True, response=True))[key]
+
+    async def done(self, job: Job, *, seconds: float = DONE_SECONDS) -> JobRow:
+        """The job when it is finished."""
+        return await self.until(job, lambda row: row.done, seconds=seconds)
+
+    async def until(self, job: Job, true: Callable[[JobRow], bool], *, seconds: float = DONE_SECONDS) -> JobRow:
+        """The job as soon as something is true of it."""
+        found: list[JobRow] = []
+
+        async def look() -> bool:
+            found[:] = [await self.row(job)]
+            return true(found[0])
+
+        await eventually(look, seconds=seconds)
+        return found[0]
+
+    async def all_done(self, jobs: list[Job], *, seconds: float = DONE_SECONDS) -> list[JobRow]:
+        """The jobs when all of them are finished."""
+        return [await self.done(job, seconds=seconds) for job in jobs]
+
+
+async def eventually(true: Callable[[], Awaitable[bool] | bool], *, seconds: float = DONE_SECONDS) -> None:
+    """Waits until something is true."""
+    end = time.monotonic() + seconds
+    while True:
+        answer = true()
+        if answer if isinstance(answer, bool) else await answer:
+            return
+        assert time.monotonic() < end, f"not within {seconds:g} s"
+        await asyncio.sleep(0.01)
+
+
+def error_of(row: JobRow) -> Status:
+    """The error that a job failed with."""
+    assert row.error is not None
+    return Status.FromString(row.error)
+
+
+@pytest.fixture
+async def calls(cluster: Cluster) -> AsyncIterator[Calls]:
+    """Submits jobs to the test's cluster."""
+    settings = ClusterSettings(catalogue=cluster.catalogue_dsn, shards=dict(cluster.shards))
+    async with await Router.open(settings, service="test", workloads=GATEWAY_WORKLOADS) as router:
+        yield Calls(router)
+
+
+class Workers:
+    """Starts workers on the test's cluster."""
+
+    def __init__(self, cluster: Cluster, stack: AsyncExitStack) -> None:
+        self._cluster = cluster
+        self._stack = stack
+
+    def settings(self, **changes: Any) -> WorkerSettings:
+        """A worker's settings, with short times."""
+        defaults: dict[str, Any] = {
+            "catalogue": self._cluster.catalogue_dsn,
+            "shards": dict(self._cluster.shards),
+            "lease": timedelta(seconds=3),
+            "grace": timedelta(seconds=5),
+        }
+        return WorkerSettings(**{**defaults, **changes})
+
+    def make(self, **changes: Any) -> Worker:
+        """A worker that is drained at the end of the test."""
+        worker = Worker(self.settings(**changes))
+        self._stack.push_async_callback(worker.drain, timedelta(0))
+        return worker
+
+    async def start(self, *register: Callable[[Worker], None], **changes: Any) -> Worker:
+        """A worker with these servicers, or the probe's, that is started."""
+        worker = self.make(**changes)
+        for each in register:
+            each(worker)
+        await worker.start()
+        return worker
+
+
+@pytest.fixture
+async def workers(cluster: Cluster) -> AsyncIterator[Workers]:
+    """Starts workers on the test's cluster; they are stopped after it."""
+    async with AsyncExitStack() as stack:
+        yield Workers(cluster, stack)
