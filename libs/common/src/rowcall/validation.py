@@ -93,7 +93,9 @@ class Validator:
             try:
                 engine.collect_violations(empty)
             except protovalidate.CompilationError as error:
-                raise RulesError(f"the rules of message {part.full_name}: {error}") from error
+                # The lines after the first draw an arrow below the expression.
+                what = str(error).partition("\n")[0]
+                raise RulesError(f"the rules of message {part.full_name}: {what}") from error
             except protovalidate.EvaluationError:
                 # It compiles. Whether it holds for values is for the calls that carry some.
                 continue
@@ -180,7 +182,7 @@ def _undecodable(method: JobMethod, what: str) -> RowcallError:
 
 
 def _rule_of(error: Exception) -> str:
-    match = _RULE_ID.match(str(error))
+    match = _RULE_ID.search(str(error))
     return "a rule" if match is None else f"the rule {match[1]}"
 
 
