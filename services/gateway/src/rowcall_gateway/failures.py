@@ -95,12 +95,26 @@ def deadline_too_short() -> RowcallError:
     )
 
 
-def commit_unknown() -> RowcallError:
-    """The deadline was over while the row was being committed."""
+def commit_unknown(name: str | None) -> RowcallError:
+    """The deadline was over while the row was being committed.
+
+    Args:
+        name: The operation to ask for; None where an idempotency-key is the way to ask.
+    """
     return RowcallError(
         ErrorReason.ERROR_REASON_COMMIT_UNKNOWN,
         "The call's time was up while its row was being committed. With an idempotency-key call again with it; "
         "without one ask for the operation, and call again only if it is not found.",
+        metadata={} if name is None else {"operation": name},
+    )
+
+
+def key_required() -> RowcallError:
+    """GRPC repeats a call that it cannot repeat safely."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_REQUIRED,
+        "gRPC repeated this call, which has no idempotency-key: doing it might do it twice, so this attempt did nothing; "
+        "give calls that are retried a key.",
     )
 
 
@@ -112,17 +126,17 @@ def internal() -> RowcallError:
     )
 
 
-def rebuilt(error: RowcallError, *, no_retry: bool | None = None, operation: str | None = None) -> RowcallError:
+def rebuilt(error: RowcallError, *, no_retry: bool | None = None, unnamed: bool = False) -> RowcallError:
     """The same error for one call of several that share it, or with what only the call knows.
 
     Args:
         error: Stays as it is; it becomes the new one's cause where that is raised from it.
         no_retry: Whether gRPC's own retries must not repeat the call; None: as it was.
-        operation: The operation to name in it.
+        unnamed: Leaves the operation out, where it is not known to be the call's.
     """
     metadata = dict(error.metadata)
-    if operation is not None:
-        metadata["operation"] = operation
+    if unnamed:
+        metadata.pop("operation", None)
     return RowcallError(
         error.reason,
         error.message,

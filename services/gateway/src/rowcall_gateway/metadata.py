@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Final, TypeVar
 
@@ -37,6 +37,11 @@ MAX_KEY_CHARS: Final = 255
 """Of an idempotency key, an actor and a label's value."""
 
 MAX_LABELS: Final = 16
+
+EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST: Final = datetime(9998, 12, 31, tzinfo=UTC)
+"""The times that a job can be scheduled for; a year's room, so that they exist in every time zone."""
+
 MAX_WAIT: Final = timedelta(days=1)
 """A longer `prefer: wait` means this much: every call ends sooner anyway."""
 
@@ -133,6 +138,8 @@ def _time(key: str, value: str) -> datetime:
         time = None
     if time is None or time.tzinfo is None:
         raise _invalid(key, "is not a time with its zone; write it as RFC 3339, for example 2031-05-04T13:30:00Z")
+    if not EARLIEST <= time <= LATEST:
+        raise _invalid(key, f"is not from {EARLIEST:%Y} to {LATEST:%Y}")
     return time
 
 

@@ -1,0 +1,34 @@
+"""The address a gateway listens on, as settings and the health check read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host and a TCP port."""
+
+    host: str
+    """A name or an IP address, without brackets."""
+    port: int
+    """0 lets the operating system choose."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads HOST:PORT or [IPV6]:PORT.
+
+        Raises:
+            ValueError: It is neither.
+        """
+        host, _, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]") if host.startswith("[") == host.endswith("]") else ""
+        if not host or (":" in host) != text.startswith("[") or not port.isascii() or not port.isdigit():
+            raise ValueError("is not an address; write host:port, for example 127.0.0.1:50051 or [::1]:50051")
+        if int(port) > 65535:
+            raise ValueError(f"has the port {port}; ports end at 65535")
+        return cls(host, int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -1,0 +1,239 @@
+"""The life of a call that submits a job: submitted, named, waited for, answered. Called by `generic` and `jobs`.
+
+What is promised to the caller is in the contract: once the row is durable, its name is told and nothing the call does
+or suffers afterwards takes the job back, unless the method's policy says so (on_abandon).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+from google.longrunning.operations_pb2 import Operation
+
+from rowcall.catalogue.model import JobMethod
+from rowcall.errors import RowcallError
+from rowcall.names import operation_name
+from rowcall.options.v1.job_pb2 import OnAbandon
+from rowcall.queue.model import JobRow, Outcome, SubmitOutcome, Submitted
+from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall.v1.job_pb2 import JobState
+from rowcall_gateway.background import Background
+from rowcall_gateway.deadlines import Budget
+from rowcall_gateway.drafts import Draft, Drafts
+from rowcall_gateway.failures import (
+    commit_unknown,
+    deadline_too_short,
+    key_required,
+    key_reused,
+    operation_deleted,
+    rebuilt,
+    still_running,
+)
+from rowcall_gateway.incoming import IncomingCall
+from rowcall_gateway.links import ShardLink
+from rowcall_gateway.resources import Resources, response_bytes, trace_id
+from rowcall_gateway.submissions import Flight, Submissions
+from rowcall_gateway.waiters import Slots
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A call's job, durable."""
+
+    link: ShardLink
+    """Its shard."""
+    key: tuple[str, UUID]
+    """Tenant and job."""
+    created: bool
+    """False: the call joined it."""
+    trace_id: str
+    """Of the call that created it."""
+
+    @property
+    def name(self) -> str:
+        return operation_name(*self.key)
+
+
+class JobCalls:
+    """Answers calls of job methods."""
+
+    def __init__(
+        self,
+        *,
+        drafts: Drafts,
+        submissions: Submissions,
+        resources: Resources,
+        slots: Slots,
+        background: Background,
+        max_call_wait: timedelta,
+    ) -> None:
+        self._drafts = drafts
+        self._submissions = submissions
+        self._resources = resources
+        self._slots = slots
+        self._background = background
+        self._max_call_wait = max_call_wait
+
+    async def typed(self, method: JobMethod, request: bytes, call: IncomingCall) -> bytes:
+        """Answers a call of a method that returns its response: the response's bytes.
+
+        Raises:
+            RowcallError: STILL_RUNNING when the call's time is up first, and whatever refuses the call.
+            JobFailure: The job failed or was cancelled.
+        """
+        draft = self._drafts.of_call(method, request, call.metadata)
+        budget = self._budget(call, call.metadata.wait)
+        with self._slots.take():
+            job = await self._submit(call, draft, budget)
+            outcome = await self._outcome(job, draft, budget)
+        if outcome is None:
+            raise still_running()
+        found, trace = outcome
+        return response_bytes(found, trace)
+
+    async def operation(self, method: JobMethod, request: bytes, call: IncomingCall) -> bytes:
+        """Answers a call of a method that returns an operation: the operation's bytes, done or not.
+
+        Raises:
+            RowcallError: Whatever refuses the call.
+        """
+        wait = method.policy.wait if call.metadata.wait is None else call.metadata.wait
+        draft = self._drafts.of_call(method, request, call.metadata)
+        operation, _ = await self.operation_of(draft, call, wait)
+        return operation.SerializeToString()
+
+    async def operation_of(self, draft: Draft, call: IncomingCall, wait: timedelta) -> tuple[Operation, bool]:
+        """Submits a job and waits a while; its operation, done or not, and whether it was there already.
+
+        Raises:
+            RowcallError: Whatever refuses the call.
+        """
+        budget = self._budget(call, wait)
+        with self._slots.take():
+            job = await self._submit(call, draft, budget)
+            await self._outcome(job, draft, budget, abandoned_at_deadline=False)
+            rows = await job.link.store.read([job.key], response=True)
+        if job.key not in rows:
+            raise operation_deleted(job.name)
+        return self._resources.operation(rows[job.key]), not job.created
+
+    def _budget(self, call: IncomingCall, wait: timedelta | None) -> Budget:
+        return Budget.of(
+            asyncio.get_running_loop().time(), call.remaining(), max_call_wait=self._max_call_wait, wait=wait
+        )
+
+    async def _submit(self, call: IncomingCall, draft: Draft, budget: Budget) -> _Job:
+        """Makes the call a durable row, or joins the one that its key names."""
+        call.request_id = draft.request_id
+        call.repeatable = draft.request_id is not None
+        if call.metadata.previous_attempts and not call.repeatable:
+            raise key_required()
+        flight = Flight()
+        with self._abandoning(draft, call, flight):
+            link, submitted = await self._in_time(call, draft, budget, flight)
+            job = _Job(link, (call.tenant, submitted.job_id), _created(submitted), call.trace.trace_id)
+            if submitted.outcome is SubmitOutcome.KEY_REUSED:
+                raise key_reused(job.name)
+            await call.name_operation(job.name)
+        return job
+
+    async def _in_time(
+        self, call: IncomingCall, draft: Draft, budget: Budget, flight: Flight
+    ) -> tuple[ShardLink, Submitted]:
+        waits = budget.wait_until > asyncio.get_running_loop().time()
+        timer = asyncio.timeout_at(budget.submit_until)
+        try:
+            async with timer:
+                return await self._submissions.submit(call, draft, flight, waits=waits)
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            if flight.recall():
+                raise deadline_too_short() from None
+            # A key may name an older job than the id that was minted for this call.
+            name = operation_name(call.tenant, flight.job_id) if draft.request_id is None else None
+            raise commit_unknown(name) from None
+        except RowcallError as error:
+            if error.reason == ErrorReason.ERROR_REASON_COMMIT_UNKNOWN and draft.request_id is not None:
+                raise rebuilt(error, unnamed=True) from error
+            raise
+
+    async def _outcome(
+        self, job: _Job, draft: Draft, budget: Budget, *, abandoned_at_deadline: bool = True
+    ) -> tuple[Outcome, str] | None:
+        """The job's outcome and trace id, if it is there in time."""
+        trace = job.trace_id
+        if not job.created:
+            rows = await job.link.store.read([job.key], response=True)
+            if job.key not in rows:
+                raise operation_deleted(job.name)
+            trace = trace_id(rows[job.key]) or trace
+            if rows[job.key].done:
+                return _outcome_of(rows[job.key]), trace
+        cancels = draft.method.policy.on_abandon == OnAbandon.ON_ABANDON_CANCEL_IF_NOT_STARTED
+        waiters = job.link.waiters
+        with waiters.wait(job.key, pace=job.link.pace(created=job.created)) as waiting:
+            try:
+                outcome = await waiting.until(budget.wait_until)
+                if outcome is None and cancels and abandoned_at_deadline and budget.at_deadline:
+                    if not waiters.others(job.key):
+                        self._background.spawn(_cancel_unstarted(job.link, job.key), f"abandon {job.name}")
+                    # What was kept back for the answer's way has room for this one question.
+                    outcome = await waiting.until(budget.wait_until + budget.margin / 2)
+            except asyncio.CancelledError:
+                if cancels and not waiters.others(job.key):
+                    self._background.spawn(_cancel_unstarted(job.link, job.key), f"abandon {job.name}")
+                raise
+        return None if outcome is None else (outcome, trace)
+
+    @contextmanager
+    def _abandoning(self, draft: Draft, call: IncomingCall, flight: Flight) -> Iterator[None]:
+        """Sees to a submission whose caller is gone before it is answered."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            cancels = draft.method.policy.on_abandon == OnAbandon.ON_ABANDON_CANCEL_IF_NOT_STARTED
+            if not flight.recall() and cancels:
+                self._background.spawn(_cancel_when_written(flight, call.tenant), "abandon a submission")
+            raise
+
+
+async def _cancel_when_written(flight: Flight, tenant: str) -> None:
+    if flight.ticket is None or flight.link is None:
+        return
+    try:
+        submitted = await flight.ticket.answer
+    except RowcallError:
+        # Nothing was written, or nobody knows.
+        return
+    if _created(submitted):
+        await _cancel_unstarted(flight.link, (tenant, submitted.job_id))
+
+
+async def _cancel_unstarted(link: ShardLink, key: tuple[str, UUID]) -> None:
+    cancelled = await link.store.cancel(*key, only_unstarted=True)
+    if cancelled is not None and cancelled[0] == JobState.JOB_STATE_CANCELLED:
+        link.finished(key[1], cancelled[1])
+
+
+def _created(submitted: Submitted) -> bool:
+    return submitted.outcome is SubmitOutcome.CREATED
+
+
+def _outcome_of(row: JobRow) -> Outcome:
+    return Outcome(
+        tenant=row.tenant,
+        job_id=row.job_id,
+        state=row.state,
+        attempt=row.attempt,
+        response=row.response,
+        error=row.error,
+    )

@@ -1,0 +1,138 @@
+"""rowcall.v1.JobService: jobs of any method, submitted generically, looked at, cancelled."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest
+
+from rowcall.errors import RowcallError
+from rowcall.names import operation_name
+from rowcall.queue.model import SubmitOutcome
+from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall.v1.job_service_pb2 import (
+    BatchSubmitRequest,
+    BatchSubmitResponse,
+    CancelJobRequest,
+    CancelJobResponse,
+    GetJobRequest,
+    GetJobResponse,
+    JobView,
+    SubmitRequest,
+    SubmitResponse,
+)
+from rowcall.v1.job_service_pb2_grpc import JobServiceServicer
+from rowcall.validation import Validator
+from rowcall_gateway import incoming
+from rowcall_gateway.calls import JobCalls
+from rowcall_gateway.drafts import Drafts, keyed
+from rowcall_gateway.failures import key_required, operation_deleted
+from rowcall_gateway.metadata import IDEMPOTENCY_KEY
+from rowcall_gateway.reading import JobReader
+from rowcall_gateway.resources import Resources
+from rowcall_gateway.submissions import Submissions
+from rowcall_gateway.waiters import Slots
+
+
+class Jobs(JobServiceServicer):
+    """The servicer. Methods have gRPC's names and raise RowcallError."""
+
+    def __init__(
+        self,
+        *,
+        calls: JobCalls,
+        drafts: Drafts,
+        submissions: Submissions,
+        reader: JobReader,
+        resources: Resources,
+        slots: Slots,
+        validator: Validator,
+    ) -> None:
+        self._calls = calls
+        self._drafts = drafts
+        self._submissions = submissions
+        self._reader = reader
+        self._resources = resources
+        self._slots = slots
+        self._validator = validator
+
+    async def Submit(self, request: SubmitRequest, context: Any) -> SubmitResponse:  # noqa: ARG002, N802
+        """Submits one call; waits for its result only if the call prefers to."""
+        self._check(request)
+        call = incoming.current()
+        draft = self._drafts.of_spec(request.job, call.metadata, path="job", key=call.metadata.idempotency_key)
+        operation, joined = await self._calls.operation_of(draft, call, call.metadata.wait or timedelta(0))
+        return SubmitResponse(operation=operation, joined=joined)
+
+    async def BatchSubmit(  # noqa: N802
+        self,
+        request: BatchSubmitRequest,
+        context: Any,  # noqa: ARG002
+    ) -> BatchSubmitResponse:
+        """Submits many calls in one transaction, all or none. What their specs leave open, the metadata says."""
+        self._check(request)
+        call = incoming.current()
+        if call.metadata.idempotency_key is not None:
+            raise RowcallError(
+                ErrorReason.ERROR_REASON_INVALID_METADATA,
+                f"The metadata {IDEMPOTENCY_KEY} cannot be the key of many jobs; give each its own request_id.",
+                metadata={"key": IDEMPOTENCY_KEY},
+            )
+        drafts = self._drafts.of_specs(request.jobs, call.metadata)
+        call.repeatable = keyed(drafts)
+        if call.metadata.previous_attempts and not call.repeatable:
+            raise key_required()
+        with self._slots.take():
+            submitted = await self._submissions.submit_atomic(call, drafts)
+            reused = [index for index, each in enumerate(submitted) if each.outcome is SubmitOutcome.KEY_REUSED]
+            if reused:
+                raise _keys_reused(reused, operation_name(call.tenant, submitted[reused[0]].job_id))
+            link = await self._reader.link(call)
+            keys = [(call.tenant, each.job_id) for each in submitted]
+            rows = {} if link is None else await link.store.read(keys, response=True)
+        response = BatchSubmitResponse()
+        for key, each in zip(keys, submitted, strict=True):
+            if key not in rows:
+                raise operation_deleted(operation_name(*key))
+            response.results.add(
+                operation=self._resources.operation(rows[key]), joined=each.outcome is SubmitOutcome.JOINED
+            )
+        return response
+
+    async def GetJob(self, request: GetJobRequest, context: Any) -> GetJobResponse:  # noqa: ARG002, N802
+        """One job; with request and response only in the full view."""
+        self._check(request)
+        place = await self._reader.place(incoming.current(), request.name)
+        full = request.view == JobView.JOB_VIEW_FULL
+        return GetJobResponse(job=self._resources.job(await place.row(request=full, response=full)))
+
+    async def CancelJob(self, request: CancelJobRequest, context: Any) -> CancelJobResponse:  # noqa: ARG002, N802
+        """Cancels a job that waits, marks one that runs; the job after it."""
+        self._check(request)
+        place = await self._reader.place(incoming.current(), request.name)
+        await place.cancel()
+        return CancelJobResponse(job=self._resources.job(await place.row()))
+
+    def _check(self, request: Message) -> None:
+        self._validator.check(request)
+
+
+def _keys_reused(indexes: list[int], first: str) -> RowcallError:
+    return RowcallError(
+        ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_REUSED,
+        f"{len(indexes)} request_ids name jobs with another request, the first of them jobs[{indexes[0]}]; nothing was "
+        "submitted. Use new ids for new calls.",
+        metadata={"operation": first},
+        details=[
+            BadRequest(
+                field_violations=[
+                    BadRequest.FieldViolation(
+                        field=f"jobs[{index}].request_id", description="names a job with another request"
+                    )
+                    for index in indexes
+                ]
+            )
+        ],
+    )

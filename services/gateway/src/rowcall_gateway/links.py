@@ -1,0 +1,129 @@
+"""What the gateway keeps for each shard: its store, its submitter, the calls that wait on it, and the hints.
+
+Made by the server at its start, one link a shard; used by everything that reads or writes jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from rowcall.queue.hints import Listener, Notifier, done_channel, parse_done
+from rowcall.queue.model import Submission
+from rowcall.queue.postgres import PostgresJobStore
+from rowcall.sharding import Router, Shard, Workload
+from rowcall_gateway.settings import GatewaySettings
+from rowcall_gateway.submitter import Submitter
+from rowcall_gateway.waiters import HINTED, UNHINTED, Pace, Waiters
+
+
+class ShardLink:
+    """One shard, as the gateway uses it."""
+
+    name: str
+    """The shard's name."""
+    store: PostgresJobStore
+    """Its jobs."""
+    submitter: Submitter
+    """Writes calls as rows."""
+    waiters: Waiters
+    """The calls that wait for results."""
+
+    def __init__(
+        self, shard: Shard, settings: GatewaySettings, *, gateway_id: UUID, in_flight: Callable[[], int]
+    ) -> None:
+        self.name = shard.name
+        self._gateway_id = gateway_id
+        self.store = PostgresJobStore(
+            shard.pool(Workload.SUBMIT), shard.pool(Workload.READ), shard=shard.name, key_ttl=settings.key_ttl
+        )
+        self.submitter = Submitter(
+            self.store,
+            gather=settings.gather,
+            gather_above=settings.gather_above,
+            batch=settings.submit_batch,
+            in_flight=in_flight,
+            written=self.tell_workers,
+        )
+        self.waiters = Waiters(self.store, shard=shard.name)
+        self._listener: Listener | None = None
+        self._notifier: Notifier | None = None
+        if settings.uses_hints:
+            self._listener = Listener(
+                shard.connection_string("listener"),
+                [done_channel(gateway_id)],
+                lambda _channel, payload: self.waiters.hint(parse_done(payload)),
+                connected=self.waiters.look,
+                name="rowcall-gateway listener",
+            )
+            self._notifier = Notifier(shard.connection_string("notifier"), name="rowcall-gateway notifier")
+
+    @property
+    def waiter_id(self) -> UUID | None:
+        """What a row is to remember of the gateway that waits for it; None where no hint could come."""
+        return None if self._listener is None else self._gateway_id
+
+    def pace(self, *, created: bool) -> Pace:
+        """How often to ask for a job, whether this gateway created it or joined it."""
+        return HINTED if created and self._listener is not None else UNHINTED
+
+    def finished(self, job_id: UUID, waiter_id: UUID | None) -> None:
+        """A job was finished by this gateway (it was cancelled): tells whoever waits for it."""
+        self.waiters.hint([job_id])
+        if self._notifier is not None and waiter_id is not None and waiter_id != self._gateway_id:
+            self._notifier.done(waiter_id, [job_id])
+
+    def start(self) -> None:
+        """Starts submitting, waiting and listening."""
+        self.submitter.start()
+        self.waiters.start()
+        if self._listener is not None:
+            self._listener.start()
+        if self._notifier is not None:
+            self._notifier.start()
+
+    async def close(self) -> None:
+        """Writes what is on its way and stops."""
+        await self.submitter.close()
+        await self.waiters.close()
+        if self._listener is not None:
+            await self._listener.close()
+        if self._notifier is not None:
+            await self._notifier.close()
+        await self.store.close()
+
+    def tell_workers(self, created: Sequence[Submission]) -> None:
+        """Rows were written: workers may claim them."""
+        if self._notifier is not None:
+            self._notifier.ready({each.ids.queue_id for each in created if each.run_at is None})
+
+
+class Links:
+    """The links of every shard."""
+
+    def __init__(
+        self, router: Router, settings: GatewaySettings, *, gateway_id: UUID, in_flight: Callable[[], int]
+    ) -> None:
+        self._links: Mapping[str, ShardLink] = {
+            name: ShardLink(shard, settings, gateway_id=gateway_id, in_flight=in_flight)
+            for name, shard in router.shards.items()
+        }
+
+    def __getitem__(self, shard: str) -> ShardLink:
+        return self._links[shard]
+
+    def start(self) -> None:
+        """Starts all of them."""
+        for link in self._links.values():
+            link.start()
+
+    def drain(self, over: timedelta) -> None:
+        """Ends every waiting call, spread over a time."""
+        for link in self._links.values():
+            link.waiters.drain(over)
+
+    async def close(self) -> None:
+        """Closes all of them."""
+        await asyncio.gather(*(link.close() for link in self._links.values()))

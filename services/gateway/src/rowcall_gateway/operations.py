@@ -1,0 +1,116 @@
+"""google.longrunning.Operations: every job is an operation, of whatever method."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+from google.longrunning.operations_pb2 import (
+    CancelOperationRequest,
+    DeleteOperationRequest,
+    GetOperationRequest,
+    ListOperationsRequest,
+    ListOperationsResponse,
+    Operation,
+    WaitOperationRequest,
+)
+from google.longrunning.operations_pb2_grpc import OperationsServicer
+from google.protobuf.empty_pb2 import Empty
+from google.rpc.error_details_pb2 import BadRequest
+
+from rowcall.errors import RowcallError
+from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall_gateway import incoming
+from rowcall_gateway.deadlines import Budget
+from rowcall_gateway.failures import not_found
+from rowcall_gateway.listing import Filter, read_page
+from rowcall_gateway.reading import JobReader
+from rowcall_gateway.resources import Resources
+from rowcall_gateway.waiters import UNHINTED, Slots
+
+
+class Operations(OperationsServicer):
+    """The servicer. Methods have gRPC's names and raise RowcallError."""
+
+    def __init__(self, reader: JobReader, resources: Resources, slots: Slots, *, max_call_wait: timedelta) -> None:
+        self._reader = reader
+        self._resources = resources
+        self._slots = slots
+        self._max_call_wait = max_call_wait
+
+    async def GetOperation(self, request: GetOperationRequest, context: Any) -> Operation:  # noqa: ARG002, N802
+        """An operation as it stands."""
+        place = await self._reader.place(incoming.current(), request.name)
+        return self._resources.operation(await place.row(response=True))
+
+    async def ListOperations(  # noqa: N802
+        self,
+        request: ListOperationsRequest,
+        context: Any,  # noqa: ARG002
+    ) -> ListOperationsResponse:
+        """The caller's operations, newest first. The name is the tenant's ("tenants/{tenant}"), or empty."""
+        call = incoming.current()
+        parent = request.name.removesuffix("/operations")
+        if parent not in ("", "operations", f"tenants/{call.tenant}"):
+            if parent.startswith("tenants/") and parent.count("/") == 1:
+                raise not_found(request.name)
+            raise RowcallError(
+                ErrorReason.ERROR_REASON_INVALID_NAME,
+                "Operations are listed by tenant: the name is tenants/{tenant}, or empty.",
+                metadata={"name": request.name},
+            )
+        if request.page_size < 0:
+            violation = BadRequest.FieldViolation(field="page_size", description="is negative")
+            raise RowcallError(
+                ErrorReason.ERROR_REASON_INVALID_REQUEST,
+                "page_size is negative; 0 leaves it to the gateway.",
+                details=[BadRequest(field_violations=[violation])],
+            )
+        wanted = Filter.parse(request.filter)
+        link = await self._reader.link(call)
+        if link is None:
+            return ListOperationsResponse()
+        page = await read_page(link.store, call.tenant, wanted, size=request.page_size, token=request.page_token)
+        return ListOperationsResponse(
+            operations=[self._resources.operation(row) for row in page.rows], next_page_token=page.next_token
+        )
+
+    async def CancelOperation(self, request: CancelOperationRequest, context: Any) -> Empty:  # noqa: ARG002, N802
+        """Cancels a job that waits, marks one that runs, and leaves a finished one as it is."""
+        place = await self._reader.place(incoming.current(), request.name)
+        await place.cancel()
+        return Empty()
+
+    async def DeleteOperation(self, request: DeleteOperationRequest, context: Any) -> Empty:  # noqa: ARG002, N802
+        """Erases a finished job with its request and answer; its key stays until it expires."""
+        place = await self._reader.place(incoming.current(), request.name)
+        await place.delete()
+        return Empty()
+
+    async def WaitOperation(self, request: WaitOperationRequest, context: Any) -> Operation:  # noqa: ARG002, N802
+        """Waits until an operation is done, at most for the shorter of its timeout and the call's own time."""
+        call = incoming.current()
+        place = await self._reader.place(call, request.name)
+        row = await place.row(response=True)
+        if row.done:
+            return self._resources.operation(row)
+        budget = Budget.of(
+            asyncio.get_running_loop().time(),
+            call.remaining(),
+            max_call_wait=self._max_call_wait,
+            wait=_timeout(request),
+        )
+        with self._slots.take(), place.link.waiters.wait(place.key, pace=UNHINTED) as waiting:
+            await waiting.until(budget.wait_until)
+        return self._resources.operation(await place.row(response=True))
+
+
+def _timeout(request: WaitOperationRequest) -> timedelta | None:
+    if not request.HasField("timeout"):
+        return None
+    try:
+        return max(request.timeout.ToTimedelta(), timedelta(0))
+    except (ValueError, OverflowError):
+        # Longer than Python can say is longer than any call may wait.
+        return None

@@ -1,0 +1,111 @@
+"""Jobs by their names, within the caller's tenant: found, cancelled, deleted. Called by `operations` and `jobs`.
+
+A name of another tenant is not found, exactly like one that nobody has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from rowcall.errors import RowcallError
+from rowcall.names import operation_name, parse_operation_name
+from rowcall.queue.model import JobRow
+from rowcall.sharding import Router
+from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall.v1.job_pb2 import JobState
+from rowcall_gateway.failures import not_found
+from rowcall_gateway.incoming import IncomingCall
+from rowcall_gateway.links import Links, ShardLink
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a named job is, if it is anywhere."""
+
+    link: ShardLink
+    """Its tenant's shard."""
+    key: tuple[str, UUID]
+    """Tenant and job."""
+
+    @property
+    def name(self) -> str:
+        """The operation's name."""
+        return operation_name(*self.key)
+
+    async def row(self, *, request: bool = False, response: bool = False) -> JobRow:
+        """The job as it stands.
+
+        Raises:
+            RowcallError: JOB_NOT_FOUND, or what the store raises.
+        """
+        rows = await self.link.store.read([self.key], request=request, response=response)
+        if self.key not in rows:
+            raise not_found(self.name)
+        return rows[self.key]
+
+    async def cancel(self) -> None:
+        """Cancels the job if it waits, marks it if it runs, leaves it if it is finished.
+
+        Raises:
+            RowcallError: JOB_NOT_FOUND, or what the store raises.
+        """
+        cancelled = await self.link.store.cancel(*self.key)
+        if cancelled is None:
+            # No live job: finished, or none at all.
+            await self.row()
+        elif cancelled[0] == JobState.JOB_STATE_CANCELLED:
+            self.link.finished(self.key[1], cancelled[1])
+
+    async def delete(self) -> None:
+        """Erases the job, which must be finished.
+
+        Raises:
+            RowcallError: JOB_NOT_FOUND, JOB_NOT_FINISHED, or what the store raises.
+        """
+        if await self.link.store.delete(*self.key):
+            return
+        state = JobState.Name(JobState.ValueType((await self.row()).state)).removeprefix("JOB_STATE_")
+        raise RowcallError(
+            ErrorReason.ERROR_REASON_JOB_NOT_FINISHED,
+            f"The operation is {state}; only a finished one can be deleted. Cancel it first.",
+            metadata={"operation": self.name, "state": state},
+        )
+
+
+class JobReader:
+    """Finds the shards of names."""
+
+    def __init__(self, router: Router, links: Links) -> None:
+        self._router = router
+        self._links = links
+
+    async def place(self, call: IncomingCall, name: str) -> Place:
+        """Where a named job is.
+
+        Raises:
+            RowcallError: INVALID_NAME, JOB_NOT_FOUND, or what the router raises.
+        """
+        parsed = parse_operation_name(name)
+        if parsed is None:
+            raise RowcallError(
+                ErrorReason.ERROR_REASON_INVALID_NAME,
+                "The name is not that of an operation: tenants/{tenant}/operations/{uuid}.",
+                metadata={"name": name},
+            )
+        if parsed[0] != call.tenant:
+            raise not_found(name)
+        link = await self.link(call)
+        if link is None:
+            raise not_found(name)
+        call.operation = name
+        return Place(link, parsed)
+
+    async def link(self, call: IncomingCall) -> ShardLink | None:
+        """The caller's shard; None for a tenant that never submitted anything: reading places nobody.
+
+        Raises:
+            RowcallError: What the router raises.
+        """
+        route = self._router.route_cached(call.tenant) or await self._router.find(call.tenant)
+        return None if route is None else self._links[self._router.shard(route.shard).name]

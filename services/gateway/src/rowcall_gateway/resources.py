@@ -1,0 +1,192 @@
+"""Rows as callers see them: google.longrunning.Operation and rowcall.v1.Job. Nothing here asks a database.
+
+What stock clients need of an operation: a stable name; once it is done exactly one of response and error; types under
+type.googleapis.com; metadata always set; cancelled is error code 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final
+
+from google.longrunning.operations_pb2 import Operation
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.wrappers_pb2 import BytesValue
+from google.rpc.status_pb2 import Status
+
+from rowcall.catalogue.images import Catalogue
+from rowcall.errors import read_envelope, reason_name
+from rowcall.names import operation_name
+from rowcall.options.v1.job_pb2 import Priority
+from rowcall.queue.model import AttemptRow, JobRow, Outcome
+from rowcall.queue.statuses import addressed
+from rowcall.tracing import TraceContext
+from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall.v1.job_pb2 import Attempt, AttemptOutcome, Job, JobMetadata, JobState
+from rowcall_gateway.failures import JobFailure
+
+TYPE_URL: Final = "type.googleapis.com/"
+
+_WORKER_LOST: Final = reason_name(ErrorReason.ERROR_REASON_WORKER_LOST)
+_ENDED_AS: Final = {
+    JobState.JOB_STATE_SUCCEEDED: AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED,
+    JobState.JOB_STATE_FAILED: AttemptOutcome.ATTEMPT_OUTCOME_FAILED,
+    JobState.JOB_STATE_CANCELLED: AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED,
+    JobState.JOB_STATE_RESOLVED: AttemptOutcome.ATTEMPT_OUTCOME_FAILED,
+}
+
+
+class Resources:
+    """Makes operations and jobs of rows, for one catalogue."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    def operation(self, row: JobRow) -> Operation:
+        """The operation of a job. The row was read with its response."""
+        made = Operation(name=operation_name(row.tenant, row.job_id), done=row.done)
+        made.metadata.Pack(_metadata(row))
+        if row.done:
+            if row.error is None:
+                made.response.CopyFrom(self._response(row))
+            else:
+                made.error.CopyFrom(_error(row, row.error))
+        return made
+
+    def job(self, row: JobRow) -> Job:
+        """The job, with request and response where the row was read with them."""
+        made = Job(
+            name=operation_name(row.tenant, row.job_id),
+            method=row.method,
+            queue=row.queue,
+            state=JobState.ValueType(row.state),
+            priority=Priority.ValueType(row.lane),
+            attempt=row.attempt,
+            max_attempts=row.max_attempts,
+            create_time=timestamp(row.created_at),
+            run_time=timestamp(row.run_at),
+            start_time=timestamp(row.started_at),
+            finish_time=timestamp(row.finished_at),
+            actor=row.actor or "",
+            request_id=row.request_id or "",
+            trace_id=trace_id(row),
+            labels=row.labels,
+            cancel_requested=row.cancel_requested_at is not None,
+            attempts=_attempts(row),
+        )
+        if row.error is not None:
+            made.error.CopyFrom(_error(row, row.error))
+        if row.request is not None:
+            made.request.CopyFrom(self._request(row, row.request))
+        if row.response is not None:
+            made.response.CopyFrom(self._response(row))
+        return made
+
+    def _request(self, row: JobRow, data: bytes) -> AnyMessage:
+        method = self._catalogue.method(row.method)
+        return _packed(None if method is None else method.request_type, data)
+
+    def _response(self, row: JobRow) -> AnyMessage:
+        method = self._catalogue.method(row.method)
+        return _packed(None if method is None else method.response_type, row.response or b"")
+
+
+def response_bytes(outcome: Outcome, trace: str) -> bytes:
+    """What a call of a typed method is answered with.
+
+    Args:
+        outcome: Of its job.
+        trace: The job's trace id.
+
+    Raises:
+        JobFailure: The job failed or was cancelled.
+    """
+    if outcome.error is not None:
+        raise JobFailure(
+            addressed(
+                outcome.error,
+                tenant=outcome.tenant,
+                job_id=outcome.job_id,
+                attempt=outcome.attempt,
+                trace_id=trace,
+            )
+        )
+    return outcome.response or b""
+
+
+def trace_id(row: JobRow) -> str:
+    """The W3C trace id of the call; empty if the row has none."""
+    trace = TraceContext.parse(row.traceparent)
+    return "" if trace is None else trace.trace_id
+
+
+def timestamp(time: datetime | None) -> Timestamp | None:
+    """A time as protobuf has it."""
+    if time is None:
+        return None
+    made = Timestamp()
+    made.FromDatetime(time)
+    return made
+
+
+def _packed(type_name: str | None, data: bytes) -> AnyMessage:
+    if type_name is not None:
+        return AnyMessage(type_url=TYPE_URL + type_name, value=data)
+    # No loaded image has the method any more: the bytes, as something that everybody can read.
+    made = AnyMessage()
+    made.Pack(BytesValue(value=data))
+    return made
+
+
+def _metadata(row: JobRow) -> JobMetadata:
+    return JobMetadata(
+        method=row.method,
+        queue=row.queue,
+        state=JobState.ValueType(row.state),
+        attempt=row.attempt,
+        create_time=timestamp(row.created_at),
+        start_time=timestamp(row.started_at),
+        finish_time=timestamp(row.finished_at),
+        trace_id=trace_id(row),
+        cancel_requested=row.cancel_requested_at is not None,
+    )
+
+
+def _error(row: JobRow, error: bytes) -> Status:
+    return addressed(error, tenant=row.tenant, job_id=row.job_id, attempt=row.attempt, trace_id=trace_id(row))
+
+
+def _attempts(row: JobRow) -> Iterable[Attempt]:
+    """Every attempt that ended: those in the row's list, and the last one, which its columns tell of."""
+    made = [_attempt(each) for each in row.attempts]
+    # A job that was cancelled while it waited has no worker: its last attempt is in the list already.
+    if row.done and row.worker is not None:
+        error = None if row.error is None else _error(row, row.error)
+        info = None if error is None else read_envelope(error)
+        lost = info is not None and info.reason == _WORKER_LOST
+        made.append(
+            Attempt(
+                attempt=row.attempt,
+                worker=row.worker,
+                start_time=timestamp(row.started_at),
+                end_time=timestamp(row.finished_at),
+                outcome=AttemptOutcome.ATTEMPT_OUTCOME_LOST if lost else _ENDED_AS[JobState.ValueType(row.state)],
+                error=error,
+                span_id=row.span_id or "",
+            )
+        )
+    return made
+
+
+def _attempt(row: AttemptRow) -> Attempt:
+    return Attempt(
+        attempt=row.attempt,
+        worker=row.worker or "",
+        start_time=timestamp(row.started_at),
+        end_time=timestamp(row.ended_at),
+        outcome=AttemptOutcome.ValueType(row.outcome),
+        error=None if row.error is None else Status.FromString(row.error),
+        span_id=row.span_id or "",
+    )

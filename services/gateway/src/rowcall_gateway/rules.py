@@ -1,0 +1,39 @@
+"""What the interceptor must know of each served method: how large, whether it writes, what it takes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rowcall.catalogue.images import Catalogue
+from rowcall_gateway.interceptor import MethodRules
+from rowcall_gateway.settings import GatewaySettings
+
+JOB_SERVICE: Final = "rowcall.v1.JobService"
+OPERATIONS: Final = "google.longrunning.Operations"
+OUR_SERVICES: Final = (JOB_SERVICE, OPERATIONS)
+"""The services that every gateway serves, beside the catalogue's."""
+
+_SUBMITTING: Final = frozenset({f"{JOB_SERVICE}/Submit", f"{JOB_SERVICE}/BatchSubmit"})
+
+
+class Rules:
+    """The rules of every method of one catalogue."""
+
+    def __init__(self, catalogue: Catalogue, settings: GatewaySettings) -> None:
+        self._limit = settings.max_request_bytes
+        self._rules = {
+            method.path: MethodRules(limit_bytes=self._limit, writes=True, request_type=method.request_type)
+            for method in catalogue.methods.values()
+        }
+        for service in OUR_SERVICES:
+            for method in catalogue.pool.FindServiceByName(service).methods:
+                name = f"{service}/{method.name}"
+                self._rules[f"/{name}"] = MethodRules(
+                    limit_bytes=settings.max_batch_bytes if name in _SUBMITTING else self._limit,
+                    writes=name in _SUBMITTING,
+                    request_type=method.input_type.full_name,
+                )
+
+    def of(self, path: str) -> MethodRules:
+        """The rules of a method by its path, served or not."""
+        return self._rules.get(path) or MethodRules(limit_bytes=self._limit, writes=False, request_type="")

@@ -1,0 +1,235 @@
+"""The gateway put together: what it is made of, how it starts, how it stops. Used by `main` and by standalone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+from uuid import uuid4
+
+import grpc.aio
+import structlog
+from google.longrunning import operations_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from opentelemetry.trace import TracerProvider
+
+from rowcall.catalogue.images import Catalogue, load_catalogue
+from rowcall.sharding import GATEWAY_WORKLOADS, Router
+from rowcall.v1 import job_service_pb2_grpc
+from rowcall_gateway.address import Address
+from rowcall_gateway.background import Background
+from rowcall_gateway.calls import JobCalls
+from rowcall_gateway.drafts import Drafts
+from rowcall_gateway.gate import Gate
+from rowcall_gateway.generic import JobMethodHandlers
+from rowcall_gateway.identity import BelievedCallers, IdentityMode
+from rowcall_gateway.interceptor import CallInterceptor
+from rowcall_gateway.jobs import Jobs
+from rowcall_gateway.links import Links
+from rowcall_gateway.operations import Operations
+from rowcall_gateway.reading import JobReader
+from rowcall_gateway.resources import Resources
+from rowcall_gateway.rules import OUR_SERVICES, Rules
+from rowcall_gateway.schema import check_schemas
+from rowcall_gateway.settings import GatewaySettings
+from rowcall_gateway.submissions import Submissions
+from rowcall_gateway.telemetry import span_interceptor
+from rowcall_gateway.waiters import Slots
+
+DEDICATED: Final = 2
+"""Connections a shard beside the pools, where hints are used: one listens, one notifies."""
+
+_LAST_WORDS: Final = 0.5
+"""Seconds for answers that are on their way when the server stops."""
+
+_WAITING_SHARE: Final = 0.8
+"""Of the grace, over which waiting calls are ended; the rest is for them to leave."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Gateway:
+    """A gateway in this process and event loop."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        *,
+        router: Router | None = None,
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:
+        """
+        Args:
+            settings: What it is told.
+            router: One that others share, open with the gateway's workloads, theirs to close; None: its own.
+            tracer_provider: Makes the spans of its RPCs; None: there are none.
+        """
+        self._settings = settings
+        self._router = router
+        self._owns_router = router is None
+        self._tracer_provider = tracer_provider
+        self._gate = Gate()
+        self._background = Background()
+        self._health = health.aio.HealthServicer()
+        self._links: Links | None = None
+        self._server: grpc.aio.Server | None = None
+        self._port = 0
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, once it is started."""
+        return self._port
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT, once it is started."""
+        return str(Address(self._settings.address.host, self._port))
+
+    async def start(self) -> None:
+        """Loads the images, looks at the databases, and serves.
+
+        Databases that cannot be reached do not stop it: their tenants' calls fail, typed, until they are back.
+
+        Raises:
+            ImageError: An image cannot be served.
+            SettingsError: The pools are more than a server allows.
+            RowcallError: SCHEMA_MISMATCH: a database needs `rowcall migrate`.
+            OSError: The address cannot be listened on.
+        """
+        catalogue = self._load()
+        try:
+            await self._connect(catalogue)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def drain(self, grace: timedelta | None = None) -> None:
+        """Stops in order: says so, refuses new calls, ends those that wait, finishes the others, and stops.
+
+        Args:
+            grace: How long it may take; None: as the settings say.
+        """
+        grace = self._settings.grace if grace is None else grace
+        _log.info("draining", in_flight=self._gate.inside, grace_s=grace.total_seconds())
+        await self._health.enter_graceful_shutdown()
+        if self._settings.drain_notice and self._gate.inside:
+            await asyncio.sleep(self._settings.drain_notice.total_seconds())
+        self._gate.close()
+        if self._links is not None:
+            self._links.drain(grace * _WAITING_SHARE)
+        try:
+            async with asyncio.timeout(grace.total_seconds()):
+                await self._gate.empty()
+        except TimeoutError:
+            _log.warning("calls are cut off", in_flight=self._gate.inside)
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Stops now. Calls that wait are cut off; their jobs go on, and what is being written is written."""
+        await self._health.enter_graceful_shutdown()
+        self._gate.close()
+        if self._server is not None:
+            await self._server.stop(_LAST_WORDS)
+            self._server = None
+        await self._background.close()
+        if self._links is not None:
+            await self._links.close()
+            self._links = None
+        if self._owns_router and self._router is not None:
+            await self._router.close()
+            self._router = None
+
+    def _load(self) -> Catalogue:
+        catalogue = load_catalogue(
+            self._settings.images,
+            builtin=self._settings.probe,
+            reflected=(health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR),
+        )
+        for warning in catalogue.warnings:
+            _log.warning("image", warning=warning)
+        return catalogue
+
+    async def _connect(self, catalogue: Catalogue) -> None:
+        settings = self._settings
+        if self._router is None:
+            self._router = await Router.open(
+                settings,
+                service=settings.program,
+                workloads=GATEWAY_WORKLOADS,
+                dedicated=DEDICATED if settings.uses_hints else 0,
+            )
+        await check_schemas(settings, self._router)
+        self._links = Links(self._router, settings, gateway_id=uuid4(), in_flight=lambda: self._gate.inside)
+        self._server = self._assemble(catalogue, self._router, self._links)
+        self._port = _bind(self._server, settings.address)
+        self._links.start()
+        await self._server.start()
+        for service in ("", *self._services(catalogue)):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        if settings.identity is IdentityMode.INSECURE_NETWORK:
+            _log.warning(
+                "EVERY CALLER IS BELIEVED: whoever reaches this port may call as any tenant", address=self.address
+            )
+        _log.info("serving", address=self.address, methods=len(catalogue.methods), shards=sorted(settings.shards))
+
+    def _assemble(self, catalogue: Catalogue, router: Router, links: Links) -> grpc.aio.Server:
+        settings = self._settings
+        resources = Resources(catalogue)
+        drafts = Drafts(catalogue, max_request_bytes=settings.max_request_bytes)
+        submissions = Submissions(router, links)
+        reader = JobReader(router, links)
+        slots = Slots(settings.max_waiters)
+        calls = JobCalls(
+            drafts=drafts,
+            submissions=submissions,
+            resources=resources,
+            slots=slots,
+            background=self._background,
+            max_call_wait=settings.max_call_wait,
+        )
+        interceptor = CallInterceptor(
+            scope=BelievedCallers(),
+            gate=self._gate,
+            rules=Rules(catalogue, settings).of,
+            spans=None if self._tracer_provider is None else span_interceptor(self._tracer_provider),
+        )
+        server = grpc.aio.server(
+            interceptors=(interceptor,),
+            options=(
+                # On by default, it lets a second process on the port take calls away in silence.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+            ),
+        )
+        server.add_generic_rpc_handlers((JobMethodHandlers(catalogue, calls),))
+        jobs = Jobs(
+            calls=calls,
+            drafts=drafts,
+            submissions=submissions,
+            reader=reader,
+            resources=resources,
+            slots=slots,
+            validator=catalogue.validator,
+        )
+        job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
+        operations = Operations(reader, resources, slots, max_call_wait=settings.max_call_wait)
+        operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if settings.reflection:
+            names = (*self._services(catalogue), health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server, pool=catalogue.pool)
+        return server
+
+    def _services(self, catalogue: Catalogue) -> Sequence[str]:
+        return (*catalogue.service_names, *OUR_SERVICES)
+
+
+def _bind(server: grpc.aio.Server, address: Address) -> int:
+    try:
+        port = server.add_insecure_port(str(address))
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: is the address this machine's, and the port free?") from error
+    return port

@@ -1,0 +1,127 @@
+"""Takes a call to its tenant's shard and makes it a row there. Called by `calls` and `jobs`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from rowcall.errors import RowcallError
+from rowcall.queue.model import Submission, SubmitOutcome, Submitted
+from rowcall.sharding import Router, Shard
+from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall.validation import fingerprint
+from rowcall_gateway.drafts import Draft
+from rowcall_gateway.incoming import IncomingCall
+from rowcall_gateway.links import Links, ShardLink
+from rowcall_gateway.submitter import Ticket
+
+
+class Flight:
+    """One call's submission: where it stands when the caller is gone or its time is up."""
+
+    job_id: UUID
+    """The job's id, if it is new: minted before the database is asked, so that there is a name to ask with."""
+    link: ShardLink | None
+    """The shard that it was sent to last."""
+    ticket: Ticket | None
+    """Its place in that shard's submitter."""
+
+    def __init__(self) -> None:
+        self.job_id = uuid7()
+        self.link = None
+        self.ticket = None
+
+    def recall(self) -> bool:
+        """Takes the submission back. False: it is being written or was written."""
+        return self.ticket is None or self.ticket.withdraw()
+
+
+class Submissions:
+    """Submits calls to the shards of their tenants."""
+
+    def __init__(self, router: Router, links: Links) -> None:
+        self._router = router
+        self._links = links
+
+    async def submit(
+        self, call: IncomingCall, draft: Draft, flight: Flight, *, waits: bool
+    ) -> tuple[ShardLink, Submitted]:
+        """Writes one call, together with its neighbours.
+
+        Cancelled before the row is on its way, nothing is written; afterwards the row is, and `flight` knows it.
+
+        Raises:
+            RowcallError: What router and store raise.
+        """
+
+        async def on(shard: Shard) -> tuple[ShardLink, Submitted]:
+            link = self._links[shard.name]
+            submission = await _submission(call, draft, flight.job_id, link, waits=waits)
+            flight.link = link
+            flight.ticket = link.submitter.enqueue(submission)
+            submitted = await asyncio.shield(flight.ticket.answer)
+            _refuse_wrong_shard([submitted], call.tenant, shard)
+            return link, submitted
+
+        return await self._router.call_on_shard(call.tenant, on)
+
+    async def submit_atomic(self, call: IncomingCall, drafts: Sequence[Draft]) -> list[Submitted]:
+        """Writes calls of one tenant all together or, where one is refused, none.
+
+        Raises:
+            RowcallError: What router and store raise.
+        """
+        job_ids = [uuid7() for _ in drafts]
+
+        async def on(shard: Shard) -> list[Submitted]:
+            link = self._links[shard.name]
+            submissions = [
+                await _submission(call, draft, job_id, link, waits=False)
+                for draft, job_id in zip(drafts, job_ids, strict=True)
+            ]
+            submitted = await link.store.submit_atomic(submissions)
+            _refuse_wrong_shard(submitted, call.tenant, shard)
+            if not any(each.outcome is SubmitOutcome.KEY_REUSED for each in submitted):
+                link.tell_workers(
+                    [
+                        submission
+                        for submission, each in zip(submissions, submitted, strict=True)
+                        if each.outcome is SubmitOutcome.CREATED
+                    ]
+                )
+            return submitted
+
+        return await self._router.call_on_shard(call.tenant, on)
+
+
+async def _submission(call: IncomingCall, draft: Draft, job_id: UUID, link: ShardLink, *, waits: bool) -> Submission:
+    hashed = None
+    if draft.request_id is not None:
+        hashed = fingerprint(await link.store.fingerprint_key(), draft.message)
+    return Submission(
+        tenant=call.tenant,
+        job_id=job_id,
+        ids=await link.store.method_ids(draft.method.name, draft.method.policy),
+        lane=draft.lane,
+        request=draft.request,
+        request_id=draft.request_id,
+        fingerprint=hashed,
+        run_at=draft.run_at,
+        actor=call.principal.actor,
+        fairness_key=draft.fairness_key,
+        traceparent=call.trace.traceparent,
+        tracestate=call.trace.tracestate,
+        labels=draft.labels,
+        waiter_id=link.waiter_id if waits else None,
+    )
+
+
+def _refuse_wrong_shard(submitted: Sequence[Submitted], tenant: str, shard: Shard) -> None:
+    """The router's sign to look again where the tenant lives."""
+    if any(each.outcome is SubmitOutcome.WRONG_SHARD for each in submitted):
+        raise RowcallError(
+            ErrorReason.ERROR_REASON_WRONG_SHARD, f"Tenant {tenant!r} is not on shard {shard.name!r}. Call again."
+        )
