@@ -11,9 +11,17 @@ _COMMENT = re.compile(r"\s*(?://+!?|\#+!?|--+|/\*+!?|\*+/|\*(?=\s)|\"{3}|'{3}|;;
 _COMMENT_END = re.compile(r"\s*(?:\"{3}|'{3}|\*+/)\s*$")
 _ITEM = re.compile(r"\s*(?:[-*+]|\d{1,3}[.)])\s+(?=\S)")
 _CODE = re.compile(
-    r"[{};,(\[=:\\|]\s*$|^\s*[)\]}@]|^\s*(?:def|class|import|from|return|raise|yield|await|if|for|with|assert|"
-    r"message|enum|rpc|option|select|insert|update|delete|create|where|\w+\s*=)\s|\w\(.*\)|\w\[\w|"
-    r"^\s*[a-z_]\w*: [\w.]+(?:\[.*\])?(?: \| \w+)*(?: = .*)?$"
+    r"""
+      [{};(\[=\\|]\s*$                                        # ends as no sentence does
+    | ^\s*[)\]}@]                                            # or begins so
+    | ^\s*["'\w.]+\s?[:=].*,\s*$ | ^\s*["'].*,\s*$             # an argument or an item
+    | ^\s*(?:await\s|return\s|yield\s|raise\s)?[\w.]+[(\[]   # a call
+    | ^\s*[\w.]+(?:\[.*\])?\s*(?::=|[-+*/|&:]?=)\s           # an assignment
+    | ^\s*[a-z_]\w*:\s[\w.]+(?:\[.*\])?(?:\s\|\s\w+)*(?:\s=\s.*)?$   # a field with its type
+    | ^\s*(?:(?:async|def|class|if|elif|else|while|try|except|match|case)\b.*|for\s\w+\sin\s.*|with\s.*\(.*):\s*$
+    | ^\s*(?:import\s\w|from\s[\w.]+\simport\s|select\s|insert\sinto\s|delete\sfrom\s|create\s\w+\s\w+\.)
+    """,
+    re.VERBOSE,
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]`*_]*\s+(?=[\"'(\[`*_]*[A-Z0-9])")
 

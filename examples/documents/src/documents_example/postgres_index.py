@@ -7,6 +7,7 @@ so that a worker can be started before its database.
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from importlib.resources import files
 from uuid import UUID
 
@@ -26,8 +27,6 @@ _SQL = {name: files("documents_example").joinpath("sql", f"{name}.sql").read_byt
 
 _CANDIDATES = 60
 """How many of each ranking are looked at."""
-_WAIT_SECONDS = 10.0
-"""How long a call waits for a connection."""
 
 _Key = tuple[UUID, int]
 _Connection = psycopg.AsyncConnection[TupleRow]
@@ -36,14 +35,20 @@ _Connection = psycopg.AsyncConnection[TupleRow]
 class PostgresIndex:
     """Documents of all tenants in one database; the tenant is in every statement's condition."""
 
-    def __init__(self, dsn: str, *, connections: int = 4) -> None:
-        """Connects to nothing yet."""
+    def __init__(self, dsn: str, *, connections: int = 4, patience: timedelta = timedelta(seconds=10)) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            dsn: the database, as a libpq connection string or URL.
+            connections: how many connections are open at most.
+            patience: how long a call waits for one before IndexUnavailable is raised.
+        """
         self._pool = AsyncConnectionPool(
             dsn,
             min_size=1,
             max_size=connections,
             name="documents",
-            timeout=_WAIT_SECONDS,
+            timeout=patience.total_seconds(),
             # A connection that a restart of Postgres broke is replaced instead of handed out.
             check=AsyncConnectionPool[_Connection].check_connection,
             open=False,

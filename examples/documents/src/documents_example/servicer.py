@@ -34,7 +34,7 @@ from documents_example.reader import Reader, TextReader, UnreadableDocument
 from documents_example.settings import Settings
 from documents_example.sources import locate
 from documents_example.tenancy import tenant_of
-from rowcall_worker.operations import finished
+from rowcall_worker import finished
 
 _DEFAULT_SOURCES = 5
 _PASSAGES = 60

@@ -4,7 +4,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from rowcall_worker.context import JobContext
+from rowcall_worker import JobContext
 
 DEFAULT_TENANT = "default"
 
