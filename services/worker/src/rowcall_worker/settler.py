@@ -45,6 +45,9 @@ _PASSING: Final = frozenset(
     }
 )
 
+# Looked up once: it is compared for every job.
+_SCHEDULED: Final = JobState.JOB_STATE_SCHEDULED
+
 _log = structlog.get_logger(__name__)
 
 
@@ -176,7 +179,7 @@ class Settler:
                     continue
             elif not answer.settled:
                 self._stale(outcome)
-            elif answer.state == JobState.JOB_STATE_SCHEDULED:
+            elif answer.state == _SCHEDULED:
                 delay = outcome.settlement.delay
                 seconds = 0.0 if delay is None else delay.total_seconds()
                 soonest = seconds if soonest is None else min(seconds, soonest)
