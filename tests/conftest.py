@@ -2,8 +2,11 @@
 
 pytest_plugins = [
     "tests.fix_commands",
+    "tests.fix_dev",
     "tests.fix_images",
     "tests.fix_postgres",
     "tests.fix_cluster",
     "tests.fix_worker",
+    "tests.fix_gateway",
+    "tests.fix_services",
 ]

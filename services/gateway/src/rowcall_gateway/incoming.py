@@ -16,7 +16,7 @@ from rowcall.tracing import TraceContext
 from rowcall_gateway.identity import Principal
 from rowcall_gateway.metadata import OPERATION, CallMetadata
 
-ServicerContext: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
+ServicerContext: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 """gRPC's context as the gateway sees it: messages are bytes to it."""
 
 

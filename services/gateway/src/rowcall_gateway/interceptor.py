@@ -39,7 +39,7 @@ _FAULTS: Final = frozenset({ErrorReason.ERROR_REASON_INTERNAL, ErrorReason.ERROR
 
 _log = structlog.get_logger(__name__)
 
-Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Behaviour: TypeAlias = Callable[[Any, ServicerContext], Awaitable[Any]]
 Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
 

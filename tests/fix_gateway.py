@@ -1,0 +1,228 @@
+"""Fixtures: gateways in the test's own process, channels to them, and the other side of the queue worked by hand.
+
+A `Bench` claims and settles jobs itself, when the test says so, where a worker would be too quick to see what a gateway
+does meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import grpc.aio
+import pytest
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from opentelemetry.trace import TracerProvider
+
+from rowcall.catalogue.images import load_catalogue
+from rowcall.errors import read_envelope, status_of
+from rowcall.names import operation_name
+from rowcall.options.v1.job_pb2 import Priority
+from rowcall.probe.v1 import probe_pb2_grpc
+from rowcall.queue.hints import Notifier
+from rowcall.queue.model import ClaimedJob, Settlement
+from rowcall.queue.postgres import PostgresWorkQueue
+from rowcall.sharding import GATEWAY_WORKLOADS, WORKER_WORKLOADS, Router, Workload
+from rowcall.v1.job_pb2 import JobState
+from rowcall_gateway.server import Gateway
+from rowcall_gateway.settings import GatewaySettings
+from tests.fix_cluster import Cluster
+
+Metadata = tuple[tuple[str, str], ...]
+LANES = len([number for number in Priority.values() if number])
+CLAIM_SECONDS = 20.0
+
+
+class Gateways:
+    """Starts gateways on the test's cluster, and channels to them."""
+
+    def __init__(self, cluster: Cluster, stack: AsyncExitStack) -> None:
+        self._cluster = cluster
+        self._stack = stack
+
+    def settings(self, **changes: Any) -> GatewaySettings:
+        """A gateway's settings, on a port that is free."""
+        defaults: dict[str, Any] = {
+            "catalogue": self._cluster.catalogue_dsn,
+            "shards": dict(self._cluster.shards),
+            "listen": "127.0.0.1:0",
+            "grace": timedelta(seconds=5),
+        }
+        return GatewaySettings(**{**defaults, **changes})
+
+    async def start(
+        self, *, router: Router | None = None, tracer_provider: TracerProvider | None = None, **changes: Any
+    ) -> Gateway:
+        """A gateway that is stopped at the end of the test."""
+        gateway = Gateway(self.settings(**changes), router=router, tracer_provider=tracer_provider)
+        await gateway.start()
+        self._stack.push_async_callback(gateway.stop)
+        return gateway
+
+    async def channel(self, gateway: Gateway, *options: tuple[str, object]) -> grpc.aio.Channel:
+        """A channel of its own, as a process of its own would have it."""
+        return await self._stack.enter_async_context(
+            grpc.aio.insecure_channel(gateway.address, options=(("grpc.use_local_subchannel_pool", 1), *options))
+        )
+
+    async def probe(self, gateway: Gateway, *options: tuple[str, object]) -> probe_pb2_grpc.ProbeServiceAsyncStub:
+        """The probe's stub on a channel of its own."""
+        return probe_pb2_grpc.ProbeServiceStub(await self.channel(gateway, *options))
+
+
+@dataclass(frozen=True, slots=True)
+class HeldJob:
+    """A job that the bench has claimed."""
+
+    shard: str
+    job: ClaimedJob
+
+    @property
+    def name(self) -> str:
+        """The name of its operation."""
+        return operation_name(self.job.tenant, self.job.job_id)
+
+
+class Bench:
+    """Works jobs by hand: a real worker's half of the queue, without its haste."""
+
+    def __init__(self, router: Router, cluster: Cluster, stack: AsyncExitStack) -> None:
+        self._router = router
+        self._cluster = cluster
+        self._stack = stack
+        self._worker_id = uuid4()
+        self._queues: dict[str, PostgresWorkQueue] = {}
+        self._notifiers: dict[str, Notifier] = {}
+
+    async def open(self) -> None:
+        """Registers as a worker on every shard."""
+        for name, shard in self._router.shards.items():
+            queue = PostgresWorkQueue(
+                shard.pool(Workload.CLAIM), shard.pool(Workload.SETTLE), shard.pool(Workload.MAINTENANCE)
+            )
+            await queue.register_worker(self._worker_id, "bench", timedelta(hours=1))
+            self._queues[name] = queue
+
+    def notify(self) -> None:
+        """From now on tells waiting gateways of what it settles, as a worker does."""
+        for name, dsn in self._cluster.shards.items():
+            notifier = Notifier(dsn)
+            notifier.start()
+            self._stack.push_async_callback(notifier.close)
+            self._notifiers[name] = notifier
+
+    async def claim(self, count: int = 1) -> list[HeldJob]:
+        """Claims jobs until there are as many; other methods' too."""
+        held: list[HeldJob] = []
+        async with asyncio.timeout(CLAIM_SECONDS):
+            while len(held) < count:
+                held += await self.look(count - len(held))
+                await asyncio.sleep(0.005)
+        return held
+
+    async def look(self, limit: int = 1000) -> list[HeldJob]:
+        """Claims what is ready now."""
+        held: list[HeldJob] = []
+        for name, queue in self._queues.items():
+            methods = [await queue.method_id(method) for method in load_catalogue().methods]
+            for row in await queue.queues():
+                found = await queue.claim(self._worker_id, row.queue_id, methods, limit - len(held), start=[0] * LANES)
+                held += [HeldJob(name, job) for job in found]
+        return held
+
+    async def answer(self, held: HeldJob, response: Message) -> None:
+        """Settles a job with a response."""
+        await self._settle(held, JobState.JOB_STATE_SUCCEEDED, response=response.SerializeToString())
+
+    async def fail(self, held: HeldJob, status: Status) -> None:
+        """Settles a job with an error."""
+        await self._settle(
+            held,
+            JobState.JOB_STATE_FAILED,
+            error=status.SerializeToString(),
+            error_code=status.code,
+            error_message=status.message,
+        )
+
+    async def _settle(self, held: HeldJob, state: int, **result: Any) -> None:
+        settlement = Settlement(
+            tenant=held.job.tenant, job_id=held.job.job_id, lease=held.job.lease, state=state, **result
+        )
+        (settled,) = await self._queues[held.shard].settle([settlement])
+        assert not isinstance(settled, Exception), settled
+        assert settled.settled
+        if held.shard in self._notifiers and settled.waiter_id is not None:
+            self._notifiers[held.shard].done(settled.waiter_id, [held.job.job_id])
+
+
+def tenant(name: str, *more: tuple[str, str]) -> Metadata:
+    """Metadata that says who calls, and more."""
+    return (("rowcall-tenant", name), *more)
+
+
+def keyed(key: str, *more: tuple[str, str]) -> Metadata:
+    """Metadata with an idempotency key, and more."""
+    return (("idempotency-key", key), *more)
+
+
+def info_of(error: grpc.aio.AioRpcError) -> ErrorInfo:
+    """The ErrorInfo that an error came with."""
+    info = read_envelope(status_of(error))
+    assert info is not None, error
+    return info
+
+
+def violations_of(error: grpc.aio.AioRpcError) -> dict[str, str]:
+    """Field and rule of each violation that an error came with."""
+    found = BadRequest()
+    for detail in status_of(error).details:
+        if detail.Unpack(found):
+            return {violation.field: violation.reason for violation in found.field_violations}
+    raise AssertionError(f"no BadRequest in {error}")
+
+
+def retry_delay_of(error: grpc.aio.AioRpcError) -> timedelta | None:
+    """When an error says to call again."""
+    found = RetryInfo()
+    for detail in status_of(error).details:
+        if detail.Unpack(found):
+            return found.retry_delay.ToTimedelta()
+    return None
+
+
+def trailer(error: grpc.aio.AioRpcError, key: str) -> str | None:
+    """A text among an error's trailers."""
+    values: Sequence[str | bytes] = [value for name, value in error.trailing_metadata() or () if name == key]
+    assert len(values) <= 1, f"{key} is there {len(values)} times"
+    return str(values[0]) if values else None
+
+
+def job_id_of(name: str) -> UUID:
+    """The id in an operation's name."""
+    return UUID(name.rpartition("/")[2])
+
+
+@pytest.fixture
+async def gateways(cluster: Cluster) -> AsyncIterator[Gateways]:
+    """Starts gateways on the test's cluster; they are stopped after it."""
+    async with AsyncExitStack() as stack:
+        yield Gateways(cluster, stack)
+
+
+@pytest.fixture
+async def bench(cluster: Cluster, gateways: Gateways) -> AsyncIterator[Bench]:
+    """The worker's side of the test's cluster, worked by hand."""
+    async with AsyncExitStack() as stack:
+        router = await stack.enter_async_context(
+            await Router.open(gateways.settings(), service="bench", workloads=GATEWAY_WORKLOADS | WORKER_WORKLOADS)
+        )
+        opened = Bench(router, cluster, stack)
+        await opened.open()
+        yield opened
