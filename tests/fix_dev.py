@@ -1,0 +1,58 @@
+"""Fixtures: `rowcall dev` as a process, on a data directory of the test's own, and what tests ask of it."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.fix_commands import Running
+
+CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0),)
+
+
+@dataclass(frozen=True, slots=True)
+class Dev:
+    """A running `rowcall dev` that said it is ready."""
+
+    running: Running
+    address: str
+    """host:port"""
+    data_dir: Path
+
+    def channel(self) -> grpc.aio.Channel:
+        """A channel to it; the test closes it."""
+        return grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+
+    def shard_dsn(self, shard: str) -> str:
+        """The connection string of a shard, read from what it tells people."""
+        marker = f"rowcall: shard {shard}: "
+        line = next(line for line in self.running.err.splitlines() if line.startswith(marker))
+        words = line.split()
+        port, database = words[words.index("-p") + 1], words[words.index("-d") + 1]
+        password = (self.data_dir / "postgres" / "superuser_password").read_text()
+        return f"postgresql://postgres:{password}@127.0.0.1:{port}/{database}"
+
+
+@pytest.fixture
+def dev_dir(run_directory: Path, stopped_data_dir: Path) -> Iterator[Path]:
+    """A data directory for `rowcall dev` with an empty Postgres in it; made by copying, which is faster than initdb."""
+    with tempfile.TemporaryDirectory(dir=run_directory) as directory:
+        subprocess.run(["cp", "-a", stopped_data_dir, Path(directory) / "postgres"], check=True)
+        yield Path(directory)
+
+
+@pytest.fixture
+def dev(running: Callable[..., Running], dev_dir: Path) -> Callable[..., Dev]:
+    """Starts `rowcall dev ARGUMENTS` on `dev_dir` and a free port, and returns when it is ready."""
+
+    def start(*arguments: str, cwd: Path | None = None) -> Dev:
+        process = running("dev", "--listen", "127.0.0.1:0", "--data-dir", str(dev_dir), *arguments, cwd=cwd)
+        return Dev(process, process.address(), dev_dir)
+
+    return start

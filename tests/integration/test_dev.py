@@ -1,0 +1,296 @@
+"""`rowcall dev` as a developer runs it: a process that answers, ends when told to, and keeps its data."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import grpc
+import psutil
+import psycopg
+import pytest
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf.duration_pb2 import Duration
+
+from rowcall.errors import grpc_code, status_of
+from rowcall.probe.v1 import probe_pb2, probe_pb2_grpc
+from rowcall_standalone.serving import wait_until_serving
+from tests.fix_commands import Ran, Running
+from tests.fix_dev import Dev
+
+Start = Callable[..., Dev]
+Rowcall = Callable[..., Ran]
+JOBS_BY_TENANT = "select tenant, count(*) from rowcall.jobs group by tenant"
+
+
+def echo(address: str, payload: bytes, *metadata: tuple[str, str], timeout: float = 20) -> tuple[bytes, str]:
+    """One Echo; returns the payload and the name of the job."""
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        stub = probe_pb2_grpc.ProbeServiceStub(channel)
+        answer, call = stub.Echo.with_call(
+            probe_pb2.EchoRequest(payload=payload), timeout=timeout, metadata=metadata or None
+        )
+        trailers = dict(call.trailing_metadata() or ())
+        return answer.payload, str(trailers["rowcall-operation"])
+
+
+def submit_run(address: str, work: int) -> str:
+    """Submits some seconds of work without waiting for it; returns its operation."""
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        stub = probe_pb2_grpc.ProbeServiceStub(channel)
+        request = probe_pb2.RunRequest(work=Duration(seconds=work))
+        return stub.Run(request, timeout=20, metadata=(("prefer", "wait=0"),)).name
+
+
+def wait_for_operation(address: str, name: str) -> operations_pb2.Operation:
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        stub = operations_pb2_grpc.OperationsStub(channel)
+        request = operations_pb2.WaitOperationRequest(name=name, timeout=Duration(seconds=20))
+        return stub.WaitOperation(request, timeout=30)
+
+
+def left_of(process: psutil.Process, children: list[psutil.Process]) -> list[psutil.Process]:
+    """Which of a process's family still run a while after its end: orphans get a moment to notice."""
+    _, alive = psutil.wait_procs([process, *children], timeout=15)
+    return [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def family(dev: Dev) -> tuple[psutil.Process, list[psutil.Process]]:
+    process = psutil.Process(dev.running.process.pid)
+    return process, process.children(recursive=True)
+
+
+async def test_it_answers_over_reflection_health_and_the_queue(dev: Start, rowcall: Rowcall) -> None:
+    started = dev("--shards", "2")
+
+    async with started.channel() as channel:
+        await wait_until_serving(channel, started.address, timedelta(seconds=10))
+        answer = await probe_pb2_grpc.ProbeServiceStub(channel).Echo(
+            probe_pb2.EchoRequest(payload=b"hello"), timeout=20
+        )
+        assert (answer.payload, answer.attempt) == (b"hello", 1)
+
+    # Reflection: the command knows nothing of the method but what the gateway tells it.
+    ran = rowcall(
+        "submit", "rowcall.probe.v1.ProbeService/Echo", "--json", '{"payload": "aGVsbG8="}', "--wait", "20",
+        "--address", started.address,
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert ran.json["response"]["payload"] == "aGVsbG8="
+    assert started.running.end() == 0
+
+
+def test_the_tenant_is_what_the_caller_says_or_default(dev: Start) -> None:
+    started = dev()
+
+    assert echo(started.address, b"1")[1].startswith("tenants/default/operations/")
+    assert echo(started.address, b"2", ("rowcall-tenant", "acme"))[1].startswith("tenants/acme/operations/")
+    with pytest.raises(grpc.RpcError) as refused:
+        echo(started.address, b"3", ("rowcall-tenant", "Not A Tenant"))
+    assert grpc_code(status_of(refused.value)) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_two_hundred_calls_of_twenty_tenants_are_answered_and_lie_on_their_shards(dev: Start) -> None:
+    started = dev("--shards", "2")
+    tenants = [f"tenant-{number}" for number in range(20)]
+
+    async with started.channel() as channel:
+        stub = probe_pb2_grpc.ProbeServiceStub(channel)
+
+        async def call(number: int) -> None:
+            payload = f"payload {number}".encode()
+            metadata = (("rowcall-tenant", tenants[number % 20]),)
+            answer = await stub.Echo(probe_pb2.EchoRequest(payload=payload), timeout=30, metadata=metadata)
+            assert answer.payload == payload
+
+        await asyncio.gather(*(call(number) for number in range(200)))
+
+    found: dict[str, Counter[str]] = {}
+    for shard in ("a", "b"):
+        with psycopg.connect(started.shard_dsn(shard)) as connection:
+            found[shard] = Counter(dict(connection.execute(JOBS_BY_TENANT).fetchall()))
+            lives_here = {tenant for (tenant,) in connection.execute("select tenant from rowcall.tenant_route")}
+            assert set(found[shard]) == lives_here
+    assert found["a"] and found["b"], "twenty tenants on one shard"
+    assert not set(found["a"]) & set(found["b"])
+    assert found["a"] + found["b"] == Counter(dict.fromkeys(tenants, 10))
+
+
+def test_data_outlives_a_restart_and_a_kill(dev: Start, rowcall: Rowcall) -> None:
+    first = dev("--shards", "2")
+    payload, name = echo(first.address, b"kept")
+    assert payload == b"kept"
+    assert first.running.end() == 0
+
+    second = dev()  # as many shards as there are
+    shown = rowcall("jobs", "show", name, "--full", "--json", "--address", second.address)
+    assert shown.code == 0, shown.err
+    assert shown.json["state"] == "JOB_STATE_SUCCEEDED"
+    assert shown.json["response"]["payload"] == "a2VwdA=="
+    waiting = submit_run(second.address, 1)
+    process, children = family(second)
+    second.running.process.kill()
+    second.running.wait()
+    assert left_of(process, children) == []
+
+    third = dev()
+    assert wait_for_operation(third.address, waiting).HasField("response")
+    assert echo(third.address, b"again")[0] == b"again"
+    assert third.running.end() == 0
+
+
+def test_a_running_job_is_finished_before_the_end(dev: Start, rowcall: Rowcall) -> None:
+    first = dev()
+    name = submit_run(first.address, 1)
+    running_since = time.monotonic()
+    while rowcall("jobs", "show", name, "--json", "--address", first.address).json["state"] != "JOB_STATE_RUNNING":
+        assert time.monotonic() - running_since < 20
+
+    assert first.running.end(signal.SIGINT) == 0
+
+    second = dev()
+    job = rowcall("jobs", "show", name, "--json", "--address", second.address).json
+    assert (job["state"], job["attempt"]) == ("JOB_STATE_SUCCEEDED", 1)
+
+
+def test_a_second_signal_ends_it_at_once(dev: Start) -> None:
+    first = dev()
+    name = submit_run(first.address, 60)
+    process, children = family(first)
+    first.running.process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + 20
+    while "draining" not in first.running.err:
+        assert time.monotonic() < deadline
+
+    started = time.monotonic()
+    assert first.running.end() == 128 + signal.SIGTERM
+    assert time.monotonic() - started < 3
+    assert left_of(process, children) == []
+
+    second = dev()
+    with grpc.insecure_channel(second.address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        found = operations_pb2_grpc.OperationsStub(channel).GetOperation(
+            operations_pb2.GetOperationRequest(name=name), timeout=10
+        )
+    assert not found.done
+
+
+def test_a_signal_during_the_start_ends_it(running: Callable[..., Running], dev_dir: Path) -> None:
+    starting = running("dev", "--listen", "127.0.0.1:0", "--data-dir", str(dev_dir))
+    deadline = time.monotonic() + 30
+    while "migrated" not in starting.err:
+        assert time.monotonic() < deadline, starting.err
+        assert starting.process.poll() is None, starting.err
+    process = psutil.Process(starting.process.pid)
+    children = process.children(recursive=True)
+
+    assert starting.end() == 0
+    assert starting.first_line() == ""
+    assert left_of(process, children) == []
+
+
+def test_a_shard_is_added_and_none_is_taken_away(dev: Start, rowcall: Rowcall, dev_dir: Path) -> None:
+    first = dev("--shards", "1")
+    _, name = echo(first.address, b"on a")
+    assert first.running.end() == 0
+
+    second = dev("--shards", "2")
+    assert rowcall("jobs", "show", name, "--address", second.address).code == 0
+    for number in range(8):
+        echo(second.address, b"new", ("rowcall-tenant", f"new-{number}"))
+    with psycopg.connect(second.shard_dsn("b")) as connection:
+        assert connection.execute("select count(*) > 0 from rowcall.jobs").fetchone() == (True,)
+    assert second.running.end() == 0
+
+    refused = rowcall("dev", "--listen", "127.0.0.1:0", "--data-dir", str(dev_dir), "--shards", "1")
+    assert refused.code == 1
+    assert "holds 2 shards (a, b), and 1 were asked for: tenants live on b" in refused.err
+    assert "Traceback" not in refused.err
+    assert dev().running.end() == 0  # and it left nothing behind
+
+
+def test_only_loopback_is_listened_on(rowcall: Rowcall, tmp_path: Path) -> None:
+    for address in ("0.0.0.0:50051", "[::]:50051", "192.0.2.1:50051"):
+        ran = rowcall("dev", "--listen", address, "--data-dir", str(tmp_path / "data"))
+        assert ran.code == 2
+        assert "is not a loopback address" in ran.err
+        assert "ssh -L" in ran.err
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_taken_port_is_refused_and_nothing_is_left_running(rowcall: Rowcall, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ran = rowcall("dev", "--listen", f"127.0.0.1:{port}", "--data-dir", str(tmp_path / "data"))
+
+    assert ran.code == 1
+    assert f"Cannot listen on 127.0.0.1:{port}: Address already in use. Stop the process" in ran.err
+    assert not (tmp_path / "data").exists(), "Postgres was started"
+
+
+def test_a_data_directory_has_one_dev_at_a_time(dev: Start, rowcall: Rowcall, dev_dir: Path) -> None:
+    started = dev()
+
+    ran = rowcall("dev", "--listen", "127.0.0.1:0", "--data-dir", str(dev_dir))
+
+    assert ran.code == 1
+    assert f"belongs to another running process (pid {started.running.process.pid})" in ran.err
+    assert "Traceback" not in ran.err
+    assert echo(started.address, b"undisturbed")[0] == b"undisturbed"
+
+
+SERVICER = """
+import os
+
+from rowcall.errors import grpc_code, status_of
+from rowcall.probe.v1 import probe_pb2, probe_pb2_grpc
+
+
+class Shouting(probe_pb2_grpc.ProbeServiceServicer):
+    async def Echo(self, request, context):
+        assert os.environ["MY_DSN"].startswith("postgresql://")
+        return probe_pb2.EchoResponse(payload=request.payload.upper())
+
+
+def register(worker):
+    probe_pb2_grpc.add_ProbeServiceServicer_to_server(Shouting(), worker)
+"""
+
+
+def test_a_servicer_of_the_working_directory_is_served_with_a_database_of_its_own(dev: Start, tmp_path: Path) -> None:
+    (tmp_path / "shouting.py").write_text(SERVICER)
+
+    started = dev("--servicer", "shouting:register", "--database", "MY_DSN=mine", cwd=tmp_path)
+
+    assert echo(started.address, b"hello")[0] == b"HELLO"
+    dsn = started.shard_dsn("a").rpartition("/")[0] + "/mine"
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("select current_database()").fetchone() == ("mine",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--servicer", "nowhere:register"), 1, "there is no module nowhere"),
+        (("--image", "nowhere.binpb"), 1, "nowhere.binpb"),
+        (("--database", "MY_DSN=shard_a"), 1, "'shard_a' is the system's own"),
+        (("--database", "nonsense"), 2, "'nonsense' is not VARIABLE=NAME"),
+        (("--listen", "nonsense"), 2, "is not an address"),
+        (("--postgres-bin", "/nowhere"), 1, "/nowhere"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    rowcall: Rowcall, dev_dir: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    ran = rowcall("dev", "--listen", "127.0.0.1:0", "--data-dir", str(dev_dir), *arguments)
+
+    assert ran.code == code
+    assert message in " ".join(ran.err.split())
+    assert "Traceback" not in ran.err
+    assert ran.out == ""
