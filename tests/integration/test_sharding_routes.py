@@ -21,6 +21,7 @@ from rowcall.v1.error_reason_pb2 import ErrorReason
 from tests.fix_cluster import Cluster
 from tests.gate import Gate
 from tests.moving import catalogue_routes, move, set_catalogue, set_route, shard_routes
+from tests.waiting import until
 
 NOWHERE = "postgresql://postgres@127.0.0.1:1/nothing"
 OTHER = {"a": "b", "b": "a"}
@@ -47,12 +48,6 @@ async def open_router(cluster: Cluster) -> AsyncIterator[Opener]:
 async def catalogue_gate(cluster: Cluster) -> AsyncIterator[Gate]:
     async with Gate(cluster.catalogue_dsn) as gate:
         yield gate
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - of another process
-            await asyncio.sleep(0.01)
 
 
 def wrong_shard() -> RowcallError:

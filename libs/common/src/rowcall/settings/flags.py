@@ -10,6 +10,7 @@ import json
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from datetime import timedelta
+from enum import Enum
 from typing import Any, NoReturn
 
 from pydantic.fields import FieldInfo
@@ -137,7 +138,7 @@ def _help_text(field: str, info: FieldInfo) -> str:
     elif isinstance(info.default, bool):
         default = f"default: {str(info.default).lower()}"
     elif info.default_factory is None and info.default not in (None, (), ""):
-        default = f"default: {info.default}"
+        default = f"default: {info.default.value if isinstance(info.default, Enum) else info.default}"
     else:
         default = ""
     return " ".join(filter(None, [info.description, f"[{environment_name(field)}{default and '; ' + default}]"]))
@@ -149,6 +150,8 @@ def _metavar(info: FieldInfo, given: str) -> str:
         return extra
     if info.annotation is timedelta:
         return "DURATION"
+    if isinstance(info.annotation, type) and issubclass(info.annotation, Enum):
+        return f"{{{','.join(str(member.value) for member in info.annotation)}}}"
     return given if given.startswith("{") else given.upper()
 
 

@@ -15,17 +15,54 @@ from typing import Final
 PREFIX: Final = "ROWCALL_"
 
 NEIGHBOURS: Final[Mapping[str, frozenset[str]]] = {
-    "rowcall-gateway": frozenset(),
-    "rowcall-worker": frozenset(),
+    "rowcall-gateway": frozenset(
+        {
+            "ROWCALL_DRAIN_NOTICE",
+            "ROWCALL_GATHER",
+            "ROWCALL_GATHER_ABOVE",
+            "ROWCALL_GRACE",
+            "ROWCALL_IDENTITY",
+            "ROWCALL_IMAGES",
+            "ROWCALL_KEY_TTL",
+            "ROWCALL_LISTEN",
+            "ROWCALL_MAX_BATCH_BYTES",
+            "ROWCALL_MAX_CALL_WAIT",
+            "ROWCALL_MAX_REQUEST_BYTES",
+            "ROWCALL_MAX_WAITERS",
+            "ROWCALL_PROBE",
+            "ROWCALL_REFLECTION",
+            "ROWCALL_SUBMIT_BATCH",
+        }
+    ),
+    "rowcall-worker": frozenset(
+        {
+            "ROWCALL_ALLOW_FAULTS",
+            "ROWCALL_GRACE",
+            "ROWCALL_IMAGES",
+            "ROWCALL_LEASE",
+            "ROWCALL_MAX_RESPONSE_BYTES",
+            "ROWCALL_POLL",
+            "ROWCALL_PROBE",
+            "ROWCALL_QUEUES",
+            "ROWCALL_SERVICERS",
+            "ROWCALL_SLOTS",
+            "ROWCALL_THREADS",
+        }
+    ),
     "rowcall": frozenset({"ROWCALL_ADDRESS", "ROWCALL_TENANT"}),
     "embedded Postgres": frozenset({"ROWCALL_POSTGRES_BIN"}),
+    "docker-compose.yml": frozenset({"ROWCALL_PASSWORD"}),
 }
 """What each program reads beyond `ClusterSettings`. A test compares it with the programs' own declarations."""
 
-_LINK: Final = re.compile(
-    r"ROWCALL(?:_[A-Z0-9]+)*_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)"
+_SERVICE: Final = re.compile(
+    r"""ROWCALL(?:_[A-Z0-9]+)*_(?:
+        SERVICE_HOST=[0-9a-f.:]+ | SERVICE_PORT(?:_[A-Z0-9_]+)?=\d+
+        | PORT=(?:tcp|udp|sctp)://.* | PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?=.+
+    )""",
+    re.VERBOSE,
 )
-_LINK_VALUE: Final = re.compile(r"(?:tcp|udp|sctp)(?:://.*)?|\d+|[0-9a-f.:]+", re.IGNORECASE)
+"""What Kubernetes adds to a pod's environment for a service whose name begins with "rowcall"."""
 
 _declared: dict[str, frozenset[str]] = {}
 
@@ -50,9 +87,7 @@ def unknown_names(environment: Mapping[str, str]) -> list[str]:
     return sorted(
         name
         for name, value in environment.items()
-        if name.upper().startswith(PREFIX)
-        and name.upper() not in known
-        and not (_LINK.fullmatch(name) and _LINK_VALUE.fullmatch(value))
+        if name.upper().startswith(PREFIX) and name.upper() not in known and not _SERVICE.fullmatch(f"{name}={value}")
     )
 
 

@@ -1,0 +1,292 @@
+"""Connections: bounded, named, with timeouts; and shards that are down, restart, or have no room."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import TupleRow
+from structlog.testing import capture_logs
+
+from rowcall.errors import RowcallError
+from rowcall.queue.faults import fault
+from rowcall.settings import ClusterSettings, SettingsError
+from rowcall.sharding import GATEWAY_WORKLOADS, WORKER_WORKLOADS, Pool, Router, Shard, Workload
+from rowcall.sharding.faults import shard_unavailable
+from rowcall.sharding.pools import NoConnection, connection_string
+from rowcall.v1.error_reason_pb2 import ErrorReason
+from tests.fix_cluster import Cluster, RestartableCluster
+from tests.gate import Gate
+from tests.waiting import until
+
+
+def settings_of(cluster: Cluster, **changed: Any) -> ClusterSettings:
+    values = {"catalogue": cluster.catalogue_dsn, "shards": cluster.shards, "pool_timeout": "2s", **changed}
+    return ClusterSettings.model_validate(values)
+
+
+@asynccontextmanager
+async def opened(cluster: Cluster, **changed: Any) -> AsyncIterator[Router]:
+    router = await Router.open(settings_of(cluster, **changed), service="test", workloads=GATEWAY_WORKLOADS)
+    async with router:
+        yield router
+
+
+async def ask(shard: Shard, query: str = "select 1", workload: Workload = Workload.READ) -> TupleRow:
+    async with shard.pool(workload).connection() as connection:
+        (row,) = await (await connection.execute(query.encode())).fetchall()
+        return row
+
+
+async def until_served(shard: Shard) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await ask(shard)
+            except NoConnection:
+                continue
+            return
+
+
+async def test_a_shard_that_is_down_at_the_start_stops_nobody_else(cluster: Cluster) -> None:
+    async with Gate(cluster.shards["b"]) as gate:
+        await gate.shut()
+        with capture_logs() as logs:
+            async with opened(cluster, shards={**cluster.shards, "b": gate.dsn}) as router:
+                # The operator is told why, without the password.
+                [line] = [line for line in logs if line["event"].startswith("database cannot be reached")]
+                assert line["database"] == "shard 'b'"
+                assert "refused" in line["cause"]
+                assert str(psycopg.conninfo.conninfo_to_dict(gate.dsn)["password"]) not in str(logs)
+
+                assert await ask(router.shard("a")) == (1,)
+                with pytest.raises(RowcallError, match="Shard 'b' cannot be reached") as refusal:
+                    await ask(router.shard("b"))
+                assert refusal.value.reason == ErrorReason.ERROR_REASON_SHARD_UNAVAILABLE
+                assert refusal.value.metadata == {"shard": "b"}
+                assert refusal.value.retry_after is not None
+
+                await gate.open()
+                await until_served(router.shard("b"))
+
+
+async def test_a_restart_of_the_server_costs_no_call_an_error(restartable_cluster: RestartableCluster) -> None:
+    async with opened(restartable_cluster) as router:
+        shard = router.shard("a")
+
+        async def hold(together: asyncio.Barrier) -> None:
+            async with shard.pool(Workload.READ).connection() as connection:
+                await connection.execute("select 1")
+                await together.wait()
+
+        # Fill the pool; then every connection in it is dead.
+        together = asyncio.Barrier(4)
+        await asyncio.gather(*(hold(together) for _ in range(4)))
+        await asyncio.to_thread(restartable_cluster.postgres.stop)
+        await asyncio.to_thread(restartable_cluster.postgres.start)
+        began = monotonic()
+        assert await asyncio.gather(*(ask(shard) for _ in range(16))) == [(1,)] * 16
+        assert monotonic() - began < 2
+
+
+async def test_calls_wait_for_the_end_of_a_short_outage(cluster: Cluster) -> None:
+    async with Gate(cluster.shards["a"]) as gate, opened(cluster, shards={"a": gate.dsn}) as router:
+        await ask(router.shard("a"))
+        await gate.shut()
+        with capture_logs() as logs:
+            call = asyncio.create_task(ask(router.shard("a")))
+            await until(lambda: any(line["event"].startswith("database unreachable") for line in logs))
+            await gate.open()
+            assert await call == (1,)
+            assert [line["log_level"] for line in logs] == ["warning", "info"]  # said once each
+
+
+@asynccontextmanager
+async def small_pool(cluster: Cluster, dsn: str, *, ride_out: float = 0, **changed: Any) -> AsyncIterator[Pool]:
+    settings = settings_of(cluster, **changed)
+    pool = Pool(
+        connection_string(dsn, settings, application="test"),
+        settings,
+        name="test",
+        size=2,
+        unavailable=lambda why: shard_unavailable("a", why),
+        ride_out=ride_out,
+    )
+    await pool.open()
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def test_in_a_long_outage_calls_are_refused_at_once(cluster: Cluster) -> None:
+    async with (
+        Gate(cluster.shards["a"]) as gate,
+        small_pool(cluster, gate.dsn, ride_out=0.2, pool_timeout="1m") as pool,
+    ):
+        await gate.shut()
+        with pytest.raises(NoConnection):
+            await pool.getconn()
+        began = monotonic()
+        with pytest.raises(NoConnection):
+            await pool.getconn()
+        assert monotonic() - began < 1
+        # And it does not have to be asked to come back.
+        await gate.open()
+        await until(lambda: bool(pool.get_stats().get("pool_available")))
+
+
+async def test_a_connection_that_the_server_ended_is_not_handed_out(cluster: Cluster) -> None:
+    async with small_pool(cluster, cluster.shards["a"]) as pool:
+        async with pool.connection() as connection:
+            pid = connection.info.backend_pid
+        with psycopg.connect(cluster.shards["a"], autocommit=True) as admin:
+            assert admin.execute("select pg_terminate_backend(%s, 5000)", [pid]).fetchone() == (True,)
+        async with pool.connection() as connection:
+            assert connection.info.backend_pid != pid
+            await connection.execute("select 1")
+
+
+async def test_a_pool_opens_no_more_than_its_size_and_then_refuses(cluster: Cluster) -> None:
+    async with small_pool(cluster, cluster.shards["a"], pool_timeout="400ms") as pool:
+        async with pool.connection(), pool.connection():
+            with pytest.raises(NoConnection, match=r"gave no free connection within 0\.4 s") as refusal:
+                await pool.getconn()
+        assert refusal.value.reason == ErrorReason.ERROR_REASON_SHARD_UNAVAILABLE
+        # To the queue, which knows pools only, it is the same.
+        assert fault(refusal.value, shard="a", writing=True).reason == ErrorReason.ERROR_REASON_SHARD_UNAVAILABLE
+        async with pool.connection() as connection:
+            await connection.execute("select 1")
+
+
+async def test_a_closed_pool_refuses(cluster: Cluster) -> None:
+    async with small_pool(cluster, cluster.shards["a"]) as pool:
+        await pool.close()
+        with pytest.raises(NoConnection, match="stopping"):
+            await pool.getconn()
+
+
+async def test_sessions_are_named_and_end_by_themselves(cluster: Cluster) -> None:
+    async with opened(cluster) as router:
+        shard = router.shard("a")
+        query = "select current_setting('application_name'), current_setting('statement_timeout')"
+        assert await ask(shard, query, Workload.READ) == ("test read", "10s")
+        assert await ask(shard, query, Workload.SUBMIT) == ("test submit", "10s")
+        query = "select current_setting('idle_in_transaction_session_timeout')"
+        assert await ask(shard, query) == ("5s",)
+        listening = shard.connection_string("listen")
+        async with await psycopg.AsyncConnection.connect(listening, autocommit=True) as connection:
+            cursor = await connection.execute(
+                "select current_setting('application_name'), current_setting('statement_timeout')"
+            )
+            assert await cursor.fetchone() == ("test listen", "0")
+
+
+async def test_what_the_operator_says_in_the_connection_string_stands(cluster: Cluster) -> None:
+    dsn = psycopg.conninfo.make_conninfo(cluster.shards["a"], options="-c statement_timeout=1234", keepalives_idle=77)
+    made = connection_string(dsn, settings_of(cluster), application="test")
+    async with await psycopg.AsyncConnection.connect(made, autocommit=True) as connection:
+        cursor = await connection.execute(
+            "select current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout')"
+        )
+        assert await cursor.fetchone() == ("1234ms", "5s")
+    assert psycopg.conninfo.conninfo_to_dict(made)["keepalives_idle"] == "77"
+
+
+async def test_a_worker_has_no_directory_and_a_gateway_no_claims(cluster: Cluster) -> None:
+    async with opened(cluster) as gateway:
+        with pytest.raises(LookupError, match="claim"):
+            gateway.shard("a").pool(Workload.CLAIM)
+    async with await Router.open(settings_of(cluster), workloads=WORKER_WORKLOADS) as worker:
+        assert list(worker.shards) == ["a", "b"]
+        assert await ask(worker.shard("a"), workload=Workload.CLAIM) == (1,)
+        with pytest.raises(LookupError, match="read"):
+            worker.route_cached("acme")
+
+
+@pytest.fixture
+def allowed(cluster: Cluster) -> int:
+    """How many connections the server has for ordinary roles."""
+    query = (
+        "select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int "
+        "- coalesce(current_setting('reserved_connections', true)::int, 0)"
+    )
+    with psycopg.connect(cluster.catalogue_dsn) as connection:
+        row = connection.execute(query).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def test_pools_that_a_server_has_no_room_for_are_refused(cluster: Cluster, allowed: int) -> None:
+    # Catalogue and both shards are on one server, reached by two names: 2 shards * (submit + read + dedicated) + catalogue.
+    shards = {**cluster.shards, "b": cluster.shards["b"].replace("127.0.0.1", "localhost")}
+    fitting = {"pool_submit": (allowed - 10) // 2 - 5, "pool_read": 1, "pool_catalogue": 10}
+    total = 2 * (fitting["pool_submit"] + 1 + 4) + 10
+    assert allowed - 2 < total <= allowed
+    with capture_logs() as logs:
+        router = await Router.open(
+            settings_of(cluster, shards=shards, **fitting), workloads=GATEWAY_WORKLOADS, dedicated=4
+        )
+        await router.close()
+    [line] = [line for line in logs if line["log_level"] == "warning"]
+    assert (line["connections"], line["allowed"]) == (total, allowed)
+
+    with pytest.raises(SettingsError) as refusal:
+        await Router.open(
+            settings_of(cluster, shards=shards, **fitting), service="gw", workloads=GATEWAY_WORKLOADS, dedicated=6
+        )
+    text = str(refusal.value)
+    assert f"allow this process {total + 4} connections to a server that has {allowed}" in text
+    assert f"shard 'a': {fitting['pool_submit'] + 7} (ROWCALL_POOL_SUBMIT {fitting['pool_submit']}" in text
+    assert "ROWCALL_POOL_READ 1 + 6 dedicated" in text
+    assert "the catalogue: 10 (ROWCALL_POOL_CATALOGUE 10)" in text
+    assert "Lower them" in text
+
+
+async def test_a_modest_process_is_not_warned(cluster: Cluster) -> None:
+    with capture_logs() as logs:
+        async with opened(cluster):
+            pass
+    assert not logs
+
+
+async def test_only_the_pools_that_are_opened_count(cluster: Cluster, allowed: int) -> None:
+    settings = settings_of(cluster, pool_claim=allowed)
+    async with await Router.open(settings, workloads=GATEWAY_WORKLOADS) as router:
+        assert await ask(router.shard("a")) == (1,)
+    with pytest.raises(SettingsError):
+        await Router.open(settings, workloads=WORKER_WORKLOADS)
+
+
+async def test_through_a_pooler_nothing_is_sent_that_it_refuses(cluster: Cluster, allowed: int) -> None:
+    settings = settings_of(cluster, transaction_pooler=True, prepare_threshold=-1, pool_read=allowed)
+    made = psycopg.conninfo.conninfo_to_dict(connection_string(cluster.shards["a"], settings, application="test"))
+    assert "options" not in made
+    async with await Router.open(settings, workloads=GATEWAY_WORKLOADS) as router:
+        pool = router.shard("a").pool(Workload.READ)
+        async with pool.connection() as connection:
+            for _ in range(10):
+                await connection.execute("select %s::int", [1], prepare=True)
+            cursor = await connection.execute("select count(*) from pg_prepared_statements")
+            assert await cursor.fetchone() == (0,)
+
+
+async def test_the_server_is_recognised_without_special_rights(cluster: Cluster, allowed: int) -> None:
+    with psycopg.connect(cluster.catalogue_dsn, autocommit=True) as admin:
+        admin.execute("drop role if exists test_plain")
+        admin.execute("create role test_plain login password 'plain'")
+        try:
+            shards = {
+                name: psycopg.conninfo.make_conninfo(dsn, user="test_plain", password="plain")
+                for name, dsn in cluster.shards.items()
+            }
+            settings = settings_of(cluster, shards=shards, pool_read=allowed // 2)
+            with pytest.raises(SettingsError, match="allow this process"):
+                await Router.open(settings, workloads=GATEWAY_WORKLOADS)
+        finally:
+            admin.execute("drop role test_plain")
