@@ -140,8 +140,10 @@ def test_the_program_ends_with_2_and_says_it_on_stderr(capsys: pytest.CaptureFix
         "  ROWCALL_CATALOGUE (--catalogue) is not set.",
         "      e.g. ROWCALL_CATALOGUE=postgresql://rowcall@db.example:5432/rowcall_catalogue",
         "  ROWCALL_SHARDS (--shard) is not set.",
-        """      e.g. ROWCALL_SHARDS='{"a": "postgresql://rowcall@db.example:5432/rowcall_a"}' """
-        "or --shard a=postgresql://rowcall@db.example:5432/rowcall_a",
+        (
+            """      e.g. ROWCALL_SHARDS='{"a": "postgresql://rowcall@db.example:5432/rowcall_a"}' """
+            "or --shard a=postgresql://rowcall@db.example:5432/rowcall_a"
+        ),
         "  ROWCALL_LIMIT (--limit) is wrong: input should be a valid integer, unable to parse string as an integer.",
         "      e.g. ROWCALL_LIMIT=5",
         "",
