@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID
 
+import grpc
 import pytest
 import uuid_utils.compat
+from google.longrunning.operations_pb2 import Operation
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from rowcall.catalogue.images import load_catalogue
 from rowcall.catalogue.model import Policy
+from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest
+from rowcall.queue.hints import Notifier
 from rowcall.queue.model import JobRow, Submission, SubmitOutcome
 from rowcall.queue.postgres import PostgresJobStore
 from rowcall.settings import ClusterSettings
@@ -43,106 +47,106 @@ class Job:
         return f"tenants/{self.tenant}/operations/{self.job_id}"
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Who calls, and how."""
+
+    tenant: str = "acme"
+    request_id: str | None = None
+    actor: str | None = None
+    traceparent: str | None = None
+    labels: Mapping[str, str] | None = None
+    waiter_id: UUID | None = None
+
+
+class PolicyChanges(TypedDict, total=False):
+    """What a test may change of a method's policy."""
+
+    queue: str
+    priority: int
+    max_attempts: int
+    backoff_initial: timedelta
+    backoff_maximum: timedelta
+    timeout: timedelta
+
+
 class Calls:
-    """Submits jobs as a gateway does, and looks at them."""
+    """Submits jobs as a gateway does, with hints, and looks at them."""
 
     def __init__(self, router: Router) -> None:
+        self.hints = True
+        """Whether workers are told of new jobs."""
         self._router = router
+        self._notifiers = {name: Notifier(shard.connection_string("hints")) for name, shard in router.shards.items()}
         self._stores = {
             name: PostgresJobStore(shard.pool(Workload.SUBMIT), shard.pool(Workload.READ), shard=name)
             for name, shard in router.shards.items()
         }
+
+    def start(self) -> None:
+        """Starts to send hints."""
+        for notifier in self._notifiers.values():
+            notifier.start()
+
+    async def close(self) -> None:
+        """Ends the connections of its own."""
+        for notifier in self._notifiers.values():
+            await notifier.close()
+        for store in self._stores.values():
+            await store.close()
 
     def store(self, shard: str) -> PostgresJobStore:
         """The shard's half of the queue that a gateway uses."""
         return self._stores[shard]
 
     async def submit(
-        self,
-        method: str,
-        request: Message | bytes,
-        *,
-        tenant: str = "acme",
-        request_id: str | None = None,
-        actor: str | None = None,
-        traceparent: str | None = None,
-        labels: dict[str, str] | None = None,
-        **policy: Any,
+        self, method: str, request: Message | bytes, *, call: Call | None = None, policy: PolicyChanges | None = None
     ) -> Job:
-        """Submits one job of a method of the probe ("Echo"); the further arguments change its policy."""
-        return (
-            await self.submit_many(
-                method,
-                [request],
-                tenant=tenant,
-                request_id=request_id,
-                actor=actor,
-                traceparent=traceparent,
-                labels=labels,
-                **policy,
-            )
-        )[0]
+        """Submits one job of a method of the probe ("Echo"), under its policy with changes."""
+        return (await self.submit_many(method, [request], call=call, policy=policy))[0]
 
     async def submit_many(
         self,
         method: str,
-        requests: list[Message] | list[bytes] | list[Message | bytes],
+        requests: Sequence[Message | bytes],
         *,
-        tenant: str = "acme",
-        request_id: str | None = None,
-        actor: str | None = None,
-        traceparent: str | None = None,
-        labels: dict[str, str] | None = None,
-        **policy: Any,
+        call: Call | None = None,
+        policy: PolicyChanges | None = None,
     ) -> list[Job]:
         """Submits many jobs of one tenant at once."""
         job_method = PROBE[f"rowcall.probe.v1.ProbeService/{method}"]
-        return await self.submit_as(
-            job_method.name,
-            replace(job_method.policy, **policy),
-            requests,
-            tenant=tenant,
-            request_id=request_id,
-            actor=actor,
-            traceparent=traceparent,
-            labels=labels,
-        )
+        return await self.submit_as(job_method.name, replace(job_method.policy, **(policy or {})), requests, call=call)
 
     async def submit_as(
-        self,
-        name: str,
-        policy: Policy,
-        requests: list[Message] | list[bytes] | list[Message | bytes],
-        *,
-        tenant: str = "acme",
-        request_id: str | None = None,
-        actor: str | None = None,
-        traceparent: str | None = None,
-        labels: dict[str, str] | None = None,
+        self, name: str, policy: Policy, requests: Sequence[Message | bytes], *, call: Call | None = None
     ) -> list[Job]:
         """Submits many jobs of any method, under any policy."""
-        route = await self._router.route(tenant)
+        call = call or Call()
+        route = await self._router.route(call.tenant)
         store = self._stores[route.shard]
         ids = await store.method_ids(name, policy)
         submissions = [
             Submission(
-                tenant=tenant,
+                tenant=call.tenant,
                 job_id=uuid_utils.compat.uuid7(),
                 ids=ids,
                 lane=policy.priority,
                 request=request if isinstance(request, bytes) else request.SerializeToString(),
-                request_id=request_id,
-                fingerprint=None if request_id is None else bytes(16),
-                actor=actor,
-                traceparent=traceparent,
-                labels=labels,
+                request_id=call.request_id,
+                fingerprint=None if call.request_id is None else bytes(16),
+                actor=call.actor,
+                traceparent=call.traceparent,
+                labels=call.labels,
+                waiter_id=call.waiter_id,
             )
             for request in requests
         ]
         for answer in await store.submit(submissions):
             assert not isinstance(answer, Exception), answer
             assert answer.outcome is SubmitOutcome.CREATED
-        return [Job(tenant, each.job_id, route.shard) for each in submissions]
+        if self.hints:
+            self._notifiers[route.shard].ready([ids.queue_id])
+        return [Job(call.tenant, each.job_id, route.shard) for each in submissions]
 
     async def row(self, job: Job) -> JobRow:
         """The job as it stands."""
@@ -191,7 +195,30 @@ async def calls(cluster: Cluster) -> AsyncIterator[Calls]:
     """Submits jobs to the test's cluster."""
     settings = ClusterSettings(catalogue=cluster.catalogue_dsn, shards=dict(cluster.shards))
     async with await Router.open(settings, service="test", workloads=GATEWAY_WORKLOADS) as router:
-        yield Calls(router)
+        calls = Calls(router)
+        calls.start()
+        yield calls
+        await calls.close()
+
+
+def serve(
+    *, echo: Callable[..., object] | None = None, run: Callable[..., object] | None = None
+) -> Callable[[Worker], None]:
+    """Registers functions, `async def` or not, as the handlers of Echo and Run; in place of the built-in probe."""
+
+    def register(worker: Worker) -> None:
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        if echo is not None:
+            handlers["Echo"] = grpc.unary_unary_rpc_method_handler(
+                echo, EchoRequest.FromString, EchoResponse.SerializeToString
+            )
+        if run is not None:
+            handlers["Run"] = grpc.unary_unary_rpc_method_handler(
+                run, RunRequest.FromString, Operation.SerializeToString
+            )
+        worker.add_registered_method_handlers("rowcall.probe.v1.ProbeService", handlers)
+
+    return register
 
 
 class Workers:
