@@ -224,10 +224,9 @@ def _types_within(descriptor: Descriptor) -> Iterator[Descriptor]:
 
 
 def _has_rules(descriptor: Descriptor) -> bool:
-    """Whether a type has rules of its own. One that others can extend is taken to: the extensions may have some."""
+    """Whether a type has rules of its own. Rules on extensions of a message are not among them: the engine has none."""
     return (
-        descriptor.is_extendable
-        or descriptor.GetOptions().HasExtension(validate_pb2.message)
+        descriptor.GetOptions().HasExtension(validate_pb2.message)
         or any(oneof.GetOptions().HasExtension(validate_pb2.oneof) for oneof in descriptor.oneofs)
         or any(field.GetOptions().HasExtension(validate_pb2.field) for field in descriptor.fields)
     )
