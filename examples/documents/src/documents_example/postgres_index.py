@@ -122,10 +122,14 @@ class PostgresIndex:
                 "lexical",
                 {"tenant": tenant, "question_words": _searched(query.question), "limit": _CANDIDATES},
             )
-            nearest = await self._keys(
-                connection,
-                "nearest",
-                {"tenant": tenant, "embedding": query.vector, "embedder": query.embedder, "limit": _CANDIDATES},
+            nearest = (
+                await self._keys(
+                    connection,
+                    "nearest",
+                    {"tenant": tenant, "embedding": query.vector, "embedder": query.embedder, "limit": _CANDIDATES},
+                )
+                if any(query.vector)  # a question without words points nowhere: everything would be as near
+                else []
             )
             fused = fuse([(lexical, 1.0), (nearest, query.vector_weight)])[:limit]
             keys = [key for key, _ in fused]

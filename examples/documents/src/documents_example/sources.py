@@ -39,16 +39,15 @@ def locate(question: str, passages: Sequence[Passage], *, limit: int, longest: i
 
 
 def _place(passages: Sequence[Passage], weights: dict[str, float], longest: int) -> Found:
-    top = passages[0].score
     quotes = [(best(passage.chunk.text, weights, longest=longest), passage) for passage in passages]
     # The passage's own rank decides between quotes that have as much of the question.
-    quote, passage = max(quotes, key=lambda pair: pair[0].score * pair[1].score / top)
+    quote, passage = max(quotes, key=lambda pair: pair[0].score * pair[1].score)
     line = passage.chunk.first_line
     return Found(
         passage.path,
         quote.text,
         quote.score,
-        top,
+        passages[0].score,
         line + quote.first_line,
         min(line + quote.last_line, passage.chunk.last_line),
     )
