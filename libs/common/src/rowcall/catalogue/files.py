@@ -31,6 +31,9 @@ HOW_TO_BUILD: Final = (
 )
 """What every problem with an image's files comes down to."""
 
+BUILT_IN: Final = "built in"
+"""What stands for the image of files that come with this library or its server."""
+
 _SHARED: Final = (
     "buf/validate/",
     "google/api/",
@@ -48,7 +51,7 @@ class SourceFile:
     """A proto file and where it came from."""
 
     image: str
-    """The image's path, "image 2" for bytes, or "built in"."""
+    """The image's path, "image 2" for bytes, or BUILT_IN."""
     proto: FileDescriptorProto
     """Its descriptor."""
 
@@ -95,7 +98,7 @@ def built_in(descriptors: Iterable[AnyFileDescriptor]) -> list[SourceFile]:
         if descriptor.name not in found:
             proto = FileDescriptorProto()
             descriptor.CopyToProto(proto)
-            found[descriptor.name] = SourceFile("built in", proto)
+            found[descriptor.name] = SourceFile(BUILT_IN, proto)
             waiting.extend(descriptor.dependencies)
     return list(found.values())
 

@@ -16,7 +16,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from rowcall.catalogue.files import SourceFile, is_shared
+from rowcall.catalogue.files import BUILT_IN, SourceFile, is_shared
 from rowcall.catalogue.model import JobMethod
 from rowcall.catalogue.policy import PolicyError, resolve
 from rowcall.options.v1.job_pb2 import JobOptions, job
@@ -67,7 +67,7 @@ class MethodReader:
                 "another"
             )
             return
-        if not jobs and not is_shared(file.proto.name):
+        if not jobs and not is_shared(file.proto.name) and file.image != BUILT_IN:
             self.warnings.append(
                 f"{file.place}: service {prefix}{service.name}: no method has {OPTION}, so none is served; set it to {{}} "
                 "on those that are job types"
