@@ -7,7 +7,7 @@ does meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,12 +16,14 @@ from uuid import UUID, uuid4
 
 import grpc.aio
 import pytest
+from google.longrunning.operations_pb2 import Operation
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.trace import TracerProvider
 
-from rowcall.catalogue.images import load_catalogue
+from rowcall.catalogue.images import Catalogue, load_catalogue
+from rowcall.catalogue.model import JobMethod
 from rowcall.errors import read_envelope, status_of
 from rowcall.names import operation_name
 from rowcall.options.v1.job_pb2 import Priority
@@ -100,6 +102,11 @@ class Bench:
         self._worker_id = uuid4()
         self._queues: dict[str, PostgresWorkQueue] = {}
         self._notifiers: dict[str, Notifier] = {}
+        self._methods = list(load_catalogue().methods)
+
+    def serve(self, catalogue: Catalogue) -> None:
+        """From now on claims jobs of these methods too."""
+        self._methods += [method for method in catalogue.methods if method not in self._methods]
 
     async def open(self) -> None:
         """Registers as a worker on every shard."""
@@ -131,7 +138,7 @@ class Bench:
         """Claims what is ready now."""
         held: list[HeldJob] = []
         for name, queue in self._queues.items():
-            methods = [await queue.method_id(method) for method in load_catalogue().methods]
+            methods = [await queue.method_id(method) for method in self._methods]
             for row in await queue.queues():
                 found = await queue.claim(self._worker_id, row.queue_id, methods, limit - len(held), start=[0] * LANES)
                 held += [HeldJob(name, job) for job in found]
@@ -160,6 +167,17 @@ class Bench:
         assert settled.settled
         if held.shard in self._notifiers and settled.waiter_id is not None:
             self._notifiers[held.shard].done(settled.waiter_id, [held.job.job_id])
+
+
+def dynamic_stub(channel: grpc.aio.Channel, method: JobMethod) -> Callable[..., grpc.aio.UnaryUnaryCall[Any, Any]]:
+    """A method's stub without generated code for it."""
+    answer = Operation if method.returns_operation else method.response_class
+    stub: Callable[..., grpc.aio.UnaryUnaryCall[Any, Any]] = channel.unary_unary(
+        method.path,
+        request_serializer=lambda message: message.SerializeToString(),
+        response_deserializer=answer.FromString,
+    )
+    return stub
 
 
 def tenant(name: str, *more: tuple[str, str]) -> Metadata:
