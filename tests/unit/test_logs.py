@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import logging
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,6 +21,7 @@ from rowcall import logs
 from rowcall.context import CallContext, bind
 from rowcall.tracing import TraceContext
 
+ROOT = Path(__file__).resolve().parents[2]
 SECRET = "4111-1111-1111-1111"
 Capture = pytest.CaptureFixture[str]
 
@@ -96,6 +99,31 @@ def test_unlisted_fields_are_not_written(capsys: Capture, format_: Any) -> None:
     assert SECRET not in text
     assert "unlisted" in text
     assert "count" in text
+
+
+def logged_fields(source: str) -> Iterator[tuple[int, str]]:
+    """The fields that a module gives to its loggers, with their lines."""
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("debug", "info", "warning", "error", "exception", "critical", "bind", "new")
+            and isinstance(node.func.value, ast.Name)
+            and node.func.value.id.strip("_").startswith("log")
+        ):
+            yield from ((node.lineno, word.arg) for word in node.keywords if word.arg is not None)
+
+
+def test_every_field_that_the_source_logs_is_listed() -> None:
+    """A field that is missing in rowcall.logs.FIELDS would silently not be written: list it there, or log less."""
+    modules = [path for part in ("libs", "services", "examples") for path in ROOT.glob(f"{part}/*/src/**/*.py")]
+    fields = [
+        (f"{path.relative_to(ROOT)}:{line}", field)
+        for path in modules
+        for line, field in logged_fields(path.read_text())
+    ]
+    assert len(fields) > 50, "the sources are where they are looked for"
+    assert [(place, field) for place, field in fields if field not in logs.FIELDS | {"exc_info"}] == []
 
 
 def test_names_of_unlisted_fields_are_written(capsys: Capture) -> None:

@@ -328,14 +328,14 @@ def _pushback(status: Status) -> int | None:
 
     Nothing for a job's error: the same call would get the same answer, and a RetryInfo in it is the handler's.
     """
-    ours, info = read_envelope(status), RetryInfo()
+    info = RetryInfo()
+    if not any(_unpack(detail, info) for detail in status.details):
+        return None
+    ours = read_envelope(status)
     if ours is None or ours.metadata["origin"] == Origin.JOB:
         return None
-    for detail in status.details:
-        if _unpack(detail, info):
-            # Rounded up: earlier than asked for would be refused again.
-            return min(-(-info.retry_delay.ToMicroseconds() // 1000), _INT32_MAX)
-    return None
+    # Rounded up: earlier than asked for would be refused again.
+    return min(-(-info.retry_delay.ToMicroseconds() // 1000), _INT32_MAX)
 
 
 def _fitted(status: Status) -> Status:

@@ -33,25 +33,16 @@ FIELDS: Final = frozenset(
         *("trace_id", "request_id", "tenant", "actor", "job", "operation", "attempt"),
         # What it is about, by name.
         *("method", "methods", "service_names", "queue", "queues", "shard", "shards", "lane", "worker", "worker_id"),
-        *(
-            "workload",
-            "role",
-            "database",
-            "kind",
-            "phase",
-            "migration",
-            "channel",
-            "file",
-            "image",
-            "images",
-            "servicer",
-        ),
-        *("address", "host", "port", "peer", "pid", "version", "name", "key", "setting", "task", "signal"),
+        *("workload", "pool", "link", "role", "database", "databases", "kind", "phase", "migration", "channel"),
+        *("file", "image", "images", "servicer", "name", "key", "setting", "task", "signal"),
+        *("address", "host", "port", "peer", "pid", "version"),
         # What came of it.
-        *("code", "reason", "state", "outcome", "error", "exception", "warning", "sqlstate", "origin", "exit_code"),
+        *("code", "reason", "state", "outcome", "error", "cause", "exception", "warning", "sqlstate"),
+        *("origin", "exit_code"),
         # How much and how long; the unit is in the name.
         *("count", "limit", "size", "epoch", "lease", "lost", "claimed", "settled", "rescued", "promoted", "waiters"),
-        *("in_flight", "jobs", "size_bytes", "limit_bytes", "request_bytes", "response_bytes"),
+        *("in_flight", "jobs", "connections", "allowed"),
+        *("size_bytes", "limit_bytes", "request_bytes", "response_bytes"),
         *("duration_ms", "wait_ms", "delay_ms", "seconds", "grace_s", "lease_s", "deadline_ms"),
     }
 )
