@@ -12,6 +12,8 @@ from typing import Literal
 
 import pytest
 from google.protobuf import descriptor_pb2, json_format
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from rowcall.catalogue.images import ImageError, load_catalogue
 from rowcall.catalogue.model import Policy
@@ -132,14 +134,15 @@ def test_nothing_is_served_without_images_and_builtins() -> None:
 
 
 def test_pool_serves_reflection(build_image: ImageBuilder) -> None:
-    from grpc_health.v1 import health_pb2
-
-    catalogue = load_catalogue([build_image({"acme/v1/acme.proto": ACME})], reflected=[health_pb2.DESCRIPTOR])
+    image = build_image({"acme/v1/acme.proto": ACME})
+    catalogue = load_catalogue([image], reflected=[health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR])
+    assert catalogue.warnings == (), "services of the server's own need no job method"
     for name in (
         *catalogue.service_names,
         "rowcall.v1.JobService",
         "google.longrunning.Operations",
         "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
     ):
         waiting = [catalogue.pool.FindFileContainingSymbol(name)]
         while waiting:
