@@ -166,7 +166,9 @@ class Outcome:
     response: bytes | None
     """The serialised response, of a job that succeeded."""
     error: bytes | None
-    """google.rpc.Status, serialised, of one that did not."""
+    """google.rpc.Status, serialised, of one that did not; deliver it through `statuses.addressed`."""
+    traceparent: str | None = None
+    """W3C trace context of the call that the job was made by."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,8 +126,11 @@ class WorkQueue(Protocol):
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled | Exception]:
         """Settles attempts, in one transaction where it can be; one bad row does not fail its neighbours."""
 
-    async def release(self, jobs: Sequence[ClaimedJob]) -> None:
-        """Hands running jobs back without using their attempts up."""
+    async def release(self, jobs: Sequence[ClaimedJob]) -> list[Settled]:
+        """Hands running jobs back without using their attempts up.
+
+        They are READY again, or CANCELLED where that was asked for meanwhile.
+        """
 
     async def promote(self, limit: int) -> dict[int, int]:
         """Makes due jobs ready; how many in which queue."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from psycopg.rows import TupleRow
-
 from rowcall.names import operation_name
 from rowcall.queue import statuses
 from rowcall.queue.arrays import (
@@ -20,6 +18,9 @@ from rowcall.queue.arrays import (
 from rowcall.queue.faults import fault, of_a_row
 from rowcall.queue.model import Settled, Settlement
 from rowcall.queue.session import Session
+
+NOT_OURS = Settled(settled=False, state=None, waiter_id=None)
+"""The job's lease is another one's by now, or the job is gone."""
 
 
 class Settler:
@@ -45,15 +46,14 @@ class Settler:
                 return [self._fault(error, each) for each in batch]
             middle = len(batch) // 2
             return [*await self._halving(batch[:middle]), *await self._halving(batch[middle:])]
-        return [_settled(row) for row in found]
+        answers: list[Settled | Exception] = [NOT_OURS] * len(batch)
+        for place, state, waiter_id in found:
+            answers[place - 1] = Settled(settled=True, state=state, waiter_id=waiter_id)
+        return answers
 
     def _fault(self, error: Exception, settlement: Settlement) -> Exception:
         operation = operation_name(settlement.tenant, settlement.job_id)
         return fault(error, shard=self._session.shard, writing=True, operation=operation)
-
-
-def _settled(row: TupleRow) -> Settled:
-    return Settled(settled=row[1], state=row[2], waiter_id=row[3])
 
 
 def _parameters(batch: Sequence[Settlement]) -> dict[str, object]:

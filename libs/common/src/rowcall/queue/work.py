@@ -11,7 +11,7 @@ from rowcall.queue.arrays import BigintArray, IntegerArray, TextArray, UuidArray
 from rowcall.queue.connection import Pool, Shield
 from rowcall.queue.model import ClaimedJob, PolicyRow, QueueRow, Rescued, Settled, Settlement
 from rowcall.queue.session import Session
-from rowcall.queue.settling import Settler
+from rowcall.queue.settling import NOT_OURS, Settler
 
 LOST_LIMIT = 3
 """A job that is lost with its worker this often fails: WORKER_LOST."""
@@ -98,19 +98,24 @@ class PostgresWorkQueue:
         """See WorkQueue.settle."""
         return await self._shield.run(self._settler.settle(settlements)) if settlements else []
 
-    async def release(self, jobs: Sequence[ClaimedJob]) -> None:
+    async def release(self, jobs: Sequence[ClaimedJob]) -> list[Settled]:
         """See WorkQueue.release."""
         if not jobs:
-            return
-        order = sorted(jobs, key=lambda job: (job.tenant, job.job_id))
-        await self._settle.rows(
+            return []
+        order = sorted(range(len(jobs)), key=lambda index: (jobs[index].tenant, jobs[index].job_id))
+        found = await self._settle.rows(
             "release_jobs",
             {
-                "tenant": TextArray([job.tenant for job in order]),
-                "job_id": UuidArray([job.job_id for job in order]),
-                "lease": BigintArray([job.lease for job in order]),
+                "tenant": TextArray([jobs[index].tenant for index in order]),
+                "job_id": UuidArray([jobs[index].job_id for index in order]),
+                "lease": BigintArray([jobs[index].lease for index in order]),
+                "cancelled_error": statuses.cancelled(),
             },
         )
+        answers = [NOT_OURS] * len(jobs)
+        for place, state, waiter_id in found:
+            answers[order[place - 1]] = Settled(settled=True, state=state, waiter_id=waiter_id)
+        return answers
 
     async def promote(self, limit: int) -> dict[int, int]:
         """See WorkQueue.promote."""

@@ -1,4 +1,4 @@
-select place, settled, state, waiter_id
+select place, state, waiter_id
 from rowcall.settle_jobs(
   p_tenant => %(tenant)s,
   p_job_id => %(job_id)s,

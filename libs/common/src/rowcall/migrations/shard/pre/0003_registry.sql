@@ -3,12 +3,13 @@
 -- DEFINER, search_path fixed, EXECUTE granted by name in 0009.
 set local role rowcall_owner;
 
--- The day that a job which finishes now belongs to: UTC, whatever the session's zone.
-create function rowcall.today()
-returns date
-language sql volatile parallel safe set search_path = pg_catalog, pg_temp
+-- When a job finishes now, and the day that it then belongs to: of one clock reading.
+-- Only functions with a search_path of their own call it.
+create function rowcall.finishing_time()
+returns table (now timestamptz, day date)
+language sql volatile
 as $$
-  select (clock_timestamp() at time zone 'UTC')::date
+  select c.now, (c.now at time zone 'UTC')::date from (select clock_timestamp() as now) c
 $$;
 
 -- Adopts a tenant that the catalogue has placed here, and answers with its route
@@ -189,7 +190,7 @@ begin
   end if;
   perform pg_advisory_xact_lock(hashtextextended('rowcall.job_history', 0));
   foreach v_parent in array array['job_history_short', 'job_history_standard', 'job_history_long'] loop
-    for v_day in select (rowcall.today() + n)::date from generate_series(-1, p_days) as n loop
+    for v_day in select ((clock_timestamp() at time zone 'UTC')::date + n)::date from generate_series(-1, p_days) as n loop
       v_table := format('%s_%s', v_parent, to_char(v_day, 'YYYYMMDD'));
       continue when to_regclass('rowcall.' || v_table) is not null;
       execute format('create table rowcall.%I (like rowcall.%I including defaults including constraints)', v_table, v_parent);

@@ -1,10 +1,11 @@
 -- The end of an attempt: settled by its worker, or handed back.
 set local role rowcall_owner;
 
--- The key that puts a job next in its lane: just above the frontier.
+-- The key that puts a job next in its lane: just above the frontier. Only functions
+-- with a search_path of their own call it.
 create function rowcall.next_key(p_queue_id integer, p_lane smallint)
 returns bigint
-language sql volatile security definer set search_path = pg_catalog, pg_temp
+language sql volatile
 as $$
   select coalesce(pg_sequence_last_value(l.frontier), 0) + 1
   from rowcall.queue_lane l
@@ -13,8 +14,8 @@ $$;
 
 -- Settles a batch of attempts. A job that is finished moves to history in the
 -- same statement; one to be tried again stays, with a time to wait for. The lease
--- number must be the row's: a zombie's settle changes nothing and is answered
--- settled = false.
+-- number must be the row's: a zombie's settle changes nothing, and its place (from
+-- 1) is not among the answers.
 -- p_state: 4 SUCCEEDED, 5 FAILED, 6 CANCELLED finish; 1 SCHEDULED tries again
 -- after p_delay (using the attempt up), unless cancellation was asked for.
 create function rowcall.settle_jobs(
@@ -30,24 +31,28 @@ create function rowcall.settle_jobs(
   p_span_id text[],
   p_cancelled_error bytea
 )
-returns table (place bigint, settled boolean, state smallint, waiter_id uuid)
-language sql security definer set search_path = pg_catalog, pg_temp
+returns table (place bigint, state smallint, waiter_id uuid)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+-- The plan is kept, and may have been made when the table was empty: lookups by key
+-- are right at every size, compiling them never is.
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
-  with input as materialized (
-    select *
+#variable_conflict use_column
+begin
+  return query
+  with owned as materialized (
+    select
+      i.*,
+      case when i.state = 1 and j.cancel_requested_at is not null then 6::smallint else i.state end as final_state
     from unnest(
       p_tenant, p_job_id, p_lease, p_state, p_delay, p_response, p_error, p_error_code, p_error_message, p_span_id
     ) with ordinality as i (
       tenant, job_id, lease, state, delay, response, error, error_code, error_message, span_id, place
     )
-  ),
-  owned as materialized (
-    select
-      i.*,
-      case when i.state = 1 and j.cancel_requested_at is not null then 6::smallint else i.state end as final_state
-    from input i
     join rowcall.job j on j.tenant = i.tenant and j.job_id = i.job_id and j.lease = i.lease and j.state = 3
-    order by j.tenant, j.job_id
+    -- Rows are locked in the order of the batch, which is that of their names.
+    order by i.place
     for update of j
   ),
   gone as (
@@ -66,13 +71,14 @@ as $$
     )
     select
       g.tenant, g.job_id, g.final_state, g.lane, g.queue_id, g.order_key, g.method_id, g.policy_id, g.lease, g.attempt,
-      g.lost, g.payload_key_id, p.retention, rowcall.today(), clock_timestamp(), g.run_at, g.created_at, g.ready_at,
+      g.lost, g.payload_key_id, p.retention, t.day, t.now, g.run_at, g.created_at, g.ready_at,
       g.started_at, g.cancel_requested_at, g.worker_id, w.name, g.request, g.request_id, g.actor, g.fairness_key,
       g.traceparent, g.tracestate, g.on_done, g.labels, g.attempts, g.span_id, g.response,
       case when g.asked_state = 1 then p_cancelled_error else g.error end,
       case when g.asked_state = 1 then 1 else g.error_code end,
       case when g.asked_state = 1 then 'The job was cancelled.' else g.error_message end
     from gone g
+    cross join rowcall.finishing_time() t
     join rowcall.policy p on p.policy_id = g.policy_id
     left join rowcall.worker w on w.worker_id = g.worker_id
   ),
@@ -86,46 +92,84 @@ as $$
       attempt_deadline = null,
       attempts = coalesce(j.attempts, '[]'::jsonb) || jsonb_strip_nulls(jsonb_build_object(
         'attempt', j.attempt, 'worker', (select w.name from rowcall.worker w where w.worker_id = j.worker_id),
-        'started', j.started_at, 'ended', clock_timestamp(), 'outcome', 2, 'code', o.error_code, 'message', o.error_message, 'span', o.span_id,
-        'error', encode(o.error, 'base64')
+        'started', j.started_at, 'ended', clock_timestamp(), 'outcome', 2, 'code', o.error_code,
+        'message', o.error_message, 'span', o.span_id, 'error', encode(o.error, 'base64')
       ))
     from owned o
     where j.tenant = o.tenant and j.job_id = o.job_id and j.lease = o.lease and j.state = 3 and o.final_state = 1
     returning o.place, j.waiter_id
   )
-  select
-    i.place,
-    g.place is not null or a.place is not null,
-    case when g.place is not null then g.final_state when a.place is not null then 1::smallint end,
-    coalesce(g.waiter_id, a.waiter_id)
-  from input i
-  left join gone g on g.place = i.place
-  left join again a on a.place = i.place
-  order by i.place
+  select g.place, g.final_state, g.waiter_id from gone g
+  union all
+  select a.place, 1::smallint, a.waiter_id from again a;
+end
 $$;
 
--- Hands running jobs back without using an attempt up: a drain, not a failure.
-create function rowcall.release_jobs(p_tenant text[], p_job_id uuid[], p_lease bigint[])
-returns table (place bigint, queue_id integer)
-language sql security definer set search_path = pg_catalog, pg_temp
+-- Hands running jobs back without using an attempt up: a drain, not a failure. A job
+-- whose cancellation was asked for meanwhile is cancelled. Answers as settle_jobs does.
+create function rowcall.release_jobs(
+  p_tenant text[], p_job_id uuid[], p_lease bigint[], p_cancelled_error bytea
+)
+returns table (place bigint, state smallint, queue_id integer, waiter_id uuid)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+-- The plan is kept, and may have been made when the table was empty: lookups by key
+-- are right at every size, compiling them never is.
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
-  with input as materialized (
-    select *
+#variable_conflict use_column
+begin
+  return query
+  with owned as materialized (
+    select i.*, j.cancel_requested_at is not null as cancelled
     from unnest(p_tenant, p_job_id, p_lease) with ordinality as i (tenant, job_id, lease, place)
-  )
-  update rowcall.job j
-  set
-    state = 2,
-    order_key = rowcall.next_key(j.queue_id, j.lane),
-    ready_at = clock_timestamp(),
-    lease = j.lease + 1,
-    attempt = j.attempt - 1,
-    worker_id = null,
-    attempt_deadline = null,
-    attempts = coalesce(j.attempts, '[]'::jsonb) || jsonb_build_object(
-      'attempt', j.attempt, 'started', j.started_at, 'ended', clock_timestamp(), 'outcome', 6
+    join rowcall.job j on j.tenant = i.tenant and j.job_id = i.job_id and j.lease = i.lease and j.state = 3
+    order by i.place
+    for update of j
+  ),
+  gone as (
+    delete from rowcall.job j
+    using owned o
+    where j.tenant = o.tenant and j.job_id = o.job_id and j.lease = o.lease and j.state = 3 and o.cancelled
+    returning j.*, o.place
+  ),
+  moved as (
+    insert into rowcall.job_history (
+      tenant, job_id, state, lane, queue_id, order_key, method_id, policy_id, lease, attempt, lost, payload_key_id,
+      retention, finished_on, finished_at, run_at, created_at, ready_at, started_at, cancel_requested_at,
+      worker_id, worker, request, request_id, actor, fairness_key, traceparent, tracestate, on_done, labels,
+      attempts, error, error_code, error_message
     )
-  from input i
-  where j.tenant = i.tenant and j.job_id = i.job_id and j.lease = i.lease and j.state = 3
-  returning i.place, j.queue_id
+    select
+      g.tenant, g.job_id, 6, g.lane, g.queue_id, g.order_key, g.method_id, g.policy_id, g.lease, g.attempt,
+      g.lost, g.payload_key_id, p.retention, t.day, t.now, g.run_at, g.created_at, g.ready_at,
+      g.started_at, g.cancel_requested_at, g.worker_id, w.name, g.request, g.request_id, g.actor, g.fairness_key,
+      g.traceparent, g.tracestate, g.on_done, g.labels, g.attempts, p_cancelled_error, 1, 'The job was cancelled.'
+    from gone g
+    cross join rowcall.finishing_time() t
+    join rowcall.policy p on p.policy_id = g.policy_id
+    left join rowcall.worker w on w.worker_id = g.worker_id
+  ),
+  back as (
+    update rowcall.job j
+    set
+      state = 2,
+      order_key = rowcall.next_key(j.queue_id, j.lane),
+      ready_at = clock_timestamp(),
+      lease = j.lease + 1,
+      attempt = j.attempt - 1,
+      worker_id = null,
+      attempt_deadline = null,
+      attempts = coalesce(j.attempts, '[]'::jsonb) || jsonb_strip_nulls(jsonb_build_object(
+        'attempt', j.attempt, 'worker', (select w.name from rowcall.worker w where w.worker_id = j.worker_id),
+        'started', j.started_at, 'ended', clock_timestamp(), 'outcome', 6
+      ))
+    from owned o
+    where j.tenant = o.tenant and j.job_id = o.job_id and j.lease = o.lease and j.state = 3 and not o.cancelled
+    returning o.place, j.queue_id, j.waiter_id
+  )
+  select g.place, 6::smallint, g.queue_id, g.waiter_id from gone g
+  union all
+  select b.place, 2::smallint, b.queue_id, b.waiter_id from back b;
+end
 $$;

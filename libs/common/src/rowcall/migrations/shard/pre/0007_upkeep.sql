@@ -5,6 +5,8 @@ set local role rowcall_owner;
 create function rowcall.promote_jobs(p_limit integer)
 returns table (queue_id integer, promoted bigint)
 language sql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
   with due as materialized (
     select j.tenant, j.job_id
@@ -25,11 +27,17 @@ as $$
 $$;
 
 -- Marks workers dead whose lease is over: first of all, so that they can neither
--- renew nor claim while their jobs are taken back.
+-- renew nor claim while their jobs are taken back. Forgets those that are dead for
+-- a day and hold nothing any more.
 create function rowcall.bury_workers()
 returns table (worker_id uuid, name text)
 language sql security definer set search_path = pg_catalog, pg_temp
 as $$
+  with forgotten as (
+    delete from rowcall.worker w
+    where w.dead_at < clock_timestamp() - interval '1 day'
+      and not exists (select from rowcall.job j where j.worker_id = w.worker_id and j.state = 3)
+  )
   update rowcall.worker w
   set dead_at = clock_timestamp()
   where w.worker_id in (
@@ -38,6 +46,7 @@ as $$
       where d.dead_at is null and d.lease_until < clock_timestamp()
       for update skip locked
     )
+    -- Asked again of the row as it is now: a renewal may have come first.
     and w.dead_at is null
     and w.lease_until < clock_timestamp()
   returning w.worker_id, w.name
@@ -51,6 +60,8 @@ create function rowcall.rescue_jobs(
 )
 returns table (tenant text, job_id uuid, queue_id integer, state smallint, waiter_id uuid, worker text)
 language sql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
   with orphan as materialized (
     select
@@ -99,13 +110,14 @@ as $$
     )
     select
       g.tenant, g.job_id, g.new_state, g.lane, g.queue_id, g.order_key, g.method_id, g.policy_id, g.lease + 1, g.attempt,
-      g.lost + 1, g.payload_key_id, p.retention, rowcall.today(), clock_timestamp(), g.run_at, g.created_at, g.ready_at,
+      g.lost + 1, g.payload_key_id, p.retention, t.day, t.now, g.run_at, g.created_at, g.ready_at,
       g.started_at, g.cancel_requested_at, g.worker_id, g.worker, g.request, g.request_id, g.actor, g.fairness_key,
       g.traceparent, g.tracestate, g.on_done, g.labels, g.attempts,
       case when g.new_state = 6 then p_cancelled_error else p_lost_error end,
       case when g.new_state = 6 then 1 else 10 end,
       case when g.new_state = 6 then 'The job was cancelled.' else 'Workers died each time they ran the job.' end
     from gone g
+    cross join rowcall.finishing_time() t
     join rowcall.policy p on p.policy_id = g.policy_id
   )
   select r.* from ready r

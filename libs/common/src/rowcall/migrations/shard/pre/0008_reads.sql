@@ -50,6 +50,17 @@ join rowcall.queue q on q.queue_id = j.queue_id
 join rowcall.policy p on p.policy_id = j.policy_id
 left join rowcall.worker w on w.worker_id = j.worker_id;
 
+-- The first day that one of these jobs can have finished on, as history counts days.
+create function rowcall.earliest_day(p_job_id uuid[])
+returns date
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select (rowcall.uuid_time(a.job_id) at time zone 'UTC')::date - 1
+  from unnest(p_job_id) as a (job_id)
+  order by a.job_id
+  limit 1
+$$;
+
 -- One row of either kind, as services read it.
 create type rowcall.job_row as (
   tenant text, job_id uuid, state smallint, lane smallint, queue text, method text, attempt integer,
@@ -58,17 +69,24 @@ create type rowcall.job_row as (
   attempts jsonb, span_id text, error bytea, request bytea, response bytea
 );
 
--- Jobs by name, live ones first, then history. The id's own time bounds the days
--- looked through; a day's slack allows for a gateway's clock. Unknown or foreign
--- ids have no row. p_payloads: with request and response (else null; an
--- operation's answer always needs the response, a basic view never).
+-- Jobs by name, live or finished. The lowest id's time bounds the days of history
+-- that are looked through (with a day's slack for a gateway's clock; the upper
+-- bound spares the days that were made ahead). Unknown or foreign ids have no row.
+-- p_request and p_response: with the payloads, else null.
 create function rowcall.read_jobs(p_tenant text[], p_job_id uuid[], p_request boolean, p_response boolean)
 returns setof rowcall.job_row
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
+#variable_conflict use_column
+declare
+  v_since date := rowcall.earliest_day(p_job_id);
+  v_until date := (statement_timestamp() at time zone 'UTC')::date + 1;
+begin
+  return query
   with asked as materialized (
-    select a.tenant, a.job_id, (rowcall.uuid_time(a.job_id) at time zone 'UTC')::date - 1 as since
-    from unnest(p_tenant, p_job_id) as a (tenant, job_id)
+    select a.tenant, a.job_id from unnest(p_tenant, p_job_id) as a (tenant, job_id)
   ),
   found as (
     select
@@ -85,7 +103,8 @@ as $$
       h.request_id, h.traceparent, h.labels, h.attempts, h.span_id, h.error,
       case when p_request then h.request end, case when p_response then h.response end
     from asked a
-    join rowcall.job_history h on h.tenant = a.tenant and h.job_id = a.job_id and h.finished_on >= a.since
+    join rowcall.job_history h
+      on h.tenant = a.tenant and h.job_id = a.job_id and h.finished_on between v_since and v_until
   )
   select
     f.tenant, f.job_id, f.state, f.lane, q.name, m.name, f.attempt, p.max_attempts, f.created_at, f.run_at,
@@ -95,21 +114,31 @@ as $$
   join rowcall.queue q on q.queue_id = f.queue_id
   join rowcall.method m on m.method_id = f.method_id
   join rowcall.policy p on p.policy_id = f.policy_id
-  left join rowcall.worker w on w.worker_id = f.worker_id
+  left join rowcall.worker w on w.worker_id = f.worker_id;
+end
 $$;
 
 -- The finished ones of the jobs asked for, with their answers: what waiting calls
 -- poll. Only history is looked at: a live job has no answer.
 create function rowcall.read_outcomes(p_tenant text[], p_job_id uuid[])
-returns table (tenant text, job_id uuid, state smallint, attempt integer, response bytea, error bytea)
-language sql stable security definer set search_path = pg_catalog, pg_temp
+returns table (
+  tenant text, job_id uuid, state smallint, attempt integer, response bytea, error bytea, traceparent text
+)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
-  select h.tenant, h.job_id, h.state, h.attempt, h.response, h.error
+#variable_conflict use_column
+declare
+  v_since date := rowcall.earliest_day(p_job_id);
+  v_until date := (statement_timestamp() at time zone 'UTC')::date + 1;
+begin
+  return query
+  select h.tenant, h.job_id, h.state, h.attempt, h.response, h.error, h.traceparent
   from unnest(p_tenant, p_job_id) as a (tenant, job_id)
   join rowcall.job_history h
-    on h.tenant = a.tenant
-    and h.job_id = a.job_id
-    and h.finished_on >= (rowcall.uuid_time(a.job_id) at time zone 'UTC')::date - 1
+    on h.tenant = a.tenant and h.job_id = a.job_id and h.finished_on between v_since and v_until;
+end
 $$;
 
 -- A page of a tenant's jobs, newest first, below p_before. p_done: only finished
@@ -119,13 +148,15 @@ create function rowcall.list_jobs(
 )
 returns setof rowcall.job_row
 language sql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
   with chosen as materialized (
     (
       select j.job_id
       from rowcall.job j
       where j.tenant = p_tenant
-        and (p_before is null or j.job_id < p_before)
+        and j.job_id < coalesce(p_before, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
         and p_done is not true
         and (p_method is null or j.method_id = (select m.method_id from rowcall.method m where m.name = p_method))
       order by j.job_id desc
@@ -136,7 +167,7 @@ as $$
       select h.job_id
       from rowcall.job_history h
       where h.tenant = p_tenant
-        and (p_before is null or h.job_id < p_before)
+        and h.job_id < coalesce(p_before, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
         and p_done is not false
         and (p_method is null or h.method_id = (select m.method_id from rowcall.method m where m.name = p_method))
       order by h.job_id desc
@@ -158,9 +189,11 @@ $$;
 create function rowcall.cancel_job(p_tenant text, p_job_id uuid, p_error bytea, p_only_unstarted boolean)
 returns table (state smallint, waiter_id uuid)
 language sql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
   with target as materialized (
-    select j.tenant, j.job_id, j.state, j.attempt
+    select j.tenant, j.job_id, j.state, j.started_at is null as unstarted
     from rowcall.job j
     where j.tenant = p_tenant and j.job_id = p_job_id
     for update
@@ -169,7 +202,7 @@ as $$
     delete from rowcall.job j
     using target t
     where j.tenant = t.tenant and j.job_id = t.job_id and t.state in (1, 2)
-      and (t.attempt = 0 or not p_only_unstarted)
+      and (t.unstarted or not p_only_unstarted)
     returning j.*
   ),
   moved as (
@@ -181,10 +214,11 @@ as $$
     )
     select
       g.tenant, g.job_id, 6, g.lane, g.queue_id, g.order_key, g.method_id, g.policy_id, g.lease, g.attempt, g.lost,
-      g.payload_key_id, p.retention, rowcall.today(), clock_timestamp(), g.run_at, g.created_at, g.ready_at, g.started_at,
-      clock_timestamp(), g.request, g.request_id, g.actor, g.fairness_key, g.traceparent, g.tracestate,
+      g.payload_key_id, p.retention, t.day, t.now, g.run_at, g.created_at, g.ready_at, g.started_at,
+      t.now, g.request, g.request_id, g.actor, g.fairness_key, g.traceparent, g.tracestate,
       g.on_done, g.labels, g.attempts, p_error, 1, 'The job was cancelled.'
     from gone g
+    cross join rowcall.finishing_time() t
     join rowcall.policy p on p.policy_id = g.policy_id
   ),
   marked as (
@@ -204,12 +238,14 @@ $$;
 create function rowcall.delete_job(p_tenant text, p_job_id uuid)
 returns boolean
 language sql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
   with gone as (
     delete from rowcall.job_history h
     where h.tenant = p_tenant
       and h.job_id = p_job_id
-      and h.finished_on >= (rowcall.uuid_time(p_job_id) at time zone 'UTC')::date - 1
+      and h.finished_on >= rowcall.earliest_day(array[p_job_id])
     returning 1
   )
   select exists (select from gone)
@@ -219,6 +255,8 @@ $$;
 create function rowcall.expire_keys(p_limit integer)
 returns bigint
 language sql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
   with old as materialized (
     select k.tenant, k.method_id, k.request_id

@@ -3,7 +3,9 @@
 set local role rowcall_owner;
 
 revoke all on all functions in schema rowcall from public;
-alter default privileges in schema rowcall revoke all on functions from public;
+-- Also of the functions that later migrations bring. (Said of one schema it would
+-- have no effect: defaults of a schema can only add to those of the database.)
+alter default privileges revoke all on functions from public;
 
 grant execute on function
   rowcall.adopt_tenant, rowcall.tenant_route, rowcall.shard_facts,
