@@ -27,7 +27,7 @@ _CONTROLS = frozenset(range(32)) - {0x09, 0x0A, 0x0C, 0x0D, 0x1B}
 class TextReader:
     """Reads UTF-8, and UTF-16 with a byte order mark; refuses everything else as binary."""
 
-    def read(self, path: str, content: bytes) -> str:
+    def read(self, path: str, content: bytes) -> str:  # noqa: ARG002  what the content is, it says itself
         """The text of a plain text file.
 
         Raises:
@@ -38,13 +38,13 @@ class TextReader:
             text = content.decode(encoding)
         except UnicodeDecodeError as error:
             raise UnreadableDocument(
-                f"{path!r} is not text: byte {error.start} is not {_NAMES[encoding]}. "
+                f"the content is not text: byte {error.start} is not {_NAMES[encoding]}. "
                 "Send UTF-8, or UTF-16 with a byte order mark."
             ) from error
         at = next((at for at, character in enumerate(text) if ord(character) in _CONTROLS), None)
         if at is not None:
             raise UnreadableDocument(
-                f"{path!r} is not text: character {at} is the control character U+{ord(text[at]):04X}. "
+                f"the content is not text: character {at} is the control character U+{ord(text[at]):04X}. "
                 "Send the text of the document instead of the binary file."
             )
         return text.replace("\r\n", "\n").replace("\r", "\n")
