@@ -1,0 +1,103 @@
+"""Fixtures: `rowcall-gateway` and `rowcall-worker` as processes of their own, on a cluster, to be killed and restarted."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.fix_cluster import Cluster
+from tests.fix_commands import environment
+
+END_SECONDS = 30.0
+
+
+class ServiceProcess:
+    """One service. Its stdout tells when it is ready; what it logs is kept for the assertion that fails."""
+
+    def __init__(self, program: str, arguments: tuple[str, ...], variables: dict[str, str]) -> None:
+        self.program = program
+        self.log: list[str] = []
+        self.process = subprocess.Popen(
+            [Path(sys.executable).with_name(program), *arguments],
+            env=environment(variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        # A pipe that nobody reads fills up and stops the process.
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+
+    def ready(self) -> str:
+        """Waits for its ready line; returns what stands behind "ready"."""
+        assert self.process.stdout is not None
+        watchdog = threading.Timer(END_SECONDS, self.process.kill)
+        watchdog.start()
+        try:
+            line = self.process.stdout.readline()
+        finally:
+            watchdog.cancel()
+        prefix = f"{self.program}: ready"
+        assert line.startswith(prefix), f"{line!r}\n{''.join(self.log)}"
+        return line.removeprefix(prefix).strip()
+
+    def address(self) -> str:
+        """Waits until a gateway is ready; returns its host and port."""
+        return self.ready().removeprefix("on ")
+
+    def kill(self) -> None:
+        """Kills it as a crash or the kernel would: no clean-up, no goodbye."""
+        self.end(signal.SIGKILL)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Sends a signal and waits for the end; returns the exit code."""
+        self.process.send_signal(number)
+        code = self.process.wait(END_SECONDS)
+        self._reader.join(END_SECONDS)
+        return code
+
+    def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        self.log.extend(self.process.stderr)
+
+
+class Services:
+    """Starts services on one cluster."""
+
+    def __init__(self, cluster: Cluster, stack: ExitStack) -> None:
+        self._stack = stack
+        self._variables = {
+            "ROWCALL_CATALOGUE": cluster.catalogue_dsn,
+            "ROWCALL_SHARDS": json.dumps(dict(cluster.shards)),
+        }
+
+    def start(self, program: str, *arguments: str, **variables: str) -> ServiceProcess:
+        """Starts a program with the cluster's settings and some more; does not wait for it."""
+        service = ServiceProcess(program, arguments, {**self._variables, **variables})
+        self._stack.enter_context(service.process)
+        self._stack.callback(service.process.kill)
+        return service
+
+    def gateway(self, listen: str = "127.0.0.1:0", *arguments: str, **variables: str) -> ServiceProcess:
+        """Starts a gateway."""
+        return self.start("rowcall-gateway", "--listen", listen, *arguments, **variables)
+
+    def worker(self, *arguments: str, **variables: str) -> ServiceProcess:
+        """Starts a worker."""
+        return self.start("rowcall-worker", *arguments, **variables)
+
+
+@pytest.fixture
+def services(cluster: Cluster) -> Iterator[Services]:
+    """Starts services on the test's cluster; what still runs after the test is killed."""
+    with ExitStack() as stack:
+        yield Services(cluster, stack)
