@@ -105,12 +105,13 @@ class Notifier:
     """Sends hints on one shard: the first at once, then one statement an interval."""
 
     def __init__(
-        self, conninfo: str, *, interval: timedelta = timedelta(milliseconds=20), name: str = "rowcall notifier"
+        self, conninfo: str, *, interval: timedelta = timedelta(milliseconds=2), name: str = "rowcall notifier"
     ) -> None:
         """
         Args:
             conninfo: Of the shard.
-            interval: The shortest time between two statements.
+            interval: The shortest time between two statements. A caller that calls again as soon as it is answered
+                waits for it, so it is short; at full speed a statement tells of all that came meanwhile.
             name: application_name of the connection.
         """
         self._interval = interval.total_seconds()
