@@ -156,7 +156,11 @@ def test_what_two_rankings_agree_on_comes_first() -> None:
     fused = fuse([(["a", "b", "c"], 1.0), (["b", "d"], 1.0)])
 
     assert [key for key, _ in fused] == ["b", "a", "d", "c"]
-    assert fused[0][1] == pytest.approx(1 / 62 + 1 / 61)
+    assert fused[0][1] == pytest.approx((1 / 62 + 1 / 61) / (2 / 61))
+
+
+def test_the_first_of_every_ranking_has_the_score_one() -> None:
+    assert fuse([(["a", "b"], 1.0), (["a", "c"], 0.3)])[0] == ("a", pytest.approx(1))
 
 
 def test_a_ranking_of_little_weight_decides_little() -> None:

@@ -59,7 +59,7 @@ class Passage:
     chunk: Chunk
     """The chunk."""
     score: float
-    """How well it fits; more is better, comparable within one search."""
+    """How well it fits, up to 1; comparable within one search."""
 
 
 class Index(Protocol):

@@ -21,7 +21,7 @@ class Found:
     worth: float
     """How much of the question the quote has; 0 if no word of it."""
     score: float
-    """How well the document fits; more is better."""
+    """How well the document fits, up to 1."""
     first_line: int
     """Where the quote begins in the document, from 1."""
     last_line: int

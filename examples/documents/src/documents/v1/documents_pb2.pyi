@@ -157,7 +157,9 @@ class Source(_message.Message):
     snippet: _builtins.str
     """The words there that fit the question best."""
     score: _builtins.float
-    """How well it fits: more is better, comparable within one answer only."""
+    """How well it fits, up to 1: the first by words and by vectors. Comparable
+    within one answer only.
+    """
     first_line: _builtins.int
     """The first line of the place, from 1."""
     last_line: _builtins.int
