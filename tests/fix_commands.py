@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,9 +109,9 @@ def rowcall() -> Callable[..., Ran]:
     return run
 
 
-@pytest.fixture
-def running() -> Iterator[Callable[..., Running]]:
-    """Starts `rowcall ARGUMENTS` and leaves it running; what still runs after the test is killed."""
+@contextmanager
+def commands_running() -> Iterator[Callable[..., Running]]:
+    """Starts `rowcall ARGUMENTS` and leaves it running; what still runs at the end is killed."""
     with ExitStack() as stack:
 
         def start(*arguments: str, cwd: Path | None = None, **variables: str) -> Running:
@@ -128,4 +128,11 @@ def running() -> Iterator[Callable[..., Running]]:
             stack.callback(process.kill)
             return Running(process)
 
+        yield start
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[..., Running]]:
+    """Starts `rowcall ARGUMENTS` and leaves it running; what still runs after the test is killed."""
+    with commands_running() as start:
         yield start

@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import pytest
 
-from tests.fix_commands import Running
+from tests.fix_commands import Running, commands_running
 
 CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0),)
 
@@ -39,12 +40,18 @@ class Dev:
         return f"postgresql://postgres:{password}@127.0.0.1:{port}/{database}"
 
 
-@pytest.fixture
-def dev_dir(run_directory: Path, stopped_data_dir: Path) -> Iterator[Path]:
-    """A data directory for `rowcall dev` with an empty Postgres in it; made by copying, which is faster than initdb."""
+@contextmanager
+def _dev_directory(run_directory: Path, stopped_data_dir: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=run_directory) as directory:
         subprocess.run(["cp", "-a", stopped_data_dir, Path(directory) / "postgres"], check=True)
         yield Path(directory)
+
+
+@pytest.fixture
+def dev_dir(run_directory: Path, stopped_data_dir: Path) -> Iterator[Path]:
+    """A data directory for `rowcall dev` with an empty Postgres in it; made by copying, which is faster than initdb."""
+    with _dev_directory(run_directory, stopped_data_dir) as directory:
+        yield directory
 
 
 @pytest.fixture
@@ -52,7 +59,18 @@ def dev(running: Callable[..., Running], dev_dir: Path) -> Callable[..., Dev]:
     """Starts `rowcall dev ARGUMENTS` on `dev_dir` and a free port, and returns when it is ready."""
 
     def start(*arguments: str, cwd: Path | None = None) -> Dev:
-        process = running("dev", "--listen", "127.0.0.1:0", "--data-dir", str(dev_dir), *arguments, cwd=cwd)
-        return Dev(process, process.address(), dev_dir)
+        return _ready(running, dev_dir, *arguments, cwd=cwd)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def standing_dev(run_directory: Path, stopped_data_dir: Path) -> Iterator[Dev]:
+    """A `rowcall dev --shards 2` for all tests that leave it as it is; each has tenants of its own."""
+    with _dev_directory(run_directory, stopped_data_dir) as directory, commands_running() as start:
+        yield _ready(start, directory, "--shards", "2")
+
+
+def _ready(start: Callable[..., Running], data_dir: Path, *arguments: str, cwd: Path | None = None) -> Dev:
+    process = start("dev", "--listen", "127.0.0.1:0", "--data-dir", str(data_dir), *arguments, cwd=cwd)
+    return Dev(process, process.address(), data_dir)

@@ -149,7 +149,11 @@ def _parsed(option: str, parse: Callable[[str], _T], text: str) -> _T:
 
 
 def _variable(text: str) -> tuple[str, str]:
+    from rowcall_standalone.databases import is_reserved
+
     variable, _, name = text.partition("=")
     if not variable.isidentifier() or not name:
         raise ValueError(f"{text!r} is not VARIABLE=NAME, such as DOCUMENTS_DSN=documents")
+    if is_reserved(name):
+        raise ValueError(f"the database {name!r} is the system's own; choose another name")
     return variable, name

@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rowcall import embedded
 from rowcall.embedded import Postgres
-from rowcall.migrations import MigrationError, migrate
+from rowcall.migrations import Kind, MigrationError, migrate
 from rowcall_standalone.errors import StandaloneError
 
 _CATALOGUE = "catalogue"
 _SHARD_PREFIX = "shard_"
 _MAX_CONNECTIONS = "400"
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a database's name is one that the system itself uses."""
+    return name == _CATALOGUE or name.startswith(_SHARD_PREFIX)
+
 
 Say = Callable[[str], None]
 """Tells the person at the terminal what is being done."""
@@ -39,12 +45,7 @@ class Databases:
     """The shards' connection strings by name."""
 
     def create(self, name: str) -> str:
-        """One more database on the same server, unless it is there; returns its connection string.
-
-        Raises StandaloneError for a name that the system itself uses.
-        """
-        if name == _CATALOGUE or name.startswith(_SHARD_PREFIX):
-            raise StandaloneError(f"The database {name!r} is the system's own: choose another name.")
+        """One more database on the same server, unless it is there; returns its connection string. Blocks."""
         self.postgres.create_database(name)
         return self.postgres.dsn(name)
 
@@ -95,16 +96,20 @@ async def prepare(postgres: Postgres, count: int | None, say: Say) -> Databases:
     databases = Databases(
         postgres, postgres.dsn(_CATALOGUE), {shard: postgres.dsn(_SHARD_PREFIX + shard) for shard in names}
     )
-    try:
-        # One after the other: the roles are the server's, and two databases that make them at once collide.
-        _tell(say, "the catalogue", await migrate(databases.catalogue, "catalogue"))
-        for shard, dsn in databases.shards.items():
-            _tell(say, f"shard {shard}", await migrate(dsn, "shard", shard=shard))
-    except MigrationError as error:
-        raise StandaloneError(f"{error} The databases are those of {postgres.data_dir.parent}.") from error
+    # One after the other: the roles are the server's, and two databases that make them at once collide.
+    await _migrate(databases.catalogue, "catalogue", None, say)
+    for shard, dsn in databases.shards.items():
+        await _migrate(dsn, "shard", shard, say)
     return databases
 
 
-def _tell(say: Say, database: str, applied: Sequence[str]) -> None:
+async def _migrate(dsn: str, kind: Kind, shard: str | None, say: Say) -> None:
+    database = "the catalogue" if shard is None else f"shard {shard}"
+    try:
+        applied = await migrate(dsn, kind, shard=shard)
+    except MigrationError as error:
+        raise StandaloneError(
+            f"{database} cannot be migrated: {error} Or begin with an empty data directory."
+        ) from error
     if applied:
         say(f"migrated {database}: {len(applied)} files, up to {applied[-1]}")

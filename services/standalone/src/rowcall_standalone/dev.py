@@ -72,7 +72,12 @@ async def serve(options: DevOptions) -> None:
     refuse_taken(options.listen)
     async with AsyncExitStack() as stack:
         # Not given up half-way: what was started must be known to be stopped.
-        postgres = await asyncio.to_thread(start_postgres, options.data_dir, binaries=options.postgres_bin)
+        try:
+            postgres = await asyncio.to_thread(start_postgres, options.data_dir, binaries=options.postgres_bin)
+        except StandaloneError:
+            if signals.came:  # Ctrl-C reaches initdb too
+                return
+            raise
         stack.push_async_callback(asyncio.to_thread, postgres.stop)
         try:
             databases = await signals.during(prepare(postgres, options.shards, _say))

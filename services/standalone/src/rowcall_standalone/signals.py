@@ -36,6 +36,11 @@ class Signals:
             os._exit(128 + number)
         self._first.set_result(number)
 
+    @property
+    def came(self) -> bool:
+        """Whether the first signal has come."""
+        return self._first.done()
+
     async def wait(self) -> signal.Signals:
         """The first signal, once it has come."""
         return await asyncio.shield(self._first)
