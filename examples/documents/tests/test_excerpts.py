@@ -160,7 +160,10 @@ def test_what_two_rankings_agree_on_comes_first() -> None:
 
 
 def test_the_first_of_every_ranking_has_the_score_one() -> None:
-    assert fuse([(["a", "b"], 1.0), (["a", "c"], 0.3)])[0] == ("a", pytest.approx(1))
+    (key, score), *_ = fuse([(["a", "b"], 1.0), (["a", "c"], 0.3)])
+
+    assert key == "a"
+    assert score == pytest.approx(1)
 
 
 def test_a_ranking_of_little_weight_decides_little() -> None:
