@@ -125,8 +125,7 @@ async def test_a_gateway_that_starts_in_the_outage_finds_known_tenants_on_the_sh
 ) -> None:
     before = await open_router()
     acme = await before.route("acme")
-    gone = move(cluster, await before.route("moved"), "a")
-    gone = move(cluster, gone, "b")
+    gone = move(cluster, move(cluster, await before.route("moved"), "b"), "a")
 
     router = await open_router(catalogue=NOWHERE)
     assert await router.route("acme") == acme
@@ -186,6 +185,15 @@ async def test_a_stale_router_is_refused_refreshes_and_succeeds(cluster: Cluster
     assert await router.call_on_shard("acme", call) == moved.shard
     assert call.tried == [route.shard, moved.shard]
     assert router.route_cached("acme") == moved
+
+
+async def test_another_shard_that_is_down_does_not_keep_a_stale_router_from_the_new_one(
+    cluster: Cluster, open_router: Opener
+) -> None:
+    router = await open_router(shards={**cluster.shards, "c": NOWHERE}, placement={"c": 0})
+    route = await router.route("acme")
+    moved = move(cluster, route, OTHER[route.shard])
+    assert await router.call_on_shard("acme", Caller("acme")) == moved.shard
 
 
 async def test_a_stale_router_finds_a_moved_tenant_without_the_catalogue(
@@ -305,6 +313,7 @@ async def test_a_catalogue_that_lost_a_tenant_learns_its_home_again(cluster: Clu
     with psycopg.connect(cluster.catalogue_dsn) as connection:
         connection.execute("delete from rowcall_catalogue.tenant")
     assert await before.call_on_shard("acme", Caller("acme")) == moved.shard
+    assert catalogue_routes(cluster) == {"acme": moved}
 
 
 async def test_a_shard_that_is_not_configured_is_named_with_the_setting(cluster: Cluster, open_router: Opener) -> None:
