@@ -11,16 +11,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
 import grpc.aio
+import psycopg
 import pytest
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.trace import TracerProvider
+from psycopg import sql
 
 from rowcall.catalogue.images import Catalogue, load_catalogue
 from rowcall.catalogue.model import JobMethod
@@ -220,6 +222,16 @@ def trailer(error: grpc.aio.AioRpcError, key: str) -> str | None:
     values: Sequence[str | bytes] = [value for name, value in error.trailing_metadata() or () if name == key]
     assert len(values) <= 1, f"{key} is there {len(values)} times"
     return str(values[0]) if values else None
+
+
+def jobs(cluster: Cluster, columns: LiteralString) -> list[tuple[Any, ...]]:
+    """Columns of rowcall.jobs, of every job on every shard, oldest first on each."""
+    found: list[tuple[Any, ...]] = []
+    for dsn in cluster.shards.values():
+        with psycopg.connect(dsn) as connection:
+            query = sql.SQL("select {} from rowcall.jobs order by job_id").format(sql.SQL(columns))
+            found += connection.execute(query).fetchall()
+    return found
 
 
 def job_id_of(name: str) -> UUID:
