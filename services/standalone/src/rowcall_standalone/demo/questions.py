@@ -23,7 +23,9 @@ class Question:
     text: str
     """In plain words."""
     expected: str
-    """The path of a document that answers it; it must be among the first three sources."""
+    """The path of a document that answers it."""
+    made: bool = False
+    """Whether it was made of the document's own words. Nobody knows then that no other document fits as well."""
 
 
 _OURS = (
@@ -37,6 +39,7 @@ _OURS = (
 _HEADING = re.compile(r"^(?:#{1,6}|=+|\*+|//+!?|--|;+|\"\"\")\s*(\S.*)$")
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _MAX_LINES = 200
+_WORDS = (4, 2, 1)
 
 
 def questions_for(corpus: Corpus) -> Sequence[Question]:
@@ -47,13 +50,24 @@ def questions_for(corpus: Corpus) -> Sequence[Question]:
     return _made_of(corpus.documents)
 
 
-def _made_of(documents: Sequence[Document]) -> list[Question]:
+def _made_of(documents: Sequence[Document]) -> Sequence[Question]:
+    """Asks about lines of enough words; of fewer where a small corpus has no such lines."""
+    asked: Sequence[Question] = []
+    for words in _WORDS:
+        asked = _asking_about(documents, words)
+        if len(asked) == COUNT:
+            break
+    return asked
+
+
+def _asking_about(documents: Sequence[Document], words: int) -> list[Question]:
     """Asks for what a document says under a heading, or in a line, that no other document has."""
-    common = Counter(phrase for document in documents for phrase in set(_phrases(document)))
+    phrases_of = {document.path: _phrases(document, words) for document in documents}
+    common = Counter(phrase for phrases in phrases_of.values() for phrase in phrases)
     asked: list[Question] = []
     used: set[str] = set()
     # Round by round over the documents, so that no single one is asked about as long as another is left.
-    candidates = {document.path: [p for p in _phrases(document) if common[p] == 1] for document in documents}
+    candidates = {path: [one for one in phrases if common[one] == 1] for path, phrases in phrases_of.items()}
     while len(asked) < COUNT and any(candidates.values()):
         for path, phrases in candidates.items():
             if not phrases or len(asked) == COUNT:
@@ -61,13 +75,13 @@ def _made_of(documents: Sequence[Document]) -> list[Question]:
             phrase = phrases.pop(0)
             if phrase.lower() not in used:
                 used.add(phrase.lower())
-                asked.append(Question(f"What is said about: {phrase}?", path))
+                asked.append(Question(f"What is said about: {phrase}?", path, made=True))
     return asked
 
 
-def _phrases(document: Document) -> list[str]:
-    """What a document could be asked about: its headings, then its first lines with enough words."""
+def _phrases(document: Document, words: int) -> list[str]:
+    """What a document could be asked about: its headings, then its first lines, of so many different words."""
     lines = [line.strip() for line in document.text.splitlines()[:_MAX_LINES]]
     headings = [match[1].strip('#=*/-;" ') for line in lines if (match := _HEADING.match(line))]
-    unique = dict.fromkeys(phrase[:200] for phrase in [*headings, *lines] if len(set(_WORD.findall(phrase))) >= 4)
+    unique = dict.fromkeys(phrase[:200] for phrase in [*headings, *lines] if len(set(_WORD.findall(phrase))) >= words)
     return list(unique)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from rowcall_standalone.demo.corpus import Corpus
+from rowcall_standalone.demo.further import Hint
 from rowcall_standalone.demo.steps import IN_FLIGHT, Asked, Followed, Ingestion, Outlived, Repeated
 
 _WIDTH_ELSEWHERE = 110
@@ -129,16 +129,16 @@ class Report:
                 mark = "→" if place.path == asked.question.expected else " "
                 lines = f"{place.path}:{place.first_line}-{place.last_line}"
                 self._line(f"{mark} {lines}", f"{place.score:.2f}", indent=5, style="cyan")
-            if not asked.found:
+            if not asked.as_promised:
                 self._line(f"expected among these: {asked.question.expected}", indent=5, style="red")
-        self._promise("every question has its document in its sources", all(asked.found for asked in answers))
-        self._promise("there are questions to ask", bool(answers))
+        answered = bool(answers) and all(asked.as_promised for asked in answers)
+        self._promise("every question is answered from the right documents", answered)
         self._result["answers"] = [
             {
                 "question": asked.question.text,
                 "answer": asked.answer,
                 "expected": asked.question.expected,
-                "found": asked.found,
+                "as_promised": asked.as_promised,
                 "seconds": round(asked.seconds, 4),
                 "sources": [
                     {
@@ -219,14 +219,13 @@ class Report:
         self._result["calls"] = {"total": calls, "rows": rows, "answered_within_wait": answered}
         self._result["seconds"] = round(seconds, 3)
 
-    def further(self, commands: Mapping[str, Sequence[str] | str]) -> None:
-        """How to look further: what each command is for, and the command."""
+    def further(self, hints: Sequence[Hint]) -> None:
+        """How to look further."""
         self._heading("Look further")
-        for purpose, command in commands.items():
-            self._line(purpose)
-            text = command if isinstance(command, str) else shlex.join(command)
+        for hint in hints:
+            self._line(hint.purpose)
             # Unwrapped: to be copied whole.
-            self._console.print(Text("    " + text, style="green"), soft_wrap=True)
+            self._console.print(Text(f"    {hint.command}", style="green"), soft_wrap=True)
 
     def end(self) -> None:
         """Nothing more comes: the JSON, if it was asked for."""
@@ -247,7 +246,7 @@ class Report:
         line = Text(text, style=style)
         if right:
             line.append(f"  {right}", style="dim")
-        self._console.print(Padding(line, (0, 0, 0, indent)))
+        self._console.print(Padding(line, (0, 0, 0, indent), expand=False))
 
 
 def _shortened(text: str) -> str:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import shutil
-import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +12,8 @@ from rowcall.catalogue.images import load_catalogue
 from rowcall_standalone.demo import example
 from rowcall_standalone.demo.caller import Caller, CallFailed
 from rowcall_standalone.demo.corpus import Corpus, collect
-from rowcall_standalone.demo.questions import questions_for
+from rowcall_standalone.demo.further import hints
+from rowcall_standalone.demo.questions import Question, questions_for
 from rowcall_standalone.demo.report import Report
 from rowcall_standalone.demo.steps import Steps
 from rowcall_standalone.demo.system import SHARDS, running
@@ -56,10 +54,11 @@ async def _demo(options: DemoOptions) -> bool:
     corpus = await asyncio.to_thread(collect, options.docs, options.max_files)
     catalogue = load_catalogue([image])
     report.title(corpus)
+    questions = questions_for(corpus)
     async with running(options.data_dir, image, report, binaries=options.postgres_bin) as system:
         caller = Caller(system.channel, catalogue.methods, corpus.tenant)
         try:
-            await system.while_alive(_steps(Steps(caller), corpus, report))
+            operation = await system.while_alive(_steps(Steps(caller), corpus, questions, report))
         except CallFailed as error:
             raise StandaloneError(
                 f"A call failed that should not have: {error} ({error.operation or 'no operation'}). The logs are "
@@ -67,56 +66,30 @@ async def _demo(options: DemoOptions) -> bool:
             ) from error
         seconds = time.perf_counter() - started
         report.summed_up(calls=caller.calls, answered=caller.answered, rows=len(caller.operations), seconds=seconds)
-    report.further(_commands(options, corpus, image))
+    report.further(
+        hints(
+            data_dir=options.data_dir,
+            shards=SHARDS,
+            image=image,
+            tenant=corpus.tenant,
+            question=questions[0].text if questions else "",
+            operation=operation,
+        )
+    )
     report.end()
     return report.ok
 
 
-async def _steps(steps: Steps, corpus: Corpus, report: Report) -> None:
+async def _steps(steps: Steps, corpus: Corpus, questions: Sequence[Question], report: Report) -> str:
+    """All of them; returns the name of an operation to look at."""
     report.started("canary", "an Echo through the queue and back", await steps.canary(_CANARY_SECONDS))
     with report.progress("ingesting", len(corpus.documents)) as advance:
         ingestion = await steps.ingest(corpus.documents, advance)
     report.ingested(corpus, ingestion)
-    report.asked([await steps.ask(question) for question in questions_for(corpus)])
+    report.asked([await steps.ask(question) for question in questions])
     report.outlived(await steps.outlive())
-    report.followed(await steps.follow())
+    followed = await steps.follow()
+    report.followed(followed)
     if ingestion.outcomes:
         report.repeated(await steps.repeat(ingestion.outcomes[0]))
-
-
-def _commands(options: DemoOptions, corpus: Corpus, image: Path) -> dict[str, list[str]]:
-    address = "127.0.0.1:50051"
-    rowcall = _program("rowcall")
-    keep_running = [rowcall, "dev", "--listen", address, "--data-dir", str(options.data_dir), "--shards", str(SHARDS)]
-    keep_running += ["--image", str(image), "--servicer", example.SERVICER]
-    keep_running += ["--database", f"{example.DSN_VARIABLE}={example.DATABASE}"]
-    question = json.dumps({"question": questions_for(corpus)[0].text}) if questions_for(corpus) else "{}"
-    submit = [rowcall, "submit", example.ASK, "--address", address, "--tenant", corpus.tenant, "--wait", "5"]
-    curl = [
-        "buf",
-        "curl",
-        "--protocol",
-        "grpc",
-        "--http2-prior-knowledge",
-        "--header",
-        f"rowcall-tenant: {corpus.tenant}",
-    ]
-    return {
-        "The same system and its data, to stay; it prints a psql command for its shards (select * from rowcall.jobs):": keep_running,
-        "Then ask it something, without a line of code:": [*submit, "--json", question],
-        "or with any gRPC client; reflection tells it the types:": [
-            *curl,
-            "--data",
-            question,
-            f"http://{address}/{example.ASK}",
-        ],
-        "Canary calls, and what became of a job:": [rowcall, "probe", "--count", "100"],
-    }
-
-
-def _program(name: str) -> str:
-    """How to call one of our programs in this shell."""
-    beside = Path(sys.executable).with_name(name)
-    if shutil.which(name) == str(beside) or not beside.is_file():
-        return name
-    return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
+    return followed.operation

@@ -80,9 +80,10 @@ class Asked:
     seconds: float
 
     @property
-    def found(self) -> bool:
-        """Whether the expected document is among the first sources."""
-        return self.question.expected in [place.path for place in self.places[:FIRST_SOURCES]]
+    def as_promised(self) -> bool:
+        """Whether it has sources, and a written question the right document among the first of them."""
+        paths = [place.path for place in self.places[:FIRST_SOURCES]]
+        return bool(paths) if self.question.made else self.question.expected in paths
 
 
 @dataclass(frozen=True, slots=True)
