@@ -150,8 +150,15 @@ class Calls:
 
     async def row(self, job: Job) -> JobRow:
         """The job as it stands."""
-        key = (job.tenant, job.job_id)
-        return (await self._stores[job.shard].read([key], request=True, response=True))[key]
+        return (await self.rows([job]))[0]
+
+    async def rows(self, jobs: Sequence[Job]) -> list[JobRow]:
+        """The jobs as they stand."""
+        found: dict[tuple[str, UUID], JobRow] = {}
+        for name, store in self._stores.items():
+            keys = [(job.tenant, job.job_id) for job in jobs if job.shard == name]
+            found.update(await store.read(keys, request=True, response=True) if keys else {})
+        return [found[job.tenant, job.job_id] for job in jobs]
 
     async def done(self, job: Job, *, seconds: float = DONE_SECONDS) -> JobRow:
         """The job when it is finished."""
@@ -168,9 +175,16 @@ class Calls:
         await eventually(look, seconds=seconds)
         return found[0]
 
-    async def all_done(self, jobs: list[Job], *, seconds: float = DONE_SECONDS) -> list[JobRow]:
+    async def all_done(self, jobs: Sequence[Job], *, seconds: float = DONE_SECONDS) -> list[JobRow]:
         """The jobs when all of them are finished."""
-        return [await self.done(job, seconds=seconds) for job in jobs]
+        rows: list[JobRow] = []
+
+        async def look() -> bool:
+            rows[:] = await self.rows(jobs)
+            return all(row.done for row in rows)
+
+        await eventually(look, seconds=seconds)
+        return rows
 
 
 async def eventually(true: Callable[[], Awaitable[bool] | bool], *, seconds: float = DONE_SECONDS) -> None:

@@ -35,7 +35,7 @@ from rowcall_worker.settler import Settler
 DEDICATED_CONNECTIONS: Final = 3
 """A shard's connections beside the pools: lease, listening, hints. A change of identity briefly makes it four."""
 
-_QUEUES_EVERY: Final = 2.0
+_QUEUES_EVERY: Final = 1.0
 """Seconds between looks for new, paused and resumed queues."""
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0

@@ -1,0 +1,201 @@
+"""Which jobs a worker takes: of methods it serves, from queues it was told, as many as it has room for, hint or no hint."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from google.rpc.code_pb2 import Code
+
+from rowcall.catalogue.model import Policy
+from rowcall.probe.v1.probe_pb2 import AwaitRequest, EchoRequest, EchoResponse
+from rowcall.queue.hints import Listener, done_channel, parse_done
+from rowcall.v1.job_pb2 import JobState
+from rowcall_worker.context import AsyncJobContext, SyncJobContext
+from tests.fix_cluster import Cluster
+from tests.fix_worker import PROBE, Call, Calls, Workers, eventually, serve
+
+
+async def test_methods_that_are_not_served_are_left_alone(calls: Calls, workers: Workers) -> None:
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        return EchoResponse()
+
+    await workers.start(serve(echo=echo))
+    policy = PROBE["rowcall.probe.v1.ProbeService/Echo"].policy
+    (foreign,) = await calls.submit_as("acme.v1.Later/Method", policy, [b""])
+    await calls.all_done(await calls.submit_many("Echo", [EchoRequest()] * 10))
+    row = await calls.row(foreign)
+    assert (row.state, row.attempt) == (JobState.JOB_STATE_READY, 0)
+
+
+async def test_only_the_queues_that_were_named_are_drained(calls: Calls, workers: Workers) -> None:
+    await workers.start(queues=["one", "two"])
+    other = await calls.submit("Echo", EchoRequest(), policy={"queue": "three"})
+    for queue in ("one", "two"):
+        await calls.done(await calls.submit("Echo", EchoRequest(), policy={"queue": queue}))
+    assert (await calls.row(other)).state == JobState.JOB_STATE_READY
+
+
+async def test_a_new_queue_is_found_by_its_hint(calls: Calls, workers: Workers) -> None:
+    await workers.start(poll=timedelta(seconds=60))
+    await calls.done(await calls.submit("Echo", EchoRequest(), policy={"queue": "first"}))
+    job = await calls.submit("Echo", EchoRequest(), policy={"queue": "second"})
+    await calls.done(job, seconds=1.5)
+
+
+async def test_everything_works_without_hints(calls: Calls, workers: Workers) -> None:
+    calls.hints = False
+    await workers.start(hints=False)
+    for queue in ("first", "second"):
+        jobs = await calls.submit_many("Echo", [EchoRequest()] * 20, policy={"queue": queue})
+        await calls.all_done(jobs, seconds=5)
+    retried = await calls.submit("Await", AwaitRequest(fail_code=Code.UNAVAILABLE, fail_attempts=1))
+    await calls.done(retried, seconds=5)
+
+
+async def test_a_paused_queue_is_left_alone_until_it_is_resumed(
+    cluster: Cluster, calls: Calls, workers: Workers
+) -> None:
+    await workers.start()
+    before = await calls.submit("Echo", EchoRequest())
+    await calls.done(before)
+    async with await psycopg.AsyncConnection.connect(cluster.shards[before.shard], autocommit=True) as connection:
+        await connection.execute("update rowcall.queue set paused_at = clock_timestamp() where name = 'probe'")
+        paused = await calls.submit("Echo", EchoRequest())
+        elsewhere = await calls.submit("Echo", EchoRequest(), policy={"queue": "other"})
+        await calls.done(elsewhere)
+        assert (await calls.row(paused)).state == JobState.JOB_STATE_READY
+        await connection.execute("update rowcall.queue set paused_at = null where name = 'probe'")
+    await calls.done(paused)
+
+
+async def test_no_more_jobs_are_held_than_there_are_slots(cluster: Cluster, calls: Calls, workers: Workers) -> None:
+    let_go = asyncio.Event()
+    running = 0
+
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        nonlocal running
+        running += 1
+        await let_go.wait()
+        return EchoResponse()
+
+    await workers.start(serve(echo=echo), slots=4)
+    jobs = [
+        job
+        for tenant in range(4)
+        for job in await calls.submit_many("Echo", [EchoRequest()] * 5, call=Call(f"tenant-{tenant}"))
+    ]
+    assert {job.shard for job in jobs} == {"a", "b"}
+    await eventually(lambda: running == 4)
+    states = [(await calls.row(job)).state for job in jobs]
+    assert states.count(JobState.JOB_STATE_RUNNING) == 4
+    assert states.count(JobState.JOB_STATE_READY) == 16
+    let_go.set()
+    await calls.all_done(jobs)
+
+
+async def test_threads_and_tasks_have_slots_of_their_own(calls: Calls, workers: Workers) -> None:
+    let_go = threading.Event()
+    lock = threading.Lock()
+    running = 0
+    most = 0
+
+    def run(request: object, context: SyncJobContext) -> object:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        let_go.wait(30)
+        with lock:
+            running -= 1
+        context.abort_with_status  # noqa: B018  the sync context has it
+        return None
+
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        return EchoResponse()
+
+    await workers.start(serve(run=run, echo=echo), threads=2, slots=1)
+    try:
+        blocked = await calls.submit_many("Run", [EchoRequest()] * 5, policy={"max_attempts": 1})
+        await eventually(lambda: running == 2)
+        # The threads are all taken and the queue's next jobs are theirs; the loop's jobs behind them are still found.
+        await calls.all_done(await calls.submit_many("Echo", [EchoRequest()] * 10))
+        assert most == 2
+    finally:
+        let_go.set()
+    await calls.all_done(blocked)
+    assert most == 2
+
+
+async def test_lanes_go_first_to_last(calls: Calls, workers: Workers) -> None:
+    order: list[bytes] = []
+
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        order.append(request.payload)
+        return EchoResponse()
+
+    jobs = [
+        job
+        for lane in (4, 3, 2, 1)
+        for job in await calls.submit_many("Echo", [EchoRequest(payload=b"%d" % lane)] * 3, policy={"priority": lane})
+    ]
+    await workers.start(serve(echo=echo), slots=2)
+    await calls.all_done(jobs)
+    assert order == sorted(order)
+
+
+@pytest.fixture
+async def heard(cluster: Cluster) -> AsyncIterator[tuple[UUID, list[UUID]]]:
+    """A gateway that waits: its id, and the jobs that it hears of."""
+    waiter = uuid4()
+    jobs: list[UUID] = []
+    listening = asyncio.Semaphore(0)
+    listeners = [
+        Listener(
+            dsn,
+            [done_channel(waiter)],
+            lambda _, payload: jobs.extend(parse_done(payload)),
+            connected=listening.release,
+        )
+        for dsn in cluster.shards.values()
+    ]
+    for listener in listeners:
+        listener.start()
+    for _ in listeners:
+        await listening.acquire()
+    yield waiter, jobs
+    for listener in listeners:
+        await listener.close()
+
+
+async def test_a_gateway_that_waits_hears_of_every_end(
+    calls: Calls, workers: Workers, heard: tuple[UUID, list[UUID]]
+) -> None:
+    waiter, told = heard
+    await workers.start()
+    call = Call(waiter_id=waiter)
+    jobs = await calls.submit_many("Echo", [EchoRequest()] * 300, call=call)
+    jobs.append(await calls.submit("Await", AwaitRequest(fail_code=Code.NOT_FOUND), call=call))
+    await eventually(lambda: len(told) >= len(jobs))
+    assert sorted(told) == sorted(job.job_id for job in jobs)
+    # Not of a retry, which is no end.
+    await calls.done(await calls.submit("Await", AwaitRequest(fail_code=Code.UNAVAILABLE, fail_attempts=1), call=call))
+    await eventually(lambda: len(told) > len(jobs))
+    assert len(told) == len(jobs) + 1
+
+
+async def test_a_policy_that_is_new_to_a_running_worker_is_fetched(calls: Calls, workers: Workers) -> None:
+    await workers.start()
+    policy: Policy = PROBE["rowcall.probe.v1.ProbeService/Await"].policy
+    for attempts in (1, 2, 3):
+        changed = replace(policy, max_attempts=attempts, backoff_initial=timedelta(milliseconds=attempts))
+        (job,) = await calls.submit_as(
+            "rowcall.probe.v1.ProbeService/Await", changed, [AwaitRequest(fail_code=Code.UNAVAILABLE)]
+        )
+        assert (await calls.done(job)).attempt == attempts
