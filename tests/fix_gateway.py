@@ -7,7 +7,7 @@ does meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -190,6 +190,13 @@ def tenant(name: str, *more: tuple[str, str]) -> Metadata:
 def keyed(key: str, *more: tuple[str, str]) -> Metadata:
     """Metadata with an idempotency key, and more."""
     return (("idempotency-key", key), *more)
+
+
+async def refused(call: Awaitable[object]) -> grpc.aio.AioRpcError:
+    """The error that a call ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    return error.value
 
 
 def info_of(error: grpc.aio.AioRpcError) -> ErrorInfo:

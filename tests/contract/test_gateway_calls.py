@@ -22,7 +22,7 @@ from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import AwaitRequest, AwaitResponse, EchoRequest, EchoResponse, RunRequest, RunResponse
 from rowcall.v1.job_pb2 import JobMetadata, JobState
 from tests.fix_cluster import Cluster
-from tests.fix_gateway import Bench, Gateways, info_of, jobs, keyed, tenant, trailer
+from tests.fix_gateway import Bench, Gateways, info_of, jobs, keyed, refused, tenant, trailer
 from tests.fix_worker import Workers, eventually
 
 ECHO = "/rowcall.probe.v1.ProbeService/Echo"
@@ -34,12 +34,6 @@ SHORT = 1.0
 def rows(cluster: Cluster) -> list[tuple[str, str, int]]:
     """Name, state and attempt of every job there is."""
     return [(name, state, attempt) for name, state, attempt in jobs(cluster, "name, state, attempt")]
-
-
-async def refused(call: grpc.aio.UnaryUnaryCall[EchoRequest, EchoResponse]) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await call
-    return error.value
 
 
 async def test_a_typed_call_is_answered_with_its_response(gateways: Gateways, workers: Workers) -> None:
@@ -428,9 +422,7 @@ async def test_64_calls_with_one_key_through_two_gateways_are_one_row_and_one_an
     assert [(state, attempt) for _, state, attempt in rows(cluster)] == [("SUCCEEDED", 1)]
 
     async def other(number: int) -> grpc.aio.AioRpcError:
-        return await refused(
-            probes[number % 2].Await(AwaitRequest(payload=b"other"), timeout=30, metadata=keyed("k"))  # type: ignore[arg-type]
-        )
+        return await refused(probes[number % 2].Await(AwaitRequest(payload=b"other"), timeout=30, metadata=keyed("k")))
 
     errors = await asyncio.gather(*(other(number) for number in range(8)))
     assert {info_of(error).reason for error in errors} == {"IDEMPOTENCY_KEY_REUSED"}
