@@ -74,9 +74,9 @@ def collect(root: Path, limit: int) -> Corpus:
         else:
             documents.append(Document(path, content))
     if not documents:
-        found = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "no files at all"
+        found = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items())) or "no files at all"
         raise StandaloneError(f"{root} has no text files to work on ({found}): name another directory with --docs.")
-    return Corpus(resolved, documents, dict(left_out))
+    return Corpus(resolved, documents, dict(sorted(left_out.items())))
 
 
 def _read(file: Path, path: str) -> tuple[str, bytes | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,9 @@ SHARDS = 2
 _T = TypeVar("_T")
 
 _START_SECONDS = 60.0
+_LAST_WORDS_SECONDS = 0.5
+_GRACE = "5s"
+"""How long gateway and worker take to stop at most: nobody's work is cut off when the demo is interrupted."""
 _READY = "rowcall-gateway: ready on "
 _MAX_MESSAGE_BYTES = 16 << 20
 
@@ -52,8 +55,11 @@ class System:
         ends = [asyncio.ensure_future(service.died()) for service in (self.gateway, self.worker)]
         try:
             await asyncio.wait([task, *ends], return_when=asyncio.FIRST_COMPLETED)
+            if task.done() and task.exception() is not None:
+                # A call that failed because its gateway died is heard of before the death.
+                await asyncio.wait(ends, timeout=_LAST_WORDS_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             for end in ends:
-                if end.done() and not task.done():
+                if end.done():
                     raise end.result()
             return await task
         finally:
@@ -87,6 +93,7 @@ async def running(directory: Path, image: Path, report: Report, *, binaries: Pat
             "ROWCALL_CATALOGUE": databases.catalogue,
             "ROWCALL_SHARDS": json.dumps(dict(databases.shards)),
             "ROWCALL_LOG_FORMAT": "json",
+            "ROWCALL_GRACE": _GRACE,
         }
         gateway = await processes.start(
             "rowcall-gateway",
@@ -94,14 +101,15 @@ async def running(directory: Path, image: Path, report: Report, *, binaries: Pat
             settings=settings,
             log=directory / "gateway.log",
         )
-        stack.push_async_callback(gateway.stop)
+        services = [gateway]
+        stack.push_async_callback(_stop, services)
         worker = await processes.start(
             "rowcall-worker",
             *("--servicer", example.SERVICER),
             settings={**settings, example.DSN_VARIABLE: documents},
             log=directory / "worker.log",
         )
-        stack.push_async_callback(worker.stop)
+        services.append(worker)
         try:
             async with asyncio.timeout(_START_SECONDS):
                 address = (await gateway.ready()).removeprefix(_READY)
@@ -117,3 +125,7 @@ async def running(directory: Path, image: Path, report: Report, *, binaries: Pat
         options = (*CHANNEL_OPTIONS, ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options=options))
         yield System(databases, gateway, worker, address, channel)
+
+
+async def _stop(services: Sequence[Service]) -> None:
+    await asyncio.gather(*(service.stop() for service in services))
