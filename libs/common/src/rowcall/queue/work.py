@@ -92,7 +92,9 @@ class PostgresWorkQueue:
                 "limit": limit,
             },
         )
-        return [rows.claimed_job(row) for row in found]
+        jobs = [rows.claimed_job(row) for row in found]
+        jobs.sort(key=lambda job: (job.lane, job.order_key, job.job_id))
+        return jobs
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled | Exception]:
         """See WorkQueue.settle."""

@@ -7,7 +7,7 @@ set local role rowcall_owner;
 -- Only functions with a search_path of their own call it.
 create function rowcall.finishing_time()
 returns table (now timestamptz, day date)
-language sql volatile
+language sql volatile rows 1
 as $$
   select c.now, (c.now at time zone 'UTC')::date from (select clock_timestamp() as now) c
 $$;

@@ -47,9 +47,10 @@ create function rowcall.submit_jobs(
 )
 returns table (place bigint, outcome smallint, job_id uuid, order_key bigint)
 -- plpgsql, because it keeps the plan for the session; a function in SQL is planned
--- at each call before Postgres 18.
+-- at each call before Postgres 18. The plan is made without knowing a batch's size:
+-- its parts are hashed, never compared each with each.
 language plpgsql security definer set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_mergejoin = off set jit = off
+set enable_nestloop = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
@@ -59,7 +60,9 @@ declare
 begin
   return query
   with input as materialized (
-    select *, i.job_id > v_latest as ahead
+    select
+      i.*,
+      case when i.job_id > v_latest then 5 when r.active is null then 4 end::smallint as refusal
     from unnest(
       p_tenant, p_job_id, p_method_id, p_policy_id, p_queue_id, p_lane, p_last_key, p_step, p_run_at, p_request,
       p_request_id, p_fingerprint, p_actor, p_fairness_key, p_traceparent, p_tracestate, p_labels, p_waiter_id
@@ -67,24 +70,22 @@ begin
       tenant, job_id, method_id, policy_id, queue_id, lane, last_key, step, run_at, request,
       request_id, fingerprint, actor, fairness_key, traceparent, tracestate, labels, waiter_id, place
     )
-  ),
-  routed as materialized (
-    select i.*
-    from input i
-    join rowcall.tenant_route r on r.tenant = i.tenant and r.state = 1
-    where not i.ahead
+    -- Limited, so that it stays a lookup by key however many tenants there are.
+    left join lateral (
+      select true as active from rowcall.tenant_route r where r.tenant = i.tenant and r.state = 1 limit 1
+    ) r on true
   ),
   lane as materialized (
     select l.queue_id, l.lane, coalesce(pg_sequence_last_value(l.frontier), 0) as frontier
     from rowcall.queue_lane l
-    where (l.queue_id, l.lane) in (select r.queue_id, r.lane from routed r)
+    where (l.queue_id, l.lane) in (select i.queue_id, i.lane from input i)
   ),
   keyed as (
     insert into rowcall.job_key as k (tenant, method_id, request_id, job_id, fingerprint, expires_at)
-    select r.tenant, r.method_id, r.request_id, r.job_id, r.fingerprint, statement_timestamp() + p_key_ttl
-    from routed r
-    where r.request_id is not null
-    order by r.place
+    select i.tenant, i.method_id, i.request_id, i.job_id, i.fingerprint, statement_timestamp() + p_key_ttl
+    from input i
+    where i.request_id is not null and i.refusal is null
+    order by i.place
     -- A repeat writes, so that its answer is as durable as the first one's. A key
     -- that has expired is as good as none: the call takes it over.
     on conflict (tenant, method_id, request_id) do update
@@ -97,23 +98,24 @@ begin
   ),
   judged as materialized (
     select
-      r.*,
-      coalesce(k.job_id, r.job_id) as named_job_id,
+      i.*,
+      coalesce(k.job_id, i.job_id) as named_job_id,
       case
-        when r.request_id is null or k.is_new then 1
-        when k.fingerprint = r.fingerprint then 2
+        when i.refusal is not null then i.refusal
+        when i.request_id is null or k.is_new then 1
+        when k.fingerprint = i.fingerprint then 2
         else 3
       end::smallint as outcome,
-      coalesce(r.run_at > statement_timestamp(), false) as later,
+      coalesce(i.run_at > statement_timestamp(), false) as later,
       -- A queue without that lane leaves null, which the table refuses.
       case
         when l.lane is null then null
-        when r.run_at > statement_timestamp() then 0
-        else greatest(l.frontier, r.last_key) + r.step
+        when i.run_at > statement_timestamp() then 0
+        else greatest(l.frontier, i.last_key) + i.step
       end as new_key
-    from routed r
-    left join lane l on l.queue_id = r.queue_id and l.lane = r.lane
-    left join keyed k on k.tenant = r.tenant and k.method_id = r.method_id and k.request_id = r.request_id
+    from input i
+    left join lane l on l.queue_id = i.queue_id and l.lane = i.lane
+    left join keyed k on k.tenant = i.tenant and k.method_id = i.method_id and k.request_id = i.request_id
   ),
   created as (
     insert into rowcall.job (
@@ -127,12 +129,8 @@ begin
       j.request, j.request_id, j.actor, j.fairness_key, j.traceparent, j.tracestate, j.labels
     from judged j
     where j.outcome = 1
+    order by j.place
   )
-  select
-    i.place, coalesce(j.outcome, case when i.ahead then 5 else 4 end::smallint), coalesce(j.named_job_id, i.job_id),
-    coalesce(j.new_key, 0)
-  from input i
-  left join judged j on j.place = i.place
-  order by i.place;
+  select j.place, j.outcome, j.named_job_id, coalesce(j.new_key, 0) from judged j order by j.place;
 end
 $$;

@@ -4,10 +4,10 @@ set local role rowcall_owner;
 -- Claims up to p_limit ready jobs of one queue for a worker, lanes first, within a
 -- lane in the order of their keys from p_from[lane] on (the worker's low-water
 -- mark: dead index entries behind it cost nothing even while vacuum cannot take
--- them away).
--- Every claim raises the job's lease number and moves the lane's frontier up to the
--- highest key it got (two claimers may race it back a little: sweeps find what then
--- lands behind a mark). A dead worker and a paused queue get nothing.
+-- them away). Every claim raises the job's lease number and moves the lane's frontier
+-- up to the highest key it got (two claimers may race it back a little: sweeps find
+-- what then lands behind a mark). A dead worker and a paused queue get nothing. The
+-- answer is in no particular order.
 create function rowcall.claim_jobs(
   p_worker_id uuid,
   p_queue_id integer,
@@ -21,10 +21,11 @@ returns table (
   traceparent text, tracestate text, labels jsonb, created_at timestamptz, ready_at timestamptz, lost integer
 )
 language plpgsql security definer set search_path = pg_catalog, pg_temp
--- The plan is kept, and may have been made when the table was empty: an index range
--- scan and lookups by key are right at every size, compiling it never is.
-set enable_seqscan = off set enable_bitmapscan = off
-set enable_hashjoin = off set enable_mergejoin = off set jit = off
+-- One plan is kept for the session, and the table may have been empty when it was
+-- made: an index range scan and a lookup by position are right at every size,
+-- compiling them never is.
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
@@ -40,7 +41,7 @@ begin
     exit when v_left <= 0;
     return query
       with picked as materialized (
-        select j.tenant, j.job_id
+        select j.ctid
         from rowcall.job j
         where j.state = 2
           and j.queue_id = p_queue_id
@@ -61,7 +62,8 @@ begin
           started_at = clock_timestamp(),
           attempt_deadline = clock_timestamp() + p.timeout
         from picked, rowcall.policy p
-        where j.tenant = picked.tenant and j.job_id = picked.job_id and j.state = 2 and p.policy_id = j.policy_id
+        -- Locked: it cannot move. One that did just before is left for the next claim.
+        where j.ctid = picked.ctid and p.policy_id = j.policy_id
         returning
           j.tenant, j.job_id, j.lease, j.attempt, j.lane, j.order_key, j.method_id, j.policy_id, j.request,
           j.request_id, j.actor, j.traceparent, j.tracestate, j.labels, j.created_at, j.ready_at, j.lost
@@ -73,7 +75,7 @@ begin
         where h.highest > coalesce(pg_sequence_last_value(l.frontier), 0)
       )
       -- The join does nothing but have the frontier advanced.
-      select c.* from claimed c left join advanced a on true order by c.order_key, c.job_id;
+      select c.* from claimed c left join advanced a on true;
     get diagnostics v_found = row_count;
     v_left := v_left - v_found;
   end loop;

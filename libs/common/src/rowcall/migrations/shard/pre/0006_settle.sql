@@ -33,34 +33,51 @@ create function rowcall.settle_jobs(
 )
 returns table (place bigint, state smallint, waiter_id uuid)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
--- The plan is kept, and may have been made when the table was empty: lookups by key
--- are right at every size, compiling them never is.
+-- As in claim_jobs: the table may have been empty when the plan was made, and two
+-- spellings keep it to lookups by primary key. tenant = any (array[...]) cannot be
+-- turned round into a walk over the table for each row of the batch; state > 2
+-- (RUNNING) offers no partial index to be walked instead.
 set enable_seqscan = off set enable_bitmapscan = off
-set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 begin
   return query
-  with owned as materialized (
-    select
-      i.*,
-      case when i.state = 1 and j.cancel_requested_at is not null then 6::smallint else i.state end as final_state
+  with input as materialized (
+    select *
     from unnest(
       p_tenant, p_job_id, p_lease, p_state, p_delay, p_response, p_error, p_error_code, p_error_message, p_span_id
     ) with ordinality as i (
       tenant, job_id, lease, state, delay, response, error, error_code, error_message, span_id, place
     )
-    join rowcall.job j on j.tenant = i.tenant and j.job_id = i.job_id and j.lease = i.lease and j.state = 3
-    -- Rows are locked in the order of the batch, which is that of their names.
-    order by i.place
-    for update of j
+  ),
+  -- Whether a job that would be tried again was cancelled meanwhile must not change
+  -- between the looking and the writing.
+  retried as materialized (
+    select i.*, j.cancelled
+    from input i
+    cross join lateral (
+      select j.cancel_requested_at is not null as cancelled
+      from rowcall.job j
+      where j.tenant = i.tenant and j.job_id = i.job_id and j.lease = i.lease and j.state > 2
+      for update
+    ) j
+    where i.state = 1
+  ),
+  ending as (
+    select i.place, i.tenant, i.job_id, i.lease, i.state, i.response, i.error, i.error_code, i.error_message, i.span_id
+    from input i
+    where i.state <> 1
+    union all
+    select r.place, r.tenant, r.job_id, r.lease, 6::smallint, null, p_cancelled_error, 1, 'The job was cancelled.', r.span_id
+    from retried r
+    where r.cancelled
   ),
   gone as (
     delete from rowcall.job j
-    using owned o
-    where j.tenant = o.tenant and j.job_id = o.job_id and j.lease = o.lease and j.state = 3 and o.final_state <> 1
-    returning
-      j.*, o.place, o.final_state, o.state as asked_state, o.response, o.error, o.error_code, o.error_message, o.span_id
+    using ending e
+    where j.tenant = any (array[e.tenant]) and j.job_id = e.job_id and j.lease = e.lease and j.state > 2
+    returning j.*, e.place, e.state as final_state, e.response, e.error, e.error_code, e.error_message, e.span_id
   ),
   moved as (
     insert into rowcall.job_history (
@@ -74,9 +91,7 @@ begin
       g.lost, g.payload_key_id, p.retention, t.day, t.now, g.run_at, g.created_at, g.ready_at,
       g.started_at, g.cancel_requested_at, g.worker_id, w.name, g.request, g.request_id, g.actor, g.fairness_key,
       g.traceparent, g.tracestate, g.on_done, g.labels, g.attempts, g.span_id, g.response,
-      case when g.asked_state = 1 then p_cancelled_error else g.error end,
-      case when g.asked_state = 1 then 1 else g.error_code end,
-      case when g.asked_state = 1 then 'The job was cancelled.' else g.error_message end
+      g.error, g.error_code, g.error_message
     from gone g
     cross join rowcall.finishing_time() t
     join rowcall.policy p on p.policy_id = g.policy_id
@@ -86,18 +101,18 @@ begin
     update rowcall.job j
     set
       state = 1,
-      run_at = clock_timestamp() + coalesce(o.delay, interval '0'),
+      run_at = clock_timestamp() + coalesce(r.delay, interval '0'),
       ready_at = null,
       worker_id = null,
       attempt_deadline = null,
       attempts = coalesce(j.attempts, '[]'::jsonb) || jsonb_strip_nulls(jsonb_build_object(
         'attempt', j.attempt, 'worker', (select w.name from rowcall.worker w where w.worker_id = j.worker_id),
-        'started', j.started_at, 'ended', clock_timestamp(), 'outcome', 2, 'code', o.error_code,
-        'message', o.error_message, 'span', o.span_id, 'error', encode(o.error, 'base64')
+        'started', j.started_at, 'ended', clock_timestamp(), 'outcome', 2, 'code', r.error_code,
+        'message', r.error_message, 'span', r.span_id, 'error', encode(r.error, 'base64')
       ))
-    from owned o
-    where j.tenant = o.tenant and j.job_id = o.job_id and j.lease = o.lease and j.state = 3 and o.final_state = 1
-    returning o.place, j.waiter_id
+    from retried r
+    where j.tenant = any (array[r.tenant]) and j.job_id = r.job_id and j.lease = r.lease and not r.cancelled
+    returning r.place, j.waiter_id
   )
   select g.place, g.final_state, g.waiter_id from gone g
   union all
@@ -112,10 +127,9 @@ create function rowcall.release_jobs(
 )
 returns table (place bigint, state smallint, queue_id integer, waiter_id uuid)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
--- The plan is kept, and may have been made when the table was empty: lookups by key
--- are right at every size, compiling them never is.
+-- See settle_jobs.
 set enable_seqscan = off set enable_bitmapscan = off
-set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 begin
@@ -123,14 +137,17 @@ begin
   with owned as materialized (
     select i.*, j.cancel_requested_at is not null as cancelled
     from unnest(p_tenant, p_job_id, p_lease) with ordinality as i (tenant, job_id, lease, place)
-    join rowcall.job j on j.tenant = i.tenant and j.job_id = i.job_id and j.lease = i.lease and j.state = 3
-    order by i.place
-    for update of j
+    cross join lateral (
+      select j.cancel_requested_at
+      from rowcall.job j
+      where j.tenant = i.tenant and j.job_id = i.job_id and j.lease = i.lease and j.state > 2
+      for update
+    ) j
   ),
   gone as (
     delete from rowcall.job j
     using owned o
-    where j.tenant = o.tenant and j.job_id = o.job_id and j.lease = o.lease and j.state = 3 and o.cancelled
+    where j.tenant = any (array[o.tenant]) and j.job_id = o.job_id and j.lease = o.lease and o.cancelled
     returning j.*, o.place
   ),
   moved as (
@@ -165,7 +182,7 @@ begin
         'started', j.started_at, 'ended', clock_timestamp(), 'outcome', 6
       ))
     from owned o
-    where j.tenant = o.tenant and j.job_id = o.job_id and j.lease = o.lease and j.state = 3 and not o.cancelled
+    where j.tenant = any (array[o.tenant]) and j.job_id = o.job_id and j.lease = o.lease and not o.cancelled
     returning o.place, j.queue_id, j.waiter_id
   )
   select g.place, 6::smallint, g.queue_id, g.waiter_id from gone g

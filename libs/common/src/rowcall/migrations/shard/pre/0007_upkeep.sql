@@ -20,7 +20,7 @@ as $$
     update rowcall.job j
     set state = 2, ready_at = clock_timestamp(), order_key = rowcall.next_key(j.queue_id, j.lane)
     from due d
-    where j.tenant = d.tenant and j.job_id = d.job_id and j.state = 1
+    where j.tenant = any (array[d.tenant]) and j.job_id = d.job_id
     returning j.queue_id
   )
   select r.queue_id, count(*) from ready r group by r.queue_id
@@ -92,13 +92,13 @@ as $$
         'attempt', j.attempt, 'worker', o.worker, 'started', j.started_at, 'ended', clock_timestamp(), 'outcome', 5
       )
     from orphan o
-    where j.tenant = o.tenant and j.job_id = o.job_id and j.lease = o.lease and j.state = 3 and o.new_state = 2
+    where j.tenant = any (array[o.tenant]) and j.job_id = o.job_id and j.lease = o.lease and o.new_state = 2
     returning j.tenant, j.job_id, j.queue_id, 2::smallint as state, j.waiter_id, o.worker
   ),
   gone as (
     delete from rowcall.job j
     using orphan o
-    where j.tenant = o.tenant and j.job_id = o.job_id and j.lease = o.lease and j.state = 3 and o.new_state <> 2
+    where j.tenant = any (array[o.tenant]) and j.job_id = o.job_id and j.lease = o.lease and o.new_state <> 2
     returning j.*, o.new_state, o.worker
   ),
   moved as (

@@ -77,7 +77,7 @@ create function rowcall.read_jobs(p_tenant text[], p_job_id uuid[], p_request bo
 returns setof rowcall.job_row
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off
-set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
@@ -95,7 +95,9 @@ begin
       j.request_id, j.traceparent, j.labels, j.attempts, null::text as span_id, null::bytea as error,
       case when p_request then j.request end as request, null::bytea as response
     from asked a
-    join rowcall.job j on j.tenant = a.tenant and j.job_id = a.job_id
+    cross join lateral (
+      select * from rowcall.job j where j.tenant = a.tenant and j.job_id = a.job_id limit 1
+    ) j
     union all
     select
       h.tenant, h.job_id, h.state, h.lane, h.queue_id, h.method_id, h.policy_id, h.attempt, h.created_at, h.run_at,
@@ -103,8 +105,12 @@ begin
       h.request_id, h.traceparent, h.labels, h.attempts, h.span_id, h.error,
       case when p_request then h.request end, case when p_response then h.response end
     from asked a
-    join rowcall.job_history h
-      on h.tenant = a.tenant and h.job_id = a.job_id and h.finished_on between v_since and v_until
+    cross join lateral (
+      select *
+      from rowcall.job_history h
+      where h.tenant = a.tenant and h.job_id = a.job_id and h.finished_on between v_since and v_until
+      limit 1
+    ) h
   )
   select
     f.tenant, f.job_id, f.state, f.lane, q.name, m.name, f.attempt, p.max_attempts, f.created_at, f.run_at,
@@ -126,7 +132,7 @@ returns table (
 )
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off
-set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
@@ -136,8 +142,14 @@ begin
   return query
   select h.tenant, h.job_id, h.state, h.attempt, h.response, h.error, h.traceparent
   from unnest(p_tenant, p_job_id) as a (tenant, job_id)
-  join rowcall.job_history h
-    on h.tenant = a.tenant and h.job_id = a.job_id and h.finished_on between v_since and v_until;
+  -- Limited, so that it stays a lookup by key, however small history was when the
+  -- plan was made.
+  cross join lateral (
+    select *
+    from rowcall.job_history h
+    where h.tenant = a.tenant and h.job_id = a.job_id and h.finished_on between v_since and v_until
+    limit 1
+  ) h;
 end
 $$;
 
