@@ -1,5 +1,8 @@
 """The part of a text that a question is about, and the answer made of such parts."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from documents_example.chunker import Chunk
@@ -9,7 +12,7 @@ from documents_example.fusion import fuse
 from documents_example.generated import weight_of
 from documents_example.index import Passage
 from documents_example.sources import Found, locate
-from documents_example.terms import terms, words
+from documents_example.terms import stem, terms, words
 
 pytestmark = pytest.mark.unit
 
@@ -33,6 +36,21 @@ def test_identifiers_are_taken_apart() -> None:
 
 def test_terms_are_stems_without_the_words_that_say_nothing() -> None:
     assert terms("Where are the documents that were indexed?") == terms("document indexing")
+
+
+def test_stems_are_right_in_many_threads_at_once() -> None:
+    nouns = [f"{letter}{other}ation" for letter in "bcdfghjklmnpqrstvwxyz" for other in "aeioubcdfghjklmnp"]
+    expected = [stem(noun) for noun in nouns]
+    stem.cache_clear()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            rounds = list(threads.map(lambda _: [stem.__wrapped__(noun) for noun in nouns], range(8)))
+    finally:
+        sys.setswitchinterval(interval)
+
+    assert rounds == [expected] * 8
 
 
 def test_sentences_know_their_lines() -> None:

@@ -32,10 +32,12 @@ async def index(documents_dsn: str) -> AsyncIterator[PostgresIndex]:
     await opened.close()
 
 
-async def put(index: PostgresIndex, path: str, text: str, *, version: Version = VERSION, weight: float = 1.0) -> bool:
+async def put(
+    index: PostgresIndex, path: str, text: str, *, version: Version = VERSION, weight: float = 1.0, tenant: str = "t"
+) -> bool:
     chunks = ParagraphChunker().chunks(path, text)
     vectors = HashedEmbedder().passages([chunk.text for chunk in chunks])
-    _, changed = await index.replace("t", path, version, weight=weight, chunks=chunks, vectors=vectors)
+    _, changed = await index.replace(tenant, path, version, weight=weight, chunks=chunks, vectors=vectors)
     return changed
 
 
@@ -132,16 +134,33 @@ async def test_vectors_of_another_embedder_are_not_compared(index: PostgresIndex
 async def test_rare_words_decide(index: PostgresIndex) -> None:
     for number in range(20):
         await put(index, f"pump-{number}.txt", "The pump pump pump pump is inspected; the pump runs.")
-    await put(index, "gasket.txt", "The gasket of the pump is of graphite, as are those of all the valves around it.")
+    await put(index, "gasket.txt", "The gasket is of graphite, as are those of all the valves around it.")
 
-    assert (await found(index, "pump gasket", vector_weight=0.0))[0] == "gasket.txt"
+    assert (await found(index, "pump inspected gasket", vector_weight=0.0))[0] == "gasket.txt"
 
 
-async def test_a_lighter_document_comes_after_its_like(index: PostgresIndex) -> None:
-    await put(index, "a-copy.txt", TEXTS["roofs.txt"], weight=0.5)
+@pytest.mark.parametrize(
+    ("question", "vector_weight"),
+    [("slope of flat roofs", 0.0), ("slopp of flatt rooffs", 0.3)],
+    ids=["by words", "by vectors"],
+)
+async def test_a_lighter_document_comes_after_its_like(
+    index: PostgresIndex, question: str, vector_weight: float
+) -> None:
+    for number in range(20):
+        await put(index, f"copy-{number}.txt", TEXTS["roofs.txt"], weight=0.5)
     await put(index, "original.txt", TEXTS["roofs.txt"])
 
-    assert (await found(index, "slope of flat roofs"))[:2] == ["original.txt", "a-copy.txt"]
+    assert (await found(index, question, vector_weight=vector_weight))[0] == "original.txt"
+
+
+async def test_another_tenants_documents_take_no_places(index: PostgresIndex) -> None:
+    for number in range(70):
+        await put(index, f"other-{number}.txt", TEXTS["ducts.txt"], tenant="other")
+    await put(index, "ducts.txt", f"{TEXTS['ducts.txt']} {TEXTS['roofs.txt']}")
+
+    assert await found(index, "smoke in ventilation ducts") == ["ducts.txt"]  # by words
+    assert await found(index, "smokk ventilatoin ductss") == ["ducts.txt"]  # by vectors
 
 
 async def test_a_database_that_cannot_be_reached_is_said_so() -> None:

@@ -147,9 +147,10 @@ async def test_another_tenant_sees_nothing_and_changes_nothing(client: "Client")
     assert answer.answer == NO_ANSWER
     assert not answer.sources
 
-    theirs = await other.ingest("secret.md", b"Nothing is kept in this vault.")
+    theirs = await other.ingest("secret.md", b"The vault opens with the word heliotrope.")
     assert theirs.changed
     assert theirs.document_id != mine.document_id
+    assert (await other.ingest("secret.md", b"Nothing is kept in this vault.")).changed
     assert "heliotrope" in (await client.ask("Which word opens the vault?")).answer
     assert not (await client.ingest("secret.md", b"The vault opens with the word heliotrope.")).changed
 

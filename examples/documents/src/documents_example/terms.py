@@ -6,6 +6,7 @@ question in plain words.
 
 import functools
 import re
+import threading
 from importlib.resources import files
 
 import snowballstemmer
@@ -17,6 +18,8 @@ _APOSTROPHE = re.compile(r"(?<=\w)['\u2019](?=\w)")
 _STOP_WORDS = frozenset(files("documents_example").joinpath("stop_words.txt").read_text("utf-8").split())
 
 _stemmer = snowballstemmer.stemmer("english")
+# It keeps the word it works on in itself, and documents are prepared in threads.
+_stemming = threading.Lock()
 
 
 def words(text: str) -> list[str]:
@@ -33,4 +36,5 @@ def terms(text: str) -> list[str]:
 @functools.lru_cache(maxsize=65_536)
 def stem(word: str) -> str:
     """The stem of an English word, by the Snowball algorithm."""
-    return str(_stemmer.stemWord(word))
+    with _stemming:
+        return str(_stemmer.stemWord(word))
