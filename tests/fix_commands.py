@@ -1,7 +1,8 @@
-"""Fixtures: the `rowcall` command as a process of its own, run to its end or kept running as `rowcall dev`."""
+"""Fixtures: the `rowcall` command, in this process, as a process of its own, and kept running as `rowcall dev` is."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,12 +10,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from rowcall_cli.main import main
 
 ROWCALL = Path(sys.executable).with_name("rowcall")
 READY_SECONDS = 60.0
@@ -90,17 +93,39 @@ def environment(changes: Mapping[str, str]) -> dict[str, str]:
 
 
 @pytest.fixture
-def rowcall() -> Callable[..., Ran]:
-    """Runs `rowcall ARGUMENTS` to its end."""
+def rowcall(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Runs `rowcall ARGUMENTS` in this process, by its entry point: a process of its own takes a second to load."""
 
-    def run(*arguments: str, cwd: Path | None = None, stdin: str = "", **variables: str) -> Ran:
+    def run(*arguments: str, stdin: str = "", **variables: str) -> Ran:
+        out, err = io.StringIO(), io.StringIO()
+        with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            for name in os.environ:
+                patch.delenv(name)
+            for name, value in environment(variables).items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["rowcall", *arguments])
+            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            try:
+                code = main()
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else 0
+        return Ran(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture
+def rowcall_process() -> Callable[..., Ran]:
+    """Runs `rowcall ARGUMENTS` to its end as a process of its own: what `dev` and `demo` need."""
+
+    def run(*arguments: str, cwd: Path | None = None, **variables: str) -> Ran:
         ended = subprocess.run(
             [ROWCALL, *arguments],
             capture_output=True,
             check=False,
             cwd=cwd,
             env=environment(variables),
-            input=stdin,
+            stdin=subprocess.DEVNULL,
             text=True,
             timeout=100,
         )

@@ -135,8 +135,8 @@ def test_a_run_waits_for_another_and_says_so(running: Callable[..., Running], se
     assert waiting.wait() == 0
 
 
-def test_help_shows_an_example(rowcall: Rowcall) -> None:
-    ran = rowcall("migrate", "--help")
-
-    assert ran.code == 0
-    assert "rowcall migrate --catalogue postgresql://" in ran.out
+def test_the_exit_code_is_the_process_s(rowcall_process: Rowcall, settings: dict[str, str]) -> None:
+    assert rowcall_process("migrate", "--status", **settings).code == 1
+    assert rowcall_process("migrate", **settings).code == 0
+    assert rowcall_process("migrate", "--status", **settings).code == 0
+    assert rowcall_process("migrate").code == 2

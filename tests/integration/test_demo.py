@@ -66,8 +66,8 @@ PROMISES = {
 }
 
 
-def test_documents_go_in_and_questions_are_answered(rowcall: Rowcall, documents: Path, dev_dir: Path) -> None:
-    ran = rowcall("demo", "--docs", str(documents), "--data-dir", str(dev_dir), "--json")
+def test_documents_go_in_and_questions_are_answered(rowcall_process: Rowcall, documents: Path, dev_dir: Path) -> None:
+    ran = rowcall_process("demo", "--docs", str(documents), "--data-dir", str(dev_dir), "--json")
 
     assert ran.code == 0, ran.err
     result = ran.json
@@ -97,16 +97,16 @@ def test_documents_go_in_and_questions_are_answered(rowcall: Rowcall, documents:
 
     # The second run is warm: the same documents change nothing, and its answers are its own.
     (documents / "bakery.txt").write_text("Bread is baked at noon now.\n")
-    again = rowcall("demo", "--docs", str(documents), "--data-dir", str(dev_dir), "--json").json
+    again = rowcall_process("demo", "--docs", str(documents), "--data-dir", str(dev_dir), "--json").json
     assert again["ok"] is True
     assert (again["documents"]["ingested"], again["documents"]["changed"]) == (5, 1)
     assert again["outlived"]["operation"] != outlived["operation"]
 
 
 def test_it_tells_a_person_what_happened_and_how_to_look_further(
-    rowcall: Rowcall, documents: Path, dev_dir: Path
+    rowcall_process: Rowcall, documents: Path, dev_dir: Path
 ) -> None:
-    ran = rowcall("demo", "--docs", str(documents), "--data-dir", str(dev_dir), "--max-files", "3")
+    ran = rowcall_process("demo", "--docs", str(documents), "--data-dir", str(dev_dir), "--max-files", "3")
 
     assert ran.code == 0, ran.err
     text = " ".join(ran.out.split())
@@ -125,7 +125,7 @@ def test_it_tells_a_person_what_happened_and_how_to_look_further(
 
 @pytest.mark.parametrize("kind", ["missing", "a file", "empty", "without text"])
 def test_a_directory_without_documents_is_refused_before_anything_is_started(
-    rowcall: Rowcall, tmp_path: Path, kind: str
+    rowcall_process: Rowcall, tmp_path: Path, kind: str
 ) -> None:
     docs = tmp_path / "docs"
     if kind == "a file":
@@ -135,7 +135,7 @@ def test_a_directory_without_documents_is_refused_before_anything_is_started(
     if kind == "without text":
         (docs / "picture.bin").write_bytes(b"\x00\xff")
 
-    ran = rowcall("demo", "--docs", str(docs), "--data-dir", str(tmp_path / "data"))
+    ran = rowcall_process("demo", "--docs", str(docs), "--data-dir", str(tmp_path / "data"))
 
     assert ran.code == 1
     expected = "is not a directory" if kind in {"missing", "a file"} else "has no text files to work on"

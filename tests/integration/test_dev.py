@@ -80,7 +80,7 @@ def family(dev: Dev) -> tuple[psutil.Process, list[psutil.Process]]:
     return process, process.children(recursive=True)
 
 
-async def test_it_answers_over_reflection_health_and_the_queue(standing_dev: Dev, rowcall: Rowcall) -> None:
+async def test_it_answers_over_reflection_health_and_the_queue(standing_dev: Dev) -> None:
     async with standing_dev.channel() as channel:
         await wait_until_serving(channel, standing_dev.address, timedelta(seconds=10))
         stub = probe_pb2_grpc.ProbeServiceStub(channel)
@@ -132,8 +132,8 @@ async def test_two_hundred_calls_of_twenty_tenants_are_answered_and_lie_on_their
     assert found["a"] + found["b"] == Counter(dict.fromkeys(tenants, 10))
 
 
-def test_a_data_directory_has_one_dev_at_a_time(standing_dev: Dev, rowcall: Rowcall) -> None:
-    ran = rowcall("dev", "--listen", "127.0.0.1:0", "--data-dir", str(standing_dev.data_dir))
+def test_a_data_directory_has_one_dev_at_a_time(standing_dev: Dev, rowcall_process: Rowcall) -> None:
+    ran = rowcall_process("dev", "--listen", "127.0.0.1:0", "--data-dir", str(standing_dev.data_dir))
 
     assert ran.code == 1
     assert f"belongs to another running process (pid {standing_dev.running.process.pid})" in ran.err
@@ -199,7 +199,9 @@ def test_a_signal_during_the_start_ends_it(running: Callable[..., Running], dev_
     assert left_of(process, children) == []
 
 
-def test_a_shard_is_added_and_none_is_taken_away(dev: Start, rowcall: Rowcall, dev_dir: Path) -> None:
+def test_a_shard_is_added_and_none_is_taken_away(
+    dev: Start, rowcall: Rowcall, rowcall_process: Rowcall, dev_dir: Path
+) -> None:
     first = dev("--shards", "1")
     _, name = echo(first.address, b"on a")
     assert first.running.end() == 0
@@ -212,25 +214,25 @@ def test_a_shard_is_added_and_none_is_taken_away(dev: Start, rowcall: Rowcall, d
         assert connection.execute("select count(*) > 0 from rowcall.jobs").fetchone() == (True,)
     assert second.running.end() == 0
 
-    refused = rowcall("dev", "--listen", "127.0.0.1:0", "--data-dir", str(dev_dir), "--shards", "1")
+    refused = rowcall_process("dev", "--listen", "127.0.0.1:0", "--data-dir", str(dev_dir), "--shards", "1")
     assert refused.code == 1
     assert "holds 2 shards (a, b), and 1 were asked for: tenants live on b" in refused.err
     assert "Traceback" not in refused.err
 
 
-def test_only_loopback_is_listened_on(rowcall: Rowcall, tmp_path: Path) -> None:
+def test_only_loopback_is_listened_on(rowcall_process: Rowcall, tmp_path: Path) -> None:
     for address in ("0.0.0.0:50051", "[::]:50051", "192.0.2.1:50051"):
-        ran = rowcall("dev", "--listen", address, "--data-dir", str(tmp_path / "data"))
+        ran = rowcall_process("dev", "--listen", address, "--data-dir", str(tmp_path / "data"))
         assert ran.code == 2
         assert "is not a loopback address" in ran.err
         assert "ssh -L" in ran.err
     assert not (tmp_path / "data").exists()
 
 
-def test_a_taken_port_is_refused_and_nothing_is_left_running(rowcall: Rowcall, tmp_path: Path) -> None:
+def test_a_taken_port_is_refused_and_nothing_is_left_running(rowcall_process: Rowcall, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        ran = rowcall("dev", "--listen", f"127.0.0.1:{port}", "--data-dir", str(tmp_path / "data"))
+        ran = rowcall_process("dev", "--listen", f"127.0.0.1:{port}", "--data-dir", str(tmp_path / "data"))
 
     assert ran.code == 1
     assert f"Cannot listen on 127.0.0.1:{port}: Address already in use. Stop the process" in ran.err
@@ -277,9 +279,9 @@ def test_a_servicer_of_the_working_directory_is_served_with_a_database_of_its_ow
     ],
 )
 def test_what_is_wrong_is_named(
-    rowcall: Rowcall, dev_dir: Path, arguments: tuple[str, ...], code: int, message: str
+    rowcall_process: Rowcall, dev_dir: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    ran = rowcall("dev", "--listen", "127.0.0.1:0", "--data-dir", str(dev_dir), *arguments)
+    ran = rowcall_process("dev", "--listen", "127.0.0.1:0", "--data-dir", str(dev_dir), *arguments)
 
     assert ran.code == code
     assert message in " ".join(ran.err.split())

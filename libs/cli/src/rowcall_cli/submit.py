@@ -33,9 +33,7 @@ def submit(
     *,
     request: Annotated[str, typer.Option("--json", metavar="JSON", help="The request; - reads it from stdin.")] = "{}",
     key: Annotated[str, typer.Option(metavar="KEY", help="The idempotency key: the same key joins the same job.")] = "",
-    wait: Annotated[
-        float, typer.Option(min=0, max=3600, metavar="SECONDS", help="How long to wait for the result.")
-    ] = 0.0,
+    wait: Annotated[int, typer.Option(min=0, max=3600, metavar="SECONDS", help="How long to wait for the result.")] = 0,
     address: AddressOption = DEFAULT_ADDRESS,
     tenant: TenantOption = DEFAULT_TENANT,
 ) -> None:
@@ -50,7 +48,7 @@ def submit(
         packed = Any()
         packed.Pack(types.parse(text, types.request_of(method)))
         spec = job_service_pb2.JobSpec(method=method.lstrip("/"), request=packed, request_id=key)
-        metadata = gateway.metadata(("prefer", f"wait={wait:g}"))
+        metadata = gateway.metadata(("prefer", f"wait={wait}"))
         stub = job_service_pb2_grpc.JobServiceStub(gateway.channel)
         answer = stub.Submit(job_service_pb2.SubmitRequest(job=spec), timeout=RPC_SECONDS + wait, metadata=metadata)
         operation = answer.operation
@@ -59,7 +57,7 @@ def submit(
         raise CommandError(f"The job failed: {explain_status(operation.error)}")
     if wait > 0 and not operation.done:
         raise CommandError(
-            f"Not finished within {wait:g} s; it goes on. Look again: rowcall jobs show {operation.name}",
+            f"Not finished within {wait} s; it goes on. Look again: rowcall jobs show {operation.name}",
             ExitCode.UNFINISHED,
         )
     if answer.joined:
