@@ -106,7 +106,7 @@ class Gateway:
             raise
 
     async def drain(self, grace: timedelta | None = None) -> None:
-        """Stops in order: says so, refuses new calls, ends those that wait, finishes the others, and stops.
+        """Stops in order: says so, takes no new calls, ends those that wait, finishes the others, and stops.
 
         Args:
             grace: How long it may take; None: as the settings say.
@@ -114,9 +114,11 @@ class Gateway:
         grace = self._settings.grace if grace is None else grace
         _log.info("draining", in_flight=self._gate.inside, grace_s=grace.total_seconds())
         await self._health.enter_graceful_shutdown()
-        if self._settings.drain_notice and self._gate.inside:
+        if self._settings.drain_notice:
             await asyncio.sleep(self._settings.drain_notice.total_seconds())
         self._gate.close()
+        # GOAWAY first: a client whose waiting call is ended would else repeat it here, on the connection that it has.
+        stopping = None if self._server is None else asyncio.ensure_future(self._server.stop(grace.total_seconds()))
         if self._links is not None:
             self._links.drain(grace * _WAITING_SHARE)
         try:
@@ -125,6 +127,8 @@ class Gateway:
         except TimeoutError:
             _log.warning("calls are cut off", in_flight=self._gate.inside)
         await self.stop()
+        if stopping is not None:
+            await stopping
 
     async def stop(self) -> None:
         """Stops now. Calls that wait are cut off; their jobs go on, and what is being written is written."""
