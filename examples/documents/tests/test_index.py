@@ -149,9 +149,9 @@ async def test_a_lighter_document_comes_after_its_like(
 ) -> None:
     for number in range(20):
         await put(index, f"copy-{number}.txt", TEXTS["roofs.txt"], weight=0.5)
-    await put(index, "original.txt", TEXTS["roofs.txt"])
+    await put(index, "original-0.txt", TEXTS["roofs.txt"])
 
-    assert (await found(index, question, vector_weight=vector_weight))[0] == "original.txt"
+    assert (await found(index, question, vector_weight=vector_weight))[0] == "original-0.txt"
 
 
 async def test_another_tenants_documents_take_no_places(index: PostgresIndex) -> None:
