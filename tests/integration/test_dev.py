@@ -220,9 +220,9 @@ def test_a_shard_is_added_and_none_is_taken_away(
     assert "Traceback" not in refused.err
 
 
-def test_only_loopback_is_listened_on(rowcall_process: Rowcall, tmp_path: Path) -> None:
+def test_only_loopback_is_listened_on(rowcall: Rowcall, tmp_path: Path) -> None:
     for address in ("0.0.0.0:50051", "[::]:50051", "192.0.2.1:50051"):
-        ran = rowcall_process("dev", "--listen", address, "--data-dir", str(tmp_path / "data"))
+        ran = rowcall("dev", "--listen", address, "--data-dir", str(tmp_path / "data"))
         assert ran.code == 2
         assert "is not a loopback address" in ran.err
         assert "ssh -L" in ran.err
@@ -269,21 +269,38 @@ def test_a_servicer_of_the_working_directory_is_served_with_a_database_of_its_ow
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "message"),
+    ("arguments", "message"),
     [
-        (("--servicer", "nowhere:register"), 1, "there is no module nowhere"),
-        (("--database", "MY_DSN=shard_a"), 2, "'shard_a' is the system's own"),
-        (("--database", "nonsense"), 2, "'nonsense' is not VARIABLE=NAME"),
-        (("--listen", "nonsense"), 2, "is not an address"),
-        (("--postgres-bin", "/nowhere"), 1, "/nowhere"),
+        (("--database", "MY_DSN=shard_a"), "'shard_a' is the system's own"),
+        (("--database", "nonsense"), "'nonsense' is not VARIABLE=NAME"),
+        (("--listen", "nonsense"), "is not an address"),
+        (("--shards", "0"), "--shards"),
     ],
 )
-def test_what_is_wrong_is_named(
-    rowcall_process: Rowcall, dev_dir: Path, arguments: tuple[str, ...], code: int, message: str
+def test_a_wrong_command_line_is_refused_before_anything_is_started(
+    rowcall: Rowcall, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    ran = rowcall("dev", "--data-dir", str(tmp_path / "data"), *arguments)
+
+    assert ran.code == 2
+    assert message in " ".join(ran.err.split())
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--servicer", "nowhere:register"), "there is no module nowhere"),
+        (("--image", "nowhere.binpb"), "nowhere.binpb"),
+        (("--postgres-bin", "/nowhere"), "/nowhere"),
+    ],
+)
+def test_what_cannot_be_started_is_named(
+    rowcall_process: Rowcall, dev_dir: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     ran = rowcall_process("dev", "--listen", "127.0.0.1:0", "--data-dir", str(dev_dir), *arguments)
 
-    assert ran.code == code
+    assert ran.code == 1
     assert message in " ".join(ran.err.split())
     assert "Traceback" not in ran.err
     assert ran.out == ""
