@@ -77,9 +77,9 @@ def check_address(mode: IdentityMode, host: str) -> None:
     """
     if mode is IdentityMode.INSECURE_DEV and not _is_loopback(host):
         raise ValueError(
-            f"identity {mode.value} believes every caller, so it listens on a loopback address only, not on {host!r}; "
-            f"listen on 127.0.0.1, or set ROWCALL_IDENTITY={IdentityMode.INSECURE_NETWORK.value} if nobody but trusted "
-            "programs can reach the port"
+            f"names {host!r}, and identity {mode.value} believes every caller; listen on a loopback address such as "
+            f"127.0.0.1, or set ROWCALL_IDENTITY={IdentityMode.INSECURE_NETWORK.value} if nobody but trusted programs can "
+            "reach the port"
         )
 
 

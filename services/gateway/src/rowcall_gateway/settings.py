@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from rowcall.settings import ClusterSettings, Duration
 from rowcall_gateway.address import Address
@@ -22,17 +22,17 @@ class GatewaySettings(ClusterSettings):
         "--image documents.binpb"
     )
 
-    listen: str = Field(
-        default="127.0.0.1:50051",
-        description="Where to listen; port 0 lets the operating system choose.",
-        examples=["127.0.0.1:50051"],
-        json_schema_extra={"metavar": "HOST:PORT"},
-    )
     identity: IdentityMode = Field(
         default=IdentityMode.INSECURE_DEV,
         description="How callers are known. insecure-dev: they are believed, and the gateway listens on a loopback "
         "address only. insecure-network: they are believed, whoever reaches the port.",
         examples=["insecure-dev"],
+    )
+    listen: str = Field(
+        default="127.0.0.1:50051",
+        description="Where to listen; port 0 lets the operating system choose.",
+        examples=["127.0.0.1:50051"],
+        json_schema_extra={"metavar": "HOST:PORT"},
     )
     images: tuple[Path, ...] = Field(
         default=(),
@@ -103,8 +103,10 @@ class GatewaySettings(ClusterSettings):
 
     @field_validator("listen")
     @classmethod
-    def _check_listen(cls, listen: str) -> str:
-        Address.parse(listen)
+    def _check_listen(cls, listen: str, info: ValidationInfo) -> str:
+        address = Address.parse(listen)
+        if "identity" in info.data:
+            check_address(info.data["identity"], address.host)
         return listen
 
     @field_validator("max_call_wait", "key_ttl")
@@ -113,8 +115,3 @@ class GatewaySettings(ClusterSettings):
         if duration <= timedelta(0):
             raise ValueError("is not above 0")
         return duration
-
-    @model_validator(mode="after")
-    def _check_identity(self) -> Self:
-        check_address(self.identity, self.address.host)
-        return self

@@ -1,0 +1,280 @@
+"""`rowcall-gateway` as a process: its ready line, signals, exit codes, log, health check, spans, reflection."""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+
+from rowcall.errors import read_envelope, status_of
+from rowcall.probe.v1 import probe_pb2_grpc
+from rowcall.probe.v1.probe_pb2 import EchoRequest, RunRequest
+from tests.fix_cluster import Cluster
+from tests.fix_commands import environment
+from tests.fix_gateway import jobs, keyed, tenant
+from tests.fix_images import ImageBuilder
+from tests.fix_services import END_SECONDS, ServiceProcess, Services
+
+NOW = ("prefer", "wait=0")
+BIN = Path(sys.executable).parent
+
+
+def submit(address: str, payload: bytes = b"4111-1111") -> str:
+    """Submits a job over a connection of its own; the operation's name."""
+    with grpc.insecure_channel(address) as channel:
+        probe = probe_pb2_grpc.ProbeServiceStub(channel)
+        return probe.Run(RunRequest(payload=payload), timeout=20, metadata=tenant("acme", *keyed("k", NOW))).name
+
+
+def healthcheck(address: str) -> tuple[int, str]:
+    """What the health check says of a gateway that is told to listen there: exit code and line."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "rowcall_gateway.healthcheck"],
+        env=environment({"ROWCALL_LISTEN": address}),
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=END_SECONDS,
+    )
+    return ended.returncode, ended.stdout.strip()
+
+
+def test_it_is_ready_serves_logs_and_drains(services: Services, cluster: Cluster) -> None:
+    gateway = services.gateway()
+    address = gateway.address()
+    assert address.startswith("127.0.0.1:")
+
+    name = submit(address)
+    assert jobs(cluster, "name") == [(name,)]
+    assert healthcheck(address) == (0, f"rowcall-gateway: {address} is SERVING")
+
+    assert gateway.end() == 0
+    code, line = healthcheck(address)
+    assert (code, line) == (1, f"rowcall-gateway: {address} does not answer: UNAVAILABLE")
+    lines = [json.loads(line) for line in gateway.log]
+    (call,) = [line for line in lines if line["event"] == "call"]
+    assert (call["method"], call["code"], call["tenant"]) == ("rowcall.probe.v1.ProbeService/Run", "OK", "acme")
+    assert (call["request_id"], call["job"], call["service"]) == ("k", name, "gateway")
+    assert len(call["trace_id"]) == 32
+    assert all("unlisted" not in line for line in lines), "every field is one that may be written"
+    assert "4111" not in "".join(gateway.log)
+
+
+def test_it_drains_while_a_call_waits(services: Services, cluster: Cluster) -> None:
+    gateway = services.gateway(ROWCALL_GRACE="1s")
+    with grpc.insecure_channel(gateway.address()) as channel, ThreadPoolExecutor(1) as thread:
+        probe = probe_pb2_grpc.ProbeServiceStub(channel)
+        call = thread.submit(lambda: probe.Echo(EchoRequest(), timeout=60))
+        end = time.monotonic() + END_SECONDS
+        while not jobs(cluster, "name"):
+            assert time.monotonic() < end
+
+        started = time.monotonic()
+        assert gateway.end() == 0
+
+        assert time.monotonic() - started < 10
+        with pytest.raises(grpc.RpcError) as error:
+            call.result()
+        info = read_envelope(status_of(error.value))
+        assert info is not None
+        assert info.reason == "GATEWAY_DRAINING"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(services: Services, cluster: Cluster, number: signal.Signals) -> None:
+    gateway = services.gateway(ROWCALL_GRACE="1h", ROWCALL_DRAIN_NOTICE="1h")
+    submit(gateway.address())
+
+    gateway.process.send_signal(number)
+    end = time.monotonic() + END_SECONDS
+    while not any('"draining"' in line for line in gateway.log):
+        assert time.monotonic() < end
+
+    assert gateway.end(number) == 128 + number
+    assert len(jobs(cluster, "name")) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"ROWCALL_LISTEN": "0.0.0.0:0", "ROWCALL_MAX_WAITERS": "0"}, ["insecure-network", "ROWCALL_MAX_WAITERS"]),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_TRACES_EXPORTER": "zipkin"},
+            ["OTEL_TRACES_EXPORTER is 'zipkin'"],
+        ),
+    ],
+)
+def test_wrong_settings_are_named_and_end_it_with_2(
+    services: Services, variables: dict[str, str], said: list[str]
+) -> None:
+    gateway = services.start("rowcall-gateway", **variables)
+
+    assert gateway.process.wait(END_SECONDS) == 2
+    gateway._reader.join(END_SECONDS)
+    assert all(word in "".join(gateway.log) for word in said)
+
+
+def test_a_network_address_needs_a_word_and_gets_a_warning(services: Services) -> None:
+    gateway = services.gateway("0.0.0.0:0", ROWCALL_IDENTITY="insecure-network")
+    address = gateway.address()
+
+    submit(address.replace("0.0.0.0", "127.0.0.1"))
+    assert healthcheck(address)[0] == 0
+    assert gateway.end() == 0
+    (warning,) = [line for line in map(json.loads, gateway.log) if "EVERY CALLER IS BELIEVED" in line["event"]]
+    assert warning["level"] == "warning"
+
+
+def refusal(gateway: ServiceProcess) -> tuple[int, str]:
+    code = gateway.process.wait(END_SECONDS)
+    gateway._reader.join(END_SECONDS)
+    return code, "".join(line for line in gateway.log if line.startswith("rowcall-gateway: "))
+
+
+def test_what_keeps_it_from_starting_is_said_and_ends_it_with_1(services: Services, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        code, said = refusal(services.gateway(f"127.0.0.1:{taken.getsockname()[1]}"))
+    assert (code, "cannot listen on 127.0.0.1" in said) == (1, True)
+
+    (tmp_path / "not-an-image").write_text("hello")
+    code, said = refusal(services.gateway("127.0.0.1:0", "--image", str(tmp_path / "not-an-image")))
+    assert (code, "not-an-image" in said) == (1, True)
+
+
+class Collector(grpc.GenericRpcHandler):
+    """What OTLP exporters send to: keeps the names of spans, by service."""
+
+    def __init__(self) -> None:
+        self.spans: set[tuple[str, str]] = set()
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        assert handler_call_details.method == "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+
+        def export(request: bytes, _context: grpc.ServicerContext) -> bytes:
+            for resource in ExportTraceServiceRequest.FromString(request).resource_spans:
+                names = [each.value.string_value for each in resource.resource.attributes if each.key == "service.name"]
+                for scope in resource.scope_spans:
+                    self.spans |= {(names[0], span.name) for span in scope.spans}
+            return ExportTraceServiceResponse().SerializeToString()
+
+        return grpc.unary_unary_rpc_method_handler(export)
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[Collector, str]]:
+    made = Collector()
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[made], options=(("grpc.so_reuseport", 0),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield made, f"http://127.0.0.1:{port}"
+    server.stop(0).wait()
+
+
+def test_spans_are_exported_where_the_environment_says(services: Services, collector: tuple[Collector, str]) -> None:
+    gateway = services.gateway(OTEL_EXPORTER_OTLP_ENDPOINT=collector[1], OTEL_EXPORTER_OTLP_INSECURE="true")
+    submit(gateway.address())
+
+    # What is still in its buffer is sent when it ends.
+    assert gateway.end() == 0
+
+    assert collector[0].spans == {("rowcall-gateway", "/rowcall.probe.v1.ProbeService/Run")}
+
+
+SHOP = """\
+syntax = "proto3";
+package acme.v1;
+import "buf/validate/validate.proto";
+import "rowcall/options/v1/job.proto";
+service ShopService {
+  rpc Order(OrderRequest) returns (OrderResponse) { option (rowcall.options.v1.job) = {queue: "shop"}; }
+}
+message OrderRequest { string item = 1 [(buf.validate.field).string.min_len = 1]; }
+message OrderResponse { string receipt = 1; }
+"""
+
+
+def buf_curl(address: str, path: str, data: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """A call with no proto at hand: buf asks the gateway's reflection for all it needs."""
+    return subprocess.run(
+        [
+            BIN / "buf",
+            "curl",
+            "--protocol",
+            "grpc",
+            "--http2-prior-knowledge",
+            "-d",
+            data,
+            *more,
+            f"http://{address}/{path}",
+        ],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_buf_curl_calls_what_reflection_shows(services: Services, build_image: ImageBuilder) -> None:
+    image = build_image({"acme/v1/shop.proto": SHOP})
+    address = services.gateway("127.0.0.1:0", "--image", str(image)).address()
+    services.worker().ready()
+
+    listed = subprocess.run(
+        [BIN / "buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--list-services", f"http://{address}"],
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=60,
+    )
+    assert set(listed.stdout.split()) == {
+        "acme.v1.ShopService",
+        "google.longrunning.Operations",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "rowcall.probe.v1.ProbeService",
+        "rowcall.v1.JobService",
+    }
+
+    echo = buf_curl(address, "rowcall.probe.v1.ProbeService/Echo", '{"payload": "aGVsbG8="}')
+    assert json.loads(echo.stdout)["payload"] == "aGVsbG8="
+    run = buf_curl(
+        address, "rowcall.probe.v1.ProbeService/Run", '{"payload": "aGVsbG8="}', "--header", "prefer: wait=10"
+    )
+    operation = json.loads(run.stdout)
+    assert operation["response"]["@type"] == "type.googleapis.com/rowcall.probe.v1.RunResponse"
+    assert operation["metadata"]["state"] == "JOB_STATE_SUCCEEDED"
+    got = buf_curl(address, "google.longrunning.Operations/GetOperation", json.dumps({"name": operation["name"]}))
+    assert json.loads(got.stdout) == operation
+
+    refused = json.loads(buf_curl(address, "acme.v1.ShopService/Order", "{}").stderr)
+    assert refused["code"] == "invalid_argument"
+    details = {each["type"]: base64.b64decode(each["value"] + "==") for each in refused["details"]}
+    assert ErrorInfo.FromString(details["google.rpc.ErrorInfo"]).reason == "INVALID_REQUEST"
+    (violation,) = BadRequest.FromString(details["google.rpc.BadRequest"]).field_violations
+    assert (violation.field, violation.reason) == ("item", "string.min_len")
+
+
+def test_reflection_can_be_switched_off(services: Services) -> None:
+    address = services.gateway(ROWCALL_REFLECTION="false").address()
+
+    refused = buf_curl(address, "rowcall.probe.v1.ProbeService/Echo", "{}")
+
+    assert refused.returncode != 0
+    assert submit(address)
