@@ -50,13 +50,6 @@ def submit_run(address: str, work: int) -> str:
         return stub.Run(request, timeout=20, metadata=(("prefer", "wait=0"),)).name
 
 
-def wait_for_operation(address: str, name: str) -> operations_pb2.Operation:
-    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-        stub = operations_pb2_grpc.OperationsStub(channel)
-        request = operations_pb2.WaitOperationRequest(name=name, timeout=Duration(seconds=20))
-        return stub.WaitOperation(request, timeout=30)
-
-
 def await_state(address: str, name: str, state: job_pb2.JobState.ValueType) -> None:
     """Waits until an operation is seen in a state."""
     with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
@@ -158,14 +151,13 @@ def test_data_outlives_a_drain_and_a_kill(dev: Start, rowcall: Rowcall) -> None:
     job = rowcall("jobs", "show", finished, "--json", "--address", second.address).json
     assert (job["state"], job["attempt"]) == ("JOB_STATE_SUCCEEDED", 1), "it was not let finish"
 
-    waiting = submit_run(second.address, 1)
     process, children = family(second)
     second.running.process.kill()
     second.running.wait()
     assert left_of(process, children) == []
 
     third = dev()
-    assert wait_for_operation(third.address, waiting).HasField("response")
+    assert rowcall("jobs", "show", kept, "--address", third.address).code == 0
     assert echo(third.address, b"again")[0] == b"again"
     assert third.running.end() == 0
 
@@ -182,6 +174,18 @@ def test_a_second_signal_ends_it_at_once(dev: Start) -> None:
     started = time.monotonic()
     assert first.running.end() == 128 + signal.SIGTERM
     assert time.monotonic() - started < 3
+    assert left_of(process, children) == []
+
+
+def test_it_ends_when_its_postgres_does(dev: Start) -> None:
+    started = dev()
+    process, children = family(started)
+    postmaster = next(child for child in children if child.name() == "postgres" and child.ppid() == process.pid)
+
+    postmaster.kill()
+
+    assert started.running.wait() == 1
+    assert f"The embedded Postgres (pid {postmaster.pid}) ended by itself" in started.running.err
     assert left_of(process, children) == []
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+_UNBOUNDED = 10_000
+"""Columns of an output that is no terminal."""
 
 
 def examples(*commands: str) -> str:
@@ -27,21 +31,19 @@ def result_json(result: Mapping[str, object]) -> None:
 
 
 def result_fields(fields: Iterable[tuple[str, str]]) -> None:
-    """Print a result for a person: names and values, the empty ones left out."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim")
-    grid.add_column(overflow="fold")
-    for name, value in fields:
-        if value:
-            grid.add_row(name, Text(value))
-    Console(highlight=False).print(grid)
+    """Print a result for a person: names and values, the empty ones left out, each value whole on its line."""
+    shown = [(name, value) for name, value in fields if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    console = Console(highlight=False, soft_wrap=True)
+    for name, value in shown:
+        console.print(Text.assemble((f"{name:<{width}}  ", "dim"), value))
 
 
 def result_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a result for a person: a table."""
+    """Print a result for a person: a table; cells are folded on a terminal only, where there is a width to keep."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(table)
+    Console(highlight=False, width=None if sys.stdout.isatty() else _UNBOUNDED).print(table)

@@ -9,6 +9,7 @@ which therefore can be started on one another's directories.
 from __future__ import annotations
 
 import asyncio
+import shlex
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -51,11 +52,10 @@ class Databases:
 
     def psql(self, shard: str) -> str:
         """A shell command that opens a shard; the password is read from its file when the command is run."""
-        data_dir = self.postgres.data_dir
-        return (
-            f"PGPASSWORD=$(cat {data_dir}/superuser_password) "
-            f"psql -h 127.0.0.1 -p {self.postgres.port} -U postgres -d {_SHARD_PREFIX}{shard}"
-        )
+        bundled = self.postgres.binaries.program("psql")
+        psql = shlex.quote(str(bundled)) if bundled.is_file() else "psql"
+        password = shlex.quote(str(self.postgres.data_dir / "superuser_password"))
+        return f"PGPASSWORD=$(cat {password}) {psql} -h 127.0.0.1 -p {self.postgres.port} -U postgres -d {_SHARD_PREFIX}{shard}"
 
 
 def start_postgres(directory: Path, *, binaries: Path | None = None) -> Postgres:

@@ -10,12 +10,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import grpc
 
 from rowcall import logs
 from rowcall.catalogue.images import ImageError
+from rowcall.embedded import Postgres
 from rowcall.errors import RowcallError
 from rowcall.settings import SettingsError
 from rowcall_gateway.address import Address
@@ -33,6 +34,7 @@ GRACE = timedelta(seconds=10)
 """How long a drain lets calls and jobs finish: a developer waits at the terminal."""
 
 _READY_WITHIN = timedelta(seconds=30)
+_LOOK_SECONDS = 1.0
 _LOOK = "table rowcall.jobs"  # shown, for people to run
 
 
@@ -89,8 +91,21 @@ async def serve(options: DevOptions) -> None:
         # The one line on stdout: scripts wait for it.
         sys.stdout.write(f"rowcall: ready on {address}\n")
         sys.stdout.flush()
-        number = await signals.wait()
-        _say(f"{number.name}: draining for {GRACE.total_seconds():g} s at most; again ends at once")
+        try:
+            await signals.during(_until_postgres_ends(postgres))
+        except Interrupted as interrupted:
+            seconds = GRACE.total_seconds()
+            _say(f"{interrupted.number.name}: draining for {seconds:g} s at most; again ends at once")
+
+
+async def _until_postgres_ends(postgres: Postgres) -> NoReturn:
+    """Nobody stops it before us: without it nothing is served, and waiting for it would be in vain."""
+    while postgres.is_running:  # noqa: ASYNC110  nobody sets an event when a process ends
+        await asyncio.sleep(_LOOK_SECONDS)
+    raise StandaloneError(
+        f"The embedded Postgres (pid {postgres.pid}) ended by itself; {postgres.log} says why. What was acknowledged is "
+        "committed: start again."
+    )
 
 
 async def _start(options: DevOptions, databases: Databases, stack: AsyncExitStack) -> str:
