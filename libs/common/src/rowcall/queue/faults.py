@@ -60,7 +60,18 @@ def fault(error: BaseException, *, shard: str, writing: bool = False, operation:
         writing: Whether a statement that writes was under way, so that a lost connection leaves its outcome unknown.
         operation: Name of the job that the call was about.
     """
-    made = _fault(error, shard, writing, operation)
+    if isinstance(error, RowcallError):
+        # A pool's own, of a shard that cannot be reached. Another object, for each call that waited for it.
+        made = RowcallError(
+            error.reason,
+            error.message,
+            metadata=error.metadata,
+            details=error.details,
+            retry_after=error.retry_after,
+            code=error.code,
+        )
+    else:
+        made = _fault(error, shard, writing, operation)
     made.__cause__ = error
     return made
 

@@ -8,7 +8,6 @@ row, it is halved until the row stands alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from copy import copy
 from dataclasses import replace
 from datetime import timedelta
 
@@ -27,7 +26,7 @@ from rowcall.queue.arrays import (
     UuidArray,
 )
 from rowcall.queue.connection import Connection, again_on_collision, execute
-from rowcall.queue.faults import fault, lost, of_a_row
+from rowcall.queue.faults import fault, of_a_row
 from rowcall.queue.model import Submission, SubmitOutcome, Submitted
 from rowcall.queue.session import Session
 from rowcall.queue.turns import Flow, Turn, Turns
@@ -52,52 +51,43 @@ class Submitter:
         answers: dict[int, Submitted | Exception] = {}
         left = list(range(len(submissions)))
         while left:
-            firsts: dict[tuple[str, int, str] | int, int] = {}
-            for index in left:
-                firsts.setdefault(_key(submissions, index), index)
+            firsts = _firsts(submissions, left)
             order = _sorted(submissions, firsts.values())
             written = await self._halving([submissions[index] for index in order])
             answers.update(zip(order, written, strict=True))
             # Whoever shares a key with one that was answered gets its answer from that, or comes with the next round.
-            left = [index for index in left if index not in answers]
             for index in left:
                 first = firsts[_key(submissions, index)]
-                answer = _of_duplicate(submissions[index], submissions[first], answers[first])
-                if answer is not None:
-                    answers[index] = answer
+                if index != first:
+                    answer = self._of_duplicate(submissions[index], submissions[first], answers[first])
+                    if answer is not None:
+                        answers[index] = answer
             left = [index for index in left if index not in answers]
         return [answers[index] for index in range(len(submissions))]
 
     async def submit_atomic(self, submissions: Sequence[Submission]) -> list[Submitted]:
         """Calls of one tenant, all or none. Raises RowcallError. Not to be cancelled: run it shielded."""
-        firsts: dict[tuple[str, int, str] | int, int] = {}
-        for index in range(len(submissions)):
-            firsts.setdefault(_key(submissions, index), index)
+        firsts = _firsts(submissions, range(len(submissions)))
         order = _sorted(submissions, firsts.values())
-        batch = [submissions[index] for index in order]
+        # One key with two requests among them: the database is asked, so that the answers are right, but nothing stays.
         clash = any(
             submissions[firsts[_key(submissions, index)]].fingerprint != each.fingerprint
             for index, each in enumerate(submissions)
         )
-        written = dict(zip(order, await self._atomically(batch, keep=not clash), strict=True))
+        written = dict(zip(order, await self._atomically([submissions[i] for i in order], keep=not clash), strict=True))
         answers = []
         for index, each in enumerate(submissions):
             first = firsts[_key(submissions, index)]
-            answer: Submitted | Exception | None = written[first]
-            if index != first:
-                answer = _of_duplicate(each, submissions[first], written[first])
-            # With the first one refused for its key, a duplicate with another payload is answered the same.
-            answers.append(written[first] if answer is None or isinstance(answer, Exception) else answer)
+            answer = written[first]
+            answers.append(answer if index == first else _shared(each, submissions[first], answer) or answer)
         return answers
 
     async def _halving(self, batch: Sequence[Submission]) -> list[Submitted | Exception]:
         try:
             found = await again_on_collision(lambda: self._write(batch))
         except Exception as error:  # noqa: BLE001 - each call is answered with what it means for it
-            if not of_a_row(error):
+            if not of_a_row(error) or len(batch) == 1:
                 return [self._fault(error, each) for each in batch]
-            if len(batch) == 1:
-                return [self._fault(error, batch[0])]
             middle = len(batch) // 2
             return [*await self._halving(batch[:middle]), *await self._halving(batch[middle:])]
         return [self._answer(row) for row in found]
@@ -144,6 +134,16 @@ class Submitter:
             # Before the COMMIT is sent nothing can have been written.
             raise fault(error, shard=self._session.shard, writing=committing) from error
 
+    def _of_duplicate(
+        self, submission: Submission, first: Submission, answer: Submitted | Exception
+    ) -> Submitted | Exception | None:
+        """What a call is answered that has the same key as the first; None if it must be submitted itself."""
+        if isinstance(answer, Submitted):
+            return _shared(submission, first, answer)
+        cause = answer.__cause__
+        # What was wrong with the first one's row need not be wrong with this one.
+        return self._fault(cause, submission) if isinstance(cause, Exception) and not of_a_row(cause) else None
+
     def _answer(self, row: TupleRow) -> Submitted | Exception:
         if row[1] == _ID_AHEAD:
             return RowcallError(
@@ -161,7 +161,7 @@ class Submitter:
             operation=operation_name(submission.tenant, submission.job_id),
         )
         # A stock retry of a call without a key would submit it twice.
-        made.no_retry = lost(error) and submission.request_id is None
+        made.no_retry = made.reason == ErrorReason.ERROR_REASON_COMMIT_UNKNOWN and submission.request_id is None
         return made
 
 
@@ -179,18 +179,21 @@ def _key(submissions: Sequence[Submission], index: int) -> tuple[str, int, str] 
     return index if key is None else key
 
 
+def _firsts(submissions: Sequence[Submission], indexes: Iterable[int]) -> dict[tuple[str, int, str] | int, int]:
+    """The first submission with each key."""
+    firsts: dict[tuple[str, int, str] | int, int] = {}
+    for index in indexes:
+        firsts.setdefault(_key(submissions, index), index)
+    return firsts
+
+
 def _sorted(submissions: Sequence[Submission], indexes: Iterable[int]) -> list[int]:
     """Keyed calls first, in the order in which every gateway locks keys; the others behind them, as they came."""
     return sorted(indexes, key=lambda index: (submissions[index].key is None, submissions[index].key or (), index))
 
 
-def _of_duplicate(
-    submission: Submission, first: Submission, answer: Submitted | Exception
-) -> Submitted | Exception | None:
-    """What the answer for the first call with a key says to another one; None if it must be submitted itself."""
-    if isinstance(answer, Exception):
-        # What was wrong with the row need not be wrong with this one.
-        return None if answer.__cause__ is not None and of_a_row(answer.__cause__) else copy(answer)
+def _shared(submission: Submission, first: Submission, answer: Submitted) -> Submitted | None:
+    """What the answer to the first call with a key says to another one; None if it must be submitted itself."""
     if answer.outcome is SubmitOutcome.WRONG_SHARD:
         return replace(answer, job_id=submission.job_id)
     if submission.fingerprint == first.fingerprint:

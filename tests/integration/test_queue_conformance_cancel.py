@@ -1,0 +1,81 @@
+"""What every implementation of the queue keeps to: cancelling.
+
+Each test of a guard fails when the guard is taken out of the SQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import psycopg
+
+from rowcall.errors import read_envelope
+from rowcall.queue.statuses import addressed
+from tests.fix_queue import CANCELLED, RUNNING, SCHEDULED, SUCCEEDED, Queue
+
+
+async def test_a_waiting_job_is_cancelled_at_once(queue: Queue) -> None:
+    gateway = uuid4()
+    ready = queue.call(waiter_id=gateway)
+    scheduled = queue.call(run_at=datetime.now(UTC) + timedelta(hours=1))
+    await queue.submit(ready, scheduled)
+    assert await queue.store.cancel("acme", ready.job_id) == (CANCELLED, gateway)
+    assert await queue.store.cancel("acme", scheduled.job_id) == (CANCELLED, None)
+    assert await queue.store.cancel("acme", ready.job_id) is None, "there is no live job any more"
+    assert await queue.claim(await queue.worker()) == []
+    [outcome] = await queue.store.outcomes([("acme", ready.job_id)])
+    assert outcome.state == CANCELLED
+    assert outcome.error is not None
+    status = addressed(outcome.error, tenant="acme", job_id=ready.job_id, attempt=0, trace_id="0" * 32)
+    info = read_envelope(status)
+    assert info is not None
+    assert (info.reason, status.code) == ("JOB_CANCELLED", 1)
+
+
+async def test_a_running_job_is_marked_and_its_result_counts(queue: Queue) -> None:
+    await queue.submit(queue.call())
+    [job] = await queue.claim(await queue.worker())
+    assert await queue.store.cancel(job.tenant, job.job_id) == (RUNNING, None)
+    row = (await queue.store.read([(job.tenant, job.job_id)]))[job.tenant, job.job_id]
+    assert row.cancel_requested_at is not None
+    assert (await queue.settle(job, response=b"done")).state == SUCCEEDED
+
+
+async def test_a_job_that_was_to_be_cancelled_is_not_tried_again(queue: Queue) -> None:
+    await queue.submit(*(queue.call() for _ in range(2)))
+    retried, released = await queue.claim(await queue.worker())
+    for job in (retried, released):
+        await queue.store.cancel(job.tenant, job.job_id)
+    assert (await queue.settle(retried, SCHEDULED, delay=timedelta(0), error=b"e")).state == CANCELLED
+    assert [answer.state for answer in await queue.work.release([released])] == [CANCELLED]
+    outcomes = await queue.store.outcomes([(job.tenant, job.job_id) for job in (retried, released)])
+    assert [outcome.state for outcome in outcomes] == [CANCELLED] * 2
+    assert all(outcome.error for outcome in outcomes)
+    assert await queue.value("select count(*) from rowcall.job") == 0
+
+
+async def test_a_cancellation_that_comes_while_a_retry_is_written_is_not_lost(queue: Queue) -> None:
+    await queue.submit(queue.call())
+    [job] = await queue.claim(await queue.worker())
+    async with await psycopg.AsyncConnection.connect(queue.logins.admin) as canceller:
+        # It has the row; the retry waits for it with a snapshot from before it.
+        await canceller.execute("update rowcall.job set cancel_requested_at = clock_timestamp()")
+        retry = asyncio.create_task(queue.settle(job, SCHEDULED, delay=timedelta(0), error=b"e"))
+        await queue.somebody_waits()
+        await canceller.commit()
+    assert (await retry).state == CANCELLED
+
+
+async def test_what_was_started_is_not_cancelled_where_only_unstarted_jobs_are(queue: Queue) -> None:
+    await queue.submit(*(queue.call() for _ in range(3)))
+    worker = await queue.worker()
+    unstarted = (await queue.store.list("acme", limit=1))[0]
+    retried, released = await queue.claim(worker, 2)
+    assert await queue.store.cancel("acme", retried.job_id, only_unstarted=True) is None
+    await queue.settle(retried, SCHEDULED, delay=timedelta(0), error=b"e")
+    await queue.work.release([released])
+    for job in (retried, released):
+        assert await queue.store.cancel("acme", job.job_id, only_unstarted=True) is None
+    assert await queue.store.cancel("acme", unstarted.job_id, only_unstarted=True) == (CANCELLED, None)

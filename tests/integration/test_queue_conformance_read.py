@@ -1,0 +1,104 @@
+"""What every implementation of the queue keeps to: reading, listing and deleting.
+
+Each test of a guard fails when the guard is taken out of the SQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from rowcall.catalogue.model import Policy
+from rowcall.queue.model import SubmitOutcome, Submitted
+from tests.fix_queue import METHOD, READY, SUCCEEDED, Queue, opened
+
+
+async def test_a_list_has_live_and_finished_jobs_newest_first_in_pages(queue: Queue) -> None:
+    calls = [queue.call() for _ in range(10)]
+    for call in calls:
+        await queue.submit(call)
+    await queue.submit(queue.call("bolt"))
+    worker = await queue.worker()
+    finished = await queue.claim(worker, 4)
+    for job in finished:
+        await queue.settle(job)
+    newest_first = [call.job_id for call in reversed(calls)]
+
+    pages, before = [], None
+    while page := await queue.store.list("acme", before=before, limit=4):
+        assert len(page) <= 4
+        pages += [row.job_id for row in page]
+        before = page[-1].job_id
+    assert pages == newest_first
+
+    done = {job.job_id for job in finished if job.tenant == "acme"}
+    assert {row.job_id for row in await queue.store.list("acme", done=True, limit=100)} == done
+    live = await queue.store.list("acme", done=False, limit=100)
+    assert [row.job_id for row in live] == [job_id for job_id in newest_first if job_id not in done]
+    assert await queue.store.list("acme", method="acme.v1.PrintService/Unknown", limit=10) == []
+    assert len(await queue.store.list("acme", method=METHOD, limit=100)) == 10
+
+
+async def test_payloads_are_read_only_where_they_are_asked_for(queue: Queue) -> None:
+    call = queue.call()
+    await queue.submit(call)
+    [job] = await queue.claim(await queue.worker())
+    await queue.settle(job, response=b"answer")
+    [bare] = await queue.store.list("acme", limit=1)
+    [full] = await queue.store.list("acme", limit=1, request=True, response=True)
+    assert (bare.request, bare.response) == (None, None)
+    assert (full.request, full.response) == (call.request, b"answer")
+
+
+async def test_only_a_finished_job_can_be_deleted(queue: Queue) -> None:
+    call = queue.call(request_id="k")
+    await queue.submit(call)
+    assert not await queue.store.delete("acme", call.job_id)
+    [job] = await queue.claim(await queue.worker())
+    assert not await queue.store.delete("acme", call.job_id)
+    await queue.settle(job)
+    assert await queue.store.delete("acme", call.job_id)
+    assert not await queue.store.delete("acme", call.job_id)
+    assert await queue.state("acme", call.job_id) is None
+    # Its key stays: a late repeat must not run again.
+    assert await queue.submit(queue.call(request_id="k")) == [Submitted(SubmitOutcome.JOINED, call.job_id)]
+
+
+async def test_expired_keys_are_taken_away_in_small_batches(queue: Queue) -> None:
+    await queue.submit(*(queue.call(request_id=f"k{number}") for number in range(5)))
+    assert await queue.work.expire_keys(10) == 0
+    await queue.admin.execute("update rowcall.job_key set expires_at = clock_timestamp() where request_id <> 'k4'")
+    assert await queue.work.expire_keys(3) == 3
+    assert await queue.work.expire_keys(3) == 1
+    assert await queue.value("select request_id from rowcall.job_key") == "k4"
+
+
+async def test_tenants_cannot_see_or_touch_each_other(queue: Queue) -> None:
+    live, finished = queue.call("acme", request_id="k"), queue.call("acme")
+    await queue.submit(finished)
+    [job] = await queue.claim(await queue.worker())
+    await queue.settle(job)
+    await queue.submit(live)
+    for job_id in (live.job_id, finished.job_id):
+        assert await queue.store.read([("bolt", job_id)], request=True, response=True) == {}
+        assert await queue.store.outcomes([("bolt", job_id)]) == []
+        assert await queue.store.cancel("bolt", job_id) is None
+        assert not await queue.store.delete("bolt", job_id)
+    assert await queue.store.list("bolt", limit=10) == []
+    assert await queue.state("acme", live.job_id) == READY
+    assert await queue.state("acme", finished.job_id) == SUCCEEDED
+
+
+async def test_ids_of_names_are_the_same_for_everybody(queue: Queue) -> None:
+    async with opened(queue.logins) as (other, work):
+        made = await asyncio.gather(
+            *(store.method_ids("a.B/C", Policy(queue="new")) for store in (queue.store, other) for _ in range(4)),
+        )
+        assert len(set(made)) == 1
+        assert await work.method_id("a.B/C") == made[0].method_id
+        assert await other.fingerprint_key() == await queue.store.fingerprint_key()
+    assert len(await queue.store.fingerprint_key()) == 32
+    changed = await queue.store.method_ids("a.B/C", Policy(queue="new", max_attempts=9))
+    assert changed.policy_id != made[0].policy_id
+    policies = await queue.work.policies()
+    assert (policies[changed.policy_id].max_attempts, policies[made[0].policy_id].max_attempts) == (9, 5)
+    assert policies[changed.policy_id].backoff_maximum == Policy().backoff_maximum

@@ -1,0 +1,151 @@
+"""What every implementation of the queue keeps to: the end of an attempt.
+
+Each test of a guard fails when the guard is taken out of the SQL.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+
+from rowcall.catalogue.model import Policy
+from rowcall.queue.model import Settled, Settlement
+from rowcall.v1.job_pb2 import AttemptOutcome
+from tests.fix_queue import FAILED, METHOD, NOT_OURS, READY, RUNNING, SCHEDULED, SUCCEEDED, Queue
+
+
+async def test_a_settled_job_is_history_with_its_answer(queue: Queue) -> None:
+    gateway = uuid4()
+    call = queue.call(waiter_id=gateway, traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    await queue.submit(call)
+    [job] = await queue.claim(await queue.worker("printer-1"))
+    assert await queue.store.outcomes([("acme", call.job_id)]) == []
+
+    settled = await queue.settle(job, response=b"\x00answer", span_id="00f067aa0ba902b7")
+    assert settled == Settled(settled=True, state=SUCCEEDED, waiter_id=gateway)
+    [outcome] = await queue.store.outcomes([("acme", call.job_id), ("acme", uuid4())])
+    assert (outcome.state, outcome.attempt, outcome.response, outcome.error) == (SUCCEEDED, 1, b"\x00answer", None)
+    assert outcome.traceparent == call.traceparent
+
+    row = (await queue.store.read([("acme", call.job_id)], response=True))["acme", call.job_id]
+    assert (row.state, row.done, row.worker, row.span_id) == (SUCCEEDED, True, "printer-1", "00f067aa0ba902b7")
+    assert row.response == b"\x00answer"
+    assert row.request is None
+    assert row.finished_at is not None
+    assert await queue.value("select count(*) from rowcall.job") == 0
+    day = await queue.value("select (finished_at at time zone 'UTC')::date = finished_on from rowcall.job_history")
+    assert day, "history is kept by the day of finishing, in UTC"
+
+
+async def test_a_failed_job_keeps_its_error(queue: Queue) -> None:
+    await queue.submit(queue.call())
+    [job] = await queue.claim(await queue.worker())
+    await queue.settle(job, FAILED, error=b"status", error_code=9, error_message="no paper")
+    [outcome] = await queue.store.outcomes([(job.tenant, job.job_id)])
+    assert (outcome.state, outcome.error, outcome.response) == (FAILED, b"status", None)
+    assert await queue.value("select error_message from rowcall.jobs") == "no paper"
+
+
+async def test_retention_decides_which_history(queue: Queue) -> None:
+    for retention in (1, 2, 3):
+        ids = await queue.store.method_ids(METHOD, Policy(retention=retention))
+        await queue.submit(queue.call(ids=ids))
+    for job in await queue.claim(await queue.worker()):
+        await queue.settle(job)
+    for table in ("short", "standard", "long"):
+        assert await queue.value(f"select count(*) from rowcall.job_history_{table}") == 1
+
+
+async def test_a_retry_waits_and_keeps_what_happened(queue: Queue) -> None:
+    await queue.submit(queue.call())
+    worker = await queue.worker("printer-1")
+    [job] = await queue.claim(worker)
+    again = await queue.settle(
+        job,
+        SCHEDULED,
+        delay=timedelta(hours=1),
+        error=b"\x0e status",
+        error_code=14,
+        error_message="jam",
+        span_id="00f067aa0ba902b7",
+    )
+    assert (again.settled, again.state) == (True, SCHEDULED)
+    assert await queue.work.promote(10) == {}
+    wait = await queue.value("select run_at - clock_timestamp() from rowcall.job")
+    assert timedelta(minutes=59) < wait <= timedelta(hours=1)
+
+    await queue.admin.execute("update rowcall.job set run_at = clock_timestamp()")
+    await queue.work.promote(10)
+    [second] = await queue.claim(worker)
+    assert (second.attempt, second.lease, second.lost) == (2, 2, 0)
+    row = (await queue.store.read([(job.tenant, job.job_id)]))[job.tenant, job.job_id]
+    [attempt] = row.attempts
+    assert (attempt.attempt, attempt.outcome) == (1, AttemptOutcome.ATTEMPT_OUTCOME_RETRIED)
+    assert (attempt.worker, attempt.error, attempt.span_id) == ("printer-1", b"\x0e status", "00f067aa0ba902b7")
+    assert attempt.started_at is not None
+    assert attempt.ended_at is not None
+    assert attempt.started_at <= attempt.ended_at
+
+
+@pytest.mark.parametrize("state", [SUCCEEDED, FAILED, SCHEDULED])
+async def test_a_zombie_cannot_settle(queue: Queue, state: int) -> None:
+    await queue.submit(queue.call())
+    [mine] = await queue.claim(await queue.worker("zombie"))
+    await queue.work.release([mine])
+    [theirs] = await queue.claim(await queue.worker("heir"))
+    assert await queue.settle(mine, state, response=b"late", error=b"late") == NOT_OURS
+    assert await queue.state(mine.tenant, mine.job_id) == RUNNING
+    assert (await queue.settle(theirs, response=b"right")).settled
+    [outcome] = await queue.store.outcomes([(mine.tenant, mine.job_id)])
+    assert outcome.response == b"right"
+
+
+async def test_a_lease_number_alone_is_no_lease(queue: Queue) -> None:
+    """Released and not claimed again, the job has the number that the next claim would not give."""
+    await queue.submit(queue.call())
+    [job] = await queue.claim(await queue.worker())
+    await queue.work.release([job])
+    number = await queue.value("select lease from rowcall.job")
+    [answer] = await queue.work.settle([Settlement(job.tenant, job.job_id, number, SUCCEEDED, response=b"")])
+    assert answer == NOT_OURS
+    assert await queue.state(job.tenant, job.job_id) == READY
+
+
+async def test_settling_twice_counts_once(queue: Queue) -> None:
+    await queue.submit(queue.call())
+    [job] = await queue.claim(await queue.worker())
+    assert (await queue.settle(job, response=b"first")).settled
+    assert await queue.settle(job, response=b"second") == NOT_OURS
+    [outcome] = await queue.store.outcomes([(job.tenant, job.job_id)])
+    assert outcome.response == b"first"
+
+
+async def test_the_answers_of_a_batch_are_in_its_order(queue: Queue) -> None:
+    await queue.submit(*(queue.call(tenant) for tenant in ("bolt", "acme", "bolt", "acme", "acme")))
+    jobs = await queue.claim(await queue.worker())
+    await queue.work.release(jobs[3:4])
+    batch = [
+        Settlement(job.tenant, job.job_id, job.lease, state, response=b"r", error=b"e")
+        for job, state in zip(jobs, (SUCCEEDED, SCHEDULED, FAILED, SUCCEEDED, SUCCEEDED), strict=True)
+    ]
+    answers = await queue.work.settle(batch)
+    states = [answer.state if isinstance(answer, Settled) else answer for answer in answers]
+    assert states == [SUCCEEDED, SCHEDULED, FAILED, None, SUCCEEDED]
+
+
+async def test_a_release_uses_no_attempt_up(queue: Queue) -> None:
+    await queue.submit(*(queue.call() for _ in range(20)))
+    worker = await queue.worker("drained")
+    [job, *_] = await queue.claim(worker, 5)
+    assert [answer.state for answer in await queue.work.release([job])] == [READY]
+    [again] = await queue.claim(worker, 1)
+    assert again.job_id == job.job_id, "it is next, not behind the backlog"
+    assert (again.attempt, again.lost) == (1, 0)
+    assert again.lease > job.lease
+    assert await queue.work.release([job]) == [NOT_OURS], "it is the other claim's by now"
+    row = (await queue.store.read([(job.tenant, job.job_id)]))[job.tenant, job.job_id]
+    assert [(each.attempt, each.outcome, each.worker) for each in row.attempts] == [
+        (1, AttemptOutcome.ATTEMPT_OUTCOME_RELEASED, "drained")
+    ]

@@ -1,0 +1,164 @@
+"""What every implementation of the queue keeps to: submitting calls and their keys.
+
+Each test of a guard fails when the guard is taken out of the SQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+from rowcall.catalogue.model import Policy
+from rowcall.queue.model import SubmitOutcome, Submitted
+from tests.fix_queue import METHOD, READY, Queue, opened, taken
+
+
+async def test_a_call_becomes_a_row_that_says_what_it_was_called_with(queue: Queue) -> None:
+    gateway = uuid4()
+    call = queue.call(
+        actor="ann",
+        lane=1,
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        tracestate="a=b",
+        labels={"city": "Zürich", "empty": ""},
+        fairness_key="press",
+        request_id="key-1",
+        waiter_id=gateway,
+        request=b"\x00\xff bytes",
+    )
+    assert await queue.submit(call) == [Submitted(SubmitOutcome.CREATED, call.job_id)]
+
+    row = (await queue.store.read([("acme", call.job_id)], request=True))["acme", call.job_id]
+    assert (row.state, row.lane, row.queue, row.method, row.attempt) == (READY, 1, "default", METHOD, 0)
+    assert (row.actor, row.request_id, row.traceparent) == ("ann", "key-1", call.traceparent)
+    assert row.labels == {"city": "Zürich", "empty": ""}
+    assert row.request == b"\x00\xff bytes"
+    assert row.max_attempts == Policy().max_attempts
+    assert not row.done
+
+    [job] = await queue.claim(await queue.worker())
+    assert (job.tenant, job.job_id, job.attempt, job.lost) == ("acme", call.job_id, 1, 0)
+    assert (job.request, job.request_id, job.actor, job.labels) == (call.request, "key-1", "ann", call.labels)
+    assert (job.traceparent, job.tracestate) == (call.traceparent, "a=b")
+    assert (await queue.settle(job)).settled
+
+
+async def test_a_repeat_joins_its_job(queue: Queue) -> None:
+    first, again = queue.call(request_id="k"), queue.call(request_id="k")
+    await queue.submit(first)
+    assert await queue.submit(again) == [Submitted(SubmitOutcome.JOINED, first.job_id)]
+    assert await queue.state("acme", again.job_id) is None
+
+
+async def test_a_repeat_joins_its_job_after_it_is_finished(queue: Queue) -> None:
+    first = queue.call(request_id="k")
+    await queue.submit(first)
+    [job] = await queue.claim(await queue.worker())
+    await queue.settle(job, response=b"answer")
+    assert await queue.submit(queue.call(request_id="k")) == [Submitted(SubmitOutcome.JOINED, first.job_id)]
+    assert await queue.claim(await queue.worker("other")) == []
+
+
+async def test_the_same_submission_again_joins_itself(queue: Queue) -> None:
+    """Sent twice, because nobody knew whether the first one was committed."""
+    call = queue.call(request_id="k")
+    await queue.submit(call)
+    assert await queue.submit(call) == [Submitted(SubmitOutcome.JOINED, call.job_id)]
+
+
+async def test_a_key_with_another_request_is_refused(queue: Queue) -> None:
+    first = queue.call(request_id="k")
+    await queue.submit(first)
+    answers = await queue.submit(queue.call(request_id="k", fingerprint=b"fingerprint of 2"))
+    assert answers == [Submitted(SubmitOutcome.KEY_REUSED, first.job_id)]
+    assert len(await queue.store.list("acme", limit=10)) == 1
+
+
+async def test_a_repeat_writes(queue: Queue) -> None:
+    """Its answer is then as durable as the first one's, on a standby too."""
+    await queue.submit(queue.call(request_id="k"))
+    before = await queue.value("select pg_current_wal_insert_lsn()")
+    await queue.submit(queue.call(request_id="k"))
+    assert await queue.value("select repeated_at is not null from rowcall.job_key")
+    assert await queue.value("select pg_current_wal_insert_lsn() > %s", before)
+
+
+async def test_keys_are_apart_by_tenant_and_method(queue: Queue) -> None:
+    other = await queue.store.method_ids("acme.v1.PrintService/Scan", Policy())
+    calls = [
+        queue.call("acme", request_id="k"),
+        queue.call("bolt", request_id="k"),
+        queue.call("acme", request_id="k", ids=other),
+    ]
+    assert [answer.outcome for answer in await queue.submit(*calls)] == [SubmitOutcome.CREATED] * 3
+
+
+async def test_an_expired_key_is_as_good_as_none(queue: Queue) -> None:
+    first = queue.call(request_id="k")
+    await queue.submit(first)
+    await queue.admin.execute("update rowcall.job_key set expires_at = clock_timestamp() - interval '1 second'")
+    second = queue.call(request_id="k", fingerprint=b"fingerprint of 2")
+    assert await queue.submit(second) == [Submitted(SubmitOutcome.CREATED, second.job_id)]
+    # From here on the key names the second job.
+    third = queue.call(request_id="k", fingerprint=b"fingerprint of 2")
+    assert await queue.submit(third) == [Submitted(SubmitOutcome.JOINED, second.job_id)]
+
+
+async def test_two_gateways_with_the_same_keys_make_one_job_each(queue: Queue) -> None:
+    """Each key once, in opposite orders, at the same time, again and again: no deadlock and no second job."""
+    async with opened(queue.logins) as (other, _):
+        for number in range(10):
+            keys = [f"{number}-{key}" for key in range(64)]
+            mine = [queue.call(request_id=key) for key in keys]
+            theirs = [queue.call(request_id=key) for key in reversed(keys)]
+            ours = await asyncio.gather(queue.store.submit(mine), other.submit(theirs))
+            answers = [taken(answer) for answer in (*ours[0], *reversed(ours[1]))]
+            assert (
+                sorted(answer.outcome for answer in answers)
+                == [SubmitOutcome.CREATED] * 64 + [SubmitOutcome.JOINED] * 64
+            )
+            assert [answer.job_id for answer in answers[:64]] == [answer.job_id for answer in answers[64:]]
+    assert await queue.value("select count(*) from rowcall.job") == 640
+    assert await queue.value("select deadlocks from pg_stat_database where datname = current_database()") == 0
+
+
+async def test_a_tenant_that_is_not_here_is_refused(queue: Queue) -> None:
+    await queue.admin.execute("update rowcall.tenant_route set state = 2 where tenant = 'bolt'")
+    calls = [queue.call("nobody", request_id="k"), queue.call("bolt", request_id="k"), queue.call("acme")]
+    assert [answer.outcome for answer in await queue.submit(*calls)] == [
+        SubmitOutcome.WRONG_SHARD,
+        SubmitOutcome.WRONG_SHARD,
+        SubmitOutcome.CREATED,
+    ]
+    assert await queue.value("select count(*) from rowcall.job_key") == 0, "a refused call leaves its key free"
+
+
+async def test_a_batch_is_atomic_where_it_is_asked_to_be(queue: Queue) -> None:
+    first = queue.call(request_id="taken")
+    await queue.submit(first)
+    fresh = queue.call(request_id="new")
+
+    refused = [fresh, queue.call(request_id="taken", fingerprint=b"fingerprint of 2")]
+    outcomes = [answer.outcome for answer in await queue.store.submit_atomic(refused)]
+    assert outcomes == [SubmitOutcome.CREATED, SubmitOutcome.KEY_REUSED]
+    assert await queue.state("acme", fresh.job_id) is None, "nothing was written"
+
+    elsewhere = await queue.store.submit_atomic([fresh, queue.call("nobody")])
+    assert SubmitOutcome.WRONG_SHARD in [answer.outcome for answer in elsewhere]
+    assert await queue.state("acme", fresh.job_id) is None, "nothing was written"
+
+    answers = await queue.store.submit_atomic([fresh, queue.call(request_id="taken"), queue.call(request_id="new")])
+    assert answers == [
+        Submitted(SubmitOutcome.CREATED, fresh.job_id),
+        Submitted(SubmitOutcome.JOINED, first.job_id),
+        Submitted(SubmitOutcome.JOINED, fresh.job_id),
+    ]
+    assert await queue.state("acme", fresh.job_id) == READY
+
+
+async def test_an_atomic_batch_with_one_key_for_two_requests_writes_nothing(queue: Queue) -> None:
+    one, other = queue.call(request_id="k"), queue.call(request_id="k", fingerprint=b"fingerprint of 2")
+    answers = await queue.store.submit_atomic([one, other])
+    assert [answer.outcome for answer in answers] == [SubmitOutcome.CREATED, SubmitOutcome.KEY_REUSED]
+    assert await queue.value("select count(*) from rowcall.job") == 0
+    assert await queue.value("select count(*) from rowcall.job_key") == 0
