@@ -21,6 +21,7 @@ from rowcall import logs
 from rowcall.catalogue.images import ImageError
 from rowcall.errors import RowcallError
 from rowcall.settings import SettingsError, load_settings, refuse
+from rowcall_worker.alive import sign_of_life
 from rowcall_worker.handlers import RegistrationError
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.worker import Worker
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         uvloop.run(_serve(settings))
     except SettingsError as error:
         refuse(error)
-    except (RegistrationError, ImageError, RowcallError) as error:
+    except (RegistrationError, ImageError, RowcallError, OSError) as error:
         sys.stderr.write(f"{WorkerSettings.program}: {error}\n")
         _exit(2)
     _exit(0)
@@ -61,10 +62,11 @@ async def _serve(settings: WorkerSettings) -> None:
     await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
         await starting  # raises what it raised
-        sys.stdout.write(f"{READY_LINE}\n")
-        sys.stdout.flush()
-        await waiting
-        await worker.drain()
+        async with sign_of_life(settings.health_file):
+            sys.stdout.write(f"{READY_LINE}\n")
+            sys.stdout.flush()
+            await waiting
+            await worker.drain()
     else:
         starting.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -80,6 +80,12 @@ class WorkerSettings(ClusterSettings):
         "quarter of it.",
         examples=["1s"],
     )
+    health_file: Path | None = Field(
+        default=None,
+        description="A file to touch every second as a sign of life, for `python -m rowcall_worker.healthcheck`.",
+        examples=["/tmp/rowcall-worker.alive"],  # noqa: S108 - an example, in a container of its own
+        json_schema_extra={"metavar": "FILE"},
+    )
 
     @field_validator("servicers")
     @classmethod

@@ -1,0 +1,47 @@
+"""The sign of life of a worker's process: a file that its event loop touches. `healthcheck` looks at it.
+
+A worker has no port to ask. A loop that hangs, or a process that is gone, touches nothing; a shard that cannot be reached
+is no reason to restart the worker, so the file says nothing about shards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+EVERY: Final = timedelta(seconds=1)
+"""How often the file is touched."""
+STALE_AFTER: Final = timedelta(seconds=10)
+"""A file older than this is of a process that hangs or is gone."""
+
+
+@contextlib.asynccontextmanager
+async def sign_of_life(file: Path | None) -> AsyncIterator[None]:
+    """Touches the file for the length of the block, then removes it; None: does nothing.
+
+    Raises:
+        OSError: The file cannot be made.
+    """
+    if file is None:
+        yield
+        return
+    await asyncio.to_thread(file.touch)
+    touching = asyncio.create_task(_touch(file), name="sign of life")
+    try:
+        yield
+    finally:
+        touching.cancel()
+        await asyncio.gather(touching, return_exceptions=True)
+        await asyncio.to_thread(file.unlink, missing_ok=True)
+
+
+async def _touch(file: Path) -> None:
+    while True:
+        await asyncio.sleep(EVERY.total_seconds())
+        # A full disk must not end the worker; the check then says what it sees.
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(file.touch)
