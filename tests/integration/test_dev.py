@@ -308,3 +308,19 @@ def test_what_cannot_be_started_is_named(
     assert message in " ".join(ran.err.split())
     assert "Traceback" not in ran.err
     assert ran.out == ""
+
+
+def test_a_data_directory_of_another_schema_is_named_with_what_to_do(
+    dev: Start, rowcall_process: Rowcall, dev_dir: Path
+) -> None:
+    first = dev()
+    with psycopg.connect(first.shard_dsn("a")) as connection:
+        connection.execute("update rowcall_migrations.applied set checksum = 'another' where name = 'pre/0002_tables'")
+    assert first.running.end() == 0
+
+    ran = rowcall_process("dev", "--listen", "127.0.0.1:0", "--data-dir", str(dev_dir))
+
+    assert ran.code == 1
+    assert f"Of the databases in {dev_dir}, shard a cannot be migrated: pre/0002_tables" in ran.err
+    assert "Or remove that directory" in ran.err
+    assert "Traceback" not in ran.err

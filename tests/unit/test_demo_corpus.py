@@ -89,7 +89,7 @@ def test_questions_are_made_of_headings_that_one_document_alone_has() -> None:
 
     assert [(question.text, question.expected) for question in asked[:2]] == [
         ("What is said about: How the lighthouse keeper counts ships?", "a"),
-        ("What is said about: The lamp burns whale oil in winter.?", "b"),
+        ("What is said about: The lamp burns whale oil in winter?", "b"),
     ]
 
 

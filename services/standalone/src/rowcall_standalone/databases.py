@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rowcall import embedded
 from rowcall.embedded import Postgres
-from rowcall.migrations import Kind, MigrationError, migrate
+from rowcall.migrations import MigrationError, migrate
 from rowcall_standalone.errors import StandaloneError
 
 _CATALOGUE = "catalogue"
@@ -97,19 +97,21 @@ async def prepare(postgres: Postgres, count: int | None, say: Say) -> Databases:
         postgres, postgres.dsn(_CATALOGUE), {shard: postgres.dsn(_SHARD_PREFIX + shard) for shard in names}
     )
     # One after the other: the roles are the server's, and two databases that make them at once collide.
-    await _migrate(databases.catalogue, "catalogue", None, say)
+    await _migrate(postgres, databases.catalogue, None, say)
     for shard, dsn in databases.shards.items():
-        await _migrate(dsn, "shard", shard, say)
+        await _migrate(postgres, dsn, shard, say)
     return databases
 
 
-async def _migrate(dsn: str, kind: Kind, shard: str | None, say: Say) -> None:
+async def _migrate(postgres: Postgres, dsn: str, shard: str | None, say: Say) -> None:
+    directory = postgres.data_dir.parent
     database = "the catalogue" if shard is None else f"shard {shard}"
     try:
-        applied = await migrate(dsn, kind, shard=shard)
+        applied = await migrate(dsn, "catalogue" if shard is None else "shard", shard=shard)
     except MigrationError as error:
         raise StandaloneError(
-            f"{database} cannot be migrated: {error} Or begin with an empty data directory."
+            f"Of the databases in {directory}, {database} cannot be migrated: {error} Or remove that directory, to begin "
+            "with empty ones."
         ) from error
     if applied:
         say(f"migrated {database}: {len(applied)} files, up to {applied[-1]}")

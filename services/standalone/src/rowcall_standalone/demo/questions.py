@@ -75,7 +75,7 @@ def _asking_about(documents: Sequence[Document], words: int) -> list[Question]:
             phrase = phrases.pop(0)
             if phrase.lower() not in used:
                 used.add(phrase.lower())
-                asked.append(Question(f"What is said about: {phrase}?", path, made=True))
+                asked.append(Question(f"What is said about: {phrase.rstrip(' .,:;!?')}?", path, made=True))
     return asked
 
 
