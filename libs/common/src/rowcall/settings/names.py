@@ -39,6 +39,7 @@ NEIGHBOURS: Final[Mapping[str, frozenset[str]]] = {
             "ROWCALL_ALLOW_FAULTS",
             "ROWCALL_GRACE",
             "ROWCALL_IMAGES",
+            "ROWCALL_HEALTH_FILE",
             "ROWCALL_LEASE",
             "ROWCALL_MAX_RESPONSE_BYTES",
             "ROWCALL_POLL",

@@ -123,6 +123,7 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
         self._unavailable = unavailable
         self._ride_out = ride_out
         self._gone_at: float | None = None
+        self._lent = 0
         super().__init__(
             dsn,
             kwargs={
@@ -147,11 +148,16 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
         try:
             while True:
                 connection = await self._first_free(deadline)
-                if await self._works(connection):
+                works = False
+                try:
+                    works = await self._works(connection)
+                finally:
+                    # Not psycopg_pool's own check: that waits longer after each broken connection, and after a restart
+                    # of the server all of them are.
+                    if not works:
+                        await self.putconn(connection)
+                if works:
                     return connection
-                # Not psycopg_pool's own check: that waits longer after each broken connection, and after a restart
-                # of the server all of them are.
-                await self.putconn(connection)
         except PoolTimeout:
             why = f"gave no free connection within {limit:g} s" if self._gone_at is None else "cannot be reached"
             raise NoConnection(self._unavailable(why)) from None
@@ -160,14 +166,21 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
         except PoolClosed:
             raise NoConnection(self._unavailable("is no longer used by this process, which is stopping")) from None
 
+    async def putconn(self, conn: AsyncConnection[TupleRow]) -> None:
+        """Takes a connection back."""
+        self._lent -= 1
+        await super().putconn(conn)
+
     async def _first_free(self, deadline: float) -> AsyncConnection[TupleRow]:
         now = monotonic()
         first = min(self._latest(deadline), now + _LOOK_UP_AFTER)
         try:
-            return await super().getconn(first - now)
+            connection = await super().getconn(first - now)
         except PoolTimeout:
             # Twice at most: asking again costs the place in the queue.
-            return await super().getconn(self._latest(deadline) - monotonic())
+            connection = await super().getconn(self._latest(deadline) - monotonic())
+        self._lent += 1
+        return connection
 
     def _latest(self, deadline: float) -> float:
         """Until when to wait, of the time there is: not long for a database that has been away for a while."""
@@ -195,7 +208,7 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
 
     async def _gone(self, _pool: AsyncConnectionPool[AsyncConnection[TupleRow]]) -> None:
         # With connections left, the server is there and only gives no more of them.
-        if self._gone_at is None and not self.get_stats()["pool_size"]:
+        if self._gone_at is None and not self._lent and not self.get_stats()["pool_available"]:
             self._gone_at = monotonic()
             _log.warning("database unreachable, trying on", pool=self.name)
         await asyncio.sleep(_TRY_AGAIN_AFTER)
