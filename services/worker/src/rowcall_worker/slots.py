@@ -16,6 +16,8 @@ class Slots:
         self._capacity = capacity
         self._free = capacity
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._woken = 0
+        """How many were woken and have not run yet."""
 
     @property
     def capacity(self) -> int:
@@ -29,7 +31,7 @@ class Slots:
 
     def take(self, most: int) -> int:
         """Takes up to so many; how many it got. While others wait, one takes no more than an even share."""
-        share = self._free if not self._waiting else max(self._free // (len(self._waiting) + 1), 1)
+        share = max(self._free // (len(self._waiting) + self._woken + 1), 1)
         taken = min(most, share, self._free)
         self._free -= taken
         return taken
@@ -50,8 +52,11 @@ class Slots:
                 if future.cancelled():
                     self._waiting.remove(future)
                 else:
-                    self._wake()  # it was woken and will not take its place: the next has its turn
+                    # It was woken and will not take its place: the next has its turn.
+                    self._woken -= 1
+                    self._wake()
                 raise
+            self._woken -= 1
         if self._free > 1:
             self._wake()
 
@@ -60,4 +65,5 @@ class Slots:
             future = self._waiting.popleft()
             if not future.done():
                 future.set_result(None)
+                self._woken += 1
                 return
