@@ -44,6 +44,8 @@ class Running:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self._err: list[str] = []
+        self._err_ended = False
+        self._heard = threading.Condition()
         # A pipe that nobody reads fills up and stops the process.
         self._reader = threading.Thread(target=self._read_stderr, daemon=True)
         self._reader.start()
@@ -52,6 +54,15 @@ class Running:
     def err(self) -> str:
         """What it has said on stderr so far."""
         return "".join(self._err)
+
+    def says(self, part: str) -> str:
+        """Wait until a line of its stderr holds this, and return the line; fails if it ends without, or takes too long."""
+        with self._heard:
+            found = self._heard.wait_for(
+                lambda: next((line for line in self._err if part in line), None) or self._err_ended, READY_SECONDS
+            )
+        assert isinstance(found, str), f"it did not say {part!r}:\n{self.err}"
+        return found
 
     def first_line(self) -> str:
         """The first line of its stdout, once it is there; "" if it ended without one."""
@@ -83,7 +94,13 @@ class Running:
 
     def _read_stderr(self) -> None:
         assert self.process.stderr is not None
-        self._err.extend(self.process.stderr)
+        for line in self.process.stderr:
+            with self._heard:
+                self._err.append(line)
+                self._heard.notify_all()
+        with self._heard:
+            self._err_ended = True
+            self._heard.notify_all()
 
 
 def environment(changes: Mapping[str, str]) -> dict[str, str]:

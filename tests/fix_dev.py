@@ -32,9 +32,7 @@ class Dev:
 
     def shard_dsn(self, shard: str) -> str:
         """The connection string of a shard, read from what it tells people."""
-        marker = f"rowcall: shard {shard}: "
-        line = next(line for line in self.running.err.splitlines() if line.startswith(marker))
-        words = line.split()
+        words = self.running.says(f"rowcall: shard {shard}: ").split()
         port, database = words[words.index("-p") + 1], words[words.index("-d") + 1]
         password = (self.data_dir / "postgres" / "superuser_password").read_text()
         return f"postgresql://postgres:{password}@127.0.0.1:{port}/{database}"

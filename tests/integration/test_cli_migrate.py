@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -119,17 +118,7 @@ def test_a_run_waits_for_another_and_says_so(running: Callable[..., Running], se
     with psycopg.connect(settings["ROWCALL_CATALOGUE"], autocommit=True) as other:
         other.execute("select pg_advisory_lock(hashtextextended('rowcall.migrations', 0))")
         waiting = running("migrate", **settings)
-        said = threading.Event()
-
-        def watch() -> None:
-            while "waiting for another migration" not in waiting.err and waiting.process.poll() is None:
-                said.wait(0.02)
-            said.set()
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        watcher.join(30)
-        assert "catalogue: waiting for another migration of this database" in waiting.err
+        waiting.says("catalogue: waiting for another migration of this database")
         assert waiting.process.poll() is None
 
     assert waiting.wait() == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,10 +149,7 @@ def test_whatever_ends_it_nothing_is_left_running(
     running: Callable[..., Running], documents: Path, dev_dir: Path, number: signal.Signals
 ) -> None:
     demo = running("demo", "--docs", str(documents), "--data-dir", str(dev_dir), "--json")
-    deadline = time.monotonic() + 60
-    while "canary" not in demo.err:
-        assert time.monotonic() < deadline, demo.err
-        assert demo.process.poll() is None, demo.err
+    demo.says("canary")
     process = psutil.Process(demo.process.pid)
     children = process.children(recursive=True)
     assert {"rowcall-gateway", "rowcall-worker"} <= {Path(word).name for one in children for word in one.cmdline()}
@@ -169,9 +165,7 @@ def test_a_service_that_dies_is_reported_with_its_last_words(
     running: Callable[..., Running], documents: Path, dev_dir: Path
 ) -> None:
     demo = running("demo", "--docs", str(documents), "--data-dir", str(dev_dir), "--json")
-    deadline = time.monotonic() + 60
-    while "canary" not in demo.err:
-        assert time.monotonic() < deadline, demo.err
+    demo.says("canary")
     for child in psutil.Process(demo.process.pid).children():
         if any(word.endswith("rowcall-gateway") for word in child.cmdline()):
             child.kill()
