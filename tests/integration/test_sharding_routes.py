@@ -8,12 +8,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from time import monotonic
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 from structlog.testing import capture_logs
+from uuid_utils.compat import uuid7
 
+from rowcall.catalogue.model import Policy
 from rowcall.errors import RowcallError
+from rowcall.queue.model import Submission, SubmitOutcome, Submitted
+from rowcall.queue.postgres import PostgresJobStore
 from rowcall.settings import ClusterSettings
 from rowcall.sharding import GATEWAY_WORKLOADS, Route, Router, Shard, Workload
 from rowcall.sharding.model import RouteState
@@ -52,6 +57,11 @@ async def catalogue_gate(cluster: Cluster) -> AsyncIterator[Gate]:
 
 def wrong_shard() -> RowcallError:
     return RowcallError(ErrorReason.ERROR_REASON_WRONG_SHARD, "not here")
+
+
+def jobs_on(cluster: Cluster, shard: str) -> list[tuple[str, UUID]]:
+    with psycopg.connect(cluster.shards[shard]) as connection:
+        return connection.execute("select tenant, job_id from rowcall.job").fetchall()
 
 
 class Caller:
@@ -185,6 +195,30 @@ async def test_a_stale_router_is_refused_refreshes_and_succeeds(cluster: Cluster
     assert await router.call_on_shard("acme", call) == moved.shard
     assert call.tried == [route.shard, moved.shard]
     assert router.route_cached("acme") == moved
+
+
+async def test_what_a_stale_router_submits_is_written_on_the_new_shard_alone(
+    cluster: Cluster, open_router: Opener
+) -> None:
+    router = await open_router()
+    route = await router.route("acme")
+    moved = move(cluster, route, OTHER[route.shard])
+    job_id = uuid7()
+    outcomes = []
+
+    async def submit(shard: Shard) -> None:
+        store = PostgresJobStore(shard.pool(Workload.SUBMIT), shard.pool(Workload.READ), shard=shard.name)
+        ids = await store.method_ids("rowcall.probe.v1.ProbeService/Echo", Policy())
+        [answer] = await store.submit([Submission("acme", job_id, ids, lane=3, request=b"")])
+        assert isinstance(answer, Submitted)
+        outcomes.append(answer.outcome)
+        if answer.outcome is SubmitOutcome.WRONG_SHARD:
+            raise wrong_shard()
+
+    await router.call_on_shard("acme", submit)
+    assert outcomes == [SubmitOutcome.WRONG_SHARD, SubmitOutcome.CREATED]
+    rows = {shard: jobs_on(cluster, shard) for shard in cluster.shards}
+    assert rows == {route.shard: [], moved.shard: [("acme", job_id)]}
 
 
 async def test_another_shard_that_is_down_does_not_keep_a_stale_router_from_the_new_one(
