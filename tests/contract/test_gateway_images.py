@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import structlog
 from google.longrunning.operations_pb2 import Operation
 
 from rowcall.catalogue.images import Catalogue, load_catalogue
+from rowcall.queue.model import Submission, Submitted
+from rowcall.queue.postgres import PostgresJobStore
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, dynamic_stub, info_of, jobs, keyed, tenant, violations_of
 from tests.fix_images import ImageBuilder
@@ -50,6 +54,9 @@ message QuoteResponse { int32 price = 1; }
 message ShipRequest {}
 message ShipResponse {}
 """
+
+
+QUOTE = "/acme.v1.ShopService/Quote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +162,38 @@ async def test_an_operation_waits_as_long_as_its_method_says(shop: Shop) -> None
     assert not operation.done
 
 
-async def test_a_call_that_is_cancelled_takes_its_unstarted_job_along(shop: Shop, cluster: Cluster) -> None:
+async def test_a_call_that_is_cancelled_while_it_waits_takes_its_unstarted_job_along(
+    shop: Shop, cluster: Cluster
+) -> None:
+    # Called in the one way in which Python's client tells of headers, hence of the row, before the answer.
+    quote: Callable[..., grpc.aio.UnaryStreamCall[bytes, bytes]] = shop.channel.unary_stream(QUOTE)
+    call = quote(b"", timeout=20)
+    assert "rowcall-operation" in dict(await call.initial_metadata())
+
+    call.cancel()
+
+    await eventually(lambda: states(cluster) == [("CANCELLED", None)])
+
+
+async def test_a_call_that_is_cancelled_while_it_is_written_takes_its_unstarted_job_along(
+    shop: Shop, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = PostgresJobStore.submit
+    told = asyncio.Event()
+
+    async def slowly(self: PostgresJobStore, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
+        answers = await submit(self, submissions)
+        await told.wait()
+        return answers
+
+    monkeypatch.setattr(PostgresJobStore, "submit", slowly)
     call = shop.call("Quote", shop.message("QuoteRequest"), timeout=20)
     await eventually(lambda: len(states(cluster)) == 1)
 
-    call.cancel()
+    with structlog.testing.capture_logs() as lines:
+        call.cancel()
+        await eventually(lambda: [line["code"] for line in lines if line["event"] == "call"] == ["CANCELLED"])
+    told.set()
 
     await eventually(lambda: states(cluster) == [("CANCELLED", None)])
 

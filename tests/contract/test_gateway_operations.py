@@ -139,18 +139,23 @@ async def test_an_unknown_name_is_not_found_and_no_name_is_invalid(client: Clien
         assert await reason_of(asyncio.ensure_future(call(unknown.upper()))) == "INVALID_NAME"
 
 
-async def test_another_tenants_operation_is_out_of_reach(
-    client: Client, gateways: Gateways, gateway: Gateway, cluster: Cluster
-) -> None:
-    mine = await client.run()
+async def test_another_tenants_operation_is_out_of_reach(gateways: Gateways, bench: Bench, cluster: Cluster) -> None:
+    # On one shard, so that nothing but the tenant is in between.
+    gateway = await gateways.start(placement={"b": 0})
+    client = Client(await gateways.channel(gateway))
     rival = Client(await gateways.channel(gateway), tenant("rival"))
+    mine, done = [(await client.run()).name for _ in range(2)]
     await rival.run()
+    held = {each.name: each for each in await bench.claim(3)}
+    await bench.answer(held[done], RunResponse())
 
-    for call in (rival.get, rival.cancel, rival.delete, rival.wait):
-        assert await reason_of(asyncio.ensure_future(call(mine.name))) == "JOB_NOT_FOUND"
+    for name in (mine, done):
+        for call in (rival.get, rival.cancel, rival.delete, rival.wait):
+            assert await reason_of(asyncio.ensure_future(call(name))) == "JOB_NOT_FOUND"
     assert await reason_of(asyncio.ensure_future(rival.page(name="tenants/acme"))) == "JOB_NOT_FOUND"
-    assert mine.name not in (await rival.page())[0]
-    assert set(jobs(cluster, "state")) == {("READY",)}
+    assert not {mine, done} & set((await rival.page())[0])
+    assert not metadata_of(await client.get(mine)).cancel_requested
+    assert (await client.get(done)).done
 
 
 async def test_a_waiting_job_is_cancelled(client: Client, cluster: Cluster, bench: Bench) -> None:
