@@ -114,7 +114,10 @@ class _ArrayDumper(Dumper):
     def dump(self, obj: Array[Any]) -> bytes:
         if not obj.values:
             return _EMPTY.pack(0, 0, self.element_oid)
-        elements = self.elements(obj.values)
+        try:
+            elements = self.elements(obj.values)
+        except struct.error as error:
+            raise psycopg.DataError(f"{type(obj).__name__}: {error}") from error
         return _HEADER.pack(1, _NULL in elements, self.element_oid, len(elements), 1) + b"".join(elements)
 
     @abstractmethod

@@ -44,10 +44,10 @@ def addressed(error: bytes, *, tenant: str, job_id: UUID, attempt: int, trace_id
         if not detail.Is(ErrorInfo.DESCRIPTOR) or not detail.Unpack(info) or info.domain != DOMAIN:
             continue
         own = {"operation": operation_name(tenant, job_id), "attempt": str(attempt), "trace_id": trace_id}
-        for key, value in own.items():
-            if info.metadata.get(key, _UNSET) == _UNSET:
-                info.metadata[key] = value
-        detail.Pack(info)
+        missing = {key: value for key, value in own.items() if info.metadata.get(key, _UNSET) == _UNSET}
+        if missing:
+            info.metadata.update(missing)
+            detail.Pack(info)
     return status
 
 

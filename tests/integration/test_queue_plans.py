@@ -1,0 +1,216 @@
+"""Each statement touches the rows it is about, however many there are and whenever its plan was made.
+
+Counted by Postgres itself, for the worst moment to make a plan: the session's first calls come while the table has just
+been vacuumed empty, and then the backlog is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg_pool import AsyncConnectionPool
+from uuid_utils.compat import uuid7
+
+from rowcall.queue.model import ORDER_STRIDE, ClaimedJob, Settlement
+from rowcall.queue.postgres import PostgresJobStore, PostgresWorkQueue
+from tests.fix_queue import FROM_THE_FRONT, SCHEDULED, SUCCEEDED, Queue
+
+BACKLOG = 20_000
+
+_FILL = """
+select count(*)
+from rowcall.submit_jobs(
+  array_fill('acme'::text, array[%(n)s]),
+  array(
+    select (lpad(to_hex((extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0') || substr(md5(g::text), 1, 20))::uuid
+    from generate_series(1, %(n)s) g
+  ),
+  array_fill(%(method_id)s, array[%(n)s]), array_fill(%(policy_id)s, array[%(n)s]), array_fill(%(queue_id)s, array[%(n)s]),
+  array_fill(3::smallint, array[%(n)s]), array_fill(0::bigint, array[%(n)s]),
+  array(select g * %(stride)s::bigint from generate_series(1, %(n)s) g),
+  array_fill(null::timestamptz, array[%(n)s]), array_fill('x'::bytea, array[%(n)s]), array_fill(null::text, array[%(n)s]),
+  array_fill(null::bytea, array[%(n)s]), array_fill(null::text, array[%(n)s]), array_fill(null::text, array[%(n)s]),
+  array_fill(null::text, array[%(n)s]), array_fill(null::text, array[%(n)s]), array_fill(null::jsonb, array[%(n)s]),
+  array_fill(null::uuid, array[%(n)s]), '7 days'
+)
+"""
+
+_TOUCHED = """
+select relname, seq_tup_read + coalesce(idx_tup_fetch, 0)
+from pg_stat_all_tables
+where schemaname = 'rowcall' and (relname = 'job' or relname like 'job\\_%')
+"""
+
+_PAGES = "select idx_blks_read + idx_blks_hit from pg_statio_all_indexes where indexrelname = 'job_ready'"
+
+
+class Counted:
+    """The queue over one session, whose work Postgres counts."""
+
+    def __init__(self, pool: AsyncConnectionPool[Any], queue: Queue) -> None:
+        self.store = PostgresJobStore(pool, pool)
+        self.work = PostgresWorkQueue(pool, pool, pool)
+        self._pool = pool
+        self._queue = queue
+
+    async def touched(self, call: Callable[[], Awaitable[object]]) -> dict[str, int]:
+        """How many rows of each table of jobs a call looks at."""
+        before = await self._counts()
+        await call()
+        after = await self._counts()
+        return {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}
+
+    async def pages(self, call: Callable[[], Awaitable[object]]) -> int:
+        """How many pages of the index of ready jobs a call reads."""
+        await self.flush()
+        before = await self._queue.value(_PAGES)
+        await call()
+        await self.flush()
+        return int(await self._queue.value(_PAGES)) - int(before)
+
+    async def _counts(self) -> dict[str, int]:
+        await self.flush()
+        return dict(await (await self._queue.admin.execute(_TOUCHED)).fetchall())
+
+    async def flush(self) -> None:
+        """Has the session report what it did."""
+        async with self._pool.connection() as connection:
+            await connection.execute("select pg_stat_force_next_flush()")
+
+    async def claim(self, worker: UUID, limit: int, start: Sequence[int] = FROM_THE_FRONT) -> list[ClaimedJob]:
+        ids = self._queue.ids
+        return await self.work.claim(worker, ids.queue_id, [ids.method_id], limit, start=start)
+
+
+def settlements(jobs: list[ClaimedJob], state: int) -> list[Settlement]:
+    return [
+        Settlement(job.tenant, job.job_id, job.lease, state, response=b"r", error=b"e", delay=timedelta(0))
+        for job in jobs
+    ]
+
+
+@pytest.fixture
+async def counted(queue: Queue) -> AsyncIterator[Counted]:
+    """A backlog, and a session whose plans were made before it was there."""
+    await queue.admin.execute("alter table rowcall.job set (autovacuum_enabled = off)")
+    worker = await queue.worker()
+    await queue.submit(queue.call())
+    [job] = await queue.claim(worker)
+    await queue.settle(job)
+    await queue.admin.execute("vacuum analyze rowcall.job")
+    await queue.admin.execute("vacuum analyze rowcall.job_history")
+    assert await queue.value("select relpages + reltuples from pg_class where oid = 'rowcall.job'::regclass") == 0
+    async with AsyncConnectionPool(
+        queue.logins.admin, min_size=1, max_size=1, open=False, name="a", kwargs={"autocommit": True}
+    ) as pool:
+        counted = Counted(pool, queue)
+        for _ in range(7):  # from the sixth on, Postgres may keep a plan for good
+            await counted.store.submit([queue.call(request_id="k")])
+            jobs = await counted.claim(worker, 1)
+            await counted.work.release(jobs)
+            jobs = await counted.claim(worker, 1)
+            await counted.work.settle(settlements(jobs, SCHEDULED))
+            await counted.work.promote(1)
+            jobs = await counted.claim(worker, 1)
+            await counted.work.settle(settlements(jobs, SUCCEEDED))
+            names = [(each.tenant, each.job_id) for each in jobs]
+            await counted.store.read(names)
+            await counted.store.outcomes(names)
+            await counted.store.list("acme", limit=1)
+            await counted.work.rescue(1)
+            await queue.admin.execute("delete from rowcall.job_key")
+        parameters = {
+            "n": BACKLOG,
+            "stride": ORDER_STRIDE,
+            "method_id": queue.ids.method_id,
+            "policy_id": queue.ids.policy_id,
+            "queue_id": queue.ids.queue_id,
+        }
+        await queue.admin.execute(_FILL, parameters)
+        yield counted
+
+
+async def test_statements_touch_the_rows_they_are_about(queue: Queue, counted: Counted) -> None:
+    """A row is looked at once to be found and once more to be changed. The slack is for what earlier calls left dead."""
+    worker = await queue.worker()
+    slack = 30
+    assert (await counted.touched(lambda: counted.claim(worker, 100)))["job"] <= 100 + slack
+
+    jobs = await counted.claim(worker, 300)
+    released, retried, succeeded = jobs[:100], settlements(jobs[100:200], SCHEDULED), settlements(jobs[200:], SUCCEEDED)
+    assert (await counted.touched(lambda: counted.work.release(released)))["job"] <= 200 + slack
+    assert (await counted.touched(lambda: counted.work.settle(retried)))["job"] <= 200 + slack
+    assert await counted.touched(lambda: counted.work.settle(succeeded)) == {"job": 100}, "history is not read"
+    assert (await counted.touched(lambda: counted.work.promote(50)))["job"] <= 100 + slack
+
+    await counted.work.retire_worker(worker)
+    assert (await counted.touched(lambda: counted.work.rescue(50)))["job"] <= 100 + slack
+
+    calls = [queue.call(request_id=f"new {number}") for number in range(100)]
+    assert await counted.touched(lambda: counted.store.submit(calls)) == {}
+
+
+async def test_reads_look_up_what_they_are_asked_for(queue: Queue, counted: Counted) -> None:
+    worker = await queue.worker()
+    jobs = await counted.claim(worker, 300)
+    await counted.work.settle(settlements(jobs, SUCCEEDED))
+    names = [(job.tenant, job.job_id) for job in jobs]
+    day = await queue.value("select 'job_history_standard_' || to_char(now() at time zone 'UTC', 'YYYYMMDD')")
+    assert await counted.touched(lambda: counted.store.outcomes(names[:100])) == {day: 100}
+    assert await counted.touched(lambda: counted.store.read(names[:100])) == {day: 100}
+
+
+async def test_reads_leave_out_the_days_that_cannot_have_the_job(queue: Queue, counted: Counted) -> None:
+    """Days before the job was made, and the days that were made ahead: only three days' indexes are opened."""
+    [job] = await counted.claim(await queue.worker(), 1)
+    await counted.work.settle(settlements([job], SUCCEEDED))
+    await counted.flush()
+    opened = """
+        select array_agg(right(relname, 8)::date - (now() at time zone 'UTC')::date)
+        from pg_stat_all_indexes
+        where starts_with(relname, 'job_history_') and idx_scan > 0
+    """
+    await queue.admin.execute("select pg_stat_reset()")
+    await counted.store.outcomes([("acme", job.job_id)])
+    await counted.store.read([("acme", uuid7())])
+    await counted.flush()
+    assert set(await queue.value(opened)) == {-1, 0, 1}
+
+
+async def test_a_page_of_a_list_is_read_from_where_it_begins(queue: Queue, counted: Counted) -> None:
+    worker = await queue.worker()
+    await counted.work.settle(settlements(await counted.claim(worker, 300), SUCCEEDED))
+    middle = await queue.value("select job_id from rowcall.job order by job_id offset 10000 limit 1")
+    # Twenty of each kind to choose from, and the twenty that were chosen; a merge looks one row ahead.
+    for before, done, limit in ((None, None, 60), (middle, None, 60), (None, False, 40), (None, True, 40)):
+
+        async def page(before: UUID | None = before, done: bool | None = done) -> None:
+            assert len(await counted.store.list("acme", limit=20, before=before, done=done)) == 20
+
+        counts = await counted.touched(page)
+        assert sum(counts.values()) <= limit + 10
+        assert done is not True or "job" not in counts
+        assert done is not False or set(counts) == {"job"}
+
+
+async def test_a_claim_from_the_mark_does_not_walk_over_dead_entries(queue: Queue, counted: Counted) -> None:
+    """A held snapshot keeps the entries of claimed jobs in the index, whatever vacuum does."""
+    worker = await queue.worker()
+    async with await psycopg.AsyncConnection.connect(queue.logins.admin) as holder:
+        await holder.execute("set transaction isolation level repeatable read")
+        await holder.execute("select count(*) from rowcall.job")
+        mark = 0
+        for _ in range(10):
+            jobs = await counted.claim(worker, 1000)
+            mark = jobs[-1].order_key
+            await counted.work.settle(settlements(jobs, SUCCEEDED))
+        await queue.admin.execute("vacuum rowcall.job")
+        from_the_mark = await counted.pages(lambda: counted.claim(worker, 1, (0, 0, mark, 0)))
+        from_the_front = await counted.pages(lambda: counted.claim(worker, 1))
+    # Three empty lanes are looked at as well.
+    assert from_the_mark < 20 < from_the_front

@@ -1,0 +1,236 @@
+"""The low-water mark against a model: whatever commits where and when is found in time, and the mark does save work."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rowcall.queue.marks import FLOOR_EVERY, FLOOR_LAG, FRONT_EVERY, LAG, Begin, LowWaterMark, Scan
+from rowcall.queue.model import LANES
+
+Key = tuple[int, int]
+"""Lane and order key."""
+
+
+@dataclass
+class Model:
+    """A queue's index of ready jobs, and one claimer that goes by a mark."""
+
+    mark: LowWaterMark = field(default_factory=LowWaterMark)
+    now: float = 1000.0
+    ready: dict[Key, float] = field(default_factory=dict)
+    """Each job and when it could be seen."""
+
+    def commit(self, lane: int, key: int) -> None:
+        self.ready[lane, key] = self.now
+
+    def claim(self, limit: int, took: float = 0.001) -> tuple[Scan, list[Key]]:
+        """What the statement does: lanes first, in order, from the scan's start on."""
+        began = self.now
+        scan = self.mark.scan(began)
+        found = sorted(job for job in self.ready if job[1] >= scan.start[job[0] - 1])[:limit]
+        for job in found:
+            del self.ready[job]
+        self.now += took
+        self.mark.claimed(scan, found, limit=limit, began=began, ended=self.now)
+        return scan, found
+
+
+def test_the_first_scan_is_from_the_front() -> None:
+    model = Model()
+    scan, _ = model.claim(10)
+    assert scan.start == (0, 0, 0, 0)
+    assert set(scan.begins) == {Begin.FRONT}
+
+
+def test_the_mark_follows_what_was_claimed_with_a_lag() -> None:
+    model = Model()
+    model.claim(10)
+    model.commit(3, 100)
+    model.claim(10)
+    model.now += LAG / 2
+    assert model.mark.scan(model.now).start == (0, 0, 0, 0)
+    model.now += LAG
+    assert model.mark.scan(model.now).start == (0, 0, 100, 0)
+
+
+def test_while_there_is_traffic_it_looks_from_the_floor_often() -> None:
+    model = Model()
+    begins = []
+    for number in range(400):
+        model.commit(3, 1000 + number)
+        scan, _ = model.claim(10)
+        begins.append((model.now, scan.begins[2]))
+        model.now += 0.01
+    floors = [now for now, begin in begins if begin is not Begin.MARK]
+    assert max(later - earlier for earlier, later in itertools.pairwise(floors)) <= FLOOR_EVERY + 0.02
+    share = sum(begin is Begin.MARK for _, begin in begins) / len(begins)
+    assert share > 0.9, "most scans are from the mark"
+
+
+def test_an_idle_queue_is_looked_at_from_the_front_and_not_more_often_than_that() -> None:
+    model = Model()
+    model.claim(10)
+    due = model.mark.next_sweep()
+    assert due == model.now + FRONT_EVERY
+    while model.now < due - 0.1:
+        scan, _ = model.claim(10)
+        assert set(scan.begins) == {Begin.MARK}
+        model.now += 0.05
+    model.now = due
+    scan, _ = model.claim(10)
+    assert set(scan.begins) == {Begin.FRONT}
+
+
+def test_a_straggler_behind_the_mark_is_found_soon_while_there_is_traffic() -> None:
+    model = Model()
+    for number in range(100):
+        model.commit(3, 1000 + number)
+        model.claim(10)
+        model.now += 0.01
+    model.commit(3, 1050)
+    committed = model.now
+    while (3, 1050) in model.ready:
+        model.commit(3, 2000 + int(model.now * 1000))
+        model.claim(10)
+        model.now += 0.01
+    assert model.now - committed <= FLOOR_EVERY + 0.03
+
+
+def test_a_hint_that_nothing_explains_leads_to_the_front_at_once() -> None:
+    model = Model()
+    model.commit(3, 1_000_000)
+    model.claim(10)
+    model.now += LAG + 0.01
+    model.claim(10)
+    model.now += FLOOR_LAG + 1
+    model.claim(10)
+    model.commit(3, 5)
+    model.mark.hinted()
+    scan, found = model.claim(10)
+    if not found:
+        assert scan.begins[2] is Begin.MARK
+        scan, found = model.claim(10)
+    assert found == [(3, 5)]
+
+
+def test_a_hint_that_was_for_what_came_is_done_with() -> None:
+    model = Model()
+    model.claim(10)
+    model.mark.hinted()
+    model.commit(3, 100)
+    model.claim(10)
+    for _ in range(3):
+        scan, _ = model.claim(10)
+        assert set(scan.begins) == {Begin.MARK}
+
+
+def test_a_hint_during_a_scan_is_not_lost_with_it() -> None:
+    model = Model()
+    model.now += 1
+    scan = model.mark.scan(model.now)
+    model.mark.hinted()
+    model.mark.claimed(scan, [], limit=10, began=model.now, ended=model.now + 0.001)
+    model.now += 0.5
+    assert model.claim(10)[0].begins[0] is Begin.MARK
+    model.now += 0.5
+    assert model.claim(10)[0].begins[0] is Begin.FRONT
+
+
+def test_a_busy_first_lane_does_not_use_up_the_sweeps_of_the_others() -> None:
+    """One free slot, and a lane that always fills it: another lane's straggler comes as soon as there is room."""
+    model = Model()
+    model.claim(10)
+    model.commit(3, 100)
+    model.claim(10)
+    for number in range(2000):
+        model.commit(1, number)
+        assert model.claim(1)[1][0][0] == 1
+        model.now += 0.005
+    model.commit(3, 50)
+    found: list[Key] = []
+    while not found:
+        _, found = model.claim(1)
+    assert found == [(3, 50)], "the first claim that gets past lane 1 begins at the front of lane 3"
+
+
+def test_a_sweep_that_did_not_get_through_goes_on() -> None:
+    model = Model()
+    model.commit(3, 10_000)
+    model.claim(10)
+    model.now += LAG + 0.01
+    model.claim(10)
+    for key in range(1, 101):
+        model.commit(3, key)
+    model.now = model.mark.next_sweep()
+    got = [key for _ in range(10) for _, key in model.claim(10)[1]]
+    assert got == list(range(1, 101))
+
+
+def test_long_scans_from_the_front_are_made_less_often() -> None:
+    """Ten seconds of dead entries must not be walked over every five."""
+    model = Model()
+    model.claim(10, took=2.0)
+    assert model.mark.next_sweep() == model.now + 20
+    model.mark.hinted()
+    model.claim(10)
+    scan, _ = model.claim(10)
+    assert scan.begins[0] is Begin.MARK, "nor at every hint"
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("commit"), st.sampled_from(LANES), st.integers(0, 10_000)),
+        st.tuples(st.just("claim"), st.integers(1, 20), st.just(0)),
+        st.tuples(st.just("wait"), st.integers(1, 3000), st.just(0)),
+        st.tuples(st.just("hint"), st.just(0), st.just(0)),
+    ),
+    max_size=80,
+)
+
+
+@given(steps)
+@settings(max_examples=300, deadline=None)
+def test_everything_is_found_in_time_wherever_it_commits(history: list[tuple[str, int, int]]) -> None:
+    """Keys are arbitrary: far behind the mark, far ahead of it, in any lane, at any time."""
+    model = Model()
+    for step, number, key in history:
+        if step == "commit":
+            model.commit(number, key)
+        elif step == "claim":
+            model.claim(number)
+        elif step == "wait":
+            model.now += number / 1000
+        else:
+            model.mark.hinted()
+    # From here on the claimer looks every 50 ms and has room for all of it.
+    last = model.now
+    while model.ready:
+        assert model.now <= last + FRONT_EVERY + 0.2, f"left behind: {model.ready}"
+        model.claim(1000)
+        model.now += 0.05
+
+
+@given(steps)
+@settings(max_examples=200, deadline=None)
+def test_the_marks_never_pass_what_was_claimed_and_never_go_back(history: list[tuple[str, int, int]]) -> None:
+    model = Model()
+    highest = dict.fromkeys(LANES, 0)
+    before = [0] * len(LANES)
+    for step, number, key in history:
+        if step == "commit":
+            model.commit(number, key)
+        elif step == "claim":
+            for lane, claimed in model.claim(number)[1]:
+                highest[lane] = max(highest[lane], claimed)
+        elif step == "wait":
+            model.now += number / 1000
+        scan = model.mark.scan(model.now)
+        for index, lane in enumerate(LANES):
+            assert scan.start[index] <= highest[lane]
+            if scan.begins[index] is Begin.MARK:
+                assert scan.start[index] >= before[index]
+                before[index] = scan.start[index]
