@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 
 from rowcall.settings.flags import environment_name, flag_name, place_of, read_flags
@@ -64,7 +63,7 @@ def read_settings(settings: type[S], argv: Sequence[str]) -> S:
     raise SettingsError(settings.program, problems)
 
 
-def _problem(settings: type[Settings], detail: ErrorDetails) -> Problem:
+def _problem(settings: type[Settings], detail: Mapping[str, Any]) -> Problem:
     field, *inner = detail["loc"] or ("",)
     info = settings.model_fields.get(str(field))
     if info is None:
@@ -73,7 +72,7 @@ def _problem(settings: type[Settings], detail: ErrorDetails) -> Problem:
     return Problem(place_of(str(field), info) + part, _sentence(detail), _example(str(field), info))
 
 
-def _sentence(detail: ErrorDetails) -> str:
+def _sentence(detail: Mapping[str, Any]) -> str:
     """What is wrong, to be read after the setting's name. The value itself may be secret and is left out."""
     if detail["type"] == "missing":
         return "is not set."
