@@ -1,0 +1,97 @@
+"""Which migrations there are, and what a service makes of what a database has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from rowcall.migrations import Kind, MigrationError, discover
+from rowcall.migrations.compatibility import incompatibility
+from rowcall.migrations.discovery import NO_TRANSACTION, VERSIONS, Migration
+from rowcall.migrations.record import Applied
+from rowcall.migrations.server import check_version
+
+KINDS: tuple[Kind, ...] = ("catalogue", "shard")
+
+
+def written(folder: Path, *names: str) -> Path:
+    """A folder with these files."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"select '{name}'")
+    return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_files_of_this_release_are_numbered_without_gaps_and_belong_to_a_version(kind: Kind) -> None:
+    found = discover(kind)
+    assert sorted(each.number for each in found) == list(range(1, len(found) + 1))
+    assert VERSIONS[kind][-1] == len(found), "a release that brings files adds its version to VERSIONS"
+    assert list(VERSIONS[kind]) == sorted(set(VERSIONS[kind]))
+    assert [each.version for each in found if each.phase == "pre"] == sorted(
+        each.version for each in found if each.phase == "pre"
+    )
+
+
+def test_pre_comes_before_post_and_each_by_number(tmp_path: Path) -> None:
+    root = written(tmp_path, "shard/post/0002_drop.sql", "shard/pre/0003_more.sql", "shard/pre/0001_first.sql")
+    assert [each.name for each in discover("shard", root)] == ["pre/0001_first", "pre/0003_more", "post/0002_drop"]
+    assert discover("catalogue", root) == []
+
+
+@pytest.mark.parametrize("name", ["shard/pre/1_short.sql", "shard/pre/0001-dash.sql", "shard/post/notes.txt"])
+def test_a_file_that_would_be_passed_over_is_an_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"not named NNNN_name\.sql"):
+        discover("shard", written(tmp_path, name))
+
+
+def test_a_number_is_used_once(tmp_path: Path) -> None:
+    root = written(tmp_path, "shard/pre/0001_a.sql", "shard/post/0001_b.sql")
+    with pytest.raises(ValueError, match="number 1"):
+        discover("shard", root)
+
+
+def test_the_first_line_may_keep_a_file_out_of_a_transaction() -> None:
+    assert Migration("shard", "pre", 1, "pre/0001_a", "select 1").in_transaction
+    assert not Migration("shard", "pre", 1, "pre/0001_a", f"{NO_TRANSACTION}\nselect 1").in_transaction
+
+
+@pytest.mark.parametrize("version", [140012, 130000, 90624])
+def test_an_old_postgres_is_refused(version: int) -> None:
+    with pytest.raises(MigrationError, match="Rowcall needs 15 or newer"):
+        check_version(version)
+
+
+@pytest.mark.parametrize("version", [150000, 150013, 180006, 190000])
+def test_the_supported_ones_are_not(version: int) -> None:
+    check_version(version)
+
+
+def applied(kind: Kind) -> dict[str, Applied]:
+    """What a database has that this release has migrated."""
+    now = datetime.now(UTC)
+    return {each.name: Applied(each.name, each.version, each.checksum, now) for each in discover(kind)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_service_runs_with_its_own_schema_and_the_next_and_refuses_beyond(kind: Kind) -> None:
+    own = len(VERSIONS[kind])
+    there = applied(kind)
+    assert incompatibility(kind, there) is None
+    later = replace(next(iter(there.values())), name="pre/9999_later")
+    assert incompatibility(kind, {**there, "later": replace(later, version=own + 1)}) is None
+    problem = incompatibility(kind, {**there, "later": replace(later, version=own + 2)})
+    assert problem is not None
+    assert "Upgrade this service" in problem
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_service_refuses_a_database_that_lacks_what_it_needs(kind: Kind) -> None:
+    for there in ({}, dict(list(applied(kind).items())[:-1])):
+        problem = incompatibility(kind, there)
+        assert problem is not None
+        assert "rowcall migrate" in problem
