@@ -241,6 +241,16 @@ def jobs(cluster: Cluster, columns: LiteralString) -> list[tuple[Any, ...]]:
     return found
 
 
+def listening(cluster: Cluster) -> int:
+    """How many connections listen for hints, over all shards."""
+    count = 0
+    for dsn in cluster.shards.values():
+        with psycopg.connect(dsn) as connection:
+            query = "select from pg_stat_activity where datname = current_database() and query ilike 'listen %rowcall_done%'"
+            count += len(connection.execute(query).fetchall())
+    return count
+
+
 def job_id_of(name: str) -> UUID:
     """The id in an operation's name."""
     return UUID(name.rpartition("/")[2])

@@ -29,10 +29,11 @@ from google.rpc.code_pb2 import Code
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest, RunResponse
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceStub
 from rowcall.v1.job_pb2 import JobMetadata, JobState
-from rowcall_gateway import listing
+from rowcall_gateway import links, listing
 from rowcall_gateway.server import Gateway
+from rowcall_gateway.waiters import Pace
 from tests.fix_cluster import Cluster
-from tests.fix_gateway import Bench, Gateways, Metadata, info_of, jobs, tenant
+from tests.fix_gateway import Bench, Gateways, Metadata, info_of, jobs, listening, tenant
 from tests.fix_worker import Workers, eventually
 
 NOW = ("prefer", "wait=0")
@@ -200,6 +201,27 @@ async def test_who_waits_for_a_job_hears_of_its_cancellation(gateways: Gateways,
     assert ended.value.code() is grpc.StatusCode.CANCELLED
     assert info_of(ended.value).reason == "JOB_CANCELLED"
     assert info_of(ended.value).metadata["operation"] == name
+
+
+@pytest.mark.parametrize("other", [False, True])
+async def test_a_cancellation_is_hinted_at(
+    gateways: Gateways, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, other: bool
+) -> None:
+    """Asking comes too late here, whether the cancelling gateway is the one that waits or another."""
+    monkeypatch.setattr(links, "HINTED", Pace(first=timedelta(hours=1), most=timedelta(hours=1)))
+    waiting = await gateways.start()
+    cancelling = await gateways.start() if other else waiting
+    client = Client(await gateways.channel(cancelling))
+    await eventually(lambda: listening(cluster) >= (2 if other else 1) * len(cluster.shards))
+    call = asyncio.ensure_future(_echo(Client(await gateways.channel(waiting))))
+    await eventually(lambda: len(jobs(cluster, "name")) == 1)
+    ((name,),) = jobs(cluster, "name")
+
+    await client.cancel(name)
+
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await call
+    assert info_of(ended.value).reason == "JOB_CANCELLED"
 
 
 async def _echo(client: Client) -> EchoResponse:

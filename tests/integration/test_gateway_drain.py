@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from importlib import resources
 from typing import Any
@@ -14,6 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest
+from rowcall.queue.model import Submission, Submitted
+from rowcall.queue.postgres import PostgresJobStore
 from rowcall_gateway.server import Gateway
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, Metadata, info_of, jobs, keyed, refused, trailer
@@ -105,6 +108,33 @@ async def test_a_call_in_the_closing_door_is_told_to_go_elsewhere(
     # Without a key the retry would be refused for want of one.
     assert 0 <= pushback <= 200 if metadata else pushback == -1
     assert jobs(cluster, "name") == []
+
+
+async def test_a_call_that_is_being_written_when_the_drain_begins_is_told_its_job(
+    gateways: Gateways, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = PostgresJobStore.submit
+    told = asyncio.Event()
+
+    async def slowly(self: PostgresJobStore, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
+        answers = await submit(self, submissions)
+        await told.wait()
+        return answers
+
+    monkeypatch.setattr(PostgresJobStore, "submit", slowly)
+    gateway = await gateways.start()
+    probe = await gateways.probe(gateway)
+    call = asyncio.ensure_future(refused(probe.Echo(EchoRequest(), timeout=60, metadata=keyed("k"))))
+    await eventually(lambda: len(jobs(cluster, "name")) == 1)
+
+    draining = asyncio.ensure_future(gateway.drain(timedelta(seconds=2)))
+    await asyncio.wait({draining}, timeout=0.1)
+    told.set()
+    error = await call
+    await draining
+
+    assert info_of(error).reason == "GATEWAY_DRAINING"
+    assert info_of(error).metadata["operation"] == jobs(cluster, "name")[0][0]
 
 
 async def test_an_idle_gateway_stops_at_once(gateways: Gateways) -> None:

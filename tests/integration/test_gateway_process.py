@@ -231,18 +231,24 @@ def buf_curl(address: str, path: str, data: str, *more: str) -> subprocess.Compl
     )
 
 
+def list_services(address: str) -> subprocess.CompletedProcess[str]:
+    """The services that reflection shows."""
+    return subprocess.run(
+        [BIN / "buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--list-services", f"http://{address}"],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+
+
 def test_buf_curl_calls_what_reflection_shows(services: Services, build_image: ImageBuilder) -> None:
     image = build_image({"acme/v1/shop.proto": SHOP})
     address = services.gateway("127.0.0.1:0", "--image", str(image)).address()
     services.worker().ready()
 
-    listed = subprocess.run(
-        [BIN / "buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--list-services", f"http://{address}"],
-        capture_output=True,
-        check=True,
-        text=True,
-        timeout=60,
-    )
+    listed = list_services(address)
+    assert listed.returncode == 0
     assert set(listed.stdout.split()) == {
         "acme.v1.ShopService",
         "google.longrunning.Operations",
@@ -274,7 +280,5 @@ def test_buf_curl_calls_what_reflection_shows(services: Services, build_image: I
 def test_reflection_can_be_switched_off(services: Services) -> None:
     address = services.gateway(ROWCALL_REFLECTION="false").address()
 
-    refused = buf_curl(address, "rowcall.probe.v1.ProbeService/Echo", "{}")
-
-    assert refused.returncode != 0
+    assert list_services(address).returncode != 0
     assert submit(address)

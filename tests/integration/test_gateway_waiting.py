@@ -19,7 +19,7 @@ from rowcall.queue.postgres import PostgresJobStore
 from rowcall_gateway import links
 from rowcall_gateway.waiters import Pace, Waiters
 from tests.fix_cluster import Cluster
-from tests.fix_gateway import Bench, Gateways, Metadata, jobs, keyed, tenant
+from tests.fix_gateway import Bench, Gateways, Metadata, jobs, keyed, listening, tenant
 from tests.fix_worker import Workers, eventually
 
 NEVER = Pace(first=timedelta(hours=1), most=timedelta(hours=1))
@@ -34,24 +34,13 @@ async def echo(stub: probe_pb2_grpc.ProbeServiceAsyncStub, metadata: Metadata = 
     return await stub.Echo(EchoRequest(payload=b"x"), timeout=20, metadata=metadata)
 
 
-def listening(cluster: Cluster) -> bool:
-    """Whether a gateway listens on every shard."""
-    count = 0
-    for dsn in cluster.shards.values():
-        with psycopg.connect(dsn) as connection:
-            query = "select count(*) from pg_stat_activity where datname = current_database() and query like 'listen %'"
-            row = connection.execute(query).fetchone()
-            count += 0 if row is None else row[0]
-    return count >= len(cluster.shards)
-
-
 async def test_a_hint_wakes_the_call_that_waits(
     gateways: Gateways, bench: Bench, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(links, "HINTED", NEVER)
     probe = await gateways.probe(await gateways.start())
     bench.notify()
-    await eventually(lambda: listening(cluster))
+    await eventually(lambda: listening(cluster) == len(cluster.shards))
 
     calls = [asyncio.ensure_future(echo(probe, tenant(f"t{number}"))) for number in range(8)]
     for held in await bench.claim(8):
@@ -80,7 +69,7 @@ async def test_a_hint_that_comes_before_its_call_waits_is_kept(
 
     probe = await gateways.probe(await gateways.start())
     await workers.start()
-    await eventually(lambda: listening(cluster))
+    await eventually(lambda: listening(cluster) == len(cluster.shards))
     monkeypatch.setattr(Waiters, "hint", hear)
     monkeypatch.setattr(PostgresJobStore, "submit", slowly)
 
@@ -110,7 +99,7 @@ async def test_without_hints_nobody_listens_and_rows_name_no_waiter(
     call = asyncio.ensure_future(echo(probe))
     (held,) = await bench.claim()
 
-    assert not listening(cluster)
+    assert listening(cluster) == 0
     with psycopg.connect(cluster.shards[held.shard]) as connection:
         assert connection.execute("select waiter_id from rowcall.job").fetchall() == [(None,)]
     await bench.answer(held, EchoResponse(payload=b"x"))
@@ -136,7 +125,7 @@ async def test_a_joined_call_is_answered_though_the_hint_goes_to_another_gateway
 async def test_a_broken_listener_costs_no_answer(gateways: Gateways, bench: Bench, cluster: Cluster) -> None:
     probe = await gateways.probe(await gateways.start())
     bench.notify()
-    await eventually(lambda: listening(cluster))
+    await eventually(lambda: listening(cluster) == len(cluster.shards))
     call = asyncio.ensure_future(echo(probe))
     (held,) = await bench.claim()
     for dsn in cluster.shards.values():
@@ -149,7 +138,7 @@ async def test_a_broken_listener_costs_no_answer(gateways: Gateways, bench: Benc
     await bench.answer(held, EchoResponse(payload=b"x"))
 
     assert (await call).payload == b"x"
-    await eventually(lambda: listening(cluster))
+    await eventually(lambda: listening(cluster) == len(cluster.shards))
 
 
 async def test_many_waiting_calls_are_asked_for_together(
