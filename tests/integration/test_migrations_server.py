@@ -63,9 +63,10 @@ async def test_an_owner_that_is_no_superuser_can_migrate(restartable_postgres: R
     second = make_conninfo(admin, user="second", password="p")
     run(second, "create database shard_c")
     third = make_conninfo(second, dbname="shard_c")
-    with pytest.raises(MigrationError, match="members of rowcall_owner"):
-        await migrate(third, "shard", shard="c")
-    run(operator, "grant rowcall_owner to second")
+    if restartable_postgres.server.binaries.major >= 16:  # before, CREATEROLE lets a login take on any role by itself
+        with pytest.raises(MigrationError, match="members of rowcall_owner"):
+            await migrate(third, "shard", shard="c")
+        run(operator, "grant rowcall_owner to second")
     assert await migrate(third, "shard", shard="c")
 
     # A service that was granted its role can look at what was applied, and cannot write there.

@@ -108,6 +108,7 @@ async def test_a_lease_number_alone_is_no_lease(queue: Queue) -> None:
     [job] = await queue.claim(await queue.worker())
     await queue.work.release([job])
     number = await queue.value("select lease from rowcall.job")
+    assert number == job.lease + 1, "handing back ends the lease, whoever comes next"
     [answer] = await queue.work.settle([Settlement(job.tenant, job.job_id, number, SUCCEEDED, response=b"")])
     assert answer == NOT_OURS
     assert await queue.state(job.tenant, job.job_id) == READY
@@ -138,10 +139,10 @@ async def test_the_answers_of_a_batch_are_in_its_order(queue: Queue) -> None:
 async def test_a_release_uses_no_attempt_up(queue: Queue) -> None:
     await queue.submit(*(queue.call() for _ in range(20)))
     worker = await queue.worker("drained")
-    [job, *_] = await queue.claim(worker, 5)
+    [job, *_, last] = await queue.claim(worker, 5)
     assert [answer.state for answer in await queue.work.release([job])] == [READY]
-    [again] = await queue.claim(worker, 1)
-    assert again.job_id == job.job_id, "it is next, not behind the backlog"
+    [again] = await queue.claim(worker, 1, start=(0, 0, last.order_key, 0))
+    assert again.job_id == job.job_id, "it is next: before the backlog, and not behind anybody's mark"
     assert (again.attempt, again.lost) == (1, 0)
     assert again.lease > job.lease
     assert await queue.work.release([job]) == [NOT_OURS], "it is the other claim's by now"

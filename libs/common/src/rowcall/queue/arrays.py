@@ -2,8 +2,8 @@
 
 psycopg finds a list's type by looking at its values: a list of None becomes text[], one of small integers smallint[].
 The type of a batch's columns would then change with its contents, and with it the prepared statement. Here the type is
-the class, and packing a batch costs a quarter of the time (the wire format is that of array_send in
-src/backend/utils/adt/arrayfuncs.c).
+the class. (It is also a little faster: six columns of 100 take 121 us to pack instead of 168. The wire format is that of
+array_send in src/backend/utils/adt/arrayfuncs.c.)
 
 Importing this module registers the dumpers for every connection made afterwards.
 """

@@ -11,7 +11,7 @@ import random
 import select
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar
 
@@ -94,7 +94,8 @@ def cut_off(connection: Connection, after: timedelta) -> Iterator[None]:
     """
 
     def shut() -> None:
-        with socket.socket(fileno=socket.dup(connection.fileno())) as duplicate:
+        # Whoever waits on the connection finds it closed; if it is gone already, there is nothing to give up.
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=socket.dup(connection.fileno())) as duplicate:
             duplicate.shutdown(socket.SHUT_RDWR)
 
     timer = asyncio.get_running_loop().call_later(after.total_seconds(), shut)

@@ -98,7 +98,7 @@ class Listener:
         try:
             callback(*arguments)
         except Exception:  # noqa: BLE001 - one hint that cannot be used must not end all others
-            _log.exception("hint_callback_failed")
+            _log.exception("a hint could not be used")
 
 
 class Notifier:

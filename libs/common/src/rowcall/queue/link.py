@@ -66,7 +66,9 @@ class Link:
                     wait = _FIRST_WAIT
                     await self._work(connection)
             except (psycopg.Error, OSError) as error:
-                # Hints are only hints: their loss costs time, which a warning a broken connection says enough about.
-                _log.warning("hints_interrupted", link=self._name, error=type(error).__name__)
+                # Hints are only hints: their loss costs time, nothing else.
+                _log.warning("hints interrupted, connecting again", link=self._name, error=type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not end hints for good
+                _log.error("hints failed, connecting again", link=self._name, exc_info=error)
             await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311 - spreads, hides nothing
             wait = min(wait * 2, _LONGEST_WAIT)
