@@ -14,6 +14,7 @@ from rowcall.errors import RowcallError, reason_name
 from rowcall.queue.model import Submission, SubmitOutcome, Submitted
 from rowcall.queue.postgres import PostgresJobStore
 from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
+from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.submitter import Submitter
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Gateways, jobs
@@ -176,9 +177,18 @@ async def test_a_caller_that_is_gone_does_not_stop_what_is_being_written(rig: Ri
     assert jobs(cluster, "request_id") == [("k",)]
 
 
-async def test_a_fault_is_told_to_every_call_and_ends_no_submitter(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (LookupError(), "INTERNAL"),
+        (RowcallError(ErrorReason.ERROR_REASON_CONFLICT, "They kept colliding."), "CONFLICT"),
+    ],
+)
+async def test_a_fault_is_told_to_every_call_and_ends_no_submitter(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, fault: Exception, reason: str
+) -> None:
     async def broken(_self: Watched, _submissions: Sequence[Submission]) -> list[Submitted | Exception]:
-        raise LookupError
+        raise fault
 
     rig.in_flight = 10
     with monkeypatch.context() as patch:
@@ -186,7 +196,8 @@ async def test_a_fault_is_told_to_every_call_and_ends_no_submitter(rig: Rig, mon
         tickets = [rig.submitter.enqueue(await rig.submission()) for _ in range(3)]
         errors = await asyncio.gather(*(ticket.answer for ticket in tickets), return_exceptions=True)
 
-    assert [reason_name(error.reason) for error in errors if isinstance(error, RowcallError)] == ["INTERNAL"] * 3
+    assert [reason_name(error.reason) for error in errors if isinstance(error, RowcallError)] == [reason] * 3
+    # Not one error in three calls: a traceback would grow with each.
     assert len({id(error) for error in errors}) == 3
     assert (await rig.submitter.enqueue(await rig.submission()).answer).outcome is SubmitOutcome.CREATED
 

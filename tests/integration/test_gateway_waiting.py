@@ -13,11 +13,12 @@ import psycopg
 import pytest
 
 from rowcall.probe.v1 import probe_pb2_grpc
-from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
+from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest, RunResponse
 from rowcall.queue.model import Outcome, Submission, Submitted
 from rowcall.queue.postgres import PostgresJobStore
+from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
 from rowcall_gateway import links
-from rowcall_gateway.waiters import Pace, Waiters
+from rowcall_gateway.waiters import UNHINTED, Pace, Waiters
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, Metadata, jobs, keyed, listening, tenant
 from tests.fix_worker import Workers, eventually
@@ -161,3 +162,26 @@ async def test_many_waiting_calls_are_asked_for_together(
     assert len(asked) < 400
     assert max(asked) > 20
     assert {await call.code() for call in calls} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+async def test_an_outcome_is_only_its_own_tenants(gateways: Gateways, bench: Bench, cluster: Cluster) -> None:
+    """Ids are made up by gateways; whoever waits for one is told nothing of another tenant's job that has it."""
+    probe = await gateways.probe(await gateways.start(placement={"b": 0}))
+    await probe.Run(RunRequest(), timeout=20, metadata=tenant("acme", ("prefer", "wait=0")))
+    (held,) = await bench.claim()
+    settings = gateways.settings()
+    async with await Router.open(settings, service="test", workloads=GATEWAY_WORKLOADS) as router:
+        shard = router.shard("a")
+        store = PostgresJobStore(shard.pool(Workload.SUBMIT), shard.pool(Workload.READ), shard="a")
+        waiters = Waiters(store, shard="a")
+        waiters.start()
+        mine, theirs = ("acme", held.job.job_id), ("rival", held.job.job_id)
+        with waiters.wait(mine, pace=UNHINTED) as right, waiters.wait(theirs, pace=UNHINTED) as wrong:
+            await bench.answer(held, RunResponse())
+            now = asyncio.get_running_loop().time()
+            found = await right.until(now + 20)
+            assert found is not None
+            assert found.tenant == "acme"
+            assert await wrong.until(now + 0.1) is None
+        await waiters.close()
+        await store.close()
