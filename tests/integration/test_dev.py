@@ -274,6 +274,7 @@ def test_a_servicer_of_the_working_directory_is_served_with_a_database_of_its_ow
         (("--database", "nonsense"), "'nonsense' is not VARIABLE=NAME"),
         (("--listen", "nonsense"), "is not an address"),
         (("--shards", "0"), "--shards"),
+        (("--servicer", "my_package"), "'my_package' is not MODULE:FUNCTION"),
     ],
 )
 def test_a_wrong_command_line_is_refused_before_anything_is_started(

@@ -93,6 +93,15 @@ def test_questions_are_made_of_headings_that_one_document_alone_has() -> None:
     ]
 
 
+def test_a_heading_is_asked_about_once() -> None:
+    corpus = corpus_of(a="# Boilers\n\nServiced every 14 months.\n")
+
+    assert [question.text for question in questions_for(corpus)] == [
+        "What is said about: Boilers?",
+        "What is said about: Serviced every 14 months?",
+    ]
+
+
 def test_every_document_is_asked_about_before_one_is_asked_about_twice() -> None:
     corpus = corpus_of(
         **{f"d{number}": f"Paragraph {word} one two three\n\nAnother {word} four five six\n" for number, word in

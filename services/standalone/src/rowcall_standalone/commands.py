@@ -92,7 +92,7 @@ def dev(
         data_dir=data_dir,
         shards=shards,
         images=tuple(image or ()),
-        servicers=tuple(servicer or ()),
+        servicers=tuple(_parsed("--servicer", _servicer, one) for one in servicer or ()),
         databases=tuple(_parsed("--database", _variable, one) for one in database or ()),
         workers=workers,
         allow_faults=allow_faults,
@@ -146,6 +146,14 @@ def _parsed(option: str, parse: Callable[[str], _T], text: str) -> _T:
         return parse(text)
     except ValueError as error:
         raise typer.BadParameter(f"{error}.", param_hint=option) from error
+
+
+def _servicer(text: str) -> str:
+    from rowcall_worker.settings import is_servicer
+
+    if not is_servicer(text):
+        raise ValueError(f"{text!r} is not MODULE:FUNCTION, such as my_package.servicer:register")
+    return text
 
 
 def _variable(text: str) -> tuple[str, str]:

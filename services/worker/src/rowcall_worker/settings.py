@@ -15,6 +15,11 @@ _SERVICER: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _MIN_LEASE: Final = timedelta(seconds=1)
 
 
+def is_servicer(text: str) -> bool:
+    """Whether it is written module:function; `rowcall_worker.servicers` finds out what is behind it."""
+    return _SERVICER.fullmatch(text) is not None
+
+
 class WorkerSettings(ClusterSettings):
     """How a worker runs: what it serves, how much at once, how long it holds on."""
 
@@ -91,7 +96,7 @@ class WorkerSettings(ClusterSettings):
     @classmethod
     def _check_servicers(cls, servicers: tuple[str, ...]) -> tuple[str, ...]:
         for servicer in servicers:
-            if not _SERVICER.fullmatch(servicer):
+            if not is_servicer(servicer):
                 raise ValueError(f"has {servicer!r}, which is not module:function")
         return servicers
 

@@ -83,5 +83,6 @@ def _phrases(document: Document, words: int) -> list[str]:
     """What a document could be asked about: its headings, then its first lines, of so many different words."""
     lines = [line.strip() for line in document.text.splitlines()[:_MAX_LINES]]
     headings = [match[1].strip('#=*/-;" ') for line in lines if (match := _HEADING.match(line))]
-    unique = dict.fromkeys(phrase[:200] for phrase in [*headings, *lines] if len(set(_WORD.findall(phrase))) >= words)
+    others = [line for line in lines if not _HEADING.match(line)]
+    unique = dict.fromkeys(phrase[:200] for phrase in [*headings, *others] if len(set(_WORD.findall(phrase))) >= words)
     return list(unique)
