@@ -179,10 +179,10 @@ def test_libraries_take_the_same_way(capsys: Capture) -> None:
     logs.configure("info", "json", "gateway")
     trace = TraceContext.mint()
     with bind(CallContext("acme", None, None, trace)):
-        logging.getLogger("psycopg.pool").warning("error connecting in %r: %s\n%s", "pool-1", "refused", SECRET)
+        logging.getLogger("a.library").warning("error connecting in %r: %s\n%s", "pool-1", "refused", SECRET)
     (line,) = lines(capsys)
     assert line["event"] == "error connecting in 'pool-1': refused"
-    assert (line["logger"], line["level"], line["service"]) == ("psycopg.pool", "warning", "gateway")
+    assert (line["logger"], line["level"], line["service"]) == ("a.library", "warning", "gateway")
     assert (line["tenant"], line["trace_id"]) == ("acme", trace.trace_id)
 
 
