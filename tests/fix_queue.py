@@ -113,9 +113,10 @@ class Queue:
             [worker_id],
         )
 
-    async def somebody_waits(self) -> None:
-        """Returns when a session waits for another one's lock."""
-        await eventually(lambda: self.value("select exists (select from pg_locks where not granted)"))
+    async def somebody_waits(self, sessions: int = 1) -> None:
+        """Returns when so many sessions wait for other ones' locks."""
+        waiting = "select count(distinct pid) >= %s from pg_locks where not granted"
+        await eventually(lambda: self.value(waiting, sessions))
 
     async def adopt(self, *tenants: str) -> None:
         """Places tenants on the shard."""

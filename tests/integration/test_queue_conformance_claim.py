@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+import psycopg
+
 from rowcall.catalogue.model import Policy
 from rowcall.queue.model import ORDER_STRIDE
 from tests.fix_queue import METHOD, READY, SCHEDULED, Queue, opened
@@ -37,6 +39,27 @@ async def test_a_backlog_that_comes_in_many_batches_is_one_backlog(queue: Queue)
     await queue.submit(*(queue.call("bolt") for _ in range(2)))
     jobs = await queue.claim(await queue.worker(), 6)
     assert [job.tenant for job in jobs].count("bolt") == 2
+
+
+async def test_a_tenant_that_comes_later_shares_from_then_on(queue: Queue) -> None:
+    """It neither waits for the others' backlog nor is owed what they had before it came."""
+    await queue.submit(*(queue.call("acme") for _ in range(100)))
+    worker = await queue.worker()
+    await queue.claim(worker, 50)
+    await queue.submit(*(queue.call("bolt") for _ in range(100)))
+    tenants = [job.tenant for job in await queue.claim(worker, 20)]
+    assert 9 <= tenants.count("bolt") <= 11
+
+
+async def test_a_claim_passes_by_what_others_hold(queue: Queue) -> None:
+    calls = [queue.call() for _ in range(3)]
+    await queue.submit(*calls)
+    worker = await queue.worker()
+    async with await psycopg.AsyncConnection.connect(queue.logins.admin) as holder:
+        await holder.execute("select from rowcall.job where job_id = %s for update", [calls[0].job_id])
+        async with asyncio.timeout(5):
+            jobs = await queue.claim(worker, 2)
+        assert [job.job_id for job in jobs] == [calls[1].job_id, calls[2].job_id]
 
 
 async def test_a_claim_begins_where_it_is_told_to(queue: Queue) -> None:

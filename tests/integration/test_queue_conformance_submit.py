@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from uuid import uuid4
 
+import psycopg
+
 from rowcall.catalogue.model import Policy
 from rowcall.queue.model import SubmitOutcome, Submitted
 from tests.fix_queue import METHOD, READY, Queue, opened, taken
@@ -105,7 +107,7 @@ async def test_an_expired_key_is_as_good_as_none(queue: Queue) -> None:
 
 
 async def test_two_gateways_with_the_same_keys_make_one_job_each(queue: Queue) -> None:
-    """Each key once, in opposite orders, at the same time, again and again: no deadlock and no second job."""
+    """Each key once, in opposite orders, at the same time, again and again."""
     async with opened(queue.logins) as (other, _):
         for number in range(10):
             keys = [f"{number}-{key}" for key in range(64)]
@@ -113,13 +115,31 @@ async def test_two_gateways_with_the_same_keys_make_one_job_each(queue: Queue) -
             theirs = [queue.call(request_id=key) for key in reversed(keys)]
             ours = await asyncio.gather(queue.store.submit(mine), other.submit(theirs))
             answers = [taken(answer) for answer in (*ours[0], *reversed(ours[1]))]
-            assert (
-                sorted(answer.outcome for answer in answers)
-                == [SubmitOutcome.CREATED] * 64 + [SubmitOutcome.JOINED] * 64
-            )
+            outcomes = sorted(answer.outcome for answer in answers)
+            assert outcomes == [SubmitOutcome.CREATED] * 64 + [SubmitOutcome.JOINED] * 64
             assert [answer.job_id for answer in answers[:64]] == [answer.job_id for answer in answers[64:]]
     assert await queue.value("select count(*) from rowcall.job") == 640
-    assert await queue.value("select deadlocks from pg_stat_database where datname = current_database()") == 0
+
+
+async def test_two_gateways_with_the_same_keys_do_not_deadlock(queue: Queue) -> None:
+    """Both come to the key in the middle from different ends, and meet there. Nobody would resolve a deadlock."""
+    keys = [f"{key:02}" for key in range(64)]
+    await queue.submit(*(queue.call(request_id=key) for key in keys))
+    await queue.admin.execute("alter role test_gateway set deadlock_timeout = '1h'")
+    try:
+        async with opened(queue.logins) as (one, _), opened(queue.logins) as (other, _):
+            async with await psycopg.AsyncConnection.connect(queue.logins.admin) as middle:
+                await middle.execute("select from rowcall.job_key where request_id = '32' for update")
+                forwards = asyncio.create_task(one.submit([queue.call(request_id=key) for key in keys]))
+                await queue.somebody_waits()
+                backwards = asyncio.create_task(other.submit([queue.call(request_id=key) for key in reversed(keys)]))
+                await queue.somebody_waits(sessions=2)
+                await middle.commit()
+            async with asyncio.timeout(5):
+                answers = [taken(answer) for answer in (*await forwards, *await backwards)]
+        assert {answer.outcome for answer in answers} == {SubmitOutcome.JOINED}
+    finally:
+        await queue.admin.execute("alter role test_gateway reset deadlock_timeout")
 
 
 async def test_a_tenant_that_is_not_here_is_refused(queue: Queue) -> None:
