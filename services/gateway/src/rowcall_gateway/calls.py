@@ -120,10 +120,10 @@ class JobCalls:
         with self._slots.take():
             job = await self._submit(call, draft, budget)
             await self._outcome(job, draft, budget, abandoned_at_deadline=False)
-            rows = await job.link.store.read([job.key], response=True)
-        if job.key not in rows:
+            row = await job.link.rows.read(job.key, response=True)
+        if row is None:
             raise operation_deleted(job.name)
-        return self._resources.operation(rows[job.key]), not job.created
+        return self._resources.operation(row), not job.created
 
     def _budget(self, call: IncomingCall, wait: timedelta | None) -> Budget:
         return Budget.of(
@@ -172,12 +172,12 @@ class JobCalls:
         """The job's outcome and trace id, if it is there in time."""
         trace = job.trace_id
         if not job.created:
-            rows = await job.link.store.read([job.key], response=True)
-            if job.key not in rows:
+            row = await job.link.rows.read(job.key, response=True)
+            if row is None:
                 raise operation_deleted(job.name)
-            trace = trace_id(rows[job.key]) or trace
-            if rows[job.key].done:
-                return _outcome_of(rows[job.key]), trace
+            trace = trace_id(row) or trace
+            if row.done:
+                return _outcome_of(row), trace
         cancels = draft.method.policy.on_abandon == OnAbandon.ON_ABANDON_CANCEL_IF_NOT_STARTED
         waiters = job.link.waiters
         with waiters.wait(job.key, pace=job.link.pace(created=job.created)) as waiting:

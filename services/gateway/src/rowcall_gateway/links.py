@@ -14,6 +14,7 @@ from rowcall.queue.hints import Listener, Notifier, done_channel, parse_done
 from rowcall.queue.model import Submission
 from rowcall.queue.postgres import PostgresJobStore
 from rowcall.sharding import Router, Shard, Workload
+from rowcall_gateway.rows import Rows
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_gateway.submitter import Submitter
 from rowcall_gateway.waiters import HINTED, UNHINTED, Pace, Waiters
@@ -26,6 +27,8 @@ class ShardLink:
     """The shard's name."""
     store: PostgresJobStore
     """Its jobs."""
+    rows: Rows
+    """Reads single jobs, together."""
     submitter: Submitter
     """Writes calls as rows."""
     waiters: Waiters
@@ -39,6 +42,7 @@ class ShardLink:
         self.store = PostgresJobStore(
             shard.pool(Workload.SUBMIT), shard.pool(Workload.READ), shard=shard.name, key_ttl=settings.key_ttl
         )
+        self.rows = Rows(self.store)
         self.submitter = Submitter(
             self.store,
             gather=settings.gather,

@@ -39,10 +39,10 @@ class Place:
         Raises:
             RowcallError: JOB_NOT_FOUND, or what the store raises.
         """
-        rows = await self.link.store.read([self.key], request=request, response=response)
-        if self.key not in rows:
+        row = await self.link.rows.read(self.key, request=request, response=response)
+        if row is None:
             raise not_found(self.name)
-        return rows[self.key]
+        return row
 
     async def cancel(self) -> None:
         """Cancels the job if it waits, marks it if it runs, leaves it if it is finished.
