@@ -10,6 +10,7 @@ from contextvars import ContextVar
 
 import grpc
 import grpc.aio
+import pytest
 
 from rowcall import context as call_context
 from rowcall.context import CallContext
@@ -79,17 +80,21 @@ async def test_the_call_follows_a_sync_handler_into_its_thread(calls: Calls, wor
     assert (seen[1].actor, seen[1].request_id, seen[1].operation) == ("bob", None, other.name)
 
 
-async def test_what_a_handler_sets_stays_with_its_attempt(calls: Calls, workers: Workers) -> None:
+@pytest.mark.parametrize("sync", [False, True])
+async def test_what_a_handler_sets_stays_with_its_attempt(calls: Calls, workers: Workers, *, sync: bool) -> None:
     variable: ContextVar[str] = ContextVar("variable", default="unset")
     variable.set("by the process")
     found: list[str] = []
 
-    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+    def look_and_set(request: EchoRequest, context: JobContext) -> EchoResponse:
         found.append(variable.get())
         variable.set("by a handler")
         return EchoResponse()
 
-    await workers.start(serve(echo=echo), slots=1)
+    async def echo(request: EchoRequest, context: JobContext) -> EchoResponse:
+        return look_and_set(request, context)
+
+    await workers.start(serve(echo=look_and_set if sync else echo), slots=1, threads=1)
     variable.set("after the start")
     await calls.all_done(await calls.submit_many("Echo", [EchoRequest()] * 3))
     assert found == ["by the process"] * 3

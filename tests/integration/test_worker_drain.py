@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from datetime import timedelta
-from uuid import uuid4
+from functools import partial
+from uuid import UUID, uuid4
 
 import psycopg
+import pytest
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
+from rowcall.queue.model import ClaimedJob, Settled, Settlement
+from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
 from rowcall_worker.context import AsyncJobContext, SyncJobContext
+from rowcall_worker.settler import WRITERS
 from tests.fix_cluster import Cluster
-from tests.fix_worker import Calls, Workers, eventually, serve
+from tests.fix_worker import Calls, Job, Workers, eventually, serve
 
 
 async def test_a_drain_in_the_middle_burns_no_attempt(cluster: Cluster, calls: Calls, workers: Workers) -> None:
@@ -118,3 +124,69 @@ async def test_a_drain_under_load_loses_nothing(calls: Calls, workers: Workers) 
     # Nothing is left behind for the rescue: what was claimed is written or was handed back.
     assert {row.state for row in rows} <= {JobState.JOB_STATE_SUCCEEDED, JobState.JOB_STATE_READY}
     assert {each.outcome for row in rows for each in row.attempts} <= {AttemptOutcome.ATTEMPT_OUTCOME_RELEASED}
+
+
+async def test_a_claim_under_way_is_handed_back_before_the_drain_ends(
+    calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = PostgresWorkQueue.claim
+    claimed = asyncio.Event()
+    answer = asyncio.Event()
+
+    async def claim_slowly(
+        self: PostgresWorkQueue,
+        worker_id: UUID,
+        queue_id: int,
+        method_ids: Sequence[int],
+        limit: int,
+        *,
+        start: Sequence[int],
+    ) -> list[ClaimedJob]:
+        jobs = await claim(self, worker_id, queue_id, method_ids, limit, start=start)
+        if jobs:
+            claimed.set()
+            await answer.wait()
+        return jobs
+
+    monkeypatch.setattr(PostgresWorkQueue, "claim", claim_slowly)
+    worker = await workers.start()
+    job = await calls.submit("Echo", EchoRequest())
+    await claimed.wait()
+    assert (await calls.row(job)).state == JobState.JOB_STATE_RUNNING
+    drain = asyncio.create_task(worker.drain())
+    assert not await worker.wait_for_termination(timeout=0.3)
+    answer.set()
+    await drain
+    row = await calls.row(job)
+    assert (row.state, row.attempt) == (JobState.JOB_STATE_READY, 0)
+    assert [each.outcome for each in row.attempts] == [AttemptOutcome.ATTEMPT_OUTCOME_RELEASED]
+
+
+async def test_a_drain_waits_until_every_outcome_is_written(
+    calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle = PostgresWorkQueue.settle
+    asked = 0
+    answer = asyncio.Event()
+
+    async def settle_slowly(self: PostgresWorkQueue, settlements: Sequence[Settlement]) -> list[Settled | Exception]:
+        nonlocal asked
+        asked += 1
+        await answer.wait()
+        return await settle(self, settlements)
+
+    monkeypatch.setattr(PostgresWorkQueue, "settle", settle_slowly)
+    worker = await workers.start()
+    # The writers are kept busy by the first ones, so that the last outcomes wait for them.
+    jobs: list[Job] = []
+    while asked < WRITERS:
+        before = asked
+        jobs.append(await calls.submit("Echo", EchoRequest()))
+        await eventually(partial(lambda before: asked > before, before))
+    jobs += await calls.submit_many("Echo", [EchoRequest()] * 5)
+    drain = asyncio.create_task(worker.drain())
+    assert not await worker.wait_for_termination(timeout=0.3)
+    answer.set()
+    await drain
+    states = {row.state for row in await calls.rows(jobs)}
+    assert states <= {JobState.JOB_STATE_SUCCEEDED, JobState.JOB_STATE_READY}

@@ -195,7 +195,12 @@ async def test_a_worker_that_is_cut_off_stops_before_its_lease_is_over(
 
 async def test_a_short_outage_costs_no_attempt(cluster: Cluster, calls: Calls, workers: Workers, gate: Gate) -> None:
     handler = Blocking("patient")
-    await workers.start(serve(echo=handler.echo), shards=through(gate, cluster), lease=timedelta(seconds=15))
+    await workers.start(
+        serve(echo=handler.echo),
+        shards=through(gate, cluster),
+        lease=timedelta(seconds=15),
+        pool_timeout=timedelta(milliseconds=200),
+    )
     job = await calls.submit("Echo", EchoRequest())
     await eventually(lambda: handler.started == 1)
     await gate.shut()

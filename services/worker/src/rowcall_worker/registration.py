@@ -83,8 +83,7 @@ class Registration:
 
     def settle(self, attempt: Attempt, settlement: Settlement) -> None:
         """Takes an attempt's outcome."""
-        if not self.lost:
-            self._settler.put(Outcome(self, attempt, settlement))
+        self._settler.put(Outcome(self, attempt, settlement))
         self._ended.set()
 
     def ended(self, attempt: Attempt) -> None:
