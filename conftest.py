@@ -3,8 +3,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 TESTS = Path(__file__).parent / "tests"
+
+# An example that takes long on a busy machine has found nothing: the time limit of a test is pytest's.
+settings.register_profile("rowcall", deadline=None)
+settings.load_profile("rowcall")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
