@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import grpc
 import psycopg
 import pytest
+import structlog
 from google.longrunning import operations_pb2_grpc
 from google.longrunning.operations_pb2 import GetOperationRequest, WaitOperationRequest
 
@@ -16,6 +17,8 @@ from rowcall.errors import RowcallError, reason_name
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest
 from rowcall.sharding.model import RouteState
+from rowcall.v1.job_service_pb2 import BatchSubmitRequest
+from rowcall.v1.job_service_pb2_grpc import JobServiceStub
 from rowcall_gateway.calls import JobCalls
 from rowcall_gateway.reading import JobReader
 from rowcall_gateway.server import Gateway
@@ -139,13 +142,42 @@ async def test_a_connection_that_breaks_under_a_commit_leaves_it_unknown(
     metadata = keyed("k", NOW) if with_key else (NOW,)
     call = asyncio.ensure_future(refused(probe.Run(RunRequest(payload=b"x"), timeout=20, metadata=metadata)))
     await asyncio.wait({call}, timeout=0.5)
-    await gate.shut()
-
-    error = await call
+    with structlog.testing.capture_logs() as lines:
+        await gate.shut()
+        error = await call
 
     assert info_of(error).reason == "COMMIT_UNKNOWN"
+    # The caller is not told of the database's own error; the log is.
+    assert "OperationalError" not in str(error)
+    (line,) = [line for line in lines if line["event"] == "call"]
+    assert (line["reason"], line["exception"]) == ("COMMIT_UNKNOWN", "OperationalError")
     assert ("operation" in info_of(error).metadata) is not with_key
     assert trailer(error, "grpc-retry-pushback-ms") == (None if with_key else "-1")
+
+
+@pytest.mark.usefixtures("probe")
+@pytest.mark.parametrize("with_keys", [True, False])
+async def test_a_batch_that_nobody_confirms_in_time_is_unknown(
+    gateways: Gateways,
+    gateway: Gateway,
+    gate: Gate,
+    cluster: Cluster,
+    with_keys: bool,
+) -> None:
+    stub = JobServiceStub(await gateways.channel(gateway))
+    batch = BatchSubmitRequest()
+    for key in "ab":
+        spec = batch.jobs.add(method="rowcall.probe.v1.ProbeService/Run", request_id=key if with_keys else "")
+        spec.request.Pack(RunRequest())
+    gate.freeze()
+
+    error = await refused(stub.BatchSubmit(batch, timeout=1))
+
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert info_of(error).reason == "COMMIT_UNKNOWN"
+    assert trailer(error, "grpc-retry-pushback-ms") == (None if with_keys else "-1")
+    await gate.open()
+    await eventually(lambda: len(jobs(cluster, "name")) == 3)
 
 
 async def test_a_call_that_waits_rides_out_an_outage(

@@ -181,6 +181,7 @@ async def test_every_call_has_one_line(gateways: Gateways) -> None:
         "method": RUN,
         "code": "OK",
         "reason": None,
+        "exception": None,
         "tenant": "acme",
         "request_id": "k",
         "trace_id": TRACE,

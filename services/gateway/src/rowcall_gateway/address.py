@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
+
+DEFAULT_LISTEN: Final = "127.0.0.1:50051"
+"""Where a gateway listens that is not told where."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,8 @@ class _Refusal:
     trailers: Trailers
     reason: str
     """ErrorInfo.reason."""
+    cause: str | None = None
+    """The type of what lies behind it, such as the database's error."""
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -218,7 +220,16 @@ def _refusal(error: RowcallError, call: IncomingCall | None, trace: TraceContext
         message=status.message,
         trailers=trailers(status, no_retry=no_retry) + _operation_trailer(named),
         reason=reason_name(error.reason),
+        cause=_root(error),
     )
+
+
+def _root(error: BaseException) -> str | None:
+    """The type of the error that began it; None if that is this one."""
+    link = error
+    while link.__cause__ is not None:
+        link = link.__cause__
+    return None if link is error else type(link).__name__
 
 
 def _job_failure(failure: JobFailure) -> _Refusal:
@@ -253,6 +264,7 @@ def _report(
         method=path[1:],
         code=code.name,
         reason=reason,
+        exception=ended.cause if isinstance(ended, _Refusal) else None,
         duration_ms=round((time.perf_counter() - started) * 1000, 3),
         trace_id=trace.trace_id,
         tenant=None if call is None else call.tenant,

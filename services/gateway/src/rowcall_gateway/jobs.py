@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +12,7 @@ from google.rpc.error_details_pb2 import BadRequest
 
 from rowcall.errors import RowcallError
 from rowcall.names import operation_name
-from rowcall.queue.model import SubmitOutcome
+from rowcall.queue.model import SubmitOutcome, Submitted
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_service_pb2 import (
     BatchSubmitRequest,
@@ -27,8 +29,10 @@ from rowcall.v1.job_service_pb2_grpc import JobServiceServicer
 from rowcall.validation import Validator
 from rowcall_gateway import incoming
 from rowcall_gateway.calls import JobCalls
-from rowcall_gateway.drafts import Drafts, keyed
-from rowcall_gateway.failures import key_required, operation_deleted
+from rowcall_gateway.deadlines import margin
+from rowcall_gateway.drafts import Draft, Drafts, keyed
+from rowcall_gateway.failures import commit_unknown, key_required, operation_deleted
+from rowcall_gateway.incoming import IncomingCall
 from rowcall_gateway.metadata import IDEMPOTENCY_KEY
 from rowcall_gateway.reading import JobReader
 from rowcall_gateway.resources import Resources
@@ -85,7 +89,7 @@ class Jobs(JobServiceServicer):
         if call.metadata.previous_attempts and not call.repeatable:
             raise key_required()
         with self._slots.take():
-            submitted = await self._submissions.submit_atomic(call, drafts)
+            submitted = await self._submit_in_time(call, drafts)
             reused = [index for index, each in enumerate(submitted) if each.outcome is SubmitOutcome.KEY_REUSED]
             if reused:
                 raise _keys_reused(reused, operation_name(call.tenant, submitted[reused[0]].job_id))
@@ -114,6 +118,18 @@ class Jobs(JobServiceServicer):
         place = await self._reader.place(incoming.current(), request.name)
         await place.cancel()
         return CancelJobResponse(job=self._resources.job(await place.row()))
+
+    async def _submit_in_time(self, call: IncomingCall, drafts: Sequence[Draft]) -> list[Submitted]:
+        """Submits all or none; what is not confirmed when the call's time is up is on its way all the same."""
+        remaining = call.remaining()
+        timer = asyncio.timeout(None if remaining is None else remaining - margin(remaining))
+        try:
+            async with timer:
+                return await self._submissions.submit_atomic(call, drafts)
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise commit_unknown(None) from None
 
     def _check(self, request: Message) -> None:
         self._validator.check(request)

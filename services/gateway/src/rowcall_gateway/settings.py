@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, ValidationInfo, field_validator
 
 from rowcall.settings import ClusterSettings, Duration
-from rowcall_gateway.address import Address
+from rowcall_gateway.address import DEFAULT_LISTEN, Address
 from rowcall_gateway.identity import IdentityMode, check_address
 
 
@@ -29,7 +29,7 @@ class GatewaySettings(ClusterSettings):
         examples=["insecure-dev"],
     )
     listen: str = Field(
-        default="127.0.0.1:50051",
+        default=DEFAULT_LISTEN,
         description="Where to listen; port 0 lets the operating system choose.",
         examples=["127.0.0.1:50051"],
         json_schema_extra={"metavar": "HOST:PORT"},
