@@ -94,6 +94,15 @@ async def test_transient_failures_are_tried_again(calls: Calls, workers: Workers
     assert row.attempts[0].span_id != row.attempts[1].span_id
 
 
+async def test_a_retry_is_not_held_up_by_the_rounds_of_housekeeping(
+    calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rowcall_worker.maintenance.PROMOTE_EVERY", 60.0)
+    await workers.start()
+    job = await calls.submit("Await", AwaitRequest(fail_code=Code.ABORTED, fail_attempts=4), policy=AT_ONCE)
+    assert (await calls.done(job)).attempt == 5
+
+
 async def test_attempts_are_bounded(calls: Calls, workers: Workers) -> None:
     await workers.start()
     job = await calls.submit("Await", AwaitRequest(fail_code=Code.UNAVAILABLE), policy={"max_attempts": 3, **AT_ONCE})

@@ -16,7 +16,7 @@ import pytest
 
 from rowcall.errors import RowcallError, read_envelope
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
-from rowcall.queue.model import ClaimedJob
+from rowcall.queue.model import ClaimedJob, Settled, Settlement
 from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.queue.renewal import LeaseRenewal
 from rowcall.settings import ClusterSettings
@@ -274,6 +274,8 @@ async def test_jobs_of_a_claim_that_was_lost_on_its_way_back_are_found_again(
         return jobs
 
     monkeypatch.setattr(PostgresWorkQueue, "claim", claim_and_lose)
+    # Found when the first identity is retired, not by chance of the next round.
+    monkeypatch.setattr("rowcall_worker.maintenance.BURY_EVERY", 60.0)
     worker = await workers.start(serve(echo=handler.echo))
     running = await calls.submit("Echo", EchoRequest())
     await eventually(lambda: handler.started == 1)
@@ -291,6 +293,37 @@ async def test_jobs_of_a_claim_that_was_lost_on_its_way_back_are_found_again(
     assert (await calls.row(running)).attempts == []
     assert handler.cancelled == 0
     assert [alive for _, alive in await identities(cluster, running.shard)] == [False, True]
+
+
+async def test_a_result_under_a_lost_lease_is_not_written_any_more(
+    cluster: Cluster, calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle = PostgresWorkQueue.settle
+    reachable = asyncio.Event()
+    written: list[int] = []
+
+    async def settle_when_reachable(
+        self: PostgresWorkQueue, settlements: Sequence[Settlement]
+    ) -> list[Settled | Exception]:
+        if not reachable.is_set():
+            away = RowcallError(ErrorReason.ERROR_REASON_SHARD_UNAVAILABLE, "the shard is away")
+            return [away for _ in settlements]
+        written.extend(settlement.lease for settlement in settlements)
+        return await settle(self, settlements)
+
+    monkeypatch.setattr(PostgresWorkQueue, "settle", settle_when_reachable)
+    handler = Blocking("worker")
+    worker = await workers.start(serve(echo=handler.echo))
+    job = await calls.submit("Echo", EchoRequest())
+    await eventually(partial(handler.has_started, 1))
+    handler.let_go.set()
+    await declare_dead(cluster, job.shard)
+    await eventually(partial(handler.has_started, 2))
+    reachable.set()
+    await calls.done(job)
+    await worker.drain()
+    # Claimed, rescued, claimed: the first claim's number is 1, the second's is 3.
+    assert written == [3]
 
 
 async def test_a_worker_that_always_dies_is_not_tried_for_ever(
