@@ -78,6 +78,16 @@ async def test_an_owner_that_is_no_superuser_can_migrate(restartable_postgres: R
             await connection.execute("delete from rowcall_migrations.applied")
 
 
+async def test_a_service_refuses_a_shard_that_is_another_one(restartable_postgres: RestartablePostgres) -> None:
+    """Two connection strings that were swapped: the shards would get each other's new tenants."""
+    dsn = restartable_postgres.create_database("shard_a")
+    await migrate(dsn, "shard", shard="a")
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await check_schema(connection, "shard", shard="a")
+        with pytest.raises(RowcallError, match=r"SCHEMA_MISMATCH: Database 'shard_a' is the shard 'a', not 'b'"):
+            await check_schema(connection, "shard", shard="b")
+
+
 async def test_a_service_refuses_a_database_that_is_not_migrated_or_not_wholly(
     restartable_postgres: RestartablePostgres,
 ) -> None:

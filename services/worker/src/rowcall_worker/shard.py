@@ -211,7 +211,7 @@ class ShardWorker:
     async def _check(self) -> None:
         try:
             async with self._shard.pool(Workload.MAINTENANCE).connection() as connection:
-                await check_schema(connection, "shard")
+                await check_schema(connection, "shard", shard=self.name)
         except RowcallError:
             raise
         except Exception as error:

@@ -17,13 +17,17 @@ from rowcall.migrations.discovery import VERSIONS, Kind, discover
 from rowcall.migrations.record import Applied
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
+_NAME = b"select shard from rowcall.shard_facts()"
 
-async def check_schema(connection: psycopg.AsyncConnection[Any], kind: Kind) -> None:
-    """Refuses a database whose schema this release cannot work with.
+
+async def check_schema(connection: psycopg.AsyncConnection[Any], kind: Kind, *, shard: str | None = None) -> None:
+    """Refuses a database whose schema this release cannot work with, and a shard that is another one.
 
     Args:
         connection: To the database, as the service's login.
         kind: What the database should be.
+        shard: Which shard it should be; None leaves that open. A shard under another's name would be sent the other's
+            new tenants.
 
     Raises:
         RowcallError: SCHEMA_MISMATCH, with what to do.
@@ -35,6 +39,15 @@ async def check_schema(connection: psycopg.AsyncConnection[Any], kind: Kind) -> 
             ErrorReason.ERROR_REASON_SCHEMA_MISMATCH,
             f"Database {connection.info.dbname!r} cannot be used as a {kind}: {problem}",
         )
+    if shard is not None:
+        row = await (await connection.execute(_NAME)).fetchone()
+        if row is not None and row[0] != shard:
+            raise RowcallError(
+                ErrorReason.ERROR_REASON_SCHEMA_MISMATCH,
+                f"Database {connection.info.dbname!r} is the shard {row[0]!r}, not {shard!r}. Check which connection string "
+                "belongs to which shard.",
+                metadata={"shard": shard},
+            )
 
 
 def incompatibility(kind: Kind, applied: Mapping[str, Applied]) -> str | None:
