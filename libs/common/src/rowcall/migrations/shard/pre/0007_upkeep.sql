@@ -44,11 +44,10 @@ as $$
       select d.worker_id
       from rowcall.worker d
       where d.dead_at is null and d.lease_until < clock_timestamp()
+      -- Locked, and so asked again of the row as it is now: a renewal may have come
+      -- first. One that is under way is not waited for.
       for update skip locked
     )
-    -- Asked again of the row as it is now: a renewal may have come first.
-    and w.dead_at is null
-    and w.lease_until < clock_timestamp()
   returning w.worker_id, w.name
 $$;
 
