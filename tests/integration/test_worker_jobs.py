@@ -370,13 +370,45 @@ async def test_a_request_that_cannot_be_read_fails_the_job_for_good(calls: Calls
     assert info_of(row).metadata["type"] == "rowcall.probe.v1.EchoRequest"
 
 
-async def test_a_message_with_a_nul_reaches_the_row_without_it(calls: Calls, workers: Workers) -> None:
+@pytest.mark.parametrize(
+    ("details", "message"),
+    [("a\x00b", "ab"), ("a\udc80b", "a?b"), (b"bytes", "bytes"), (ValueError("object"), "object")],
+)
+async def test_a_message_that_no_row_could_keep_is_mended(
+    calls: Calls, workers: Workers, details: Any, message: str
+) -> None:
     async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
-        await context.abort(grpc.StatusCode.NOT_FOUND, "a\x00b")
+        await context.abort(grpc.StatusCode.NOT_FOUND, details)
+
+    await workers.start(serve(echo=echo))
+    status = error_of(await calls.done(await calls.submit("Echo", EchoRequest())))
+    assert (status.code, status.message) == (Code.NOT_FOUND, message)
+
+
+async def test_codes_may_be_plain_numbers(calls: Calls, workers: Workers) -> None:
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        number: Any = int(request.payload)
+        context.set_code(number)
+        return EchoResponse()
+
+    await workers.start(serve(echo=echo))
+    codes = {}
+    for number in (0, 5, 99):
+        row = await calls.done(await calls.submit("Echo", EchoRequest(payload=b"%d" % number)))
+        codes[number] = error_of(row).code if row.error else Code.OK
+    assert codes == {0: Code.OK, 5: Code.NOT_FOUND, 99: Code.UNKNOWN}
+
+
+async def test_an_outcome_that_cannot_be_made_fails_the_job(calls: Calls, workers: Workers) -> None:
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        code: Any = "not a code"
+        await context.abort(code, "no")
 
     await workers.start(serve(echo=echo))
     row = await calls.done(await calls.submit("Echo", EchoRequest()))
-    assert error_of(row).message == "ab"
+    assert row.state == JobState.JOB_STATE_FAILED
+    assert error_of(row).code == Code.INTERNAL
+    assert info_of(row).metadata["origin"] == "WORKER"
 
 
 async def test_probe_faults_are_refused_unless_allowed(calls: Calls, workers: Workers) -> None:

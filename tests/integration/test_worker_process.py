@@ -70,12 +70,14 @@ def acme(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-async def test_a_users_servicer_is_served_without_an_image(
-    calls: Calls, services: Services, acme: Path, build_image: ImageBuilder
+@pytest.mark.parametrize("with_image", [False, True])
+async def test_a_users_servicer_is_served_with_or_without_its_image(
+    calls: Calls, services: Services, acme: Path, build_image: ImageBuilder, *, with_image: bool
 ) -> None:
     image = build_image({"acme/greeting/v1/greeting.proto": ACME_PROTO})
     method = load_catalogue([image]).methods["acme.greeting.v1.GreetingService/Greet"]
-    worker = services.worker("--servicer", "acme_servicer:register", PYTHONPATH=str(acme))
+    images = ("--image", str(image)) if with_image else ()
+    worker = services.worker("--servicer", "acme_servicer:register", *images, PYTHONPATH=str(acme))
     await asyncio.to_thread(worker.ready)
     (job,) = await calls.submit_as(method.name, method.policy, [method.request_class(name="Ann")])
     row = await calls.done(job)

@@ -171,7 +171,12 @@ class Executor:
         attempt.slots.give(1)
         if not attempt.settled:
             attempt.settled = True
-            attempt.sink.settle(attempt, self._outcome(attempt, result, error))
+            try:
+                settlement = self._outcome(attempt, result, error)
+            except Exception as fault:  # noqa: BLE001  a fault of ours must not leave the job without an outcome
+                reports.outcome_failed(attempt, fault)
+                settlement = outcomes.unwritable(attempt)
+            attempt.sink.settle(attempt, settlement)
         for callback in attempt.finish():
             self._call_back(attempt, callback)
         attempt.sink.ended(attempt)

@@ -87,10 +87,11 @@ def encode_result(method: ServedMethod, result: object, *, max_bytes: int) -> by
 
 def said_status(state: AttemptState) -> Status | None:
     """The status that the handler gave by abort or set_code, with the details of its trailing metadata; None if none."""
-    code = state.code
-    if code is None or (code is grpc.StatusCode.OK and state.abort is None):
+    if state.code is None:
         return None
-    number = _number(code)
+    number = _number(state.code)
+    if number == Code.OK:
+        return None
     message = _text(state.details)
     for key, value in state.trailing_metadata:
         if key == DETAILS_KEY and isinstance(value, bytes):
@@ -238,9 +239,10 @@ def _asked_delay(details: Iterable[AnyMessage]) -> timedelta:
 def _number(code: grpc.StatusCode | int) -> int:
     """A code's number; UNKNOWN for what is none (gRPC takes plain numbers too)."""
     number = code.value[0] if isinstance(code, grpc.StatusCode) else code
-    return number if 0 < number <= Code.UNAUTHENTICATED else int(Code.UNKNOWN)
+    return number if 0 <= number <= Code.UNAUTHENTICATED else int(Code.UNKNOWN)
 
 
-def _text(text: str) -> str:
-    """A message as a row can keep it: Postgres's text has no NUL."""
-    return text.replace("\x00", "")
+def _text(details: object) -> str:
+    """A message as a row can keep it, whatever the handler gave: Postgres's text has no NUL, UTF-8 no lone surrogates."""
+    text = details.decode(errors="replace") if isinstance(details, bytes) else str(details)
+    return text.replace("\x00", "").encode(errors="replace").decode()
