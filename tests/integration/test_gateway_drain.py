@@ -11,6 +11,8 @@ from typing import Any
 
 import grpc
 import pytest
+from google.longrunning import operations_pb2_grpc
+from google.longrunning.operations_pb2 import GetOperationRequest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from rowcall.probe.v1 import probe_pb2_grpc
@@ -89,6 +91,31 @@ async def test_health_says_so_first_and_callers_go_elsewhere(gateways: Gateways,
     assert EchoResponse(payload=b"x") in outcomes
     # Watched or not, it stops when the last call is served.
     await asyncio.wait_for(draining, 5)
+
+
+async def test_stock_clients_calls_go_on_at_another_gateway_while_one_drains(gateways: Gateways) -> None:
+    """Calls that may be repeated and keep coming, from before the drain until after it: none fails."""
+    first, second = await gateways.start(), await gateways.start()
+    options = (("grpc.service_config", SERVICE_CONFIG), ("grpc.use_local_subchannel_pool", 1))
+    async with grpc.aio.insecure_channel(f"ipv4:{first.address},{second.address}", options=options) as channel:
+        operations = operations_pb2_grpc.OperationsStub(channel)
+        operation = await probe_pb2_grpc.ProbeServiceStub(channel).Run(RunRequest(), timeout=20, metadata=(NOW,))
+        stopped = asyncio.Event()
+        answered = 0
+
+        async def caller() -> None:
+            nonlocal answered
+            while not stopped.is_set():
+                await operations.GetOperation(GetOperationRequest(name=operation.name), timeout=20)
+                answered += 1
+
+        callers = [asyncio.ensure_future(caller()) for _ in range(40)]
+        await eventually(lambda: answered > 200)
+        await first.drain(timedelta(seconds=2))
+        before = answered
+        await eventually(lambda: answered > before + 200)
+        stopped.set()
+        await asyncio.gather(*callers)
 
 
 @pytest.mark.parametrize("metadata", [keyed("k"), ()])

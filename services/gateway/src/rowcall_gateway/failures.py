@@ -58,13 +58,19 @@ def still_running() -> RowcallError:
     )
 
 
-def draining() -> RowcallError:
-    """The gateway is being stopped."""
+def draining(leaving_in: float = 0.0) -> RowcallError:
+    """The gateway is being stopped.
+
+    Args:
+        leaving_in: Seconds until the gateway lets go of its clients' connections: a repetition before then would come
+            back to it.
+    """
+    # Away from each other: all of a gateway's callers are told within one grace.
+    spread = timedelta(milliseconds=secrets.randbelow(200))
     return RowcallError(
         ErrorReason.ERROR_REASON_GATEWAY_DRAINING,
         "This gateway is being stopped; call again, it will be answered by another. A job that was written goes on.",
-        # Away from each other: all of a gateway's callers are told within one grace.
-        retry_after=timedelta(milliseconds=secrets.randbelow(200)),
+        retry_after=timedelta(seconds=max(leaving_in, 0)) + spread,
     )
 
 

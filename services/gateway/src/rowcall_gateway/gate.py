@@ -13,7 +13,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._inside = 0
-        self._closed = False
+        self._leaving_at: float | None = None
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -22,9 +22,13 @@ class Gate:
         """How many calls are being served."""
         return self._inside
 
-    def close(self) -> None:
-        """Lets nobody in any more."""
-        self._closed = True
+    def close(self, leaving_at: float = 0.0) -> None:
+        """Lets nobody in any more.
+
+        Args:
+            leaving_at: The loop's time when clients are sent away from their connections.
+        """
+        self._leaving_at = leaving_at
 
     async def empty(self) -> None:
         """Returns when no call is being served."""
@@ -36,8 +40,8 @@ class Gate:
         Raises:
             RowcallError: GATEWAY_DRAINING.
         """
-        if self._closed:
-            raise draining()
+        if self._leaving_at is not None:
+            raise draining(self._leaving_at - asyncio.get_running_loop().time())
         self._inside += 1
         self._empty.clear()
 

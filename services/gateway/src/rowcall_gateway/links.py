@@ -123,10 +123,10 @@ class Links:
         for link in self._links.values():
             link.start()
 
-    def drain(self, over: timedelta) -> None:
-        """Ends every waiting call, spread over a time."""
+    def drain(self, over: timedelta, leaving_at: float) -> None:
+        """Ends every waiting call, spread over a time; see `Waiters.drain`."""
         for link in self._links.values():
-            link.waiters.drain(over)
+            link.waiters.drain(over, leaving_at)
 
     async def close(self) -> None:
         """Closes all of them."""

@@ -44,6 +44,10 @@ DEDICATED: Final = 2
 _LAST_WORDS: Final = 0.5
 """Seconds for answers that are on their way when the server stops."""
 
+_LEAVE_AFTER: Final = 0.25
+"""Seconds from the first refusal to the GOAWAY. gRPC cancels calls that arrive while their client does not know of the
+GOAWAY yet; by then, the callers that were refused are waiting for it to be over."""
+
 _WAITING_SHARE: Final = 0.8
 """Of the grace, over which waiting calls are ended; the rest is for them to leave."""
 
@@ -116,27 +120,34 @@ class Gateway:
         await self._health.enter_graceful_shutdown()
         if self._settings.drain_notice:
             await asyncio.sleep(self._settings.drain_notice.total_seconds())
-        self._gate.close()
-        # GOAWAY first: a client whose waiting call is ended would else repeat it here, on the connection that it has.
-        stopping = None if self._server is None else asyncio.ensure_future(self._server.stop(grace.total_seconds()))
+        loop = asyncio.get_running_loop()
+        leaving_in = min(_LEAVE_AFTER, grace.total_seconds() / 4)
+        self._gate.close(leaving_at=loop.time() + leaving_in)
         if self._links is not None:
-            self._links.drain(grace * _WAITING_SHARE)
+            self._links.drain(grace * _WAITING_SHARE, loop.time() + leaving_in)
+        leaving = asyncio.ensure_future(self._leave(leaving_in, grace.total_seconds()))
         try:
             async with asyncio.timeout(grace.total_seconds()):
+                await asyncio.sleep(leaving_in)
                 await self._gate.empty()
         except TimeoutError:
             _log.warning("calls are cut off", in_flight=self._gate.inside)
         await self.stop()
-        if stopping is not None:
-            await stopping
+        await leaving
+
+    async def _leave(self, after: float, grace: float) -> None:
+        """Sends clients away from their connections (GOAWAY), so that what they call next goes to another gateway."""
+        await asyncio.sleep(after)
+        if self._server is not None:
+            await self._server.stop(max(grace - after, 0))
 
     async def stop(self) -> None:
         """Stops now. Calls that wait are cut off; their jobs go on, and what is being written is written."""
         await self._health.enter_graceful_shutdown()
         self._gate.close()
         if self._server is not None:
-            await self._server.stop(_LAST_WORDS)
-            self._server = None
+            server, self._server = self._server, None
+            await server.stop(_LAST_WORDS)
         await self._background.close()
         if self._links is not None:
             await self._links.close()

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 import structlog
@@ -101,6 +101,8 @@ class Waiting:
     """Seconds until it is asked for again."""
     due: float
     """The loop's time when it is asked for next; infinite while it is."""
+    leaving_at: float = 0.0
+    """The loop's time when a draining gateway lets go of its clients' connections."""
 
     async def until(self, end: float) -> Outcome | None:
         """The job's outcome; None if it is not finished at the given time of the loop.
@@ -114,13 +116,22 @@ class Waiting:
             return None
         outcome = self.answer.result()
         if outcome is None:
-            raise draining()
+            raise draining(self.leaving_at - asyncio.get_running_loop().time())
         return outcome
 
     def end(self, outcome: Outcome | None) -> None:
         """Ends the wait, with an outcome or, draining, without."""
         if not self.answer.done():
             self.answer.set_result(outcome)
+
+
+class _Drain(NamedTuple):
+    """How the waits end when the gateway stops."""
+
+    end: float
+    """The loop's time by which nobody waits any more."""
+    leaving_at: float
+    """See `Waiting.leaving_at`."""
 
 
 @dataclass(slots=True)
@@ -163,7 +174,7 @@ class Waiters:
         self._schedule = _Schedule()
         self._recent: OrderedDict[UUID, None] = OrderedDict()
         self._wake = asyncio.Event()
-        self._drained_by: float | None = None
+        self._drain: _Drain | None = None
         self._poller: asyncio.Task[None] | None = None
         self._failing = False
 
@@ -195,8 +206,8 @@ class Waiters:
         )
         self._waiting.setdefault(key[1], []).append(waiting)
         self._put(waiting)
-        if self._drained_by is not None:
-            self._end_later(waiting, self._drained_by)
+        if self._drain is not None:
+            self._end_later(waiting, self._drain)
         try:
             yield waiting
         finally:
@@ -228,18 +239,24 @@ class Waiters:
         """It may be time to look at every job: hints may have been lost."""
         self.hint(list(self._waiting))
 
-    def drain(self, over: timedelta) -> None:
-        """Ends every wait, and those that begin from now on, spread evenly over a time."""
-        self._drained_by = asyncio.get_running_loop().time() + over.total_seconds()
+    def drain(self, over: timedelta, leaving_at: float) -> None:
+        """Ends every wait, and those that begin from now on, spread evenly over a time.
+
+        Args:
+            over: The time.
+            leaving_at: The loop's time when clients are sent away from their connections.
+        """
+        self._drain = _Drain(asyncio.get_running_loop().time() + over.total_seconds(), leaving_at)
         for waiting in self._everybody():
-            self._end_later(waiting, self._drained_by)
+            self._end_later(waiting, self._drain)
 
     def _everybody(self) -> list[Waiting]:
         return [waiting for waiters in self._waiting.values() for waiting in waiters]
 
-    def _end_later(self, waiting: Waiting, end: float) -> None:
+    def _end_later(self, waiting: Waiting, drain: _Drain) -> None:
         loop = asyncio.get_running_loop()
-        loop.call_later(random.uniform(0, max(end - loop.time(), 0)), waiting.end, None)  # noqa: S311  spread
+        waiting.leaving_at = drain.leaving_at
+        loop.call_later(random.uniform(0, max(drain.end - loop.time(), 0)), waiting.end, None)  # noqa: S311  spread
 
     def _put(self, waiting: Waiting) -> None:
         next_due = self._schedule.next_due()
