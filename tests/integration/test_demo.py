@@ -73,7 +73,7 @@ def test_documents_go_in_and_questions_are_answered(rowcall_process: Rowcall, do
     assert result["ok"] is True
     assert kept(result) == PROMISES
     assert result["documents"]["ingested"] == result["documents"]["changed"] == 5
-    assert result["documents"]["left_out"] == {"binary": 1, "empty": 1, "over 900 kB": 1}
+    assert result["documents"]["left_out"] == {"not UTF-8 text": 1, "empty": 1, "over 900 kB": 1}
 
     assert len(result["answers"]) == 5
     for answer in result["answers"]:
@@ -139,7 +139,7 @@ def test_a_directory_without_documents_is_refused_before_anything_is_started(
     assert ran.code == 1
     expected = "is not a directory" if kind in {"missing", "a file"} else "has no text files to work on"
     assert expected in ran.err
-    assert ("(1 binary)" in ran.err) == (kind == "without text")
+    assert ("(1 not UTF-8 text)" in ran.err) == (kind == "without text")
     assert "Traceback" not in ran.err
     assert not (tmp_path / "data").exists()
 

@@ -103,12 +103,12 @@ def dev(
     _run(serve(options))
 
 
-@app.command(epilog="\b\nExample:\n  rowcall demo\n  rowcall demo --docs ~/notes --max-files 1000")
+@app.command(epilog="\b\nExample:\n  rowcall demo\n  rowcall demo --docs ~/notes --max-files 5000")
 def demo(
     *,
     docs: Annotated[Path, typer.Option(metavar="PATH", help="The directory whose text files are taken.")] = Path(),
     data_dir: Annotated[Path, typer.Option(metavar="DIR", help="Kept: the next run is warm.")] = Path(".rowcall/demo"),
-    max_files: Annotated[int, typer.Option(min=1, max=100_000, help="How many files are taken at most.")] = 200,
+    max_files: Annotated[int, typer.Option(min=1, max=100_000, help="How many files are taken at most.")] = 1000,
     postgres_bin: PostgresBinOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what happened as JSON on stdout; the rest goes to stderr.")

@@ -138,6 +138,8 @@ def _worker_settings(options: DevOptions, databases: Databases) -> WorkerSetting
         images=options.images,
         servicers=options.servicers,
         allow_faults=options.allow_faults,
+        # What ran when the process was killed is taken up again soon after the next start.
+        lease=timedelta(seconds=5),
         log_format=options.log_format,
         log_level=options.log_level,
     )

@@ -104,7 +104,7 @@ def _not_text(content: bytes) -> str:
     try:
         return "binary" if "\0" in content.decode("utf-8") else ""
     except UnicodeDecodeError:
-        return "binary"
+        return "not UTF-8 text"
 
 
 def _rank(path: str) -> tuple[int, int, str]:

@@ -51,7 +51,7 @@ class Report:
         self._heading("Rowcall: a typed gRPC call, kept as a Postgres row until it is answered.")
         self._line(
             f"The documents example on {len(corpus.documents)} text files of {corpus.root}: each goes in as a typed call, "
-            "then five questions are asked."
+            "then questions over them are asked."
         )
         if corpus.left_out:
             self._line("Left out: " + ", ".join(f"{count} {reason}" for reason, count in corpus.left_out.items()) + ".")
