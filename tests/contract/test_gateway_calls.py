@@ -22,7 +22,7 @@ from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import AwaitRequest, AwaitResponse, EchoRequest, EchoResponse, RunRequest, RunResponse
 from rowcall.v1.job_pb2 import JobMetadata, JobState
 from tests.fix_cluster import Cluster
-from tests.fix_gateway import Bench, Gateways, info_of, jobs, keyed, refused, tenant, trailer
+from tests.fix_gateway import Bench, Gateways, Metadata, info_of, jobs, keyed, refused, tenant, trailer
 from tests.fix_worker import Workers, eventually
 
 ECHO = "/rowcall.probe.v1.ProbeService/Echo"
@@ -80,6 +80,24 @@ async def test_a_call_that_outlives_its_deadline_is_told_so_and_joined_again(
 
 async def _echo(call: grpc.aio.UnaryUnaryCall[EchoRequest, EchoResponse]) -> EchoResponse:
     return await call
+
+
+@pytest.mark.parametrize(
+    ("metadata", "advice"),
+    [
+        (keyed("k"), "call again with the same idempotency-key"),
+        (tenant("default"), "await the operation. Calling again would submit another job"),
+    ],
+)
+async def test_a_call_whose_time_is_up_is_advised_by_whether_it_has_a_key(
+    gateways: Gateways, metadata: Metadata, advice: str
+) -> None:
+    probe = await gateways.probe(await gateways.start())
+
+    error = await refused(probe.Echo(EchoRequest(), timeout=SHORT, metadata=metadata))
+
+    assert info_of(error).reason == "STILL_RUNNING"
+    assert advice in str(error.details())
 
 
 async def test_an_abandoned_calls_job_is_finished_by_a_worker_and_its_answer_kept(

@@ -95,7 +95,7 @@ class JobCalls:
             job = await self._submit(call, draft, budget)
             outcome = await self._outcome(job, draft, budget)
         if outcome is None:
-            raise still_running()
+            raise still_running(keyed=draft.request_id is not None)
         found, trace = outcome
         return response_bytes(found, trace)
 

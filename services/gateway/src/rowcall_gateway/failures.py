@@ -50,11 +50,20 @@ def key_reused(name: str) -> RowcallError:
     )
 
 
-def still_running() -> RowcallError:
-    """The call's time is up, the job goes on."""
+def still_running(*, keyed: bool) -> RowcallError:
+    """The call's time is up, the job goes on.
+
+    Args:
+        keyed: Whether the call has an idempotency-key, so that calling again joins the job.
+    """
+    if keyed:
+        advice = "call again with the same idempotency-key, or await the operation."
+    else:
+        advice = (
+            "await the operation. Calling again would submit another job; with an idempotency-key it would join this one."
+        )
     return RowcallError(
-        ErrorReason.ERROR_REASON_STILL_RUNNING,
-        "The call's time is up and the job goes on: call again with the same idempotency-key, or await the operation.",
+        ErrorReason.ERROR_REASON_STILL_RUNNING, f"The call's time is up and the job goes on: {advice}"
     )
 
 
