@@ -88,7 +88,9 @@ class JobSpec(_message.Message):
     priority: _job_pb2.Priority.ValueType
     """The lane, if not the method's."""
     fairness_key: _builtins.str
-    """Shares the tenant's turn between the tenant's own customers or projects."""
+    """Kept with the row, to share the tenant's turn between its own customers or
+    projects. Not acted on yet.
+    """
     @_builtins.property
     def request(self) -> _any_pb2.Any:
         """The request; its type must be the method's."""
