@@ -210,8 +210,22 @@ async def test_a_login_without_its_role_is_told_to_the_operator(queue: Queue) ->
 
 async def test_a_shard_without_a_name_is_a_schema_mismatch(queue: Queue) -> None:
     await queue.admin.execute("delete from rowcall.shard_info")
-    with pytest.raises(RowcallError, match="SCHEMA_MISMATCH"):
-        await queue.store.fingerprint_key()
+    async with store_of(queue.logins.gateway) as store:
+        with pytest.raises(RowcallError, match="SCHEMA_MISMATCH"):
+            await store.fingerprint_key()
+
+
+async def test_nothing_is_submitted_under_another_shards_name(queue: Queue) -> None:
+    async with AsyncConnectionPool(queue.logins.gateway, min_size=1, max_size=2, open=False) as pool:
+        other = PostgresJobStore(pool, pool, shard="other")
+        with pytest.raises(RowcallError, match="configured as shard 'other' is the shard") as error:
+            await other.method_ids("a.B/Unwritten", Policy())
+        with pytest.raises(RowcallError, match="SCHEMA_MISMATCH"):
+            await other.fingerprint_key()
+        await other.close()
+    assert error.value.metadata["shard"] == "other"
+    found = await queue.admin.execute("select from rowcall.method where name = 'a.B/Unwritten'")
+    assert await found.fetchall() == []
 
 
 async def test_a_read_that_loses_its_connection_is_only_unavailable(queue: Queue) -> None:

@@ -38,15 +38,20 @@ class PostgresJobStore:
         Args:
             submit_pool: For what writes.
             read_pool: For what reads.
-            shard: The shard's name for errors; the pool's name if not given.
+            shard: The shard's name. Nothing is submitted to a database that says it is another shard, as when a
+                service started while that database was away and could not be asked. None: whichever it is; errors
+                then have the pool's name.
             key_ttl: How long an idempotency key names its job.
             give_up_after: How long a statement that writes may take before its connection is given up and its outcome
                 unknown; a synchronous standby that is gone would keep it waiting for ever.
         """
+        self._expected = shard
         shard = submit_pool.name if shard is None else shard
         self._shield = Shield()
         self._write = Session(submit_pool, shard=shard, shield=self._shield, give_up_after=give_up_after)
         self._read = Session(read_pool, shard=shard)
+        # Read on a call's way in, which must not wait for psycopg's cancelling when the call's time is up.
+        self._facts = Session(read_pool, shard=shard, give_up_after=give_up_after)
         self._submitter = Submitter(self._write, key_ttl=key_ttl)
         self._method_ids: dict[tuple[str, Policy], MethodIds] = {}
         self._fingerprint_key: bytes | None = None
@@ -55,6 +60,7 @@ class PostgresJobStore:
         """See JobStore.method_ids."""
         known = self._method_ids.get((method, policy))
         if known is None:
+            await self.fingerprint_key()  # refuses another shard, before anything is written there
             known = MethodIds(
                 method_id=await self._write.value("method_id", {"name": method}),
                 policy_id=await self._write.value(
@@ -77,14 +83,23 @@ class PostgresJobStore:
     async def fingerprint_key(self) -> bytes:
         """See JobStore.fingerprint_key."""
         if self._fingerprint_key is None:
-            facts = await self._read.rows("shard_facts")
+            facts = await self._shield.run(self._facts.rows("shard_facts"))
+            shard = self._facts.shard
             if not facts:
                 raise RowcallError(
                     ErrorReason.ERROR_REASON_SCHEMA_MISMATCH,
-                    f'Shard {self._read.shard!r} has no facts of itself. The operator must run "rowcall migrate".',
-                    metadata={"shard": self._read.shard},
+                    f'Shard {shard!r} has no facts of itself. The operator must run "rowcall migrate".',
+                    metadata={"shard": shard},
                 )
-            self._fingerprint_key = bytes(facts[0][1])
+            name, key = facts[0]
+            if self._expected is not None and name != self._expected:
+                raise RowcallError(
+                    ErrorReason.ERROR_REASON_SCHEMA_MISMATCH,
+                    f"The database configured as shard {shard!r} is the shard {name!r}; nothing was written. The operator "
+                    "must check which connection string belongs to which shard.",
+                    metadata={"shard": shard},
+                )
+            self._fingerprint_key = bytes(key)
         return self._fingerprint_key
 
     async def submit(self, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
