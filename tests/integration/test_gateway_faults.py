@@ -111,8 +111,11 @@ async def test_a_commit_that_nobody_confirms_in_time_is_unknown(
     behind = await refused(probe.Run(RunRequest(), timeout=1.2, metadata=keyed("behind", NOW)))
     error = await flying
 
-    assert behind.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert info_of(behind).reason == "DEADLINE_TOO_SHORT"
+    # More time would not have helped it: nothing of it was written, and the shard is what is wrong.
+    assert behind.code() is grpc.StatusCode.UNAVAILABLE
+    assert (info_of(behind).reason, info_of(behind).metadata["shard"]) == ("SHARD_UNAVAILABLE", "a")
+    assert "did not answer in time" in str(behind.details())
+    assert "nothing was submitted" in str(behind.details())
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert info_of(error).reason == "COMMIT_UNKNOWN"
     if with_key:
@@ -132,6 +135,34 @@ async def test_a_commit_that_nobody_confirms_in_time_is_unknown(
         await eventually(lambda: (name,) in jobs(cluster, "name"))
     assert ("behind",) not in jobs(cluster, "request_id")
     assert len(jobs(cluster, "name")) == 2
+
+
+async def test_a_short_deadline_is_not_put_down_to_the_shard(
+    probe: probe_pb2_grpc.ProbeServiceAsyncStub, gate: Gate
+) -> None:
+    gate.freeze()
+    flying = asyncio.ensure_future(refused(probe.Run(RunRequest(), timeout=2, metadata=keyed("k", NOW))))
+    behind = await refused(probe.Run(RunRequest(), timeout=0.4, metadata=keyed("behind", NOW)))
+
+    assert behind.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert info_of(behind).reason == "DEADLINE_TOO_SHORT"
+    assert info_of(await flying).reason == "COMMIT_UNKNOWN"
+
+
+async def test_a_frozen_shard_is_said_to_be_silent_where_it_owes_what_belongs_into_the_row(
+    gateways: Gateways, gateway: Gateway, gate: Gate, cluster: Cluster
+) -> None:
+    with psycopg.connect(cluster.catalogue_dsn) as connection:
+        connection.execute("insert into rowcall_catalogue.tenant (tenant, shard) values ('default', 'a')")
+    probe = await gateways.probe(gateway)
+    gate.freeze()
+
+    error = await refused(probe.Run(RunRequest(), timeout=1.2, metadata=keyed("k", NOW)))
+
+    assert info_of(error).reason == "SHARD_UNAVAILABLE"
+    assert "did not answer in time" in str(error.details())
+    assert jobs(cluster, "name") == []
+    await gate.open()
 
 
 @pytest.mark.parametrize("with_key", [True, False])

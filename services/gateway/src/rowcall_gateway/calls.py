@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -33,6 +34,7 @@ from rowcall_gateway.failures import (
     key_reused,
     operation_deleted,
     rebuilt,
+    shard_silent,
     still_running,
 )
 from rowcall_gateway.incoming import IncomingCall
@@ -40,6 +42,9 @@ from rowcall_gateway.links import ShardLink
 from rowcall_gateway.resources import Resources, response_bytes, trace_id
 from rowcall_gateway.submissions import Flight, Submissions
 from rowcall_gateway.waiters import Slots
+
+_ANSWERS_WITHIN: Final = 0.5
+"""Seconds within which a shard that is well has taken a row, neighbours included: some hundred times a commit."""
 
 _log = structlog.get_logger(__name__)
 
@@ -157,7 +162,7 @@ class JobCalls:
             if not timer.expired():
                 raise
             if flight.recall():
-                raise deadline_too_short() from None
+                raise _not_written_in_time(flight) from None
             # A key may name an older job than the id that was minted for this call.
             name = operation_name(call.tenant, flight.job_id) if draft.request_id is None else None
             raise commit_unknown(name) from None
@@ -204,6 +209,14 @@ class JobCalls:
             if not flight.recall() and cancels:
                 self._background.spawn(_cancel_when_written(flight, call.tenant), "abandon a submission")
             raise
+
+
+def _not_written_in_time(flight: Flight) -> RowcallError:
+    """Whose fault it is that a call's time was up before its row was on its way: the deadline's or the shard's."""
+    if flight.link is None or flight.asked_at is None:
+        return deadline_too_short()
+    waited = asyncio.get_running_loop().time() - flight.asked_at
+    return deadline_too_short() if waited < _ANSWERS_WITHIN else shard_silent(flight.link.name, waited)
 
 
 async def _cancel_when_written(flight: Flight, tenant: str) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from google.rpc.status_pb2 import Status
 
 from rowcall.errors import RowcallError
+from rowcall.sharding.faults import shard_unavailable
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
 
@@ -59,12 +60,8 @@ def still_running(*, keyed: bool) -> RowcallError:
     if keyed:
         advice = "call again with the same idempotency-key, or await the operation."
     else:
-        advice = (
-            "await the operation. Calling again would submit another job; with an idempotency-key it would join this one."
-        )
-    return RowcallError(
-        ErrorReason.ERROR_REASON_STILL_RUNNING, f"The call's time is up and the job goes on: {advice}"
-    )
+        advice = "await the operation. Calling again would submit another job; with an idempotency-key it would join this one."
+    return RowcallError(ErrorReason.ERROR_REASON_STILL_RUNNING, f"The call's time is up and the job goes on: {advice}")
 
 
 def draining(leaving_in: float = 0.0) -> RowcallError:
@@ -108,6 +105,16 @@ def deadline_too_short() -> RowcallError:
         ErrorReason.ERROR_REASON_DEADLINE_TOO_SHORT,
         "The call's deadline was over before its row could be written; nothing was submitted. Give it more time.",
     )
+
+
+def shard_silent(shard: str, waited: float) -> RowcallError:
+    """The deadline was over first, and long enough for a shard that answers.
+
+    Args:
+        shard: Its name.
+        waited: Seconds that the call gave it.
+    """
+    return shard_unavailable(shard, f"did not answer in time ({waited:.1f} s); nothing was submitted")
 
 
 def commit_unknown(name: str | None) -> RowcallError:

@@ -28,10 +28,20 @@ class Flight:
     """The shard that it was sent to last."""
     ticket: Ticket | None
     """Its place in that shard's submitter."""
+    asked_at: float | None
+    """When it was taken to that shard first, in the loop's time; None: it is not known yet which shard that is."""
 
     def __init__(self) -> None:
         self.job_id = uuid7()
         self.link = None
+        self.ticket = None
+        self.asked_at = None
+
+    def sent_to(self, link: ShardLink) -> None:
+        """It is taken to a shard, which is asked for what belongs into the row, and for the row."""
+        if self.link is not link:
+            self.asked_at = asyncio.get_running_loop().time()
+        self.link = link
         self.ticket = None
 
     def recall(self) -> bool:
@@ -59,8 +69,8 @@ class Submissions:
 
         async def on(shard: Shard) -> tuple[ShardLink, Submitted]:
             link = self._links[shard.name]
+            flight.sent_to(link)
             submission = await _submission(call, draft, flight.job_id, link, waits=waits)
-            flight.link = link
             flight.ticket = link.submitter.enqueue(submission)
             submitted = await asyncio.shield(flight.ticket.answer)
             _refuse_wrong_shard([submitted], call.tenant, shard)
