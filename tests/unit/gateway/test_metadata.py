@@ -82,10 +82,11 @@ def test_priority_is_a_lanes_name(value: str) -> None:
     assert read_metadata((("rowcall-priority", value),)).priority == 2
 
 
-def test_a_time_may_be_in_any_zone() -> None:
-    assert read_metadata((("rowcall-run-at", "2031-05-04T13:30:00Z"),)).run_at == datetime(
-        2031, 5, 4, 13, 30, tzinfo=UTC
-    )
+@pytest.mark.parametrize(
+    "value", ["2031-05-04T13:30:00Z", "2031-05-04t15:30:00.000000000+02:00", "2031-05-04T13:30:00z"]
+)
+def test_a_time_may_be_in_any_zone(value: str) -> None:
+    assert read_metadata((("rowcall-run-at", value),)).run_at == datetime(2031, 5, 4, 13, 30, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,10 @@ MANY_LABELS: Items = tuple((f"rowcall-label-{number}", "") for number in range(1
         ((("prefer", "wait"),), "prefer"),
         ((("rowcall-run-at", "tomorrow"),), "rowcall-run-at"),
         ((("rowcall-run-at", "2031-05-04T13:30:00"),), "rowcall-run-at"),
+        ((("rowcall-run-at", "2020-W01-1T00:00:00Z"),), "rowcall-run-at"),
+        ((("rowcall-run-at", "20310504T133000Z"),), "rowcall-run-at"),
+        ((("rowcall-run-at", "2031-05-04T13:30Z"),), "rowcall-run-at"),
+        ((("rowcall-run-at", "2031-05-04T13:30:00,5Z"),), "rowcall-run-at"),
         ((("rowcall-run-at", "9999-12-31T23:59:59-01:00"),), "rowcall-run-at"),
         ((("rowcall-run-at", "0001-01-01T00:00:00+01:00"),), "rowcall-run-at"),
         ((("rowcall-priority", "unspecified"),), "rowcall-priority"),

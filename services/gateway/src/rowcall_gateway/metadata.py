@@ -48,6 +48,9 @@ MAX_WAIT: Final = timedelta(days=1)
 _T = TypeVar("_T")
 _OURS: Final = "rowcall-"
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+_RFC_3339: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
 _FAIRNESS: Final = re.compile(r"[\x21-\x7e]{1,63}")
 _LANES: Final[Mapping[str, int]] = MappingProxyType(
     {name.removeprefix("PRIORITY_").lower(): number for name, number in Priority.items() if number > 0}
@@ -133,10 +136,11 @@ def _bounded(key: str, value: str) -> str:
 
 def _time(key: str, value: str) -> datetime:
     try:
-        time = datetime.fromisoformat(value)
+        # `fromisoformat` alone takes all of ISO 8601: weeks, basic notation, times without minutes.
+        time = datetime.fromisoformat(value.upper()) if _RFC_3339.fullmatch(value) else None
     except ValueError:
         time = None
-    if time is None or time.tzinfo is None:
+    if time is None:
         raise _invalid(key, "is not a time with its zone; write it as RFC 3339, for example 2031-05-04T13:30:00Z")
     if not EARLIEST <= time <= LATEST:
         raise _invalid(key, f"is not from {EARLIEST:%Y} to {LATEST:%Y}")
