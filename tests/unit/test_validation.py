@@ -139,6 +139,8 @@ def test_all_violations_at_once(catalogue: Catalogue, method: JobMethod) -> None
     assert told['by_name["c"]'] == "the map's key: must be at least 2 characters"
     assert "acme.v1.Order" in error.message
     assert "and 9 more" in error.message
+    assert error.message.startswith("The acme.v1.Order breaks")
+    assert error.message.endswith(".")
 
 
 def test_message_does_not_quote_the_request(catalogue: Catalogue, method: JobMethod) -> None:
@@ -192,7 +194,8 @@ def test_rule_that_fails_is_not_the_callers_fault(catalogue: Catalogue, method: 
     message.ratio = "secret"
     error = refusal(lambda: catalogue.validator.check(message))
     assert error.reason == ErrorReason.ERROR_REASON_INTERNAL
-    assert "order.ratio of acme.v1.Order could not be evaluated" in error.message
+    assert error.message.startswith("The rule order.ratio of acme.v1.Order could not be evaluated")
+    assert error.message.endswith(".")
     assert "secret" not in error.message
     assert error.__cause__ is not None
 
@@ -321,6 +324,7 @@ def test_undecodable(method: JobMethod, data: bytes) -> None:
     )
     assert error.metadata == {"type": "acme.v1.Order"}
     assert "acme.v1.Shop/Buy takes a acme.v1.Order" in error.message
+    assert error.message.endswith(".")
 
 
 def test_nesting_without_end_is_refused(method: JobMethod) -> None:

@@ -73,7 +73,7 @@ class Validator:
             raise RowcallError(
                 ErrorReason.ERROR_REASON_INTERNAL,
                 f"{_rule_of(error)} of {message.DESCRIPTOR.full_name} could not be evaluated for this request; mend the rule "
-                "in its proto, so that it holds for every value, and load the image again",
+                "in its proto, so that it holds for every value, and load the image again.",
                 metadata={"type": message.DESCRIPTOR.full_name},
             ) from error
         if found:
@@ -166,8 +166,8 @@ def _refusal(type_name: str, found: Sequence[protovalidate.Violation], prefix: s
     more = "" if len(found) == 1 else f", and {len(found) - 1} more"
     return RowcallError(
         ErrorReason.ERROR_REASON_INVALID_REQUEST,
-        f"the {type_name} breaks rules of its proto: {_short(place)} ({first.rule_id}){more}; mend what "
-        "BadRequest lists and call again",
+        f"The {type_name} breaks rules of its proto: {_short(place)} ({first.rule_id}){more}; mend what "
+        "BadRequest lists and call again.",
         details=[violations(found, prefix=prefix)],
     )
 
@@ -176,14 +176,14 @@ def _undecodable(method: JobMethod, what: str) -> RowcallError:
     return RowcallError(
         ErrorReason.ERROR_REASON_UNDECODABLE_REQUEST,
         f"{method.name} takes a {method.request_type}, and {what}; generate the client from the proto that the "
-        "gateway serves",
+        "gateway serves.",
         metadata={"type": method.request_type},
     )
 
 
 def _rule_of(error: Exception) -> str:
     match = _RULE_ID.search(str(error))
-    return "a rule" if match is None else f"the rule {match[1]}"
+    return "A rule" if match is None else f"The rule {match[1]}"
 
 
 def _short(text: str) -> str:
