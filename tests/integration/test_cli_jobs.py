@@ -95,6 +95,8 @@ def test_a_job_that_fails_is_told_with_its_reason(command: Command) -> None:
     [
         ((RUN, "--json", '{"wrok": "1s"}'), 2, "--json is no rowcall.probe.v1.RunRequest"),
         ((RUN, "--json", "{"), 2, "--json is no rowcall.probe.v1.RunRequest"),
+        ((RUN, "--json", '{"payload": "a!b@"}'), 2, "payload holds bytes and is not base64.\n"),
+        ((RUN, "--json", '{"work": "4"}'), 2, "at RunRequest.work.\n"),
         ((RUN, "--json", '{"work": "-1s", "failAttempts": -1}'), 1, "work: "),
         (("rowcall.probe.v1.ProbeService/Eco",), 1, "does not describe rowcall.probe.v1.ProbeService/Eco"),
         (("nobody.v1.Knows/This",), 1, "does not describe nobody.v1.Knows/This"),
@@ -108,6 +110,7 @@ def test_a_request_that_is_wrong_is_refused_with_what_is_wrong(
 
     assert ran.code == code, ran.err
     assert message in ran.err
+    assert ".." not in ran.err
     assert "Traceback" not in ran.err
     assert ran.out == ""
 

@@ -7,6 +7,7 @@ commands; payloads are then shown as bytes.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from typing import cast
 
@@ -19,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from rowcall_cli.base64_fields import not_base64
 from rowcall_cli.errors import CommandError, ExitCode
 
 
@@ -50,10 +52,18 @@ class Types:
 
         Raises CommandError (USAGE) that says what in it does not fit.
         """
+        descriptor = cast("Descriptor", kind.DESCRIPTOR)
         try:
-            return json_format.Parse(text, kind(), descriptor_pool=self._pool)
+            message = json_format.Parse(text, kind(), descriptor_pool=self._pool)
         except json_format.ParseError as error:
-            raise CommandError(f"--json is no {kind.DESCRIPTOR.full_name}: {error}.", ExitCode.USAGE) from error
+            what = str(error).rstrip(".")
+            raise CommandError(f"--json is no {descriptor.full_name}: {what}.", ExitCode.USAGE) from error
+        path = next(not_base64(json.loads(text), descriptor), None)
+        if path is not None:
+            raise CommandError(
+                f"--json is no {descriptor.full_name}: {path} holds bytes and is not base64.", ExitCode.USAGE
+            )
+        return message
 
     def render(self, packed: Any) -> Mapping[str, object]:
         """A payload as JSON, or as base64 where its type is not to be had."""
