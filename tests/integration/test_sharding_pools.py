@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 from structlog.testing import capture_logs
 
@@ -74,6 +75,41 @@ async def test_a_shard_that_is_down_at_the_start_stops_nobody_else(cluster: Clus
 
                 await gate.open()
                 await until_served(router.shard("b"))
+
+
+@pytest.mark.parametrize("workloads", [GATEWAY_WORKLOADS, WORKER_WORKLOADS], ids=["gateway", "worker"])
+async def test_a_login_that_is_refused_is_refused_at_the_start(
+    cluster: Cluster, workloads: frozenset[Workload]
+) -> None:
+    nobody = make_conninfo(cluster.shards["a"], user="nobody", password="s3cret")
+    nowhere = make_conninfo(cluster.shards["b"], dbname="nowhere")
+    settings = settings_of(cluster, shards={"a": nobody, "b": nowhere})
+
+    with pytest.raises(SettingsError) as error:
+        await Router.open(settings, service="test", workloads=workloads)
+
+    said = str(error.value)
+    assert "ROWCALL_SHARDS (--shard a=…) does not open shard 'a'" in said
+    assert 'authentication failed for user "nobody"' in said
+    assert "ROWCALL_SHARDS (--shard b=…) does not open shard 'b'" in said
+    assert 'database "nowhere" does not exist' in said
+    assert "s3cret" not in said
+
+
+async def test_a_login_that_is_refused_later_is_named_in_the_log(cluster: Cluster) -> None:
+    nobody = make_conninfo(cluster.shards["a"], user="nobody", password="s3cret")
+    # Behind a pooler there is no look at the server's limits, so that the pools are the first to connect.
+    with capture_logs() as logs:
+        async with opened(cluster, shards={"a": nobody}, transaction_pooler=True) as router:
+            with pytest.raises(RowcallError, match="Shard 'a' cannot be reached"):
+                await ask(router.shard("a"))
+
+    lines = [line for line in logs if line["event"] == "database unreachable, trying on"]
+    assert all(
+        'authentication failed for user "nobody"' in line["cause"] for line in lines if line["pool"] != "catalogue"
+    )
+    assert {"a read"} <= {line["pool"] for line in lines}
+    assert "s3cret" not in str(logs)
 
 
 async def test_a_restart_of_the_server_costs_no_call_an_error(restartable_cluster: RestartableCluster) -> None:

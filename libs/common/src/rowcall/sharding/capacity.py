@@ -17,6 +17,7 @@ from psycopg import AsyncConnection
 
 from rowcall.settings import Dsn, Problem, SettingsError
 from rowcall.sharding.bounded import bounded
+from rowcall.sharding.faults import refused_login
 from rowcall.sharding.statements import statement
 
 _log = structlog.get_logger(__name__)
@@ -31,6 +32,8 @@ class Demand:
 
     database: str
     """"shard 'a'" or "the catalogue"."""
+    setting: str
+    """Where its connection string stands: "ROWCALL_CATALOGUE (--catalogue)"."""
     dsn: Dsn
     connections: int
     makeup: str
@@ -50,9 +53,14 @@ async def check_capacity(program: str, demands: Sequence[Demand], *, patience: f
     A server that cannot be reached is logged with the cause, and not checked.
 
     Raises:
-        SettingsError: A server allows fewer connections than this process alone may open.
+        SettingsError: A server does not know the login or the database, or allows fewer connections than this process
+            alone may open.
     """
-    limits = await asyncio.gather(*(_limits(demand, patience) for demand in demands))
+    found = await asyncio.gather(*(_limits(demand, patience) for demand in demands))
+    refused = [each for each in found if isinstance(each, Problem)]
+    if refused:
+        raise SettingsError(program, refused)
+    limits = [each if isinstance(each, _Limits) else None for each in found]
     by_server: dict[str, list[tuple[Demand, _Limits]]] = defaultdict(list)
     for demand, limit in zip(demands, limits, strict=True):
         if limit is not None:
@@ -83,10 +91,13 @@ async def check_capacity(program: str, demands: Sequence[Demand], *, patience: f
         raise SettingsError(program, problems)
 
 
-async def _limits(demand: Demand, patience: float) -> _Limits | None:
+async def _limits(demand: Demand, patience: float) -> _Limits | Problem | None:
     try:
         return await bounded(_read_limits(demand.dsn), patience)
     except (psycopg.Error, TimeoutError, OSError) as error:
+        refusal = refused_login(error)
+        if refusal is not None:
+            return Problem(demand.setting, f"does not open {demand.database}, {demand.dsn}: {refusal}")
         # libpq's message names host, port, user and database, and no password.
         _log.warning(
             "database cannot be reached; trying again in the background",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Final
 
@@ -10,6 +11,11 @@ from psycopg import errors
 
 from rowcall.errors import RowcallError
 from rowcall.v1.error_reason_pb2 import ErrorReason
+
+_REFUSED_LOGIN: Final = re.compile(
+    r'authentication failed for user|no password supplied|(database|role) ".*" does not exist'
+    r"|no pg_hba\.conf entry|pg_hba\.conf rejects|is not permitted to log in|permission denied for database"
+)
 
 RETRY_AFTER: Final = timedelta(seconds=1)
 """When to call again after a refusal that passes by itself."""
@@ -32,6 +38,19 @@ def catalogue_unavailable(why: str) -> RowcallError:
         f"The catalogue of tenants cannot be reached{why}. Call again later.",
         retry_after=RETRY_AFTER,
     )
+
+
+def refused_login(error: BaseException) -> str | None:
+    """What a server that was reached says against a connection string: password, role, database or pg_hba.conf.
+
+    None where it is something else, which may pass by itself: the server is away, starting or full.
+    """
+    if not isinstance(error, psycopg.OperationalError):
+        return None
+    # A connection that fails has no SQLSTATE in libpq, only the server's text; a server that speaks another language
+    # is taken for one that is away. With several hosts, the last one's word counts.
+    said = str(error).strip().rpartition("FATAL:")[2].strip().partition("\n")[0]
+    return said if _REFUSED_LOGIN.search(said) else None
 
 
 def wrong_shard(tenant: str, why: str) -> RowcallError:

@@ -11,7 +11,7 @@ import select
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from time import monotonic
-from typing import Final
+from typing import Any, Final, Self
 
 import psycopg
 import structlog
@@ -124,8 +124,23 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
         self._ride_out = ride_out
         self._gone_at: float | None = None
         self._lent = 0
+        self._failed: psycopg.Error | None = None
+
+        class Noting(AsyncConnection[TupleRow]):
+            """Leaves with the pool why it could not connect: psycopg_pool tells its own log only."""
+
+            @classmethod
+            async def connect(cls, *args: Any, **kwargs: Any) -> Self:
+                try:
+                    return await super().connect(*args, **kwargs)
+                except psycopg.Error as error:
+                    pool._failed = error
+                    raise
+
+        pool = self
         super().__init__(
             dsn,
+            connection_class=Noting,
             kwargs={
                 "autocommit": True,
                 "prepare_threshold": None if settings.prepare_threshold < 0 else settings.prepare_threshold,
@@ -210,7 +225,8 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
         # With connections left, the server is there and only gives no more of them.
         if self._gone_at is None and not self._lent and not self.get_stats()["pool_available"]:
             self._gone_at = monotonic()
-            _log.warning("database unreachable, trying on", pool=self.name)
+            # libpq's message names host, port, user and database, and no password.
+            _log.warning("database unreachable, trying on", pool=self.name, cause=str(self._failed or "").strip())
         await asyncio.sleep(_TRY_AGAIN_AFTER)
         if not self.closed:
             await self.check()  # lets the pool grow, hence connect

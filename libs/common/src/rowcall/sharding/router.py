@@ -82,7 +82,7 @@ class Router:
             dedicated: How many connections a shard the service opens beside the pools (listening, renewal).
 
         Raises:
-            SettingsError: The pools alone are more than a server allows.
+            SettingsError: The pools alone are more than a server allows, or it does not know login or database.
         """
         if not settings.transaction_pooler:
             await check_capacity(
@@ -220,10 +220,24 @@ def _demands(settings: ClusterSettings, service: str, workloads: Collection[Work
     if dedicated:
         parts.append(f"{dedicated} dedicated")
     demands = [
-        Demand(f"shard {name!r}", dsn(given), sum(sizes.values()) + dedicated, " + ".join(parts))
+        Demand(
+            f"shard {name!r}",
+            f"ROWCALL_SHARDS (--shard {name}=…)",
+            dsn(given),
+            sum(sizes.values()) + dedicated,
+            " + ".join(parts),
+        )
         for name, given in settings.shards.items()
     ]
     if Workload.READ in workloads:
         size = settings.pool_catalogue
-        demands.append(Demand("the catalogue", dsn(settings.catalogue), size, f"ROWCALL_POOL_CATALOGUE {size}"))
+        demands.append(
+            Demand(
+                "the catalogue",
+                "ROWCALL_CATALOGUE (--catalogue)",
+                dsn(settings.catalogue),
+                size,
+                f"ROWCALL_POOL_CATALOGUE {size}",
+            )
+        )
     return demands
