@@ -275,6 +275,7 @@ def test_a_servicer_of_the_working_directory_is_served_with_a_database_of_its_ow
         (("--listen", "nonsense"), "is not an address"),
         (("--shards", "0"), "--shards"),
         (("--servicer", "my_package"), "'my_package' is not MODULE:FUNCTION"),
+        (("--image", "nowhere.binpb"), "'nowhere.binpb' does not exist"),
     ],
 )
 def test_a_wrong_command_line_is_refused_before_anything_is_started(
@@ -291,7 +292,7 @@ def test_a_wrong_command_line_is_refused_before_anything_is_started(
     ("arguments", "message"),
     [
         (("--servicer", "nowhere:register"), "there is no module nowhere"),
-        (("--image", "nowhere.binpb"), "nowhere.binpb"),
+        (("--image", __file__), "not a descriptor image"),
         (("--postgres-bin", "/nowhere"), "/nowhere"),
     ],
 )

@@ -114,6 +114,20 @@ def test_a_second_signal_ends_it_at_once(services: Services, cluster: Cluster, n
     [
         ({"ROWCALL_LISTEN": "0.0.0.0:0", "ROWCALL_MAX_WAITERS": "0"}, ["insecure-network", "ROWCALL_MAX_WAITERS"]),
         (
+            {
+                "ROWCALL_LISTEN": "0.0.0.0:0",
+                "ROWCALL_IDENTITY": "unknown",
+                "ROWCALL_IMAGES": "/no/such/image.binpb",
+                "ROWCALL_CATALOGUE": "postgresql://u:s3cret@h:99999/c",
+            },
+            [
+                "ROWCALL_LISTEN (--listen) names '0.0.0.0'",
+                "ROWCALL_IDENTITY (--identity)",
+                "ROWCALL_IMAGES (--image) names what cannot be read: '/no/such/image.binpb'",
+                "ROWCALL_CATALOGUE (--catalogue) has the port '99999'",
+            ],
+        ),
+        (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_TRACES_EXPORTER": "zipkin"},
             ["OTEL_TRACES_EXPORTER is 'zipkin'"],
         ),

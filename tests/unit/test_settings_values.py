@@ -51,6 +51,17 @@ def test_what_is_left_says_where_it_leads(dsn: str, shown: str) -> None:
     assert redact(dsn) == shown
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "-1"])
+def test_a_port_that_is_none_is_named(port: str) -> None:
+    with pytest.raises(ValueError, match=f"has the port '{port}'; a port is a number from 1 to 65535"):
+        parse_dsn(f"host=h1,h2 port=5432,{port} password=hunter2")
+
+
+@pytest.mark.parametrize("text", ["host=h1,h2 port=,65535", "host=h port=1", "postgresql:///db"])
+def test_a_port_is_in_range_or_left_out(text: str) -> None:
+    assert parse_dsn(text) == text
+
+
 @pytest.mark.parametrize(
     "text", ["", "  ", "db.example", "mysql://u:hunter2@h/d", "postgresql://u:hun%ter2@h/d", "hunter2=1"]
 )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from rowcall.settings import ClusterSettings, Duration
+from rowcall.settings import ClusterSettings, Duration, ReadableFiles
 from rowcall_gateway.address import DEFAULT_LISTEN, Address
 from rowcall_gateway.identity import IdentityMode, check_address
 
@@ -34,7 +33,7 @@ class GatewaySettings(ClusterSettings):
         examples=["127.0.0.1:50051"],
         json_schema_extra={"metavar": "HOST:PORT"},
     )
-    images: tuple[Path, ...] = Field(
+    images: ReadableFiles = Field(
         default=(),
         description="Descriptor images of the methods to serve, as `buf build -o` writes them.",
         examples=["documents.binpb"],
@@ -105,8 +104,8 @@ class GatewaySettings(ClusterSettings):
     @classmethod
     def _check_listen(cls, listen: str, info: ValidationInfo) -> str:
         address = Address.parse(listen)
-        if "identity" in info.data:
-            check_address(info.data["identity"], address.host)
+        # Where the identity is wrong, as the strictest one has it: the mode that would allow it is told with it.
+        check_address(info.data.get("identity", IdentityMode.INSECURE_DEV), address.host)
         return listen
 
     @field_validator("max_call_wait", "key_ttl")

@@ -52,7 +52,14 @@ def dev(
     ] = None,
     image: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="A descriptor image of your job types; repeatable.", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            help="A descriptor image of your job types; repeatable.",
+            show_default=False,
+            exists=True,
+            dir_okay=False,
+            readable=True,
+        ),
     ] = None,
     servicer: Annotated[
         list[str] | None,

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import Field, field_validator
 
-from rowcall.settings import ClusterSettings, Duration
+from rowcall.settings import ClusterSettings, Duration, ReadableFiles
 
 _SERVICER: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _MIN_LEASE: Final = timedelta(seconds=1)
@@ -36,7 +36,7 @@ class WorkerSettings(ClusterSettings):
         examples=["documents.worker:register"],
         json_schema_extra={"flag": "servicer", "metavar": "MODULE:FUNCTION"},
     )
-    images: tuple[Path, ...] = Field(
+    images: ReadableFiles = Field(
         default=(),
         description="Descriptor images with the servicers' methods. Not needed where their generated code is Python's: "
         "it has the same descriptors.",

@@ -7,7 +7,7 @@ from rowcall.settings.dsn import Dsn, DsnText, parse_dsn, redact
 from rowcall.settings.load import load_settings, read_settings
 from rowcall.settings.model import ClusterSettings, LogSettings, PoolSize, Settings
 from rowcall.settings.problems import Problem, SettingsError, refuse
-from rowcall.settings.values import Duration
+from rowcall.settings.values import Duration, ReadableFiles
 
 __all__ = [
     "ClusterSettings",
@@ -17,6 +17,7 @@ __all__ = [
     "LogSettings",
     "PoolSize",
     "Problem",
+    "ReadableFiles",
     "Settings",
     "SettingsError",
     "load_settings",

@@ -13,6 +13,8 @@ from pydantic import AfterValidator, PlainSerializer
 
 HINT: Final = 'a connection string is postgresql://user@host:5432/database or "host=… dbname=…"'
 
+_PORTS: Final = 2**16
+
 _FOREIGN: Final = ("jdbc:", "postgresql+", "postgres+")
 
 
@@ -64,13 +66,17 @@ def parse_dsn(text: str) -> Dsn:
         scheme = stripped.split(":")[0]
         raise ValueError(f"begins with {scheme}:, the notation of another library; {HINT}")
     try:
-        conninfo_to_dict(stripped)
+        parts = conninfo_to_dict(stripped)
     except psycopg.Error:
         # libpq's own message may quote a piece of the password.
         raise ValueError(
             f"cannot be read as a connection string; {HINT}, and in a URL %, @, : and / of a password are "
             "percent-encoded"
         ) from None
+    for port in str(parts.get("port") or "").split(","):
+        # libpq finds it out at the first connection only. Empty: the default's.
+        if port.strip() and not (port.strip().isascii() and port.strip().isdigit() and 0 < int(port) < _PORTS):
+            raise ValueError(f"has the port {port.strip()[:10]!r}; a port is a number from 1 to {_PORTS - 1}")
     return Dsn(stripped)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 _DURATION: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*")
 _UNITS: Final = {
@@ -20,6 +23,27 @@ _UNITS: Final = {
     "h": timedelta(hours=1),
     "d": timedelta(days=1),
 }
+
+
+def _readable(files: tuple[Path, ...]) -> tuple[Path, ...]:
+    unreadable = [f"{str(file)!r} ({why})" for file in files if (why := _unreadable(file)) is not None]
+    if unreadable:
+        raise ValueError(f"names what cannot be read: {', '.join(unreadable)}")
+    return files
+
+
+def _unreadable(file: Path) -> str | None:
+    # Not opened: it may be a pipe, which can be read once.
+    try:
+        if stat.S_ISDIR(file.stat().st_mode):
+            return "a directory"
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return None if os.access(file, os.R_OK) else "no permission"
+
+
+ReadableFiles = Annotated[tuple[Path, ...], AfterValidator(_readable)]
+"""The type of a setting that names files to read, so that those that are missing are told with everything else."""
 
 
 def parse_duration(value: object) -> object:
