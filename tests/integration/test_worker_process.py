@@ -97,7 +97,10 @@ async def test_a_users_servicer_is_served_with_or_without_its_image(
         (("--servicer", "acme_servicer:nothing"), "registered nothing"),
         (("--servicer", "acme_servicer"), "is not module:function"),
         (("--no-probe",), "nothing to serve"),
-        (("--image", "/no/such/image.binpb"), "/no/such/image.binpb"),
+        (
+            ("--image", "/no/such/image.binpb", "--slots", "0"),
+            "names what cannot be read: '/no/such/image.binpb' (No such file or directory)",
+        ),
         (("--lease", "soon"), "is not a duration"),
     ],
 )
@@ -123,7 +126,7 @@ def test_every_missing_setting_is_named(services: Services) -> None:
 
 def test_a_database_without_the_schema_is_refused(services: Services, cluster: Cluster) -> None:
     worker = services.worker(ROWCALL_SHARDS=f'{{"a": "{cluster.catalogue_dsn}"}}')
-    assert worker.process.wait(END_SECONDS) == 2
+    assert worker.process.wait(END_SECONDS) == 1
     worker.end()
     assert "rowcall migrate" in "".join(worker.log)
 

@@ -1,7 +1,8 @@
 """The process `rowcall-worker`: settings, event loop, signals, readiness, exit codes.
 
 SIGTERM or SIGINT drains: exit code 0. A second signal ends at once: exit code 130 or 143; what ran is rescued by others.
-Exit code 2: something is wrong with settings, servicers, images or a schema.
+Exit code 1: it cannot start, as with a shard of another schema, like a gateway. Exit code 2: something is wrong with
+settings, servicers or images.
 """
 
 from __future__ import annotations
@@ -45,9 +46,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         uvloop.run(_serve(settings))
     except SettingsError as error:
         refuse(error)
-    except (RegistrationError, ImageError, RowcallError, OSError) as error:
+    except (RegistrationError, ImageError) as error:
         sys.stderr.write(f"{WorkerSettings.program}: {error}\n")
         _exit(2)
+    except (RowcallError, OSError) as error:
+        sys.stderr.write(f"{WorkerSettings.program}: {error}\n")
+        _exit(1)
     _exit(0)
 
 
