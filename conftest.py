@@ -1,9 +1,14 @@
 """For every test of the repository: the folder under tests/ is the marker that `make test-NAME` selects by."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Tests start programs while gRPC's threads run. gRPC's handlers for processes that fork and go on using it are of no use
+# to those, and can end them before they begin.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 TESTS = Path(__file__).parent / "tests"
 

@@ -1,17 +1,19 @@
-"""What nobody is warned of: gateways and workers killed in the middle of their work. Nothing acknowledged is lost."""
+"""What nobody is warned of: gateways, workers and Postgres killed in the middle of their work. Nothing acknowledged is lost."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections import Counter
+from contextlib import ExitStack
 
 import grpc
 import psycopg
 import pytest
 
 from rowcall.probe.v1 import probe_pb2, probe_pb2_grpc
-from tests.fix_cluster import Cluster
+from tests.fix_cluster import Cluster, RestartableCluster
 from tests.fix_services import ServiceProcess, Services
 from tests.waiting import until
 
@@ -128,6 +130,40 @@ async def test_what_a_killed_gateway_acknowledged_is_finished_after_the_restart(
         return found
 
     await until(lambda: set(names) <= succeeded(), seconds=60)
+
+
+@pytest.mark.timeout(180)
+async def test_a_killed_postgres_loses_no_acknowledged_call(restartable_cluster: RestartableCluster) -> None:
+    cluster = restartable_cluster
+    answers: dict[int, bytes] = {}
+    free = asyncio.Semaphore(IN_FLIGHT)
+
+    with ExitStack() as stack:
+        services = Services(cluster, stack)
+        gateway, worker = services.gateway(), services.worker(ROWCALL_LEASE=LEASE)
+        await asyncio.to_thread(worker.ready)
+        address = [await asyncio.to_thread(gateway.address)]
+
+        async def call(number: int) -> None:
+            async with free:
+                await call_until_answered(address, number, answers)
+
+        def answered(enough: int) -> bool:
+            return len(answers) >= enough
+
+        async def kill() -> None:
+            for enough in (CALLS // 4, CALLS // 2, CALLS * 3 // 4):
+                await until(functools.partial(answered, enough), seconds=60)
+                await asyncio.to_thread(cluster.postgres.kill)
+                await asyncio.to_thread(cluster.postgres.start)
+
+        await asyncio.gather(kill(), *(call(number) for number in range(CALLS)))
+        assert answers == {number: b"%d" % number for number in range(CALLS)}
+        rows = finished(cluster)
+        assert sum(rows.values()) == CALLS, rows
+        assert {state for _, state in rows} == {"SUCCEEDED"}, rows
+        assert await asyncio.to_thread(worker.end) == 0
+        assert await asyncio.to_thread(gateway.end) == 0
 
 
 @pytest.mark.timeout(120)
