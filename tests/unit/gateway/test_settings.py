@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -28,16 +29,19 @@ def test_what_is_not_said_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.uses_hints
 
 
-def test_environment_and_flags_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_and_flags_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    images = [str(tmp_path / name) for name in ("a.binpb", "b.binpb")]
+    for image in images:
+        Path(image).touch()
     settings = read(
         monkeypatch,
-        {"ROWCALL_MAX_CALL_WAIT": "20s", "ROWCALL_IMAGES": "a.binpb,b.binpb", "ROWCALL_TRANSACTION_POOLER": "true"},
+        {"ROWCALL_MAX_CALL_WAIT": "20s", "ROWCALL_IMAGES": ",".join(images), "ROWCALL_TRANSACTION_POOLER": "true"},
         *("--listen", "[::1]:0", "--gather", "5ms", "--identity", "insecure-network"),
     )
 
     assert (str(settings.address), settings.identity) == ("[::1]:0", "insecure-network")
     assert (settings.max_call_wait, settings.gather) == (timedelta(seconds=20), timedelta(milliseconds=5))
-    assert [str(image) for image in settings.images] == ["a.binpb", "b.binpb"]
+    assert [str(image) for image in settings.images] == images
     # A pooler in transaction mode cannot carry LISTEN.
     assert not settings.uses_hints
 
