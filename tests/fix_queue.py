@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -23,6 +22,7 @@ from rowcall.queue.postgres import PostgresJobStore, PostgresWorkQueue
 from rowcall.v1.job_pb2 import JobState
 from tests.fix_cluster import Cluster
 from tests.fix_postgres import Databases
+from tests.waiting import until
 
 SUCCEEDED = JobState.JOB_STATE_SUCCEEDED
 FAILED = JobState.JOB_STATE_FAILED
@@ -116,7 +116,7 @@ class Queue:
     async def somebody_waits(self, sessions: int = 1) -> None:
         """Returns when so many sessions wait for other ones' locks."""
         waiting = "select count(distinct pid) >= %s from pg_locks where not granted"
-        await eventually(lambda: self.value(waiting, sessions))
+        await until(lambda: self.value(waiting, sessions))
 
     async def adopt(self, *tenants: str) -> None:
         """Places tenants on the shard."""
@@ -129,13 +129,6 @@ def taken(answer: Submitted | Exception) -> Submitted:
     if isinstance(answer, Exception):
         raise answer
     return answer
-
-
-async def eventually(true: Callable[[], Awaitable[bool]], *, seconds: float = 10) -> None:
-    """Waits until a question is answered with yes. Raises TimeoutError."""
-    async with asyncio.timeout(seconds):
-        while not await true():  # noqa: ASYNC110 - a database makes it true
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -28,6 +26,7 @@ from rowcall.settings import ClusterSettings
 from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
 from rowcall_worker import Worker, WorkerSettings
 from tests.fix_cluster import Cluster
+from tests.waiting import until
 
 PROBE = load_catalogue().methods
 DONE_SECONDS = 20.0
@@ -172,7 +171,7 @@ class Calls:
             found[:] = [await self.row(job)]
             return true(found[0])
 
-        await eventually(look, seconds=seconds)
+        await until(look, seconds=seconds)
         return found[0]
 
     async def all_done(self, jobs: Sequence[Job], *, seconds: float = DONE_SECONDS) -> list[JobRow]:
@@ -183,19 +182,8 @@ class Calls:
             rows[:] = await self.rows(jobs)
             return all(row.done for row in rows)
 
-        await eventually(look, seconds=seconds)
+        await until(look, seconds=seconds)
         return rows
-
-
-async def eventually(true: Callable[[], Awaitable[bool] | bool], *, seconds: float = DONE_SECONDS) -> None:
-    """Waits until something is true."""
-    end = time.monotonic() + seconds
-    while True:
-        answer = true()
-        if answer if isinstance(answer, bool) else await answer:
-            return
-        assert time.monotonic() < end, f"not within {seconds:g} s"
-        await asyncio.sleep(0.01)
 
 
 def error_of(row: JobRow) -> Status:

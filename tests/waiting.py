@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 
-async def until(true: Callable[[], bool], *, seconds: float = 10) -> None:
+async def until(true: Callable[[], Awaitable[bool] | bool], *, seconds: float = 20) -> None:
     """Waits until something is true. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110 - it may be a database or a process that makes it true
-            await asyncio.sleep(0.01)
+        while True:
+            answer = true()
+            if answer if isinstance(answer, bool) else await answer:
+                return
+            await asyncio.sleep(0.01)  # a database or a process makes it true: there is nothing to be woken by

@@ -23,7 +23,8 @@ from rowcall.probe.v1.probe_pb2 import AwaitRequest, AwaitResponse, EchoRequest,
 from rowcall.v1.job_pb2 import JobMetadata, JobState
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, Metadata, info_of, jobs, keyed, refused, tenant, trailer
-from tests.fix_worker import Workers, eventually
+from tests.fix_worker import Workers
+from tests.waiting import until
 
 ECHO = "/rowcall.probe.v1.ProbeService/Echo"
 SERVICE_CONFIG = resources.files("rowcall_gateway") / "service_config.json"
@@ -363,7 +364,7 @@ async def test_cancelling_a_call_does_not_cancel_its_job(gateways: Gateways, ben
     probe = await gateways.probe(await gateways.start())
 
     call = probe.Echo(EchoRequest(payload=b"x"), timeout=20, metadata=keyed("k"))
-    await eventually(lambda: len(rows(cluster)) == 1)
+    await until(lambda: len(rows(cluster)) == 1)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call

@@ -20,7 +20,7 @@ from rowcall.queue.postgres import PostgresJobStore
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, dynamic_stub, info_of, jobs, keyed, tenant, violations_of
 from tests.fix_images import ImageBuilder
-from tests.fix_worker import eventually
+from tests.waiting import until
 
 PROTO = """\
 syntax = "proto3";
@@ -172,7 +172,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_takes_its_unstarted_job_a
 
     call.cancel()
 
-    await eventually(lambda: states(cluster) == [("CANCELLED", None)])
+    await until(lambda: states(cluster) == [("CANCELLED", None)])
 
 
 async def test_a_call_that_is_cancelled_while_it_is_written_takes_its_unstarted_job_along(
@@ -188,14 +188,14 @@ async def test_a_call_that_is_cancelled_while_it_is_written_takes_its_unstarted_
 
     monkeypatch.setattr(PostgresJobStore, "submit", slowly)
     call = shop.call("Quote", shop.message("QuoteRequest"), timeout=20)
-    await eventually(lambda: len(states(cluster)) == 1)
+    await until(lambda: len(states(cluster)) == 1)
 
     with structlog.testing.capture_logs() as lines:
         call.cancel()
-        await eventually(lambda: [line["code"] for line in lines if line["event"] == "call"] == ["CANCELLED"])
+        await until(lambda: [line["code"] for line in lines if line["event"] == "call"] == ["CANCELLED"])
     told.set()
 
-    await eventually(lambda: states(cluster) == [("CANCELLED", None)])
+    await until(lambda: states(cluster) == [("CANCELLED", None)])
 
 
 async def test_a_call_that_runs_out_of_time_takes_its_unstarted_job_along(shop: Shop, cluster: Cluster) -> None:
@@ -240,7 +240,7 @@ async def test_one_of_two_callers_that_gives_up_takes_nothing_from_the_other(
 ) -> None:
     request = shop.message("QuoteRequest", item="tea")
     first = shop.call("Quote", request, timeout=20, metadata=keyed("k"))
-    await eventually(lambda: len(states(cluster)) == 1)
+    await until(lambda: len(states(cluster)) == 1)
     second = asyncio.ensure_future(_answer(shop.call("Quote", request, timeout=20, metadata=keyed("k"))))
     late = await shop.refused("Quote", request, timeout=1, metadata=keyed("k"))
 

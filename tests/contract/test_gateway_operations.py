@@ -34,7 +34,8 @@ from rowcall_gateway.server import Gateway
 from rowcall_gateway.waiters import Pace
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, Metadata, info_of, jobs, listening, tenant
-from tests.fix_worker import Workers, eventually
+from tests.fix_worker import Workers
+from tests.waiting import until
 
 NOW = ("prefer", "wait=0")
 ACME = tenant("acme")
@@ -191,7 +192,7 @@ async def test_a_running_job_is_marked_and_finished_by_its_handler(client: Clien
 async def test_who_waits_for_a_job_hears_of_its_cancellation(gateways: Gateways, hints: bool, cluster: Cluster) -> None:
     clients = [Client(await gateways.channel(await gateways.start(hints=hints))) for _ in range(2)]
     call = asyncio.ensure_future(_echo(clients[0]))
-    await eventually(lambda: len(jobs(cluster, "name")) == 1)
+    await until(lambda: len(jobs(cluster, "name")) == 1)
     ((name,),) = jobs(cluster, "name")
 
     await clients[1].cancel(name)
@@ -212,9 +213,9 @@ async def test_a_cancellation_is_hinted_at(
     waiting = await gateways.start()
     cancelling = await gateways.start() if other else waiting
     client = Client(await gateways.channel(cancelling))
-    await eventually(lambda: listening(cluster) >= (2 if other else 1) * len(cluster.shards))
+    await until(lambda: listening(cluster) >= (2 if other else 1) * len(cluster.shards))
     call = asyncio.ensure_future(_echo(Client(await gateways.channel(waiting))))
-    await eventually(lambda: len(jobs(cluster, "name")) == 1)
+    await until(lambda: len(jobs(cluster, "name")) == 1)
     ((name,),) = jobs(cluster, "name")
 
     await client.cancel(name)

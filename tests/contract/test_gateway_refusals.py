@@ -15,7 +15,7 @@ from rowcall.errors import status_of
 from rowcall.probe.v1.probe_pb2 import EchoRequest, RunRequest
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Gateways, info_of, jobs, keyed, tenant, violations_of
-from tests.fix_worker import eventually
+from tests.waiting import until
 
 ECHO = "/rowcall.probe.v1.ProbeService/Echo"
 
@@ -144,7 +144,7 @@ async def test_as_many_calls_wait_as_may_and_the_next_is_refused_unwritten(
     gateway = await gateways.start(max_waiters=2)
     probe = await gateways.probe(gateway)
     waiting = [probe.Echo(EchoRequest(), timeout=20, metadata=keyed(f"k{number}")) for number in range(2)]
-    await eventually(lambda: written(cluster) == 2)
+    await until(lambda: written(cluster) == 2)
 
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await probe.Echo(EchoRequest(), timeout=20, metadata=keyed("k2"))

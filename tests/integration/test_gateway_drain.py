@@ -22,7 +22,7 @@ from rowcall.queue.postgres import PostgresJobStore
 from rowcall_gateway.server import Gateway
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, Metadata, info_of, jobs, keyed, refused, trailer
-from tests.fix_worker import eventually
+from tests.waiting import until
 
 SERVICE_CONFIG = (resources.files("rowcall_gateway") / "service_config.json").read_text()
 NOW = ("prefer", "wait=0")
@@ -56,7 +56,7 @@ async def test_waiting_calls_are_ended_spread_over_the_grace(gateways: Gateways,
         return error
 
     calls = [asyncio.ensure_future(call(number)) for number in range(30)]
-    await eventually(lambda: len(jobs(cluster, "name")) == 30)
+    await until(lambda: len(jobs(cluster, "name")) == 30)
 
     started = time.monotonic()
     await gateway.drain(timedelta(seconds=2))
@@ -110,10 +110,10 @@ async def test_stock_clients_calls_go_on_at_another_gateway_while_one_drains(gat
                 answered += 1
 
         callers = [asyncio.ensure_future(caller()) for _ in range(40)]
-        await eventually(lambda: answered > 200)
+        await until(lambda: answered > 200)
         await first.drain(timedelta(seconds=2))
         before = answered
-        await eventually(lambda: answered > before + 200)
+        await until(lambda: answered > before + 200)
         stopped.set()
         await asyncio.gather(*callers)
 
@@ -152,7 +152,7 @@ async def test_a_call_that_is_being_written_when_the_drain_begins_is_told_its_jo
     gateway = await gateways.start()
     probe = await gateways.probe(gateway)
     call = asyncio.ensure_future(refused(probe.Echo(EchoRequest(), timeout=60, metadata=keyed("k"))))
-    await eventually(lambda: len(jobs(cluster, "name")) == 1)
+    await until(lambda: len(jobs(cluster, "name")) == 1)
 
     draining = asyncio.ensure_future(gateway.drain(timedelta(seconds=2)))
     await asyncio.wait({draining}, timeout=0.1)

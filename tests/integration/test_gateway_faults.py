@@ -25,9 +25,10 @@ from rowcall_gateway.server import Gateway
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, info_of, jobs, keyed, refused, tenant, trailer
 from tests.fix_postgres import Databases
-from tests.fix_worker import Workers, eventually
+from tests.fix_worker import Workers
 from tests.gate import Gate
 from tests.moving import catalogue_routes, move, set_route
+from tests.waiting import until
 
 NOW = ("prefer", "wait=0")
 
@@ -84,7 +85,7 @@ async def test_a_shard_that_is_away_is_said_to_be_and_used_again_when_it_is_back
             return False
         return True
 
-    await eventually(works)
+    await until(works)
     assert len(jobs(cluster, "name")) == 2
 
 
@@ -127,12 +128,12 @@ async def test_a_commit_that_nobody_confirms_in_time_is_unknown(
 
     await gate.open()
     if with_key:
-        await eventually(lambda: len(jobs(cluster, "name")) == 2)
+        await until(lambda: len(jobs(cluster, "name")) == 2)
         joined = await probe.Run(RunRequest(payload=b"x"), timeout=20, metadata=metadata)
         assert joined.name in {name for (name,) in jobs(cluster, "name")}
     else:
         name = info_of(error).metadata["operation"]
-        await eventually(lambda: (name,) in jobs(cluster, "name"))
+        await until(lambda: (name,) in jobs(cluster, "name"))
     assert ("behind",) not in jobs(cluster, "request_id")
     assert len(jobs(cluster, "name")) == 2
 
@@ -208,7 +209,7 @@ async def test_a_batch_that_nobody_confirms_in_time_is_unknown(
     assert info_of(error).reason == "COMMIT_UNKNOWN"
     assert trailer(error, "grpc-retry-pushback-ms") == (None if with_keys else "-1")
     await gate.open()
-    await eventually(lambda: len(jobs(cluster, "name")) == 3)
+    await until(lambda: len(jobs(cluster, "name")) == 3)
 
 
 async def test_a_call_that_waits_rides_out_an_outage(

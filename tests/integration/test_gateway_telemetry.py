@@ -22,7 +22,7 @@ from rowcall_gateway.calls import JobCalls
 from rowcall_gateway.telemetry import provider_from_environment
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Gateways, info_of, jobs, keyed, refused, tenant
-from tests.fix_worker import eventually
+from tests.waiting import until
 
 ECHO = "rowcall.probe.v1.ProbeService/Echo"
 RUN = "rowcall.probe.v1.ProbeService/Run"
@@ -44,7 +44,7 @@ class Spans:
 
     async def one(self) -> ReadableSpan:
         """The only one, once it is there: a span ends a moment after its call."""
-        await eventually(lambda: len(self.all()) == 1)
+        await until(lambda: len(self.all()) == 1)
         return self.all()[0]
 
 
@@ -135,7 +135,7 @@ async def test_a_cancelled_calls_span_ends(gateways: Gateways, spans: Spans, clu
     probe = await gateways.probe(await gateways.start(tracer_provider=spans.provider))
 
     call = probe.Echo(EchoRequest(), timeout=20)
-    await eventually(lambda: len(jobs(cluster, "name")) == 1)
+    await until(lambda: len(jobs(cluster, "name")) == 1)
     call.cancel()
 
     span = await spans.one()
@@ -203,7 +203,7 @@ async def test_a_cancelled_call_has_a_line(gateways: Gateways, cluster: Cluster)
         call = echo(b"", timeout=20)
         name = dict(await call.initial_metadata())["rowcall-operation"]
         call.cancel()
-        await eventually(lambda: len(request_lines(captured)) == 1)
+        await until(lambda: len(request_lines(captured)) == 1)
 
     (line,) = request_lines(captured)
     assert (line["code"], line["job"]) == ("CANCELLED", name)

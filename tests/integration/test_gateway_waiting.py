@@ -21,7 +21,8 @@ from rowcall_gateway import links
 from rowcall_gateway.waiters import UNHINTED, Pace, Waiters
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, Metadata, jobs, keyed, listening, tenant
-from tests.fix_worker import Workers, eventually
+from tests.fix_worker import Workers
+from tests.waiting import until
 
 NEVER = Pace(first=timedelta(hours=1), most=timedelta(hours=1))
 """Asking comes too late for any test: what is answered was hinted at."""
@@ -41,7 +42,7 @@ async def test_a_hint_wakes_the_call_that_waits(
     monkeypatch.setattr(links, "HINTED", NEVER)
     probe = await gateways.probe(await gateways.start())
     bench.notify()
-    await eventually(lambda: listening(cluster) == len(cluster.shards))
+    await until(lambda: listening(cluster) == len(cluster.shards))
 
     calls = [asyncio.ensure_future(echo(probe, tenant(f"t{number}"))) for number in range(8)]
     for held in await bench.claim(8):
@@ -65,12 +66,12 @@ async def test_a_hint_that_comes_before_its_call_waits_is_kept(
 
     async def slowly(self: PostgresJobStore, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
         answers = await submit(self, submissions)
-        await eventually(lambda: {each.job_id for each in submissions} <= heard)
+        await until(lambda: {each.job_id for each in submissions} <= heard)
         return answers
 
     probe = await gateways.probe(await gateways.start())
     await workers.start()
-    await eventually(lambda: listening(cluster) == len(cluster.shards))
+    await until(lambda: listening(cluster) == len(cluster.shards))
     monkeypatch.setattr(Waiters, "hint", hear)
     monkeypatch.setattr(PostgresJobStore, "submit", slowly)
 
@@ -114,7 +115,7 @@ async def test_a_joined_call_is_answered_though_the_hint_goes_to_another_gateway
     second = await gateways.probe(await gateways.start())
     bench.notify()
     calls = [asyncio.ensure_future(echo(first, keyed("k")))]
-    await eventually(lambda: len(jobs(cluster, "name")) == 1)
+    await until(lambda: len(jobs(cluster, "name")) == 1)
     calls.append(asyncio.ensure_future(echo(second, keyed("k"))))
 
     (held,) = await bench.claim()
@@ -126,7 +127,7 @@ async def test_a_joined_call_is_answered_though_the_hint_goes_to_another_gateway
 async def test_a_broken_listener_costs_no_answer(gateways: Gateways, bench: Bench, cluster: Cluster) -> None:
     probe = await gateways.probe(await gateways.start())
     bench.notify()
-    await eventually(lambda: listening(cluster) == len(cluster.shards))
+    await until(lambda: listening(cluster) == len(cluster.shards))
     call = asyncio.ensure_future(echo(probe))
     (held,) = await bench.claim()
     for dsn in cluster.shards.values():
@@ -139,7 +140,7 @@ async def test_a_broken_listener_costs_no_answer(gateways: Gateways, bench: Benc
     await bench.answer(held, EchoResponse(payload=b"x"))
 
     assert (await call).payload == b"x"
-    await eventually(lambda: listening(cluster) == len(cluster.shards))
+    await until(lambda: listening(cluster) == len(cluster.shards))
 
 
 async def test_many_waiting_calls_are_asked_for_together(

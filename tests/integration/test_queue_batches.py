@@ -14,7 +14,8 @@ from psycopg_pool import AsyncConnectionPool
 from rowcall.errors import RowcallError, reason_name
 from rowcall.queue.model import MethodIds, Settled, Settlement, SubmitOutcome, Submitted
 from rowcall.queue.postgres import PostgresJobStore
-from tests.fix_queue import SUCCEEDED, Queue, eventually
+from tests.fix_queue import SUCCEEDED, Queue
+from tests.waiting import until
 
 TOO_LONG = "".join(hashlib.sha256(bytes([number])).hexdigest() for number in range(200))
 """A key that no index entry can hold, even compressed."""
@@ -159,4 +160,4 @@ async def test_collisions_are_tried_again(queue: Queue) -> None:
         await other.commit()
         assert outcomes(await submit) == ["JOINED", "JOINED"]
     deadlocks = "select deadlocks > 0 from pg_stat_database where datname = current_database()"
-    await eventually(lambda: queue.value(deadlocks))
+    await until(lambda: queue.value(deadlocks))

@@ -20,8 +20,9 @@ from rowcall.names import operation_name
 from rowcall.queue.model import Submission, SubmitOutcome, Submitted
 from rowcall.queue.postgres import PostgresJobStore, PostgresWorkQueue
 from tests.fix_cluster import RestartableCluster
-from tests.fix_queue import READY, Queue, eventually
+from tests.fix_queue import READY, Queue
 from tests.gate import Gate
+from tests.waiting import until
 
 
 def reason(answer: object) -> str:
@@ -79,7 +80,7 @@ async def test_a_connection_lost_under_a_submit_leaves_it_unknown_and_a_repeat_j
         assert isinstance(answer, RowcallError)
         assert answer.metadata["operation"] == operation_name("acme", call.job_id)
         assert answer.no_retry is (call.request_id is None), "a stock retry of a call without a key would do it twice"
-    await eventually(lambda: is_there(queue, unkeyed))
+    await until(lambda: is_there(queue, unkeyed))
     assert await queue.submit(keyed) == [Submitted(SubmitOutcome.JOINED, first.job_id)]
     await gate.shut()
 
@@ -93,7 +94,7 @@ async def test_a_submit_that_takes_too_long_is_given_up_not_cancelled(queue: Que
             answers = await store.submit([queue.call(request_id="k"), call])
             assert [reason(answer) for answer in answers] == ["COMMIT_UNKNOWN", "COMMIT_UNKNOWN"]
             await lock.commit()
-        await eventually(lambda: is_there(queue, call))
+        await until(lambda: is_there(queue, call))
         assert [reason(answer) for answer in await store.submit([queue.call()])] == ["CREATED"], "the pool goes on"
 
 
@@ -130,7 +131,7 @@ async def test_a_shard_that_cannot_be_reached_is_unavailable(queue: Queue) -> No
             with pytest.raises(RowcallError, match="SHARD_UNAVAILABLE"):
                 await attempt
         await gate.open()
-        await eventually(lambda: is_created(store, queue.call()), seconds=20)
+        await until(lambda: is_created(store, queue.call()), seconds=20)
     await gate.shut()
 
 

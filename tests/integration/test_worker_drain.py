@@ -19,7 +19,8 @@ from rowcall.v1.job_pb2 import AttemptOutcome, JobState
 from rowcall_worker.context import AsyncJobContext, SyncJobContext
 from rowcall_worker.settler import WRITERS
 from tests.fix_cluster import Cluster
-from tests.fix_worker import Calls, Job, Workers, eventually, serve
+from tests.fix_worker import Calls, Job, Workers, serve
+from tests.waiting import until
 
 
 async def test_a_drain_in_the_middle_burns_no_attempt(cluster: Cluster, calls: Calls, workers: Workers) -> None:
@@ -43,7 +44,7 @@ async def test_a_drain_in_the_middle_burns_no_attempt(cluster: Cluster, calls: C
     short = await calls.submit_many("Echo", [EchoRequest(payload=b"short")] * 3)
     long = await calls.submit_many("Echo", [EchoRequest(payload=b"long")] * 3)
     waiting = await calls.submit_many("Echo", [EchoRequest(payload=b"waiting")] * 5)
-    await eventually(lambda: len(started) == 6)
+    await until(lambda: len(started) == 6)
     await first.drain(timedelta(seconds=1))
 
     assert started.count(b"waiting") == 0
@@ -104,14 +105,14 @@ async def test_a_thread_does_not_hold_a_drain_up_for_ever(calls: Calls, workers:
     worker = await workers.start(serve(echo=echo))
     try:
         job = await calls.submit("Echo", EchoRequest())
-        await eventually(started.is_set)
+        await until(started.is_set)
         async with asyncio.timeout(10):
             await worker.drain(timedelta(seconds=0.2))
         row = await calls.row(job)
         assert (row.state, row.attempt) == (JobState.JOB_STATE_READY, 0)
     finally:
         let_go.set()
-    await eventually(lambda: active == [False])
+    await until(lambda: active == [False])
     assert (await calls.row(job)).state == JobState.JOB_STATE_READY
 
 
@@ -182,7 +183,7 @@ async def test_a_drain_waits_until_every_outcome_is_written(
     while asked < WRITERS:
         before = asked
         jobs.append(await calls.submit("Echo", EchoRequest()))
-        await eventually(partial(lambda before: asked > before, before))
+        await until(partial(lambda before: asked > before, before))
     jobs += await calls.submit_many("Echo", [EchoRequest()] * 5)
     drain = asyncio.create_task(worker.drain())
     assert not await worker.wait_for_termination(timeout=0.3)

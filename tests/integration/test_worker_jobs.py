@@ -34,7 +34,8 @@ from rowcall.queue.model import JobRow
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
 from rowcall_worker import finished
 from rowcall_worker.context import AsyncJobContext, SyncJobContext
-from tests.fix_worker import Call, Calls, PolicyChanges, Workers, error_of, eventually, serve
+from tests.fix_worker import Call, Calls, PolicyChanges, Workers, error_of, serve
+from tests.waiting import until
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
@@ -455,7 +456,7 @@ async def test_failed_and_retried_attempts_are_logged_with_their_call(
     await workers.start(serve(echo=echo))
     job = await calls.submit("Echo", EchoRequest(), call=Call("acme", "r-1", "ann", TRACEPARENT), policy=AT_ONCE)
     await calls.done(job)
-    await eventually(lambda: any(line["event"] == "job failed" for line in log))
+    await until(lambda: any(line["event"] == "job failed" for line in log))
     call = {"trace_id": TRACE_ID, "request_id": "r-1", "tenant": "acme", "actor": "ann", "job": job.name}
     (retried,) = [line for line in log if line["event"] == "attempt failed, the job is tried again"]
     assert (

@@ -26,8 +26,9 @@ from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
 from rowcall_worker.context import AsyncJobContext, SyncJobContext
 from tests.fix_cluster import Cluster, RestartableCluster
-from tests.fix_worker import Calls, Workers, error_of, eventually, serve
+from tests.fix_worker import Calls, Workers, error_of, serve
 from tests.gate import Gate
+from tests.waiting import until
 
 
 class Blocking:
@@ -86,9 +87,9 @@ async def test_a_zombies_result_does_not_count(calls: Calls, workers: Workers, m
         patch.setattr("rowcall_worker.shard.LeaseRenewal", PausedRenewal)
         first = await workers.start(serve(echo=zombie.echo), lease=timedelta(seconds=1))
     job = await calls.submit("Echo", EchoRequest())
-    await eventually(lambda: zombie.started == 1)
+    await until(lambda: zombie.started == 1)
     second = await workers.start(serve(echo=heir.echo))
-    await eventually(lambda: heir.started == 1)
+    await until(lambda: heir.started == 1)
     # The zombie finishes while the heir is at work, and does not notice that it was declared dead.
     zombie.let_go.set()
     await first.drain()
@@ -111,10 +112,10 @@ async def test_a_worker_that_is_declared_dead_drops_its_work_and_starts_anew(
     handler = Blocking("worker")
     await workers.start(serve(echo=handler.echo))
     job = await calls.submit("Echo", EchoRequest())
-    await eventually(lambda: handler.started == 1)
+    await until(lambda: handler.started == 1)
     before = await identities(cluster, job.shard)
     await declare_dead(cluster, job.shard)
-    await eventually(lambda: handler.started == 2)
+    await until(lambda: handler.started == 2)
     assert handler.cancelled == 1
     after = await identities(cluster, job.shard)
     assert len(after) == len(before) + 1
@@ -144,7 +145,7 @@ async def test_a_thread_that_outlives_its_lease_is_told_and_its_result_dropped(
     await workers.start(serve(echo=echo))
     try:
         job = await calls.submit("Echo", EchoRequest())
-        await eventually(lambda: len(started) == 1)
+        await until(lambda: len(started) == 1)
         await declare_dead(cluster, job.shard)
         row = await calls.done(job)
         assert answer(row.response).attempt == 1
@@ -176,10 +177,10 @@ async def test_a_worker_that_is_cut_off_stops_before_its_lease_is_over(
     handler, heir = Blocking("cut off"), Blocking("heir")
     first = await workers.start(serve(echo=handler.echo), shards=through(gate, cluster), lease=timedelta(seconds=2))
     job = await calls.submit("Echo", EchoRequest())
-    await eventually(lambda: handler.started == 1)
+    await until(lambda: handler.started == 1)
     second = await workers.start(serve(echo=heir.echo))
     gate.freeze()
-    await eventually(lambda: heir.started == 1)
+    await until(lambda: heir.started == 1)
     # By the time another one has the job, the one that was cut off has ended its own run of it.
     assert handler.cancelled == 1
     heir.let_go.set()
@@ -202,7 +203,7 @@ async def test_a_short_outage_costs_no_attempt(cluster: Cluster, calls: Calls, w
         pool_timeout=timedelta(milliseconds=200),
     )
     job = await calls.submit("Echo", EchoRequest())
-    await eventually(lambda: handler.started == 1)
+    await until(lambda: handler.started == 1)
     await gate.shut()
     handler.let_go.set()
     with pytest.raises(AssertionError, match="not within"):
@@ -225,7 +226,7 @@ async def test_a_killed_postgres_costs_no_attempt(restartable_cluster: Restartab
         calls = Calls(router)
         await Workers(cluster, stack).start(serve(echo=handler.echo), lease=timedelta(seconds=30))
         jobs = await calls.submit_many("Echo", [EchoRequest()] * 20)
-        await eventually(lambda: handler.started == 20)
+        await until(lambda: handler.started == 20)
         cluster.postgres.kill()
         handler.let_go.set()
         cluster.postgres.start()
@@ -278,13 +279,13 @@ async def test_jobs_of_a_claim_that_was_lost_on_its_way_back_are_found_again(
     monkeypatch.setattr("rowcall_worker.maintenance.BURY_EVERY", 60.0)
     worker = await workers.start(serve(echo=handler.echo))
     running = await calls.submit("Echo", EchoRequest())
-    await eventually(lambda: handler.started == 1)
+    await until(lambda: handler.started == 1)
     vanished = await calls.submit("Echo", EchoRequest())
-    await eventually(lambda: len(lost) == 1)
+    await until(lambda: len(lost) == 1)
     assert lost[0].job_id == vanished.job_id
     # The worker goes on under another identity; what it ran under the first one is not disturbed.
     after = await calls.submit("Echo", EchoRequest())
-    await eventually(lambda: handler.started == 2)
+    await until(lambda: handler.started == 2)
     assert [alive for _, alive in await identities(cluster, running.shard)] == [True, True]
     handler.let_go.set()
     for job in (running, after, vanished):
@@ -315,10 +316,10 @@ async def test_a_result_under_a_lost_lease_is_not_written_any_more(
     handler = Blocking("worker")
     worker = await workers.start(serve(echo=handler.echo))
     job = await calls.submit("Echo", EchoRequest())
-    await eventually(partial(handler.has_started, 1))
+    await until(partial(handler.has_started, 1))
     handler.let_go.set()
     await declare_dead(cluster, job.shard)
-    await eventually(partial(handler.has_started, 2))
+    await until(partial(handler.has_started, 2))
     reachable.set()
     await calls.done(job)
     await worker.drain()
@@ -333,7 +334,7 @@ async def test_a_worker_that_always_dies_is_not_tried_for_ever(
     await workers.start(serve(echo=handler.echo))
     job = await calls.submit("Echo", EchoRequest())
     for times in (1, 2, 3):
-        await eventually(partial(handler.has_started, times))
+        await until(partial(handler.has_started, times))
         await declare_dead(cluster, job.shard)
     row = await calls.done(job)
     assert row.state == JobState.JOB_STATE_FAILED

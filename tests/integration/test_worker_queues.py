@@ -19,7 +19,8 @@ from rowcall.queue.hints import Listener, done_channel, parse_done
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.context import AsyncJobContext, SyncJobContext
 from tests.fix_cluster import Cluster
-from tests.fix_worker import PROBE, Call, Calls, Workers, eventually, serve
+from tests.fix_worker import PROBE, Call, Calls, Workers, serve
+from tests.waiting import until
 
 
 async def test_methods_that_are_not_served_are_left_alone(calls: Calls, workers: Workers) -> None:
@@ -94,7 +95,7 @@ async def test_no_more_jobs_are_held_than_there_are_slots(cluster: Cluster, call
         for job in await calls.submit_many("Echo", [EchoRequest()] * 5, call=Call(f"tenant-{tenant}"))
     ]
     assert {job.shard for job in jobs} == {"a", "b"}
-    await eventually(lambda: running == 4)
+    await until(lambda: running == 4)
     states = [(await calls.row(job)).state for job in jobs]
     assert states.count(JobState.JOB_STATE_RUNNING) == 4
     assert states.count(JobState.JOB_STATE_READY) == 16
@@ -125,7 +126,7 @@ async def test_threads_and_tasks_have_slots_of_their_own(calls: Calls, workers: 
     await workers.start(serve(run=run, echo=echo), threads=2, slots=1)
     try:
         blocked = await calls.submit_many("Run", [EchoRequest()] * 5, policy={"max_attempts": 1})
-        await eventually(lambda: running == 2)
+        await until(lambda: running == 2)
         # The threads are all taken and the queue's next jobs are theirs; the loop's jobs behind them are still found.
         await calls.all_done(await calls.submit_many("Echo", [EchoRequest()] * 10))
         assert most == 2
@@ -184,11 +185,11 @@ async def test_a_gateway_that_waits_hears_of_every_end(
     call = Call(waiter_id=waiter)
     jobs = await calls.submit_many("Echo", [EchoRequest()] * 300, call=call)
     jobs.append(await calls.submit("Await", AwaitRequest(fail_code=Code.NOT_FOUND), call=call))
-    await eventually(lambda: len(told) >= len(jobs))
+    await until(lambda: len(told) >= len(jobs))
     assert sorted(told) == sorted(job.job_id for job in jobs)
     # Not of a retry, which is no end.
     await calls.done(await calls.submit("Await", AwaitRequest(fail_code=Code.UNAVAILABLE, fail_attempts=1), call=call))
-    await eventually(lambda: len(told) > len(jobs))
+    await until(lambda: len(told) > len(jobs))
     assert len(told) == len(jobs) + 1
 
 

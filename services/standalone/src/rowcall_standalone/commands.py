@@ -5,6 +5,7 @@ What a command needs is imported when it is run: `rowcall migrate` must not wait
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -137,6 +138,9 @@ def demo(
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:
     """Run to the end; a refusal becomes a line on stderr and exit code 1, a signal the code that shells give it."""
+    # Postgres and the demo's services are started while gRPC's threads run. Its handlers for processes that fork and go on
+    # using it can end such a program before it begins.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     import uvloop
 
     try:
