@@ -172,6 +172,8 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
                     if not works:
                         await self.putconn(connection)
                 if works:
+                    # Whatever an attempt at a further one came to: it serves.
+                    await self._came(connection)
                     return connection
         except PoolTimeout:
             why = f"gave no free connection within {limit:g} s" if self._gone_at is None else "cannot be reached"
