@@ -181,8 +181,10 @@ class Proxy:
             there, away = await asyncio.open_connection(*self._target)
             self._servers.add(away)
             link = self.link()
-            await asyncio.gather(self._up(reader, away, link), self._down(there, writer, link))
-        except OSError:
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(self._up(reader, away, link))
+                pumps.create_task(self._down(there, writer, link))
+        except* OSError:
             self.counts.unreachable += away is None
         finally:
             self._clients.discard(writer)
