@@ -6,6 +6,7 @@ pytest_plugins = [
     "tests.fix_images",
     "tests.fix_postgres",
     "tests.fix_cluster",
+    "tests.fix_standby",
     "tests.fix_queue",
     "tests.fix_worker",
     "tests.fix_gateway",

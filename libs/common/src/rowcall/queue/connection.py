@@ -105,6 +105,29 @@ def cut_off(connection: Connection, after: timedelta) -> Iterator[None]:
         timer.cancel()
 
 
+@contextmanager
+def replicated(connection: Connection) -> Iterator[None]:
+    """Raises NotReplicated at the end of the block if Postgres stopped waiting for a synchronous standby in it.
+
+    It does when it is asked to cancel the statement (an operator's pg_cancel_backend, a statement timeout at the last
+    moment): the commit then stands, is reported as done, and a warning is all that says that no standby may have it.
+    """
+    stopped = False
+
+    def noticed(notice: psycopg.errors.Diagnostic) -> None:
+        nonlocal stopped
+        # The text is in the server's language and the code is every warning's; the place in Postgres is this one's.
+        stopped = stopped or notice.source_function == "SyncRepWaitForLSN"
+
+    connection.add_notice_handler(noticed)
+    try:
+        yield
+    finally:
+        connection.remove_notice_handler(noticed)
+    if stopped:
+        raise faults.NotReplicated("The wait for a synchronous standby was ended before it had the commit.")
+
+
 class Shield:
     """Keeps statements running when the call that wants them is cancelled, and knows those that still run.
 

@@ -21,8 +21,13 @@ _GONE = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03", "25P04", "40003"
 """The server ended the session, or says itself that it does not know how the statement ended."""
 
 
+class NotReplicated(psycopg.OperationalError):
+    """Somebody ended a commit's wait for its synchronous standby: it is done here, and perhaps nowhere else."""
+
+
 def lost(error: BaseException) -> bool:
-    """Whether the connection broke off under a statement, so that nobody can say whether it was committed."""
+    """Whether the connection broke off under a statement, so that nobody can say whether it was committed; or whether
+    it was committed, and nobody can say whether a standby has it."""
     if isinstance(error, (psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed, psycopg_pool.TooManyRequests)):
         return False
     if not isinstance(error, psycopg.Error):
@@ -83,8 +88,12 @@ def _fault(  # noqa: PLR0911 - a table, in the order in which its rows are looke
     if lost(error) and writing:
         return RowcallError(
             ErrorReason.ERROR_REASON_COMMIT_UNKNOWN,
-            f"The connection to shard {shard!r} was lost before the database said whether the row is committed. With an "
-            "idempotency-key, call again with it; without one, ask for the operation and call again only if it is "
+            (
+                f"The commit on shard {shard!r} was not awaited until its standby has it"
+                if isinstance(error, NotReplicated)
+                else f"The connection to shard {shard!r} was lost before the database said whether the row is committed"
+            )
+            + ". With an idempotency-key, call again with it; without one, ask for the operation and call again only if it is "
             "NOT_FOUND.",
             metadata={} if operation is None else {"operation": operation},
         )

@@ -12,7 +12,16 @@ from typing import Any
 
 from psycopg.rows import TupleRow
 
-from rowcall.queue.connection import Connection, Pool, Shield, again_on_collision, connection, cut_off, execute
+from rowcall.queue.connection import (
+    Connection,
+    Pool,
+    Shield,
+    again_on_collision,
+    connection,
+    cut_off,
+    execute,
+    replicated,
+)
 from rowcall.queue.faults import fault
 
 
@@ -65,10 +74,13 @@ class Session:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection of the pool, given up when the block takes too long. Raises psycopg_pool.PoolTimeout."""
+        """A connection of the pool, given up when the block takes too long.
+
+        Raises psycopg_pool.PoolTimeout, and NotReplicated behind a block that committed what no standby may have.
+        """
         async with connection(self._pool) as found:
             if self._give_up_after is None:
                 yield found
             else:
-                with cut_off(found, self._give_up_after):
+                with cut_off(found, self._give_up_after), replicated(found):
                     yield found
