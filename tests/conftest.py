@@ -5,6 +5,7 @@ pytest_plugins = [
     "tests.fix_dev",
     "tests.fix_images",
     "tests.fix_postgres",
+    "tests.fix_pooler",
     "tests.fix_cluster",
     "tests.fix_standby",
     "tests.fix_queue",

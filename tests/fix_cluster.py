@@ -7,18 +7,22 @@ the test's own, which it may stop, kill and start again.
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rowcall import embedded
 from rowcall.embedded import Postgres
 from rowcall.migrations import migrate
+from tests.fix_pooler import STRAIGHT, Access, AccessTo
 from tests.fix_postgres import Databases, RestartablePostgres
 
 CATALOGUE = "catalogue"
@@ -33,6 +37,31 @@ class Cluster:
     """The catalogue's connection string, as superuser."""
     shards: Mapping[str, str]
     """Each shard's name and connection string, as superuser."""
+    access: Access = field(default=STRAIGHT, kw_only=True)
+    """How services reach them, where that is another way than a test's own."""
+
+    @property
+    def service_catalogue(self) -> str:
+        """The catalogue's connection string as a service has it."""
+        return self.access.dsn(self.catalogue_dsn)
+
+    @property
+    def service_shards(self) -> dict[str, str]:
+        """The shards' connection strings as a service has them."""
+        return {name: self.access.dsn(dsn) for name, dsn in self.shards.items()}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a service is given: fields of ClusterSettings."""
+        return {"catalogue": self.service_catalogue, "shards": self.service_shards, **self.access.settings}
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The same for a process: the environment."""
+        return {
+            f"ROWCALL_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+            for name, value in self.settings.items()
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +93,11 @@ def templates(postgres: Postgres, databases: Databases) -> Mapping[str, str]:
 
 
 @pytest.fixture
-def cluster(databases: Databases, templates: Mapping[str, str]) -> Iterator[Cluster]:
+def cluster(databases: Databases, templates: Mapping[str, str], access: Access) -> Iterator[Cluster]:
     """A catalogue and two shards of the test's own, empty; dropped after it."""
     names = {part: databases.create(part, template=template) for part, template in templates.items()}
-    yield Cluster(databases.dsn(names[CATALOGUE]), {shard: databases.dsn(names[shard]) for shard in SHARDS})
+    shards = {shard: databases.dsn(names[shard]) for shard in SHARDS}
+    yield Cluster(databases.dsn(names[CATALOGUE]), shards, access=access)
     for name in names.values():
         databases.drop(name)
 
@@ -85,10 +115,15 @@ def migrated_data_dir(run_directory: Path, stopped_data_dir: Path) -> Path:
 
 
 @pytest.fixture
-def restartable_cluster(run_directory: Path, migrated_data_dir: Path) -> Iterator[RestartableCluster]:
+def restartable_cluster(
+    run_directory: Path, migrated_data_dir: Path, access_to: AccessTo
+) -> Iterator[RestartableCluster]:
     """A catalogue and two shards, empty, on a Postgres of the test's own."""
     with tempfile.TemporaryDirectory(dir=run_directory) as directory:
         subprocess.run(["cp", "-a", migrated_data_dir, Path(directory) / "data"], check=True)
         server = RestartablePostgres(Path(directory) / "data")
-        yield RestartableCluster(server.dsn(CATALOGUE), {shard: server.dsn(shard) for shard in SHARDS}, server)
-        server.stop()
+        with ExitStack() as stack:
+            stack.callback(server.stop)
+            access = stack.enter_context(access_to(server.server))
+            shards = {shard: server.dsn(shard) for shard in SHARDS}
+            yield RestartableCluster(server.dsn(CATALOGUE), shards, server, access=access)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from rowcall.embedded.binaries import ENVIRONMENT_VARIABLE
 from rowcall_cli.main import main
 
 ROWCALL = Path(sys.executable).with_name("rowcall")
@@ -104,8 +105,13 @@ class Running:
 
 
 def environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without settings of ours, and with wide, colourless output."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ROWCALL_")}
+    """This process's environment without settings of ours, and with wide, colourless output. A Postgres that the run
+    was told to use stays: `rowcall dev` opens data that the run's own has made."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name == ENVIRONMENT_VARIABLE or not name.startswith("ROWCALL_")
+    }
     return {**kept, "COLUMNS": "200", "NO_COLOR": "1", **changes}
 
 

@@ -54,8 +54,7 @@ class Gateways:
     def settings(self, **changes: Any) -> GatewaySettings:
         """A gateway's settings, on a port that is free."""
         defaults: dict[str, Any] = {
-            "catalogue": self._cluster.catalogue_dsn,
-            "shards": dict(self._cluster.shards),
+            **self._cluster.settings,
             "listen": "127.0.0.1:0",
             "grace": timedelta(seconds=5),
         }

@@ -21,6 +21,7 @@ from rowcall.queue.model import ClaimedJob, MethodIds, Settled, Settlement, Subm
 from rowcall.queue.postgres import PostgresJobStore, PostgresWorkQueue
 from rowcall.v1.job_pb2 import JobState
 from tests.fix_cluster import Cluster
+from tests.fix_pooler import LOGINS, PASSWORD, Access
 from tests.fix_postgres import Databases
 from tests.waiting import until
 
@@ -36,7 +37,6 @@ NOT_OURS = Settled(settled=False, state=None, waiter_id=None)
 
 METHOD = "acme.v1.PrintService/Print"
 FROM_THE_FRONT = (0, 0, 0, 0)
-_PASSWORD = "only-for-tests"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ class Logins:
     worker: str = field(repr=False)
     nobody: str = field(repr=False)
     """A login that was granted nothing."""
+    access: Access
+    """How all but the superuser get there."""
 
 
 @dataclass(slots=True)
@@ -135,9 +137,8 @@ def taken(answer: Submitted | Exception) -> Submitted:
 def queue_roles(databases: Databases, templates: object) -> None:
     """Login roles of the run's server: one for each service, and one without rights."""
     with psycopg.connect(databases.dsn("postgres"), autocommit=True) as connection:
-        for login, role in (("test_gateway", "rowcall_gateway"), ("test_worker", "rowcall_worker")):
-            connection.execute(f"create role {login} login password '{_PASSWORD}' in role {role}")
-        connection.execute(f"create role test_nobody login password '{_PASSWORD}'")
+        for login, role in LOGINS.items():
+            connection.execute(f"create role {login} login password '{PASSWORD}'{f' in role {role}' if role else ''}")
 
 
 @pytest.fixture
@@ -146,9 +147,9 @@ def logins(cluster: Cluster, queue_roles: None) -> Logins:
     admin = cluster.shards["a"]
 
     def of(user: str) -> str:
-        return make_conninfo(admin, user=user, password=_PASSWORD)
+        return make_conninfo(cluster.access.dsn(admin), user=user, password=PASSWORD)
 
-    return Logins(admin, of("test_gateway"), of("test_worker"), of("test_nobody"))
+    return Logins(admin, of("test_gateway"), of("test_worker"), of("test_nobody"), cluster.access)
 
 
 @asynccontextmanager
@@ -157,7 +158,15 @@ async def opened(logins: Logins) -> AsyncIterator[tuple[PostgresJobStore, Postgr
     async with AsyncExitStack() as stack:
         gateway, worker = [
             await stack.enter_async_context(
-                AsyncConnectionPool(dsn, min_size=1, max_size=4, open=False, name="a", timeout=10)
+                AsyncConnectionPool(
+                    dsn,
+                    kwargs={"prepare_threshold": logins.access.prepare_threshold},
+                    min_size=1,
+                    max_size=4,
+                    open=False,
+                    name="a",
+                    timeout=10,
+                )
             )
             for dsn in (logins.gateway, logins.worker)
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -25,6 +24,8 @@ class ServiceProcess:
     def __init__(self, program: str, arguments: tuple[str, ...], variables: dict[str, str]) -> None:
         self.program = program
         self.log: list[str] = []
+        self.heard = ""
+        """What stood behind "ready" in its ready line."""
         self.process = subprocess.Popen(
             [Path(sys.executable).with_name(program), *arguments],
             env=environment(variables),
@@ -48,7 +49,8 @@ class ServiceProcess:
             watchdog.cancel()
         prefix = f"{self.program}: ready"
         assert line.startswith(prefix), f"{line!r}\n{''.join(self.log)}"
-        return line.removeprefix(prefix).strip()
+        self.heard = line.removeprefix(prefix).strip()
+        return self.heard
 
     def address(self) -> str:
         """Waits until a gateway is ready; returns its host and port."""
@@ -75,10 +77,7 @@ class Services:
 
     def __init__(self, cluster: Cluster, stack: ExitStack) -> None:
         self._stack = stack
-        self._variables = {
-            "ROWCALL_CATALOGUE": cluster.catalogue_dsn,
-            "ROWCALL_SHARDS": json.dumps(dict(cluster.shards)),
-        }
+        self._variables = cluster.variables
 
     def start(self, program: str, *arguments: str, **variables: str) -> ServiceProcess:
         """Starts a program with the cluster's settings and some more; does not wait for it."""

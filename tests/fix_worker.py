@@ -84,8 +84,9 @@ class Calls:
 
     def start(self) -> None:
         """Starts to send hints."""
-        for notifier in self._notifiers.values():
-            notifier.start()
+        if self.hints:
+            for notifier in self._notifiers.values():
+                notifier.start()
 
     async def close(self) -> None:
         """Ends the connections of its own."""
@@ -195,9 +196,10 @@ def error_of(row: JobRow) -> Status:
 @pytest.fixture
 async def calls(cluster: Cluster) -> AsyncIterator[Calls]:
     """Submits jobs to the test's cluster."""
-    settings = ClusterSettings(catalogue=cluster.catalogue_dsn, shards=dict(cluster.shards))
+    settings = ClusterSettings(**cluster.settings)
     async with await Router.open(settings, service="test", workloads=GATEWAY_WORKLOADS) as router:
         calls = Calls(router)
+        calls.hints = cluster.access.hints
         calls.start()
         yield calls
         await calls.close()
@@ -233,8 +235,7 @@ class Workers:
     def settings(self, **changes: Any) -> WorkerSettings:
         """A worker's settings, with short times."""
         defaults: dict[str, Any] = {
-            "catalogue": self._cluster.catalogue_dsn,
-            "shards": dict(self._cluster.shards),
+            **self._cluster.settings,
             "lease": timedelta(seconds=3),
             "grace": timedelta(seconds=5),
         }

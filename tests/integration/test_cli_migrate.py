@@ -99,6 +99,19 @@ def test_missing_and_wrong_settings_are_all_named(rowcall: Rowcall) -> None:
     assert "secret" not in ran.err + ran.out
 
 
+def test_through_a_transaction_pooler_it_is_refused_and_status_is_shown(
+    rowcall: Rowcall, settings: dict[str, str]
+) -> None:
+    pooled = {**settings, "ROWCALL_TRANSACTION_POOLER": "true"}
+
+    refused = rowcall("migrate", **pooled)
+
+    assert refused.code == 2
+    assert "set ROWCALL_TRANSACTION_POOLER=false for this command" in refused.err
+    shown = rowcall("migrate", "--status", "--json", **pooled)
+    assert {one["state"] for database in shown.json["databases"] for one in database["migrations"]} == {"pending"}
+
+
 def test_an_unreachable_database_is_named_without_its_password(rowcall: Rowcall, settings: dict[str, str]) -> None:
     shards = json.loads(settings["ROWCALL_SHARDS"])
     password = urlsplit(shards["b"]).password or ""

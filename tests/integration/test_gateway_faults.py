@@ -36,7 +36,7 @@ NOW = ("prefer", "wait=0")
 @pytest.fixture
 async def gate(cluster: Cluster) -> AsyncIterator[Gate]:
     """On the way from the gateway to shard a."""
-    async with Gate(cluster.shards["a"]) as opened:
+    async with Gate(cluster.service_shards["a"]) as opened:
         yield opened
 
 
@@ -44,7 +44,7 @@ async def gate(cluster: Cluster) -> AsyncIterator[Gate]:
 async def gateway(gateways: Gateways, cluster: Cluster, gate: Gate) -> Gateway:
     """One that reaches shard a through the gate, and places every tenant there."""
     return await gateways.start(
-        shards={**cluster.shards, "a": gate.dsn}, placement={"b": 0}, connect_timeout="2s", pool_timeout="2s"
+        shards={**cluster.service_shards, "a": gate.dsn}, placement={"b": 0}, connect_timeout="2s", pool_timeout="2s"
     )
 
 
@@ -233,7 +233,7 @@ async def _echo(probe: probe_pb2_grpc.ProbeServiceAsyncStub, metadata: tuple[tup
 async def test_a_gateway_starts_while_the_catalogue_is_away(gateways: Gateways, cluster: Cluster) -> None:
     known = await gateways.probe(await gateways.start())
     name = await run(known, "k")
-    async with Gate(cluster.catalogue_dsn) as catalogue:
+    async with Gate(cluster.service_catalogue) as catalogue:
         await catalogue.shut()
 
         probe = await gateways.probe(await gateways.start(catalogue=catalogue.dsn))
@@ -248,10 +248,10 @@ async def test_a_gateway_starts_while_the_catalogue_is_away(gateways: Gateways, 
 async def test_a_gateway_starts_while_a_shard_is_away(gateways: Gateways, cluster: Cluster) -> None:
     known = await gateways.probe(await gateways.start(placement={"a": 0}))
     name = await run(known, "k")
-    async with Gate(cluster.shards["a"]) as shard:
+    async with Gate(cluster.service_shards["a"]) as shard:
         await shard.shut()
 
-        probe = await gateways.probe(await gateways.start(shards={**cluster.shards, "a": shard.dsn}))
+        probe = await gateways.probe(await gateways.start(shards={**cluster.service_shards, "a": shard.dsn}))
 
         assert await run(probe, "k") == name
 
@@ -297,7 +297,7 @@ async def test_a_database_without_our_schema_is_refused_at_the_start(
     empty = databases.create("unmigrated")
     try:
         with pytest.raises(RowcallError, match="rowcall migrate") as error:
-            await gateways.start(shards={**cluster.shards, "c": databases.dsn(empty)})
+            await gateways.start(shards={**cluster.service_shards, "c": databases.dsn(empty)})
     finally:
         databases.drop(empty)
     assert reason_name(error.value.reason) == "SCHEMA_MISMATCH"

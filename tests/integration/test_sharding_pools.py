@@ -28,7 +28,7 @@ from tests.waiting import until
 
 
 def settings_of(cluster: Cluster, **changed: Any) -> ClusterSettings:
-    values = {"catalogue": cluster.catalogue_dsn, "shards": cluster.shards, "pool_timeout": "2s", **changed}
+    values = {**cluster.settings, "pool_timeout": "2s", **changed}
     return ClusterSettings.model_validate(values)
 
 
@@ -56,10 +56,10 @@ async def until_served(shard: Shard) -> None:
 
 
 async def test_a_shard_that_is_down_at_the_start_stops_nobody_else(cluster: Cluster) -> None:
-    async with Gate(cluster.shards["b"]) as gate:
+    async with Gate(cluster.service_shards["b"]) as gate:
         await gate.shut()
         with capture_logs() as logs:
-            async with opened(cluster, shards={**cluster.shards, "b": gate.dsn}) as router:
+            async with opened(cluster, shards={**cluster.service_shards, "b": gate.dsn}) as router:
                 # The operator is told why, without the password.
                 [line] = [line for line in logs if line["event"].startswith("database cannot be reached")]
                 assert line["database"] == "shard 'b'"
@@ -81,8 +81,8 @@ async def test_a_shard_that_is_down_at_the_start_stops_nobody_else(cluster: Clus
 async def test_a_login_that_is_refused_is_refused_at_the_start(
     cluster: Cluster, workloads: frozenset[Workload]
 ) -> None:
-    nobody = make_conninfo(cluster.shards["a"], user="nobody", password="s3cret")
-    nowhere = make_conninfo(cluster.shards["b"], dbname="nowhere")
+    nobody = make_conninfo(cluster.service_shards["a"], user="nobody", password="s3cret")
+    nowhere = make_conninfo(cluster.service_shards["b"], dbname="nowhere")
     settings = settings_of(cluster, shards={"a": nobody, "b": nowhere})
 
     with pytest.raises(SettingsError) as error:
@@ -97,7 +97,7 @@ async def test_a_login_that_is_refused_is_refused_at_the_start(
 
 
 async def test_a_login_that_is_refused_later_is_named_in_the_log(cluster: Cluster) -> None:
-    nobody = make_conninfo(cluster.shards["a"], user="nobody", password="s3cret")
+    nobody = make_conninfo(cluster.service_shards["a"], user="nobody", password="s3cret")
     # Behind a pooler there is no look at the server's limits, so that the pools are the first to connect.
     with capture_logs() as logs:
         async with opened(cluster, shards={"a": nobody}, transaction_pooler=True) as router:
@@ -134,7 +134,7 @@ async def test_a_restart_of_the_server_costs_no_call_an_error(restartable_cluste
 
 
 async def test_calls_wait_for_the_end_of_a_short_outage(cluster: Cluster) -> None:
-    async with Gate(cluster.shards["a"]) as gate, opened(cluster, shards={"a": gate.dsn}) as router:
+    async with Gate(cluster.service_shards["a"]) as gate, opened(cluster, shards={"a": gate.dsn}) as router:
         await ask(router.shard("a"))
         await gate.shut()
         with capture_logs() as logs:
@@ -178,7 +178,7 @@ def plain_role(cluster: Cluster, options: str = "") -> Iterator[Mapping[str, str
 
 async def test_in_a_long_outage_calls_are_refused_at_once(cluster: Cluster) -> None:
     async with (
-        Gate(cluster.shards["a"]) as gate,
+        Gate(cluster.service_shards["a"]) as gate,
         small_pool(cluster, gate.dsn, ride_out=0.2, pool_timeout="1m") as pool,
     ):
         await gate.shut()
@@ -194,7 +194,7 @@ async def test_in_a_long_outage_calls_are_refused_at_once(cluster: Cluster) -> N
 
 
 async def test_a_connection_that_the_server_ended_is_not_handed_out(cluster: Cluster) -> None:
-    async with small_pool(cluster, cluster.shards["a"]) as pool:
+    async with small_pool(cluster, cluster.service_shards["a"]) as pool:
         async with pool.connection() as connection:
             pid = connection.info.backend_pid
         with psycopg.connect(cluster.shards["a"], autocommit=True) as admin:
@@ -205,7 +205,7 @@ async def test_a_connection_that_the_server_ended_is_not_handed_out(cluster: Clu
 
 
 async def test_a_pool_opens_no_more_than_its_size_and_then_refuses(cluster: Cluster) -> None:
-    async with small_pool(cluster, cluster.shards["a"], pool_timeout="400ms") as pool:
+    async with small_pool(cluster, cluster.service_shards["a"], pool_timeout="400ms") as pool:
         async with pool.connection(), pool.connection():
             with pytest.raises(NoConnection, match=r"gave no free connection within 0\.4 s") as refusal:
                 await pool.getconn()
@@ -218,7 +218,7 @@ async def test_a_pool_opens_no_more_than_its_size_and_then_refuses(cluster: Clus
 
 async def test_a_server_that_gives_no_more_connections_is_not_taken_for_one_that_is_away(cluster: Cluster) -> None:
     with plain_role(cluster, "connection limit 1") as login:
-        dsn = psycopg.conninfo.make_conninfo(cluster.shards["a"], **login)
+        dsn = psycopg.conninfo.make_conninfo(cluster.service_shards["a"], **login)
         async with small_pool(cluster, dsn, pool_timeout="1s") as pool, pool.connection() as connection:
             # The pool may have tried for a second one before the first was lent.
             for _ in range(2):
@@ -228,7 +228,7 @@ async def test_a_server_that_gives_no_more_connections_is_not_taken_for_one_that
 
 
 async def test_a_caller_that_goes_away_while_its_connection_is_checked_keeps_none(cluster: Cluster) -> None:
-    async with Gate(cluster.shards["a"]) as gate, small_pool(cluster, gate.dsn, pool_timeout="1s") as pool:
+    async with Gate(cluster.service_shards["a"]) as gate, small_pool(cluster, gate.dsn, pool_timeout="1s") as pool:
         await pool.wait()  # for the first connection, so that nobody asks for a second
         async with pool.connection() as connection:
             await connection.execute("listen something")
@@ -248,7 +248,7 @@ async def test_a_caller_that_goes_away_while_its_connection_is_checked_keeps_non
 
 
 async def test_a_closed_pool_refuses(cluster: Cluster) -> None:
-    async with small_pool(cluster, cluster.shards["a"]) as pool:
+    async with small_pool(cluster, cluster.service_shards["a"]) as pool:
         await pool.close()
         with pytest.raises(NoConnection, match="stopping"):
             await pool.getconn()
@@ -271,7 +271,9 @@ async def test_sessions_are_named_and_end_by_themselves(cluster: Cluster) -> Non
 
 
 async def test_what_the_operator_says_in_the_connection_string_stands(cluster: Cluster) -> None:
-    dsn = psycopg.conninfo.make_conninfo(cluster.shards["a"], options="-c statement_timeout=1234", keepalives_idle=77)
+    dsn = psycopg.conninfo.make_conninfo(
+        cluster.service_shards["a"], options="-c statement_timeout=1234", keepalives_idle=77
+    )
     made = connection_string(dsn, settings_of(cluster), application="test")
     async with await psycopg.AsyncConnection.connect(made, autocommit=True) as connection:
         cursor = await connection.execute(
@@ -347,8 +349,10 @@ async def test_only_the_pools_that_are_opened_count(cluster: Cluster, allowed: i
 
 
 async def test_through_a_pooler_nothing_is_sent_that_it_refuses(cluster: Cluster, allowed: int) -> None:
-    settings = settings_of(cluster, transaction_pooler=True, prepare_threshold=-1, pool_read=allowed)
-    made = psycopg.conninfo.conninfo_to_dict(connection_string(cluster.shards["a"], settings, application="test"))
+    settings = settings_of(cluster, transaction_pooler=True, pool_read=allowed)
+    made = psycopg.conninfo.conninfo_to_dict(
+        connection_string(cluster.service_shards["a"], settings, application="test")
+    )
     assert "options" not in made
     async with await Router.open(settings, workloads=GATEWAY_WORKLOADS) as router:
         pool = router.shard("a").pool(Workload.READ)
@@ -361,7 +365,7 @@ async def test_through_a_pooler_nothing_is_sent_that_it_refuses(cluster: Cluster
 
 async def test_the_server_is_recognised_without_special_rights(cluster: Cluster, allowed: int) -> None:
     with plain_role(cluster) as login:
-        shards = {name: psycopg.conninfo.make_conninfo(dsn, **login) for name, dsn in cluster.shards.items()}
+        shards = {name: psycopg.conninfo.make_conninfo(dsn, **login) for name, dsn in cluster.service_shards.items()}
         settings = settings_of(cluster, shards=shards, pool_read=allowed // 2)
         with pytest.raises(SettingsError, match="allow this process"):
             await Router.open(settings, workloads=GATEWAY_WORKLOADS)

@@ -40,7 +40,7 @@ async def open_router(cluster: Cluster) -> AsyncIterator[Opener]:
     async with AsyncExitStack() as stack:
 
         async def open_one(**changed: Any) -> Router:
-            values = {"catalogue": cluster.catalogue_dsn, "shards": cluster.shards, "pool_timeout": "2s", **changed}
+            values = {**cluster.settings, "pool_timeout": "2s", **changed}
             router = await Router.open(
                 ClusterSettings.model_validate(values), service="test-gateway", workloads=GATEWAY_WORKLOADS
             )
@@ -51,7 +51,7 @@ async def open_router(cluster: Cluster) -> AsyncIterator[Opener]:
 
 @pytest.fixture
 async def catalogue_gate(cluster: Cluster) -> AsyncIterator[Gate]:
-    async with Gate(cluster.catalogue_dsn) as gate:
+    async with Gate(cluster.service_catalogue) as gate:
         yield gate
 
 
@@ -158,7 +158,7 @@ async def test_of_two_shards_that_both_claim_a_tenant_the_later_epoch_wins(
 
 async def test_nothing_is_guessed_while_catalogue_and_a_shard_are_down(cluster: Cluster, open_router: Opener) -> None:
     set_route(cluster, "a", "acme", 1, RouteState.ACTIVE)
-    router = await open_router(catalogue=NOWHERE, shards={**cluster.shards, "b": NOWHERE})
+    router = await open_router(catalogue=NOWHERE, shards={**cluster.service_shards, "b": NOWHERE})
     with pytest.raises(RowcallError, match="neither can shard 'b'") as refusal:
         await router.route("acme")
     assert refusal.value.reason == ErrorReason.ERROR_REASON_CATALOGUE_UNAVAILABLE
@@ -224,7 +224,7 @@ async def test_what_a_stale_router_submits_is_written_on_the_new_shard_alone(
 async def test_another_shard_that_is_down_does_not_keep_a_stale_router_from_the_new_one(
     cluster: Cluster, open_router: Opener
 ) -> None:
-    router = await open_router(shards={**cluster.shards, "c": NOWHERE}, placement={"c": 0})
+    router = await open_router(shards={**cluster.service_shards, "c": NOWHERE}, placement={"c": 0})
     route = await router.route("acme")
     moved = move(cluster, route, OTHER[route.shard])
     assert await router.call_on_shard("acme", Caller("acme")) == moved.shard

@@ -125,7 +125,7 @@ def test_every_missing_setting_is_named(services: Services) -> None:
 
 
 def test_a_database_without_the_schema_is_refused(services: Services, cluster: Cluster) -> None:
-    worker = services.worker(ROWCALL_SHARDS=f'{{"a": "{cluster.catalogue_dsn}"}}')
+    worker = services.worker(ROWCALL_SHARDS=f'{{"a": "{cluster.service_catalogue}"}}')
     assert worker.process.wait(END_SECONDS) == 1
     worker.end()
     assert "rowcall migrate" in "".join(worker.log)
@@ -205,7 +205,7 @@ async def test_a_worker_that_starts_before_its_database_waits_for_it(
 ) -> None:
     nowhere = "postgresql://127.0.0.1:1/nowhere?connect_timeout=2"
     worker = services.worker(
-        ROWCALL_SHARDS=f'{{"down": "{nowhere}", "a": "{cluster.shards["a"]}", "b": "{cluster.shards["b"]}"}}'
+        ROWCALL_SHARDS=f'{{"down": "{nowhere}", "a": "{cluster.service_shards["a"]}", "b": "{cluster.service_shards["b"]}"}}'
     )
     await asyncio.to_thread(worker.ready)
     await calls.done(await calls.submit("Echo", EchoRequest()))

@@ -87,6 +87,24 @@ def test_from_flags() -> None:
     assert (settings.pool_read, settings.mode, settings.patience) == (7, Mode.QUICK, timedelta(hours=1))
 
 
+@pytest.mark.parametrize(
+    ("flags", "prepare_after", "uses_hints"),
+    [
+        ((), 5, True),
+        (("--prepare-threshold", "0"), 0, True),
+        (("--prepare-threshold", "-1"), None, True),
+        (("--no-hints",), 5, False),
+        # PgBouncer carries prepared statements from 1.21 on, and only where it is told to: whoever says so has checked.
+        (("--transaction-pooler",), None, False),
+        (("--transaction-pooler", "--prepare-threshold", "-1"), None, False),
+        (("--transaction-pooler", "--prepare-threshold", "5"), 5, False),
+    ],
+)
+def test_a_pooler_gets_what_it_can_carry(flags: tuple[str, ...], prepare_after: int | None, uses_hints: bool) -> None:
+    settings = read_settings(ProgramSettings, [*WHERE, *flags])
+    assert (settings.prepare_after, settings.uses_hints) == (prepare_after, uses_hints)
+
+
 def test_flags_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROWCALL_CATALOGUE", "postgresql:///other")
     monkeypatch.setenv("ROWCALL_SHARDS", '{"z": "postgresql:///z"}')

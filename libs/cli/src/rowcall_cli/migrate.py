@@ -83,14 +83,14 @@ def migrate(
     Brings their schema to this release's. Each file is applied and recorded in one transaction, by one run at a time; a run that was interrupted is simply
     started again. Services never migrate. --status exits with 1 when something is pending or does not match.
     """
-    databases = list(_databases(catalogue, shard or []))
+    databases = list(_databases(catalogue, shard or [], direct=not status))
     if status:
         asyncio.run(_show(databases, phase, as_json=as_json))
     else:
         asyncio.run(_migrate(databases, phase, as_json=as_json))
 
 
-def _databases(catalogue: str | None, shards: Sequence[str]) -> Iterator[Database]:
+def _databases(catalogue: str | None, shards: Sequence[str], *, direct: bool) -> Iterator[Database]:
     flags = [] if catalogue is None else ["--catalogue", catalogue]
     for shard in shards:
         flags += ["--shard", shard]
@@ -98,6 +98,14 @@ def _databases(catalogue: str | None, shards: Sequence[str]) -> Iterator[Databas
         settings = read_settings(MigrateSettings, flags)
     except SettingsError as error:
         raise CommandError(str(error), ExitCode.USAGE) from error
+    if direct and settings.transaction_pooler:
+        # Its lock is a session's, and would stay with whichever of the pooler's connections took it.
+        raise CommandError(
+            "ROWCALL_TRANSACTION_POOLER says that the connection strings lead to a pooler in transaction mode, and a "
+            "migration locks its database for a whole session. Name the databases themselves, with --catalogue and "
+            "--shard, and set ROWCALL_TRANSACTION_POOLER=false for this command.",
+            ExitCode.USAGE,
+        )
     yield Database("catalogue", None, settings.catalogue)
     for name, dsn in settings.shards.items():
         yield Database("shard", name, dsn)

@@ -91,11 +91,6 @@ class GatewaySettings(ClusterSettings):
         return Address.parse(self.listen)
 
     @property
-    def uses_hints(self) -> bool:
-        """Whether to listen for hints: a pooler in transaction mode cannot carry them."""
-        return self.hints and not self.transaction_pooler
-
-    @property
     def max_message_bytes(self) -> int:
         """GRPC's own limit: a little above ours, so that ours answers, with an envelope."""
         return 2 * max(self.max_request_bytes, self.max_batch_bytes)

@@ -74,7 +74,7 @@ class ShardWorker:
         )
         self._notifier: Notifier | None = None
         self._listener: Listener | None = None
-        if settings.hints:
+        if settings.uses_hints:
             self._notifier = Notifier(shard.connection_string("hints"), name="rowcall-worker hints")
             self._listener = Listener(
                 shard.connection_string("listen"),
@@ -127,7 +127,7 @@ class ShardWorker:
                         shard=self.name,
                         methods=methods,
                         slots=slots,
-                        longest_pause=self._settings.poll.total_seconds() / (1 if self._settings.hints else 4),
+                        longest_pause=self._settings.poll.total_seconds() / (1 if self._settings.uses_hints else 4),
                     )
                 )
         self._look_at(queues)
@@ -223,6 +223,7 @@ class ShardWorker:
             worker_id,
             self._settings.lease,
             shard=self.name,
+            prepare=self._settings.prepare_after is not None,
         )
 
     async def _watch_queues(self) -> None:

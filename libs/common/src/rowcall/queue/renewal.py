@@ -15,14 +15,16 @@ from rowcall.queue.statements import statement
 class LeaseRenewal:
     """Renews the lease of one worker on one shard, over a connection of its own. Not for several threads at once."""
 
-    def __init__(self, conninfo: str, worker_id: UUID, lease: timedelta, *, shard: str) -> None:
+    def __init__(self, conninfo: str, worker_id: UUID, lease: timedelta, *, shard: str, prepare: bool = True) -> None:
         """
         Args:
             conninfo: Of the shard.
             worker_id: What the worker was registered as.
             lease: How long the lease is to last from each renewal on.
             shard: The shard's name, for errors.
+            prepare: Whether the connection keeps prepared statements; a pooler in transaction mode may not.
         """
+        self._prepare = prepare
         own = psycopg.conninfo.conninfo_to_dict(conninfo)
         # A connection that hangs must be given up while there is time for another attempt.
         patience = max(1, int(lease.total_seconds() / 3))
@@ -49,7 +51,7 @@ class LeaseRenewal:
             if self._connection is None or self._connection.closed:
                 self._connection = psycopg.connect(**self._parameters, autocommit=True)
             parameters = {"worker_id": self._worker_id, "lease": self._lease}
-            row = self._connection.execute(statement("renew_worker"), parameters, prepare=True).fetchone()
+            row = self._connection.execute(statement("renew_worker"), parameters, prepare=self._prepare).fetchone()
         except (psycopg.Error, OSError) as error:
             self.close()
             # Renewing twice is renewing once: an unknown outcome is no other case.

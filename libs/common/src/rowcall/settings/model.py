@@ -138,14 +138,15 @@ class ClusterSettings(LogSettings):
     prepare_threshold: int = Field(
         default=5,
         ge=-1,
-        description="After how many uses a connection prepares a statement; -1: never, as a pooler without support for "
-        "prepared statements needs it.",
+        description="After how many uses a connection prepares a statement; -1: never. Through a pooler in transaction "
+        "mode never, unless this is set: it must then carry prepared statements (PgBouncer's max_prepared_statements).",
         examples=["5"],
     )
     transaction_pooler: bool = Field(
         default=False,
         description="The connection strings lead to a pooler in transaction mode (PgBouncer): no startup options, which "
-        "it refuses, and no check against max_connections; set timeouts for the login role instead.",
+        "it refuses, no hints, which it cannot carry, and no check against max_connections; set timeouts for the login "
+        "role instead.",
         examples=["true"],
     )
     route_ttl: Duration = Field(
@@ -161,6 +162,18 @@ class ClusterSettings(LogSettings):
         description="Use NOTIFY to wake workers and waiting calls. Without, they poll: slower, and nothing is lost.",
         examples=["true"],
     )
+
+    @property
+    def prepare_after(self) -> int | None:
+        """Psycopg's prepare_threshold: after how many uses a connection prepares a statement; None: never. A session
+        of a pooler is another server's at each transaction, which knows nothing of what was prepared elsewhere."""
+        unsupported = self.transaction_pooler and "prepare_threshold" not in self.model_fields_set
+        return None if unsupported or self.prepare_threshold < 0 else self.prepare_threshold
+
+    @property
+    def uses_hints(self) -> bool:
+        """Whether to send and hear hints: a pooler in transaction mode cannot carry them."""
+        return self.hints and not self.transaction_pooler
 
     @field_validator("shards")
     @classmethod

@@ -143,7 +143,7 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
             connection_class=Noting,
             kwargs={
                 "autocommit": True,
-                "prepare_threshold": None if settings.prepare_threshold < 0 else settings.prepare_threshold,
+                "prepare_threshold": settings.prepare_after,
             },
             min_size=1,
             max_size=size,
