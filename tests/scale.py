@@ -28,8 +28,8 @@ def seed(name: str) -> int:
     Args:
         name: Of the test, for the line that is printed.
     """
-    given = os.environ.get("ROWCALL_SEED")
-    chosen = secrets.randbelow(1 << 32) if given is None else int(given)
+    given = os.environ.get("ROWCALL_SEED", "")
+    chosen = int(given) if given else secrets.randbelow(1 << 32)
     tell(f"{name}: seed {chosen} (repeat with ROWCALL_SEED={chosen})")
     return chosen
 
