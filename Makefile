@@ -23,12 +23,12 @@ export UV_SYSTEM_CERTS ?= true
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test check check-list lint format generate lock bench clean
+.PHONY: help setup demo dev test test-postgres check check-list lint format generate lock bench clean
 
 help: ## This list
 	@echo "Rowcall: a typed gRPC call, kept as a Postgres row until it is answered."
 	@echo
-	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "After setup the commands are in $(BIN): $(BIN)/rowcall --help, or, where uv is on PATH, uv run rowcall --help."
 
@@ -45,6 +45,9 @@ test: setup ## All tests but the benchmarks, on a real Postgres of their own
 
 test-%: setup ## One kind of tests: make test-unit, test-contract, test-integration, test-polyglot, test-chaos
 	@$(BIN)/pytest -m "$*" $(ARGS)
+
+test-postgres: setup ## Tests on Postgres 15, 16, 18, without hints, through PgBouncer: 40 minutes; ONLY=name runs one
+	@$(BIN)/python -m tools.postgres_suite $(if $(ONLY),--only $(ONLY)) $(if $(ARGS),-- $(ARGS))
 
 bench: setup ## The benchmarks: figures, not verdicts
 	@$(BIN)/pytest -m bench -s $(ARGS)
