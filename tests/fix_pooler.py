@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from rowcall.embedded import Postgres, guardian
@@ -34,6 +36,15 @@ LOGINS: Mapping[str, str] = MappingProxyType(
 PASSWORD = "only-for-tests"
 """Of each of them."""
 
+_MAKE_LOGIN = """
+do $$
+begin
+  if not exists (select from pg_roles where rolname = {name}) then
+    create role {login} login password {password};
+  end if;
+end
+$$
+"""
 _PORTS = range(15000, 32000)
 _START_SECONDS = 20.0
 _CONFIGURATION = """\
@@ -82,6 +93,18 @@ class Access:
 
 STRAIGHT = Access()
 AccessTo = Callable[[Postgres], AbstractContextManager[Access]]
+
+
+def make_logins(dsn: str) -> None:
+    """Makes the login roles on a migrated server, unless they are there."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for login, role in LOGINS.items():
+            made = sql.SQL(_MAKE_LOGIN).format(
+                name=sql.Literal(login), login=sql.Identifier(login), password=sql.Literal(PASSWORD)
+            )
+            connection.execute(made)
+            if role:
+                connection.execute(sql.SQL("grant {} to {}").format(sql.Identifier(role), sql.Identifier(login)))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from rowcall.queue.model import ClaimedJob, MethodIds, Settled, Settlement, Subm
 from rowcall.queue.postgres import PostgresJobStore, PostgresWorkQueue
 from rowcall.v1.job_pb2 import JobState
 from tests.fix_cluster import Cluster
-from tests.fix_pooler import LOGINS, PASSWORD, Access
+from tests.fix_pooler import PASSWORD, Access, make_logins
 from tests.fix_postgres import Databases
 from tests.waiting import until
 
@@ -136,9 +136,7 @@ def taken(answer: Submitted | Exception) -> Submitted:
 @pytest.fixture(scope="session")
 def queue_roles(databases: Databases, templates: object) -> None:
     """Login roles of the run's server: one for each service, and one without rights."""
-    with psycopg.connect(databases.dsn("postgres"), autocommit=True) as connection:
-        for login, role in LOGINS.items():
-            connection.execute(f"create role {login} login password '{PASSWORD}'{f' in role {role}' if role else ''}")
+    make_logins(databases.dsn("postgres"))
 
 
 @pytest.fixture
