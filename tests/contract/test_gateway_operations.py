@@ -204,6 +204,7 @@ async def test_who_waits_for_a_job_hears_of_its_cancellation(gateways: Gateways,
     assert info_of(ended.value).metadata["operation"] == name
 
 
+@pytest.mark.hinted("only a hint could wake the call here")
 @pytest.mark.parametrize("other", [False, True])
 async def test_a_cancellation_is_hinted_at(
     gateways: Gateways, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, other: bool

@@ -36,6 +36,7 @@ async def echo(stub: probe_pb2_grpc.ProbeServiceAsyncStub, metadata: Metadata = 
     return await stub.Echo(EchoRequest(payload=b"x"), timeout=20, metadata=metadata)
 
 
+@pytest.mark.hinted("only a hint could wake the call here")
 async def test_a_hint_wakes_the_call_that_waits(
     gateways: Gateways, bench: Bench, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,6 +52,7 @@ async def test_a_hint_wakes_the_call_that_waits(
     assert [answer.payload for answer in await asyncio.gather(*calls)] == [b"x"] * 8
 
 
+@pytest.mark.hinted("only a hint could wake the call here")
 async def test_a_hint_that_comes_before_its_call_waits_is_kept(
     gateways: Gateways, cluster: Cluster, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +126,7 @@ async def test_a_joined_call_is_answered_though_the_hint_goes_to_another_gateway
     assert [answer.payload for answer in await asyncio.gather(*calls)] == [b"x", b"x"]
 
 
+@pytest.mark.hinted("nobody listens")
 async def test_a_broken_listener_costs_no_answer(gateways: Gateways, bench: Bench, cluster: Cluster) -> None:
     probe = await gateways.probe(await gateways.start())
     bench.notify()

@@ -17,6 +17,9 @@ from tests.gate import Gate
 from tests.waiting import until
 
 
+pytestmark = pytest.mark.hinted("hints themselves are tested")
+
+
 class Heard:
     """What a listener heard."""
 
