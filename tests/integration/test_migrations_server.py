@@ -99,6 +99,6 @@ async def test_a_service_refuses_a_database_that_is_not_migrated_or_not_wholly(
         await check_schema(connection, "shard")
         with pytest.raises(RowcallError, match="as a catalogue"):
             await check_schema(connection, "catalogue")
-        await connection.execute("delete from rowcall_migrations.applied where name like 'pre/0009%'")
-        with pytest.raises(RowcallError, match=r"pre/0009_grants were not applied.*rowcall migrate"):
+        await connection.execute("delete from rowcall_migrations.applied where name like 'pre/0014%'")
+        with pytest.raises(RowcallError, match=r"pre/0014_grants were not applied.*rowcall migrate"):
             await check_schema(connection, "shard")

@@ -12,6 +12,7 @@ from uuid import uuid4
 import psycopg
 
 from rowcall.errors import read_envelope
+from rowcall.queue.model import Cancelled
 from rowcall.queue.statuses import addressed
 from tests.fix_queue import CANCELLED, RUNNING, SCHEDULED, SUCCEEDED, Queue
 
@@ -21,8 +22,8 @@ async def test_a_waiting_job_is_cancelled_at_once(queue: Queue) -> None:
     ready = queue.call(waiter_id=gateway)
     scheduled = queue.call(run_at=datetime.now(UTC) + timedelta(hours=1))
     await queue.submit(ready, scheduled)
-    assert await queue.store.cancel("acme", ready.job_id) == (CANCELLED, gateway)
-    assert await queue.store.cancel("acme", scheduled.job_id) == (CANCELLED, None)
+    assert await queue.store.cancel("acme", ready.job_id) == Cancelled(CANCELLED, gateway, None)
+    assert await queue.store.cancel("acme", scheduled.job_id) == Cancelled(CANCELLED, None, None)
     assert await queue.store.cancel("acme", ready.job_id) is None, "there is no live job any more"
     assert await queue.claim(await queue.worker()) == []
     [outcome] = await queue.store.outcomes([("acme", ready.job_id)])
@@ -36,8 +37,9 @@ async def test_a_waiting_job_is_cancelled_at_once(queue: Queue) -> None:
 
 async def test_a_running_job_is_marked_and_its_result_counts(queue: Queue) -> None:
     await queue.submit(queue.call())
-    [job] = await queue.claim(await queue.worker())
-    assert await queue.store.cancel(job.tenant, job.job_id) == (RUNNING, None)
+    worker = await queue.worker()
+    [job] = await queue.claim(worker)
+    assert await queue.store.cancel(job.tenant, job.job_id) == Cancelled(RUNNING, None, worker)
     row = (await queue.store.read([(job.tenant, job.job_id)]))[job.tenant, job.job_id]
     assert row.cancel_requested_at is not None
     assert (await queue.settle(job, response=b"done")).state == SUCCEEDED
@@ -78,4 +80,4 @@ async def test_what_was_started_is_not_cancelled_where_only_unstarted_jobs_are(q
     await queue.work.release([released])
     for job in (retried, released):
         assert await queue.store.cancel("acme", job.job_id, only_unstarted=True) is None
-    assert await queue.store.cancel("acme", unstarted.job_id, only_unstarted=True) == (CANCELLED, None)
+    assert await queue.store.cancel("acme", unstarted.job_id, only_unstarted=True) == Cancelled(CANCELLED, None, None)

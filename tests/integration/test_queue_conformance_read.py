@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from rowcall.catalogue.model import Policy
-from rowcall.queue.model import SubmitOutcome, Submitted
+from rowcall.queue.model import DONE, LIVE, JobFilter, SubmitOutcome, Submitted
 from tests.fix_queue import METHOD, READY, SUCCEEDED, Queue, opened
 
 
@@ -31,11 +31,11 @@ async def test_a_list_has_live_and_finished_jobs_newest_first_in_pages(queue: Qu
     assert pages == newest_first
 
     done = {job.job_id for job in finished if job.tenant == "acme"}
-    assert {row.job_id for row in await queue.store.list("acme", done=True, limit=100)} == done
-    live = await queue.store.list("acme", done=False, limit=100)
+    assert {row.job_id for row in await queue.store.list("acme", JobFilter(states=DONE), limit=100)} == done
+    live = await queue.store.list("acme", JobFilter(states=LIVE), limit=100)
     assert [row.job_id for row in live] == [job_id for job_id in newest_first if job_id not in done]
-    assert await queue.store.list("acme", method="acme.v1.PrintService/Unknown", limit=10) == []
-    assert len(await queue.store.list("acme", method=METHOD, limit=100)) == 10
+    assert await queue.store.list("acme", JobFilter(method="acme.v1.PrintService/Unknown"), limit=10) == []
+    assert len(await queue.store.list("acme", JobFilter(method=METHOD), limit=100)) == 10
 
 
 async def test_payloads_are_read_only_where_they_are_asked_for(queue: Queue) -> None:

@@ -16,7 +16,7 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
-from rowcall.queue.model import ORDER_STRIDE, ClaimedJob, Settlement
+from rowcall.queue.model import DONE, LIVE, ORDER_STRIDE, ClaimedJob, JobFilter, Settlement
 from rowcall.queue.postgres import PostgresJobStore, PostgresWorkQueue
 from tests.fix_queue import FROM_THE_FRONT, SCHEDULED, SUCCEEDED, Queue
 
@@ -190,7 +190,8 @@ async def test_a_page_of_a_list_is_read_from_where_it_begins(queue: Queue, count
     for before, done, limit in ((None, None, 60), (middle, None, 60), (None, False, 40), (None, True, 40)):
 
         async def page(before: UUID | None = before, done: bool | None = done) -> None:
-            assert len(await counted.store.list("acme", limit=20, before=before, done=done)) == 20
+            wanted = JobFilter(states=None if done is None else DONE if done else LIVE)
+            assert len(await counted.store.list("acme", wanted, limit=20, before=before)) == 20
 
         counts = await counted.touched(page)
         assert sum(counts.values()) <= limit + 10

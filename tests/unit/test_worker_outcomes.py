@@ -39,7 +39,7 @@ def policy(
     maximum: timedelta = timedelta(seconds=60), initial: timedelta = timedelta(seconds=1), multiplier: float = 2.0
 ) -> PolicyRow:
     """A policy of five attempts."""
-    return PolicyRow(1, 5, initial, maximum, multiplier, timedelta(seconds=10))
+    return PolicyRow(1, 5, initial, maximum, multiplier, timedelta(seconds=10), (4, 8, 10, 14))
 
 
 @given(

@@ -233,8 +233,8 @@ async def _cancel_when_written(flight: Flight, tenant: str) -> None:
 
 async def _cancel_unstarted(link: ShardLink, key: tuple[str, UUID]) -> None:
     cancelled = await link.store.cancel(*key, only_unstarted=True)
-    if cancelled is not None and cancelled[0] == JobState.JOB_STATE_CANCELLED:
-        link.finished(key[1], cancelled[1])
+    if cancelled is not None and cancelled.state == JobState.JOB_STATE_CANCELLED:
+        link.finished(key[1], cancelled.waiter_id)
 
 
 def _created(submitted: Submitted) -> bool:

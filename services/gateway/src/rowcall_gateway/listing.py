@@ -16,7 +16,7 @@ from typing import Final, Self
 from uuid import UUID
 
 from rowcall.errors import RowcallError
-from rowcall.queue.model import JobRow
+from rowcall.queue.model import DONE, LIVE, JobFilter, JobRow
 from rowcall.queue.protocol import JobStore
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
@@ -104,9 +104,7 @@ async def read_page(store: JobStore, tenant: str, wanted: Filter, *, size: int, 
     room = PAGE_BYTES
     while True:
         asked = min(_SLICE, limit - len(rows) + 1)
-        found = await store.list(
-            tenant, before=before, done=wanted.done, method=wanted.method, limit=asked, response=True
-        )
+        found = await store.list(tenant, _job_filter(wanted), before=before, limit=asked, response=True)
         for row in found:
             if len(rows) == limit or room <= 0:
                 return Page(rows, _make_token(key, tenant, wanted, rows[-1].job_id))
@@ -115,6 +113,13 @@ async def read_page(store: JobStore, tenant: str, wanted: Filter, *, size: int, 
         if len(found) < asked:
             return Page(rows, "")
         before = rows[-1].job_id
+
+
+def _job_filter(wanted: Filter) -> JobFilter:
+    return JobFilter(
+        states=None if wanted.done is None else DONE if wanted.done else LIVE,
+        method=wanted.method,
+    )
 
 
 def _make_token(key: bytes, tenant: str, wanted: Filter, last: UUID) -> str:

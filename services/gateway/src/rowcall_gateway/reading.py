@@ -54,8 +54,8 @@ class Place:
         if cancelled is None:
             # No live job: finished, or none at all.
             await self.row()
-        elif cancelled[0] == JobState.JOB_STATE_CANCELLED:
-            self.link.finished(self.key[1], cancelled[1])
+        elif cancelled.state == JobState.JOB_STATE_CANCELLED:
+            self.link.finished(self.key[1], cancelled.waiter_id)
 
     async def delete(self) -> None:
         """Erases the job, which must be finished.

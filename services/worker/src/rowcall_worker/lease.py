@@ -18,6 +18,8 @@ from uuid import UUID
 
 import structlog
 
+from rowcall.queue.model import Renewed
+
 _MAX_INTERVAL: Final = timedelta(seconds=1)
 _RETRY_INTERVAL: Final = timedelta(milliseconds=250)
 
@@ -27,8 +29,8 @@ _log = structlog.get_logger(__name__)
 class Renewal(Protocol):
     """Renews one lease over a connection of its own; blocking, for one thread (`rowcall.queue.renewal`)."""
 
-    def renew(self) -> bool:
-        """Renews; False: the worker was declared dead. Connects anew after an error. Raises RowcallError."""
+    def renew(self, loop_lag: timedelta | None = None) -> Renewed:
+        """Renews; what the worker must know. Connects anew after an error. Raises RowcallError."""
 
     def close(self) -> None:
         """Closes the connection."""
@@ -95,7 +97,7 @@ class Lease:
                     self._end("could not be renewed in time")
                     break
             else:
-                if not renewed:
+                if not renewed.alive:
                     self._end("was declared dead")
                     break
                 self._until = sent_at + self._length

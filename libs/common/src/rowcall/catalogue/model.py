@@ -31,6 +31,10 @@ class Policy:
     """rowcall.options.v1.Retention."""
     on_abandon: int = 1
     """rowcall.options.v1.OnAbandon."""
+    deadline: timedelta | None = None
+    """Of the whole job, from the time it was to start; None: none."""
+    retry_codes: tuple[int, ...] = (4, 8, 10, 14)
+    """google.rpc.Code, ascending: the statuses of a handler's own that are tried again."""
 
 
 @dataclass(frozen=True, slots=True)

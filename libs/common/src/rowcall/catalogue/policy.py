@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
+from google.rpc.code_pb2 import Code
 
 from rowcall.catalogue.model import Policy
 from rowcall.options.v1.job_pb2 import JobOptions, OnAbandon, Priority, Retention
@@ -71,6 +72,10 @@ def resolve(options: JobOptions) -> Policy:
         ),
         retention=_enum_value("retention", options.retention, Retention.items(), _DEFAULT.retention, problems),
         on_abandon=_enum_value("on_abandon", options.on_abandon, OnAbandon.items(), _DEFAULT.on_abandon, problems),
+        deadline=_duration("deadline", options.deadline, timedelta(0), problems)
+        if options.HasField("deadline")
+        else None,
+        retry_codes=_codes(options.retry_codes, problems),
     )
     if not problems and policy.backoff_initial > policy.backoff_maximum:
         problems.append(
@@ -107,6 +112,16 @@ def _multiplier(value: float, problems: list[str]) -> float:
             f"backoff.multiplier: {value:g} would make waits shrink or overflow; set 1 to {MAX_MULTIPLIER:g}"
         )
     return value or _DEFAULT.backoff_multiplier
+
+
+def _codes(names: Sequence[str], problems: list[str]) -> tuple[int, ...]:
+    unknown = sorted({name for name in names if name == "OK" or name not in Code.keys()})  # noqa: SIM118  no dict
+    if unknown:
+        problems.append(
+            f"retry_codes: {', '.join(map(repr, unknown))} is no status of an error; write gRPC's names, such as UNAVAILABLE"
+        )
+        return _DEFAULT.retry_codes
+    return tuple(sorted({Code.Value(name) for name in names})) or _DEFAULT.retry_codes
 
 
 def _duration(

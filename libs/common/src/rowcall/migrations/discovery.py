@@ -20,7 +20,7 @@ Phase = Literal["pre", "post"]
 NO_TRANSACTION: Final = "-- rowcall: no-transaction"
 """The first line of a file that Postgres does not run in a transaction (create index concurrently): one statement."""
 
-VERSIONS: Final[Mapping[Kind, tuple[int, ...]]] = MappingProxyType({"catalogue": (2,), "shard": (9,)})
+VERSIONS: Final[Mapping[Kind, tuple[int, ...]]] = MappingProxyType({"catalogue": (2,), "shard": (14,)})
 """The schema's versions: for each, from 1, the number of its last file. A release that brings files adds an element."""
 
 _FILE = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")

@@ -34,6 +34,9 @@ _HEADER = struct.Struct(">iiIii")
 _INT2 = struct.Struct(">ih")
 _INT4 = struct.Struct(">ii")
 _INT8 = struct.Struct(">iq")
+_TRUE = _LENGTH.pack(1) + b"\x01"
+_FALSE = _LENGTH.pack(1) + b"\x00"
+_FLOAT4 = struct.Struct(">if")
 _INTERVAL = struct.Struct(">iqii")
 _UUID_LENGTH = _LENGTH.pack(16)
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -80,6 +83,18 @@ class IntegerArray(Array[int]):
 
 class BigintArray(Array[int]):
     """bigint[]"""
+
+    __slots__ = ()
+
+
+class BooleanArray(Array[bool]):
+    """boolean[]"""
+
+    __slots__ = ()
+
+
+class RealArray(Array[float]):
+    """real[]"""
 
     __slots__ = ()
 
@@ -164,6 +179,16 @@ class _BigintArrayDumper(_ArrayDumper):
         return [_NULL if value is None else _INT8.pack(8, value) for value in values]
 
 
+class _BooleanArrayDumper(_ArrayDumper):
+    def elements(self, values: Sequence[bool | None]) -> list[bytes]:
+        return [_NULL if value is None else _TRUE if value else _FALSE for value in values]
+
+
+class _RealArrayDumper(_ArrayDumper):
+    def elements(self, values: Sequence[float | None]) -> list[bytes]:
+        return [_NULL if value is None else _FLOAT4.pack(4, value) for value in values]
+
+
 class _TimestamptzArrayDumper(_ArrayDumper):
     def elements(self, values: Sequence[datetime | None]) -> list[bytes]:
         return [_NULL if value is None else _INT8.pack(8, (value - _EPOCH) // _MICROSECOND) for value in values]
@@ -189,6 +214,8 @@ _TYPES: tuple[tuple[type[Array[Any]], type[_ArrayDumper], str], ...] = (
     (SmallintArray, _SmallintArrayDumper, "int2"),
     (IntegerArray, _IntegerArrayDumper, "int4"),
     (BigintArray, _BigintArrayDumper, "int8"),
+    (BooleanArray, _BooleanArrayDumper, "bool"),
+    (RealArray, _RealArrayDumper, "float4"),
     (TimestamptzArray, _TimestamptzArrayDumper, "timestamptz"),
     (IntervalArray, _IntervalArrayDumper, "interval"),
     (JsonbArray, _JsonbArrayDumper, "jsonb"),

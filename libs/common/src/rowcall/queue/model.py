@@ -45,6 +45,16 @@ class MethodIds:
 
 
 @dataclass(frozen=True, slots=True)
+class FollowUp:
+    """A job that is submitted when another one has ended, with the finished operation as its request."""
+
+    ids: MethodIds
+    """Its method, policy and queue, as the same shard numbers them."""
+    lane: int
+    """1 URGENT to 4 LOW."""
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
     """One call to be written as a row."""
 
@@ -76,6 +86,12 @@ class Submission:
     """The caller's labels."""
     waiter_id: UUID | None = None
     """The gateway process that waits for the result, if one does."""
+    deadline: timedelta | None = None
+    """How long the whole job may take, from the time it is to start."""
+    parent_job_id: UUID | None = None
+    """The job whose handler submitted this one."""
+    on_done: FollowUp | None = None
+    """What is submitted when it has ended."""
 
     @property
     def key(self) -> tuple[str, int, str] | None:
@@ -146,6 +162,25 @@ class JobRow:
     """None where it was not asked for."""
     response: bytes | None
     """None where it was not asked for or there is none."""
+    deadline: datetime | None
+    """When the whole job's time is over; None: never."""
+    lost: int
+    """How many attempts were lost with their worker."""
+    replays: int
+    """How often it was replayed after it had failed."""
+    parent_job_id: UUID | None
+    """The job whose handler submitted it, or whose end it follows."""
+    progress: float | None
+    """How far its handler last said it is, 0 to 1."""
+    progress_message: str | None
+    progress_at: datetime | None
+    held: int | None
+    """READY, but: 1 its tenant or method is paused; 2 its worker died, it runs alone next time."""
+    error_fingerprint: str | None
+    """Of a failed job: alike for failures that are alike."""
+    resolved_at: datetime | None
+    resolved_by: str | None
+    resolve_note: str | None
 
     @property
     def done(self) -> bool:
@@ -195,6 +230,8 @@ class ClaimedJob:
     ready_at: datetime | None
     lost: int
     """How many earlier attempts were lost with their worker."""
+    time_left: timedelta | None = None
+    """Until the whole job's deadline, at the claim; None: it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +253,10 @@ class Settlement:
     """The status's message."""
     delay: timedelta | None = None
     """With SCHEDULED: how long to wait before the next attempt."""
+    snoozed: bool = False
+    """With SCHEDULED: the attempt is not used up; error may be None."""
+    children: Sequence[Submission] = ()
+    """Jobs of the same tenant that are submitted if and only if this settlement counts."""
     span_id: str | None = None
     """16 hex digits."""
 
@@ -234,7 +275,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Rescued:
-    """A job that was taken back from a dead worker."""
+    """A job that was taken back from its worker: a dead one, or one that did not end its attempt in time."""
 
     tenant: str
     job_id: UUID
@@ -247,6 +288,15 @@ class Rescued:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """A waiting job that the queue itself ended."""
+
+    tenant: str
+    job_id: UUID
+    waiter_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyRow:
     """The part of a job's policy that a worker acts on."""
 
@@ -256,6 +306,8 @@ class PolicyRow:
     backoff_maximum: timedelta
     backoff_multiplier: float
     timeout: timedelta
+    retry_codes: Sequence[int]
+    """google.rpc.Code: the statuses of a handler's own that are tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,3 +317,126 @@ class QueueRow:
     queue_id: int
     name: str
     paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs of a tenant: those that match everything that is said."""
+
+    states: Sequence[int] | None = None
+    """rowcall.v1.JobState: one of these."""
+    method: str | None = None
+    """package.Service/Method"""
+    queue: str | None = None
+    labels: Mapping[str, str] | None = None
+    """All of these."""
+    error_fingerprint: str | None = None
+    """Of failed jobs."""
+    actor: str | None = None
+    request_id: str | None = None
+    """The idempotency key."""
+    parent_job_id: UUID | None = None
+    created_from: datetime | None = None
+    """Inclusive."""
+    created_to: datetime | None = None
+    """Exclusive."""
+    finished_from: datetime | None = None
+    """Inclusive."""
+    finished_to: datetime | None = None
+    """Exclusive."""
+
+
+LIVE = (1, 2, 3)
+"""The states of jobs that are not finished: rowcall.v1.JobState."""
+DONE = (4, 5, 6, 7)
+"""Those of finished ones."""
+EVERY_JOB = JobFilter()
+"""Narrows nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """A tenant's failed jobs of one method that failed alike."""
+
+    method: str
+    error_fingerprint: str
+    jobs: int
+    first_finished_at: datetime
+    last_finished_at: datetime
+    error_code: int
+    """google.rpc.Code of the last one."""
+    error_message: str
+    """Of the last one."""
+    last_job_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """What a cancellation came to."""
+
+    state: int
+    """CANCELLED, or RUNNING: it is marked."""
+    waiter_id: UUID | None
+    """The gateway that waits for it."""
+    worker_id: UUID | None
+    """The worker that runs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A job under the lease number that a worker claimed it with."""
+
+    tenant: str
+    job_id: UUID
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """What a worker hears when it renews its lease."""
+
+    alive: bool
+    """False: it was declared dead; it must stop what it runs and start again under a new identity."""
+    cancelled: Sequence[Running]
+    """Those of its jobs that somebody asked to be cancelled; again at each renewal until they are settled."""
+    paused_queues: Sequence[int]
+    """The queues that are paused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a running job is."""
+
+    job: Running
+    fraction: float | None
+    """0 to 1; None: not known."""
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Something that is paused."""
+
+    kind: str
+    """"queue", "method" or "tenant"."""
+    name: str
+    paused_at: datetime
+    paused_by: str | None
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """A queue as operators see it; the counts stop at a cap."""
+
+    name: str
+    paused_at: datetime | None
+    paused_by: str | None
+    pause_note: str | None
+    ready: int
+    oldest_ready_at: datetime | None
+    """Among those whose turn is next."""
+    held: int
+    """Ready, but their tenant or method is paused, or they are suspects."""
+    running: int
+    scheduled: int

@@ -1,24 +1,31 @@
-"""The queue as services see it: two Protocols over one shard.
+"""The queue as services see it: three Protocols over one shard.
 
-`JobStore` is the gateway's half, `WorkQueue` the worker's. Postgres is their one
+`JobStore` is the gateway's half, `WorkQueue` the worker's, `QueueAdmin` the operators'. Postgres is their one
 implementation (`rowcall.queue.postgres`); another store would be another class.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
-from rowcall.catalogue.model import Policy
+from rowcall.catalogue.model import JobMethod, Policy
 from rowcall.queue.model import (
+    Cancelled,
     ClaimedJob,
+    Ended,
+    FailureGroup,
+    JobFilter,
     JobRow,
     MethodIds,
     Outcome,
+    Pause,
     PolicyRow,
+    Progress,
     QueueRow,
+    QueueStats,
     Rescued,
     Settled,
     Settlement,
@@ -36,6 +43,9 @@ class JobStore(Protocol):
 
     async def method_ids(self, method: str, policy: Policy) -> MethodIds:
         """The shard's ids of a method ("package.Service/Method"), its policy and queue; made if new, then cached."""
+
+    async def publish(self, method: JobMethod) -> MethodIds:
+        """As `method_ids`, and the shard knows of the method what `submit_v1` and follow-up jobs need."""
 
     async def fingerprint_key(self) -> bytes:
         """The shard's key for fingerprints of requests; cached."""
@@ -63,23 +73,42 @@ class JobStore(Protocol):
     async def outcomes(self, jobs: Sequence[tuple[str, UUID]]) -> list[Outcome]:
         """The finished ones of the jobs asked for."""
 
+    async def find(self, tenant: str, wanted: JobFilter, *, before: UUID | None = None, limit: int) -> list[UUID]:
+        """The ids of a tenant's jobs that match, newest first, below `before`."""
+
     async def list(
         self,
         tenant: str,
+        wanted: JobFilter,
         *,
         before: UUID | None = None,
-        done: bool | None = None,
-        method: str | None = None,
         limit: int,
         request: bool = False,
         response: bool = False,
-    ) -> list[JobRow]:
-        """A tenant's jobs, newest first, with ids below `before`."""
+    ) -> Sequence[JobRow]:
+        """A tenant's jobs that match, newest first, with ids below `before`."""
 
-    async def cancel(
-        self, tenant: str, job_id: UUID, *, only_unstarted: bool = False
-    ) -> tuple[int, UUID | None] | None:
-        """Cancels a waiting job, marks a running one; (state after it, waiter) or None if there is no live job."""
+    async def failure_groups(
+        self, tenant: str, *, method: str | None = None, finished_from: datetime | None = None, limit: int
+    ) -> Sequence[FailureGroup]:
+        """A tenant's failed jobs by method and what they died of, most first."""
+
+    async def cancel(self, tenant: str, job_id: UUID, *, only_unstarted: bool = False) -> Cancelled | None:
+        """Cancels a waiting job, marks a running one; None if there is no live job."""
+
+    async def replay(self, tenant: str, job_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """Makes failed jobs READY again under their own names; those that were, with their queues."""
+
+    async def resolve(
+        self, tenant: str, job_ids: Sequence[UUID], *, by: str | None, note: str | None
+    ) -> Sequence[UUID]:
+        """Marks failed jobs as handled; those that were."""
+
+    async def exchange_turns(self) -> int:
+        """Tells other gateways how far this one's tenants have moved ahead, and hears of theirs; how many flows moved.
+
+        To be called about once a second; fairness between gateways rests on it, nothing else.
+        """
 
     async def delete(self, tenant: str, job_id: UUID) -> bool:
         """Erases a finished job; False if there is none."""
@@ -96,6 +125,9 @@ class WorkQueue(Protocol):
 
     async def method_id(self, method: str) -> int:
         """The shard's id of a method ("package.Service/Method"), made if new."""
+
+    async def method_ids(self, method: str, policy: Policy) -> MethodIds:
+        """The shard's ids of a method, its policy and queue; for the jobs that handlers submit."""
 
     async def policies(self) -> dict[int, PolicyRow]:
         """Every policy of the shard by its id."""
@@ -123,6 +155,17 @@ class WorkQueue(Protocol):
         Moves the lanes' frontiers up to what was claimed. A dead worker gets nothing.
         """
 
+    async def claim_alone(
+        self, worker_id: UUID, queue_ids: Sequence[int], method_ids: Sequence[int]
+    ) -> ClaimedJob | None:
+        """Claims one suspect (its worker died) for a worker process that runs nothing else, and will not until it ended."""
+
+    async def suspect_waits(self, queue_ids: Sequence[int], method_ids: Sequence[int]) -> timedelta | None:
+        """For how long the suspect that has waited longest has; None: there is none."""
+
+    async def elect(self, role: str, worker_id: UUID, term: timedelta) -> bool:
+        """Whether this worker has a role that one worker has at a time, for the term from now on; ask again before."""
+
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled | Exception]:
         """Settles attempts, in one transaction where it can be; one bad row does not fail its neighbours."""
 
@@ -132,20 +175,69 @@ class WorkQueue(Protocol):
         They are READY again, or CANCELLED where that was asked for meanwhile.
         """
 
+    async def report_progress(self, progress: Sequence[Progress]) -> list[Progress]:
+        """Keeps how far running jobs are; those whose lease is still the worker's."""
+
     async def promote(self, limit: int) -> dict[int, int]:
         """Makes due jobs ready; how many in which queue."""
 
-    async def bury_workers(self) -> list[tuple[UUID, str]]:
-        """Marks workers dead whose lease is over; their ids and names."""
+    async def bury_workers(self, grace: timedelta = ...) -> list[tuple[UUID, str]]:
+        """Marks workers dead whose lease is over, or whose session is gone and who missed two beats; their ids and names.
+
+        None within the grace after the server's start: the living come back first.
+        """
 
     async def rescue(self, limit: int) -> list[Rescued]:
-        """Takes jobs of dead workers back."""
+        """Takes jobs of dead workers back: suspects, that run alone next time."""
+
+    async def expire_attempts(self, limit: int, grace: timedelta = ...) -> list[Rescued]:
+        """Ends attempts so far past their deadline that their living worker must hang; retried (SCHEDULED) or FAILED."""
+
+    async def expire_jobs(self, limit: int) -> list[Ended]:
+        """Fails waiting jobs whose own deadline is over."""
+
+    async def age(self, limit: int) -> dict[int, int]:
+        """Moves jobs up a lane that have waited too long, so many of a lane at most; how many in which queue."""
+
+    async def hold_paused(self, limit: int) -> int:
+        """Sets ready jobs of paused tenants and methods aside; how many."""
+
+    async def free_resumed(self, limit: int) -> dict[int, int]:
+        """Makes those ready again that are no longer paused; how many in which queue."""
+
+    async def forget_turns(self, limit: int) -> int:
+        """Forgets turns that the frontier has passed; how many."""
 
     async def make_history_days(self, days: int) -> int:
         """Makes the days of history ahead; how many partitions were new."""
+
+    async def drop_history_day(self, tries: int = ...) -> str | None:
+        """Drops a day of history that is past its retention: its table's name; "": one is due but in use; None: none is."""
 
     async def expire_keys(self, limit: int) -> int:
         """Takes expired idempotency keys away; how many."""
 
     async def close(self) -> None:
         """Waits for the statements in flight; before the connections are closed."""
+
+
+class QueueAdmin(Protocol):
+    """What operators see of a shard's queues and do to them.
+
+    Raises RowcallError as `JobStore` does. What writes runs to its end even when its caller is cancelled.
+    """
+
+    async def stats(self, cap: int) -> list[QueueStats]:
+        """Every queue; counts stop at the cap."""
+
+    async def pauses(self) -> list[Pause]:
+        """Everything that is paused."""
+
+    async def pause(self, kind: str, name: str, *, by: str | None, note: str | None) -> bool:
+        """Pauses a "queue", "method" or "tenant"; False: the shard does not know it."""
+
+    async def resume(self, kind: str, name: str) -> bool:
+        """Ends a pause, if there is one; False: the shard does not know the name."""
+
+    async def weigh(self, tenant: str, weight: float) -> bool:
+        """Sets a tenant's share beside other tenants', 0.01 to 100; False: it is not here."""

@@ -9,6 +9,7 @@ from uuid import UUID
 import psycopg
 
 from rowcall.queue.faults import fault
+from rowcall.queue.model import Renewed, Running
 from rowcall.queue.statements import statement
 
 
@@ -42,21 +43,28 @@ class LeaseRenewal:
         self._shard = shard
         self._connection: psycopg.Connection[Any] | None = None
 
-    def renew(self) -> bool:
-        """Renews the lease. False: the worker was declared dead; it must stop and start anew under another identity.
+    def renew(self, loop_lag: timedelta | None = None) -> Renewed:
+        """Renews the lease; what the worker must know.
+
+        Args:
+            loop_lag: How late the worker's event loop was at worst since the renewal before.
 
         Raises RowcallError (SHARD_UNAVAILABLE and others) when the database does not answer; call again.
         """
         try:
             if self._connection is None or self._connection.closed:
                 self._connection = psycopg.connect(**self._parameters, autocommit=True)
-            parameters = {"worker_id": self._worker_id, "lease": self._lease}
+            parameters = {"worker_id": self._worker_id, "lease": self._lease, "loop_lag": loop_lag}
             row = self._connection.execute(statement("renew_worker"), parameters, prepare=self._prepare).fetchone()
         except (psycopg.Error, OSError) as error:
             self.close()
             # Renewing twice is renewing once: an unknown outcome is no other case.
             raise fault(error, shard=self._shard) from error
-        return row is not None and bool(row[0])
+        if row is None or not row[0]:
+            return Renewed(alive=False, cancelled=(), paused_queues=())
+        _, tenants, job_ids, leases, paused = row
+        cancelled = [Running(*each) for each in zip(tenants or (), job_ids or (), leases or (), strict=True)]
+        return Renewed(alive=True, cancelled=cancelled, paused_queues=paused or ())
 
     def close(self) -> None:
         """Ends the connection; the lease stays until it is over."""

@@ -15,7 +15,7 @@ _NO_LABELS: Mapping[str, str] = {}
 
 
 def job_row(row: TupleRow) -> JobRow:
-    """A row of read_jobs.sql or list_jobs.sql."""
+    """A row of read_jobs.sql."""
     values = list(row)
     values[17] = row[17] or _NO_LABELS
     values[18] = [_attempt(each) for each in row[18] or ()]
@@ -28,14 +28,14 @@ def outcome(row: TupleRow) -> Outcome:
 
 
 def claimed_job(row: TupleRow) -> ClaimedJob:
-    """A row of claim_jobs.sql."""
+    """A row of claim_jobs.sql or claim_alone.sql."""
     values = list(row)
     values[13] = row[13] or _NO_LABELS
     return ClaimedJob(*values)
 
 
 def rescued(row: TupleRow) -> Rescued:
-    """A row of rescue_jobs.sql."""
+    """A row of rescue_jobs.sql or expire_attempts.sql."""
     return Rescued(*row)
 
 

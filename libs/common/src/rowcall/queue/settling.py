@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from psycopg.rows import TupleRow
+
 from rowcall.names import operation_name
 from rowcall.queue import statuses
 from rowcall.queue.arrays import (
     BigintArray,
+    BooleanArray,
     ByteaArray,
     IntegerArray,
     IntervalArray,
@@ -15,9 +18,11 @@ from rowcall.queue.arrays import (
     TextArray,
     UuidArray,
 )
+from rowcall.queue.connection import Connection, again_on_collision, execute
 from rowcall.queue.faults import fault, of_a_row
 from rowcall.queue.model import Settled, Settlement
 from rowcall.queue.session import Session
+from rowcall.queue.submitting import ChildRefusedError, Submitter
 
 NOT_OURS = Settled(settled=False, state=None, waiter_id=None)
 """The job's lease is another one's by now, or the job is gone."""
@@ -26,8 +31,14 @@ NOT_OURS = Settled(settled=False, state=None, waiter_id=None)
 class Settler:
     """Writes settlements to one shard."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, submitter: Submitter) -> None:
+        """
+        Args:
+            session: Where settlements are written.
+            submitter: Writes the children.
+        """
         self._session = session
+        self._submitter = submitter
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled | Exception]:
         """The answers in the settlements' order. Not to be cancelled: run it shielded."""
@@ -40,9 +51,9 @@ class Settler:
 
     async def _halving(self, batch: Sequence[Settlement]) -> list[Settled | Exception]:
         try:
-            found = await self._session.run("settle_jobs", _parameters(batch))
+            found = await self._write(batch)
         except Exception as error:  # noqa: BLE001 - each call is answered with what it means for it
-            if not of_a_row(error) or len(batch) == 1:
+            if not (of_a_row(error) or isinstance(error, ChildRefusedError)) or len(batch) == 1:
                 return [self._fault(error, each) for each in batch]
             middle = len(batch) // 2
             return [*await self._halving(batch[:middle]), *await self._halving(batch[middle:])]
@@ -50,6 +61,27 @@ class Settler:
         for place, state, waiter_id in found:
             answers[place - 1] = Settled(settled=True, state=state, waiter_id=waiter_id)
         return answers
+
+    async def _write(self, batch: Sequence[Settlement]) -> list[TupleRow]:
+        if not any(each.children for each in batch):
+            return await self._session.run("settle_jobs", _parameters(batch))
+
+        async def once() -> list[TupleRow]:
+            async with self._session.connection() as found, found.transaction():
+                return await self.settle_within(found, batch)
+
+        return await again_on_collision(once)
+
+    async def settle_within(self, found: Connection, batch: Sequence[Settlement]) -> list[TupleRow]:
+        """Settles in an open transaction, and submits the children of the settlements that count: place, state, waiter.
+
+        Raises psycopg.Error, or RowcallError if a child is refused.
+        """
+        settled = await execute(found, "settle_jobs", _parameters(batch))
+        children = [child for row in settled for child in batch[row[0] - 1].children]
+        if children:
+            await self._submitter.submit_within(found, children)
+        return settled
 
     def _fault(self, error: Exception, settlement: Settlement) -> Exception:
         operation = operation_name(settlement.tenant, settlement.job_id)
@@ -63,6 +95,7 @@ def _parameters(batch: Sequence[Settlement]) -> dict[str, object]:
         "lease": BigintArray([each.lease for each in batch]),
         "state": SmallintArray([each.state for each in batch]),
         "delay": IntervalArray([each.delay for each in batch]),
+        "snoozed": BooleanArray([each.snoozed for each in batch]),
         "response": ByteaArray([each.response for each in batch]),
         "error": ByteaArray([each.error for each in batch]),
         "error_code": IntegerArray([each.error_code for each in batch]),

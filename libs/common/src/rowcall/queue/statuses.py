@@ -31,6 +31,18 @@ def worker_lost() -> bytes:
     return _of(ErrorReason.ERROR_REASON_WORKER_LOST, "Workers died each time they ran the job.")
 
 
+@cache
+def timed_out() -> bytes:
+    """The Status of an attempt that its worker did not end in time, serialised."""
+    return _of(ErrorReason.ERROR_REASON_ATTEMPT_TIMEOUT, "The attempt ran longer than the method's timeout.")
+
+
+@cache
+def deadline_over() -> bytes:
+    """The Status of a job whose own deadline is over, serialised."""
+    return _of(ErrorReason.ERROR_REASON_JOB_DEADLINE_EXCEEDED, "The job's deadline is over.")
+
+
 def addressed(error: bytes, *, tenant: str, job_id: UUID, attempt: int, trace_id: str) -> Status:
     """A finished job's error as its caller gets it: with the operation's name, the attempt and the trace id.
 

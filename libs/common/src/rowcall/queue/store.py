@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from rowcall.catalogue.model import Policy
+from psycopg.types.json import Jsonb
+
+from rowcall.catalogue.model import JobMethod, Policy
 from rowcall.errors import RowcallError
 from rowcall.names import operation_name
 from rowcall.queue import rows, statuses
-from rowcall.queue.arrays import TextArray, UuidArray
+from rowcall.queue.arrays import BigintArray, IntegerArray, SmallintArray, TextArray, UuidArray
 from rowcall.queue.connection import Pool, Shield
-from rowcall.queue.model import JobRow, MethodIds, Outcome, Submission, Submitted
+from rowcall.queue.model import (
+    EVERY_JOB,
+    Cancelled,
+    FailureGroup,
+    JobFilter,
+    JobRow,
+    MethodIds,
+    Outcome,
+    Submission,
+    Submitted,
+)
+from rowcall.queue.registry import Registry
 from rowcall.queue.session import Session
 from rowcall.queue.submitting import Submitter
+from rowcall.queue.turns import Turns
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
 
@@ -52,33 +66,23 @@ class PostgresJobStore:
         self._read = Session(read_pool, shard=shard)
         # Read on a call's way in, which must not wait for psycopg's cancelling when the call's time is up.
         self._facts = Session(read_pool, shard=shard, give_up_after=give_up_after)
-        self._submitter = Submitter(self._write, key_ttl=key_ttl)
-        self._method_ids: dict[tuple[str, Policy], MethodIds] = {}
+        self._turns = Turns()
+        self._submitter = Submitter(self._write, self._turns, key_ttl=key_ttl)
+        self._registry = Registry(self._write)
         self._fingerprint_key: bytes | None = None
 
     async def method_ids(self, method: str, policy: Policy) -> MethodIds:
         """See JobStore.method_ids."""
-        known = self._method_ids.get((method, policy))
+        known = self._registry.known(method, policy)
         if known is None:
             await self.fingerprint_key()  # refuses another shard, before anything is written there
-            known = MethodIds(
-                method_id=await self._write.value("method_id", {"name": method}),
-                policy_id=await self._write.value(
-                    "policy_id",
-                    {
-                        "max_attempts": policy.max_attempts,
-                        "backoff_initial": policy.backoff_initial,
-                        "backoff_maximum": policy.backoff_maximum,
-                        "backoff_multiplier": policy.backoff_multiplier,
-                        "timeout": policy.timeout,
-                        "retention": policy.retention,
-                        "on_abandon": policy.on_abandon,
-                    },
-                ),
-                queue_id=await self._write.value("queue_id", {"name": policy.queue}),
-            )
-            self._method_ids[method, policy] = known
+            known = await self._registry.method_ids(method, policy)
         return known
+
+    async def publish(self, method: JobMethod) -> MethodIds:
+        """See JobStore.publish."""
+        await self.fingerprint_key()
+        return await self._registry.publish(method)
 
     async def fingerprint_key(self) -> bytes:
         """See JobStore.fingerprint_key."""
@@ -125,35 +129,57 @@ class PostgresJobStore:
             return []
         return [rows.outcome(row) for row in await self._read.rows("read_outcomes", _names(jobs))]
 
+    async def find(
+        self, tenant: str, wanted: JobFilter = EVERY_JOB, *, before: UUID | None = None, limit: int
+    ) -> list[UUID]:
+        """See JobStore.find."""
+        found = await self._read.rows(
+            "find_jobs",
+            {
+                "tenant": tenant,
+                "before": before,
+                "limit": limit,
+                "states": None if wanted.states is None else SmallintArray(wanted.states),
+                "method": wanted.method,
+                "queue": wanted.queue,
+                "labels": Jsonb(dict(wanted.labels)) if wanted.labels else None,
+                "error_fingerprint": wanted.error_fingerprint,
+                "actor": wanted.actor,
+                "request_id": wanted.request_id,
+                "parent_job_id": wanted.parent_job_id,
+                "created_from": wanted.created_from,
+                "created_to": wanted.created_to,
+                "finished_from": wanted.finished_from,
+                "finished_to": wanted.finished_to,
+            },
+        )
+        return [row[0] for row in found]
+
     async def list(
         self,
         tenant: str,
+        wanted: JobFilter = EVERY_JOB,
         *,
         before: UUID | None = None,
-        done: bool | None = None,
-        method: str | None = None,
         limit: int,
         request: bool = False,
         response: bool = False,
     ) -> list[JobRow]:
         """See JobStore.list."""
-        found = await self._read.rows(
-            "list_jobs",
-            {
-                "tenant": tenant,
-                "before": before,
-                "done": done,
-                "method": method,
-                "limit": limit,
-                "request": request,
-                "response": response,
-            },
-        )
-        return [rows.job_row(row) for row in found]
+        found = await self.find(tenant, wanted, before=before, limit=limit)
+        rows_of = await self.read([(tenant, job_id) for job_id in found], request=request, response=response)
+        return [rows_of[tenant, job_id] for job_id in found if (tenant, job_id) in rows_of]
 
-    async def cancel(
-        self, tenant: str, job_id: UUID, *, only_unstarted: bool = False
-    ) -> tuple[int, UUID | None] | None:
+    async def failure_groups(
+        self, tenant: str, *, method: str | None = None, finished_from: datetime | None = None, limit: int
+    ) -> Sequence[FailureGroup]:
+        """See JobStore.failure_groups."""
+        found = await self._read.rows(
+            "group_failures", {"tenant": tenant, "method": method, "finished_from": finished_from, "limit": limit}
+        )
+        return [FailureGroup(*row) for row in found]
+
+    async def cancel(self, tenant: str, job_id: UUID, *, only_unstarted: bool = False) -> Cancelled | None:
         """See JobStore.cancel."""
         found = await self._write.rows(
             "cancel_job",
@@ -165,7 +191,43 @@ class PostgresJobStore:
             },
             operation=operation_name(tenant, job_id),
         )
-        return (found[0][0], found[0][1]) if found else None
+        return Cancelled(*found[0]) if found else None
+
+    async def replay(self, tenant: str, job_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """See JobStore.replay."""
+        if not job_ids:
+            return {}
+        found = await self._write.rows("replay_jobs", {"tenant": tenant, "job_id": UuidArray(sorted(job_ids))})
+        return {row[0]: row[1] for row in found}
+
+    async def resolve(
+        self, tenant: str, job_ids: Sequence[UUID], *, by: str | None, note: str | None
+    ) -> Sequence[UUID]:
+        """See JobStore.resolve."""
+        if not job_ids:
+            return []
+        found = await self._write.rows(
+            "resolve_jobs", {"tenant": tenant, "job_id": UuidArray(sorted(job_ids)), "by": by, "note": note}
+        )
+        return [row[0] for row in found]
+
+    async def exchange_turns(self) -> int:
+        """See JobStore.exchange_turns."""
+        moved = self._turns.moved()
+        if not moved:
+            return 0
+        flows = sorted(moved, key=lambda flow: (flow.tenant, flow.queue_id, flow.lane))
+        found = await self._write.rows(
+            "exchange_turns",
+            {
+                "tenant": TextArray([flow.tenant for flow in flows]),
+                "queue_id": IntegerArray([flow.queue_id for flow in flows]),
+                "lane": SmallintArray([flow.lane for flow in flows]),
+                "last_key": BigintArray([moved[flow] for flow in flows]),
+            },
+        )
+        self._turns.learn({flows[place - 1]: last_key for place, last_key in found})
+        return len(flows)
 
     async def delete(self, tenant: str, job_id: UUID) -> bool:
         """See JobStore.delete."""

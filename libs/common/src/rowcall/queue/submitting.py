@@ -19,6 +19,7 @@ from rowcall.queue.arrays import (
     BigintArray,
     ByteaArray,
     IntegerArray,
+    IntervalArray,
     JsonbArray,
     SmallintArray,
     TextArray,
@@ -27,7 +28,7 @@ from rowcall.queue.arrays import (
 )
 from rowcall.queue.connection import Connection, again_on_collision, execute
 from rowcall.queue.faults import fault, of_a_row
-from rowcall.queue.model import Submission, SubmitOutcome, Submitted
+from rowcall.queue.model import FollowUp, Submission, SubmitOutcome, Submitted
 from rowcall.queue.session import Session
 from rowcall.queue.turns import Flow, Turn, Turns
 from rowcall.v1.error_reason_pb2 import ErrorReason
@@ -41,10 +42,10 @@ _WRITTEN = (SubmitOutcome.CREATED, SubmitOutcome.JOINED)
 class Submitter:
     """Writes submissions to one shard."""
 
-    def __init__(self, session: Session, *, key_ttl: timedelta) -> None:
+    def __init__(self, session: Session, turns: Turns, *, key_ttl: timedelta) -> None:
         self._session = session
         self._key_ttl = key_ttl
-        self._turns = Turns()
+        self._turns = turns
 
     async def submit(self, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
         """Independent calls; the answers come in their order. Not to be cancelled: run it shielded."""
@@ -80,6 +81,27 @@ class Submitter:
             first = firsts[_key(submissions, index)]
             answer = written[first]
             answers.append(answer if index == first else _shared(each, submissions[first], answer) or answer)
+        return answers
+
+    async def submit_within(self, found: Connection, submissions: Sequence[Submission]) -> list[Submitted]:
+        """Submits in an open transaction; the answers in their order.
+
+        Raises psycopg.Error, or RowcallError if one is refused: the transaction must then be rolled back.
+        """
+        firsts = _firsts(submissions, range(len(submissions)))
+        order = _sorted(submissions, firsts.values())
+        rows = await self._execute(found, [submissions[index] for index in order])
+        written = {index: self._answer(row) for index, row in zip(order, rows, strict=True)}
+        answers = []
+        for index, each in enumerate(submissions):
+            first = firsts[_key(submissions, index)]
+            answer = written[first]
+            if isinstance(answer, Exception):
+                raise answer
+            answer = answer if index == first else _shared(each, submissions[first], answer) or answer
+            if answer.outcome not in _WRITTEN:
+                raise _refused(each, answer)
+            answers.append(answer)
         return answers
 
     async def _halving(self, batch: Sequence[Submission]) -> list[Submitted | Exception]:
@@ -165,6 +187,10 @@ class Submitter:
         return made
 
 
+class ChildRefusedError(RowcallError):
+    """A job that a handler submitted cannot be: only the settlement that it came with is at fault."""
+
+
 class _RolledBack(Exception):
     """Ends the transaction of a batch that is not to be kept."""
 
@@ -223,5 +249,27 @@ def _parameters(batch: Sequence[Submission], turn: Turn, key_ttl: timedelta) -> 
         "tracestate": TextArray([each.tracestate for each in batch]),
         "labels": JsonbArray([each.labels or None for each in batch]),
         "waiter_id": UuidArray([each.waiter_id for each in batch]),
+        "deadline": IntervalArray([each.deadline for each in batch]),
+        "parent_job_id": UuidArray([each.parent_job_id for each in batch]),
+        "on_done": TextArray([_follow_up(each.on_done) for each in batch]),
         "key_ttl": key_ttl,
     }
+
+
+def _follow_up(on_done: FollowUp | None) -> str | None:
+    if on_done is None:
+        return None
+    ids = on_done.ids
+    return f"{ids.method_id},{ids.policy_id},{ids.queue_id},{on_done.lane}"
+
+
+def _refused(submission: Submission, answer: Submitted) -> ChildRefusedError:
+    if answer.outcome is SubmitOutcome.WRONG_SHARD:
+        return ChildRefusedError(
+            ErrorReason.ERROR_REASON_WRONG_SHARD, f"The tenant {submission.tenant!r} no longer lives on this shard."
+        )
+    return ChildRefusedError(
+        ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_REUSED,
+        f"The key {submission.request_id!r} names a job with another request.",
+        metadata={"operation": operation_name(submission.tenant, answer.job_id)},
+    )

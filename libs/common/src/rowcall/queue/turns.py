@@ -8,7 +8,7 @@ that backlog but its first job (P. Goyal, H. Vin, H. Cheng: Start-time Fair Queu
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,22 +30,24 @@ class Turn:
     flows: Sequence[Flow]
     """The jobs' flows."""
     last_keys: Sequence[int]
-    """The last keys of the flows, as far as is known."""
+    """The last keys of the flows, as far as is known; 0 where nothing is."""
     steps: Sequence[int]
-    """How far behind the last key or the frontier each job comes: one stride, two for the flow's second, …"""
+    """How far behind the last key or the frontier each job comes, for a tenant of weight 1: one stride for each job of
+    the flow that is on its way, and one for each of the batch up to this one."""
 
 
 class Turns:
     """Remembers the last order key of each flow, of the ones used last.
 
-    Only a cache: a flow that is forgotten starts again at the lane's frontier, which is fair as soon as its backlog is
-    drained and generous to it until then.
+    Only a cache: of a flow that is not remembered, the submit reads what gateways have left in the shard (each tells of
+    its flows once a second, and hears of the others' turns in the same flows).
     """
 
     def __init__(self, capacity: int = 50_000) -> None:
         self._capacity = capacity
         self._last: OrderedDict[Flow, int] = OrderedDict()
         self._under_way: Counter[Flow] = Counter()
+        self._moved: set[Flow] = set()
 
     def take(self, flows: Sequence[Flow]) -> Turn:
         """Keys for a batch that is about to be sent; `end` must follow.
@@ -58,8 +60,8 @@ class Turns:
         each = []
         for flow in flows:
             steps[flow] += ORDER_STRIDE
-            last_keys.append(self._last.get(flow, 0) + self._under_way[flow])
-            each.append(steps[flow])
+            last_keys.append(self._last.get(flow, 0))
+            each.append(self._under_way[flow] + steps[flow])
         self._under_way.update(steps)
         return Turn(flows, last_keys, each)
 
@@ -70,7 +72,25 @@ class Turns:
             if self._under_way[flow] <= 0:
                 del self._under_way[flow]
             if key is not None:
-                self._last[flow] = max(key, self._last.get(flow, 0))
-                self._last.move_to_end(flow)
+                self._heard(flow, key)
+                self._moved.add(flow)
+        self._trim()
+
+    def moved(self) -> dict[Flow, int]:
+        """The last keys of the flows that moved since this was last asked: what other gateways should know."""
+        moved, self._moved = self._moved, set()
+        return {flow: self._last[flow] for flow in moved if flow in self._last}
+
+    def learn(self, last_keys: Mapping[Flow, int]) -> None:
+        """Takes what other gateways know."""
+        for flow, key in last_keys.items():
+            self._heard(flow, key)
+        self._trim()
+
+    def _heard(self, flow: Flow, key: int) -> None:
+        self._last[flow] = max(key, self._last.get(flow, 0))
+        self._last.move_to_end(flow)
+
+    def _trim(self) -> None:
         while len(self._last) > self._capacity:
             self._last.popitem(last=False)

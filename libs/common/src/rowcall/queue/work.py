@@ -6,15 +6,37 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
+from rowcall.catalogue.model import Policy
 from rowcall.queue import rows, statuses
-from rowcall.queue.arrays import BigintArray, IntegerArray, TextArray, UuidArray
+from rowcall.queue.arrays import BigintArray, IntegerArray, RealArray, TextArray, UuidArray
 from rowcall.queue.connection import Pool, Shield
-from rowcall.queue.model import ClaimedJob, PolicyRow, QueueRow, Rescued, Settled, Settlement
+from rowcall.queue.model import (
+    ClaimedJob,
+    Ended,
+    MethodIds,
+    PolicyRow,
+    Progress,
+    QueueRow,
+    Rescued,
+    Settled,
+    Settlement,
+)
+from rowcall.queue.registry import Registry
 from rowcall.queue.session import Session
 from rowcall.queue.settling import NOT_OURS, Settler
+from rowcall.queue.submitting import Submitter
+from rowcall.queue.turns import Turns
 
 LOST_LIMIT = 3
-"""A job that is lost with its worker this often fails: WORKER_LOST."""
+"""A job that is lost with its worker this often while it ran alone fails: WORKER_LOST."""
+KEY_TTL = timedelta(days=7)
+"""How long the idempotency key of a job that a handler submitted names it."""
+START_GRACE = timedelta(seconds=5)
+"""How long after the server's start nobody is declared dead: the living connect again first."""
+ATTEMPT_GRACE = timedelta(seconds=5)
+"""How long after its deadline an attempt is left to its worker to end."""
+DROP_TRIES = 100
+"""How often a day's locks are asked for, 3 ms apart, before it is left for later."""
 
 
 class PostgresWorkQueue:
@@ -48,7 +70,12 @@ class PostgresWorkQueue:
             Session(pool, shard=shard, shield=self._shield, give_up_after=give_up_after)
             for pool in (claim_pool, settle_pool, maintenance_pool)
         )
-        self._settler = Settler(self._settle)
+        self._registry = Registry(self._house)
+        self._settler = Settler(self._settle, Submitter(self._settle, Turns(), key_ttl=KEY_TTL))
+
+    async def method_ids(self, method: str, policy: Policy) -> MethodIds:
+        """See WorkQueue.method_ids."""
+        return await self._registry.method_ids(method, policy)
 
     async def method_id(self, method: str) -> int:
         """See WorkQueue.method_id."""
@@ -96,6 +123,28 @@ class PostgresWorkQueue:
         jobs.sort(key=lambda job: (job.lane, job.order_key, job.job_id))
         return jobs
 
+    async def claim_alone(
+        self, worker_id: UUID, queue_ids: Sequence[int], method_ids: Sequence[int]
+    ) -> ClaimedJob | None:
+        """See WorkQueue.claim_alone."""
+        found = await self._claim.rows(
+            "claim_alone",
+            {"worker_id": worker_id, "queue_id": IntegerArray(queue_ids), "method_id": IntegerArray(method_ids)},
+        )
+        return rows.claimed_job(found[0]) if found else None
+
+    async def suspect_waits(self, queue_ids: Sequence[int], method_ids: Sequence[int]) -> timedelta | None:
+        """See WorkQueue.suspect_waits."""
+        waits: timedelta | None = await self._house.value(
+            "suspect_waits", {"queue_id": IntegerArray(queue_ids), "method_id": IntegerArray(method_ids)}
+        )
+        return waits
+
+    async def elect(self, role: str, worker_id: UUID, term: timedelta) -> bool:
+        """See WorkQueue.elect."""
+        elected: bool = await self._house.value("elect", {"role": role, "worker_id": worker_id, "term": term})
+        return elected
+
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled | Exception]:
         """See WorkQueue.settle."""
         return await self._shield.run(self._settler.settle(settlements)) if settlements else []
@@ -119,13 +168,30 @@ class PostgresWorkQueue:
             answers[order[place - 1]] = Settled(settled=True, state=state, waiter_id=waiter_id)
         return answers
 
+    async def report_progress(self, progress: Sequence[Progress]) -> list[Progress]:
+        """See WorkQueue.report_progress."""
+        if not progress:
+            return []
+        order = sorted(progress, key=lambda each: (each.job.tenant, each.job.job_id))
+        found = await self._settle.rows(
+            "report_progress",
+            {
+                "tenant": TextArray([each.job.tenant for each in order]),
+                "job_id": UuidArray([each.job.job_id for each in order]),
+                "lease": BigintArray([each.job.lease for each in order]),
+                "progress": RealArray([each.fraction for each in order]),
+                "message": TextArray([each.message for each in order]),
+            },
+        )
+        return [order[row[0] - 1] for row in found]
+
     async def promote(self, limit: int) -> dict[int, int]:
         """See WorkQueue.promote."""
         return {row[0]: row[1] for row in await self._house.rows("promote_jobs", {"limit": limit})}
 
-    async def bury_workers(self) -> list[tuple[UUID, str]]:
+    async def bury_workers(self, grace: timedelta = START_GRACE) -> list[tuple[UUID, str]]:
         """See WorkQueue.bury_workers."""
-        return [(row[0], row[1]) for row in await self._house.rows("bury_workers")]
+        return [(row[0], row[1]) for row in await self._house.rows("bury_workers", {"grace": grace})]
 
     async def rescue(self, limit: int) -> list[Rescued]:
         """See WorkQueue.rescue."""
@@ -139,6 +205,48 @@ class PostgresWorkQueue:
             },
         )
         return [rows.rescued(row) for row in found]
+
+    async def expire_attempts(self, limit: int, grace: timedelta = ATTEMPT_GRACE) -> list[Rescued]:
+        """See WorkQueue.expire_attempts."""
+        found = await self._house.rows(
+            "expire_attempts",
+            {
+                "limit": limit,
+                "grace": grace,
+                "timeout_error": statuses.timed_out(),
+                "deadline_error": statuses.deadline_over(),
+                "cancelled_error": statuses.cancelled(),
+            },
+        )
+        return [rows.rescued(row) for row in found]
+
+    async def expire_jobs(self, limit: int) -> list[Ended]:
+        """See WorkQueue.expire_jobs."""
+        found = await self._house.rows("expire_jobs", {"limit": limit, "deadline_error": statuses.deadline_over()})
+        return [Ended(*row) for row in found]
+
+    async def age(self, limit: int) -> dict[int, int]:
+        """See WorkQueue.age."""
+        return {row[0]: row[1] for row in await self._house.rows("age_jobs", {"limit": limit})}
+
+    async def hold_paused(self, limit: int) -> int:
+        """See WorkQueue.hold_paused."""
+        held: int = await self._house.value("hold_paused", {"limit": limit})
+        return held
+
+    async def free_resumed(self, limit: int) -> dict[int, int]:
+        """See WorkQueue.free_resumed."""
+        return {row[0]: row[1] for row in await self._house.rows("free_resumed", {"limit": limit})}
+
+    async def forget_turns(self, limit: int) -> int:
+        """See WorkQueue.forget_turns."""
+        forgotten: int = await self._house.value("forget_turns", {"limit": limit})
+        return forgotten
+
+    async def drop_history_day(self, tries: int = DROP_TRIES) -> str | None:
+        """See WorkQueue.drop_history_day."""
+        dropped: str | None = await self._house.value("drop_history_day", {"tries": tries})
+        return dropped
 
     async def make_history_days(self, days: int) -> int:
         """See WorkQueue.make_history_days."""

@@ -158,6 +158,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """DEADLINE_EXCEEDED. The call's deadline was over before its row could be written;
     nothing was submitted.
     """
+    ERROR_REASON_JOB_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 38
+    """DEADLINE_EXCEEDED, of the job. The time that its method gives the whole job is
+    over. Keys: operation.
+    """
+    ERROR_REASON_NOT_KNOWN: _ErrorReason.ValueType  # 39
+    """NOT_FOUND. No shard knows the queue or method, or the tenant is not the caller's. Keys: name."""
+    ERROR_REASON_JOB_NOT_FAILED: _ErrorReason.ValueType  # 40
+    """FAILED_PRECONDITION. Only a failed job can be replayed or resolved. Keys:
+    operation, state.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or failed: google.rpc.ErrorInfo.reason, without the
@@ -302,5 +312,15 @@ was not started with faults allowed.
 ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 37
 """DEADLINE_EXCEEDED. The call's deadline was over before its row could be written;
 nothing was submitted.
+"""
+ERROR_REASON_JOB_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 38
+"""DEADLINE_EXCEEDED, of the job. The time that its method gives the whole job is
+over. Keys: operation.
+"""
+ERROR_REASON_NOT_KNOWN: ErrorReason.ValueType  # 39
+"""NOT_FOUND. No shard knows the queue or method, or the tenant is not the caller's. Keys: name."""
+ERROR_REASON_JOB_NOT_FAILED: ErrorReason.ValueType  # 40
+"""FAILED_PRECONDITION. Only a failed job can be replayed or resolved. Keys:
+operation, state.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

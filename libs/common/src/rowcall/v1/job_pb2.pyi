@@ -23,6 +23,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Hold:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HoldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Hold.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HOLD_UNSPECIFIED: _Hold.ValueType  # 0
+    """It does not."""
+    HOLD_PAUSED: _Hold.ValueType  # 1
+    """Its tenant or method is paused."""
+    HOLD_SUSPECT: _Hold.ValueType  # 2
+    """Its worker died while it ran: it runs alone next time."""
+
+class Hold(_Hold, metaclass=_HoldEnumTypeWrapper):
+    """Why a READY job waits though workers are free."""
+
+HOLD_UNSPECIFIED: Hold.ValueType  # 0
+"""It does not."""
+HOLD_PAUSED: Hold.ValueType  # 1
+"""Its tenant or method is paused."""
+HOLD_SUSPECT: Hold.ValueType  # 2
+"""Its worker died while it ran: it runs alone next time."""
+Global___Hold: _TypeAlias = Hold  # noqa: Y015
+
 class _JobState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -157,6 +181,14 @@ class Job(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     RESPONSE_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    LOST_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    REPLAYS_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
+    ERROR_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    RESOLUTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"tenants/{tenant}/operations/{uuid}": the same name as its operation."""
     method: _builtins.str
@@ -179,6 +211,16 @@ class Job(_message.Message):
     """The W3C trace id of the call, 32 hex digits."""
     cancel_requested: _builtins.bool
     """Whether somebody asked for it to be cancelled."""
+    parent: _builtins.str
+    """The job whose handler submitted this one, or whose end it follows: its name."""
+    lost_attempts: _builtins.int
+    """How many attempts were lost with their worker."""
+    replays: _builtins.int
+    """How often it was replayed after it had failed."""
+    hold: Global___Hold.ValueType
+    """Why it is not claimed though it is READY."""
+    error_fingerprint: _builtins.str
+    """Of a failed job: alike for failures that are alike."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the gateway's row was written."""
@@ -215,6 +257,18 @@ class Job(_message.Message):
     def response(self) -> _any_pb2.Any:
         """What was answered; only in JOB_VIEW_FULL."""
 
+    @_builtins.property
+    def deadline(self) -> _timestamp_pb2.Timestamp:
+        """When the time of the whole job is over; not set where its method says nothing."""
+
+    @_builtins.property
+    def progress(self) -> Global___Progress:
+        """How far its handler last said it is."""
+
+    @_builtins.property
+    def resolution(self) -> Global___Resolution:
+        """Who marked the failure as handled, when, and what for."""
+
     def __init__(
         self,
         *,
@@ -238,14 +292,88 @@ class Job(_message.Message):
         error: _status_pb2.Status | None = ...,
         request: _any_pb2.Any | None = ...,
         response: _any_pb2.Any | None = ...,
+        deadline: _timestamp_pb2.Timestamp | None = ...,
+        progress: Global___Progress | None = ...,
+        parent: _builtins.str = ...,
+        lost_attempts: _builtins.int = ...,
+        replays: _builtins.int = ...,
+        hold: Global___Hold.ValueType = ...,
+        error_fingerprint: _builtins.str = ...,
+        resolution: Global___Resolution | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "request", b"request", "response", b"response", "run_time", b"run_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline", b"deadline", "error", b"error", "finish_time", b"finish_time", "progress", b"progress", "request", b"request", "resolution", b"resolution", "response", b"response", "run_time", b"run_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "labels", b"labels", "max_attempts", b"max_attempts", "method", b"method", "name", b"name", "priority", b"priority", "queue", b"queue", "request", b"request", "request_id", b"request_id", "response", b"response", "run_time", b"run_time", "start_time", b"start_time", "state", b"state", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "deadline", b"deadline", "error", b"error", "error_fingerprint", b"error_fingerprint", "finish_time", b"finish_time", "hold", b"hold", "labels", b"labels", "lost_attempts", b"lost_attempts", "max_attempts", b"max_attempts", "method", b"method", "name", b"name", "parent", b"parent", "priority", b"priority", "progress", b"progress", "queue", b"queue", "replays", b"replays", "request", b"request", "request_id", b"request_id", "resolution", b"resolution", "response", b"response", "run_time", b"run_time", "start_time", b"start_time", "state", b"state", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class Progress(_message.Message):
+    """How far a running job is, in its handler's own words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRACTION_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    fraction: _builtins.float
+    """0 to 1; not set where the handler does not know."""
+    message: _builtins.str
+    """What it is at."""
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it said so."""
+
+    def __init__(
+        self,
+        *,
+        fraction: _builtins.float | None = ...,
+        message: _builtins.str = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fraction", b"_fraction", "fraction", b"fraction", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fraction", b"_fraction", "fraction", b"fraction", "message", b"message", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fraction: _TypeAlias = _typing.Literal["fraction"]  # noqa: Y015
+    _WhichOneofArgType__fraction: _TypeAlias = _typing.Literal["_fraction", b"_fraction"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fraction) -> _WhichOneofReturnType__fraction | None: ...
+
+Global___Progress: _TypeAlias = Progress  # noqa: Y015
+
+@_typing.final
+class Resolution(_message.Message):
+    """How an operator handled a failure."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    RESOLVE_TIME_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    """Who it was."""
+    note: _builtins.str
+    """What they noted."""
+    @_builtins.property
+    def resolve_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        note: _builtins.str = ...,
+        resolve_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resolve_time", b"resolve_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "note", b"note", "resolve_time", b"resolve_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resolution: _TypeAlias = Resolution  # noqa: Y015
 
 @_typing.final
 class Attempt(_message.Message):
@@ -316,6 +444,7 @@ class JobMetadata(_message.Message):
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """The method that was called, "package.Service/Method"."""
     queue: _builtins.str
@@ -340,6 +469,10 @@ class JobMetadata(_message.Message):
     def finish_time(self) -> _timestamp_pb2.Timestamp:
         """When it was finished."""
 
+    @_builtins.property
+    def progress(self) -> Global___Progress:
+        """How far its handler last said it is."""
+
     def __init__(
         self,
         *,
@@ -352,10 +485,11 @@ class JobMetadata(_message.Message):
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         trace_id: _builtins.str = ...,
         cancel_requested: _builtins.bool = ...,
+        progress: Global___Progress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "finish_time", b"finish_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "finish_time", b"finish_time", "progress", b"progress", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "finish_time", b"finish_time", "method", b"method", "queue", b"queue", "start_time", b"start_time", "state", b"state", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "finish_time", b"finish_time", "method", b"method", "progress", b"progress", "queue", b"queue", "start_time", b"start_time", "state", b"state", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,11 +26,12 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from rowcall.options.v1 import job_pb2 as rowcall_dot_options_dot_v1_dot_job__pb2
 from rowcall.v1 import job_pb2 as rowcall_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crowcall/v1/job_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a#google/longrunning/operations.proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1crowcall/options/v1/job.proto\x1a\x14rowcall/v1/job.proto\"\x8a\x04\n\x07JobSpec\x12Q\n\x06method\x18\x01 \x01(\tB9\xbaH6r422^/?[A-Za-z_][A-Za-z0-9_.]*/[A-Za-z_][A-Za-z0-9_]*$R\x06method\x12\x36\n\x07request\x18\x02 \x01(\x0b\x32\x14.google.protobuf.AnyB\x06\xbaH\x03\xc8\x01\x01R\x07request\x12\'\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\trequestId\x12\x35\n\x08run_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07runTime\x12\x42\n\x08priority\x18\x05 \x01(\x0e\x32\x1c.rowcall.options.v1.PriorityB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x08priority\x12*\n\x0c\x66\x61irness_key\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18?R\x0b\x66\x61irnessKey\x12i\n\x06labels\x18\x07 \x03(\x0b\x32\x1f.rowcall.v1.JobSpec.LabelsEntryB0\xbaH-\x9a\x01*\x10\x10\"\x1fr\x1d\x32\x1b^[a-z0-9][a-z0-9_.-]{0,62}$*\x05r\x03\x18\xff\x01R\x06labels\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\">\n\rSubmitRequest\x12-\n\x03job\x18\x01 \x01(\x0b\x32\x13.rowcall.v1.JobSpecB\x06\xbaH\x03\xc8\x01\x01R\x03job\"e\n\x0eSubmitResponse\x12;\n\toperation\x18\x01 \x01(\x0b\x32\x1d.google.longrunning.OperationR\toperation\x12\x16\n\x06joined\x18\x02 \x01(\x08R\x06joined\"J\n\x12\x42\x61tchSubmitRequest\x12\x34\n\x04jobs\x18\x01 \x03(\x0b\x32\x13.rowcall.v1.JobSpecB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x04jobs\"K\n\x13\x42\x61tchSubmitResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32\x1a.rowcall.v1.SubmitResponseR\x07results\"^\n\rGetJobRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x31\n\x04view\x18\x02 \x01(\x0e\x32\x13.rowcall.v1.JobViewB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x04view\"3\n\x0eGetJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x0f.rowcall.v1.JobR\x03job\".\n\x10\x43\x61ncelJobRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"6\n\x11\x43\x61ncelJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x0f.rowcall.v1.JobR\x03job*J\n\x07JobView\x12\x18\n\x14JOB_VIEW_UNSPECIFIED\x10\x00\x12\x12\n\x0eJOB_VIEW_BASIC\x10\x01\x12\x11\n\rJOB_VIEW_FULL\x10\x02\x32\xa8\x02\n\nJobService\x12?\n\x06Submit\x12\x19.rowcall.v1.SubmitRequest\x1a\x1a.rowcall.v1.SubmitResponse\x12N\n\x0b\x42\x61tchSubmit\x12\x1e.rowcall.v1.BatchSubmitRequest\x1a\x1f.rowcall.v1.BatchSubmitResponse\x12?\n\x06GetJob\x12\x19.rowcall.v1.GetJobRequest\x1a\x1a.rowcall.v1.GetJobResponse\x12H\n\tCancelJob\x12\x1c.rowcall.v1.CancelJobRequest\x1a\x1d.rowcall.v1.CancelJobResponseBE\n\x0e\x64\x65v.rowcall.v1B\x0fJobServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crowcall/v1/job_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a#google/longrunning/operations.proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1crowcall/options/v1/job.proto\x1a\x14rowcall/v1/job.proto\"\xad\x04\n\x07JobSpec\x12Q\n\x06method\x18\x01 \x01(\tB9\xbaH6r422^/?[A-Za-z_][A-Za-z0-9_.]*/[A-Za-z_][A-Za-z0-9_]*$R\x06method\x12\x36\n\x07request\x18\x02 \x01(\x0b\x32\x14.google.protobuf.AnyB\x06\xbaH\x03\xc8\x01\x01R\x07request\x12\'\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\trequestId\x12\x35\n\x08run_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07runTime\x12\x42\n\x08priority\x18\x05 \x01(\x0e\x32\x1c.rowcall.options.v1.PriorityB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x08priority\x12!\n\x07on_done\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\x06onDone\x12*\n\x0c\x66\x61irness_key\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18?R\x0b\x66\x61irnessKey\x12i\n\x06labels\x18\x07 \x03(\x0b\x32\x1f.rowcall.v1.JobSpec.LabelsEntryB0\xbaH-\x9a\x01*\x10\x10\"\x1fr\x1d\x32\x1b^[a-z0-9][a-z0-9_.-]{0,62}$*\x05r\x03\x18\xff\x01R\x06labels\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\">\n\rSubmitRequest\x12-\n\x03job\x18\x01 \x01(\x0b\x32\x13.rowcall.v1.JobSpecB\x06\xbaH\x03\xc8\x01\x01R\x03job\"e\n\x0eSubmitResponse\x12;\n\toperation\x18\x01 \x01(\x0b\x32\x1d.google.longrunning.OperationR\toperation\x12\x16\n\x06joined\x18\x02 \x01(\x08R\x06joined\"J\n\x12\x42\x61tchSubmitRequest\x12\x34\n\x04jobs\x18\x01 \x03(\x0b\x32\x13.rowcall.v1.JobSpecB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x04jobs\"K\n\x13\x42\x61tchSubmitResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32\x1a.rowcall.v1.SubmitResponseR\x07results\"^\n\rGetJobRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x31\n\x04view\x18\x02 \x01(\x0e\x32\x13.rowcall.v1.JobViewB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x04view\"3\n\x0eGetJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x0f.rowcall.v1.JobR\x03job\".\n\x10\x43\x61ncelJobRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"6\n\x11\x43\x61ncelJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x0f.rowcall.v1.JobR\x03job\"\x9c\x05\n\tJobFilter\x12?\n\x06states\x18\x01 \x03(\x0e\x32\x14.rowcall.v1.JobStateB\x11\xbaH\x0e\x92\x01\x0b\x10\x07\"\x07\x82\x01\x04\x10\x01 \x00R\x06states\x12 \n\x06method\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\x06method\x12\x1d\n\x05queue\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18?R\x05queue\x12\x43\n\x06labels\x18\x04 \x03(\x0b\x32!.rowcall.v1.JobFilter.LabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10\x10R\x06labels\x12\x34\n\x11\x65rror_fingerprint\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x10\x65rrorFingerprint\x12\x1e\n\x05\x61\x63tor\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\x05\x61\x63tor\x12\'\n\nrequest_id\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\trequestId\x12\x16\n\x06parent\x18\x08 \x01(\tR\x06parent\x12=\n\x0c\x63reated_from\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x63reatedFrom\x12\x39\n\ncreated_to\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedTo\x12?\n\rfinished_from\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x66inishedFrom\x12;\n\x0b\x66inished_to\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nfinishedTo\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xd0\x01\n\x0fListJobsRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12-\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x15.rowcall.v1.JobFilterR\x06\x66ilter\x12$\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x04 \x01(\tR\tpageToken\x12\x31\n\x04view\x18\x05 \x01(\x0e\x32\x13.rowcall.v1.JobViewB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x04view\"_\n\x10ListJobsResponse\x12#\n\x04jobs\x18\x01 \x03(\x0b\x32\x0f.rowcall.v1.JobR\x04jobs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"-\n\x0fRetryJobRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"5\n\x10RetryJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x0f.rowcall.v1.JobR\x03job\"M\n\x11ResolveJobRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\"7\n\x12ResolveJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x0f.rowcall.v1.JobR\x03job\"\x9a\x01\n\x0cJobSelection\x12\x1f\n\x05names\x18\x01 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07R\x05names\x12-\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x15.rowcall.v1.JobFilterR\x06\x66ilter\x12!\n\x05limit\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00R\x05limit\x12\x17\n\x07\x64ry_run\x18\x04 \x01(\x08R\x06\x64ryRun\"\xa0\x01\n\x12JobSelectionResult\x12\x18\n\x07matched\x18\x01 \x01(\x05R\x07matched\x12\x12\n\x04\x64one\x18\x02 \x01(\x05R\x04\x64one\x12\x12\n\x04more\x18\x03 \x01(\x08R\x04more\x12\x16\n\x06sample\x18\x04 \x03(\tR\x06sample\x12\x30\n\x07refused\x18\x05 \x03(\x0b\x32\x16.rowcall.v1.JobRefusalR\x07refused\"J\n\nJobRefusal\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12(\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\"X\n\x16\x42\x61tchCancelJobsRequest\x12>\n\tselection\x18\x01 \x01(\x0b\x32\x18.rowcall.v1.JobSelectionB\x06\xbaH\x03\xc8\x01\x01R\tselection\"Q\n\x17\x42\x61tchCancelJobsResponse\x12\x36\n\x06result\x18\x01 \x01(\x0b\x32\x1e.rowcall.v1.JobSelectionResultR\x06result\"W\n\x15\x42\x61tchRetryJobsRequest\x12>\n\tselection\x18\x01 \x01(\x0b\x32\x18.rowcall.v1.JobSelectionB\x06\xbaH\x03\xc8\x01\x01R\tselection\"P\n\x16\x42\x61tchRetryJobsResponse\x12\x36\n\x06result\x18\x01 \x01(\x0b\x32\x1e.rowcall.v1.JobSelectionResultR\x06result\"w\n\x17\x42\x61tchResolveJobsRequest\x12>\n\tselection\x18\x01 \x01(\x0b\x32\x18.rowcall.v1.JobSelectionB\x06\xbaH\x03\xc8\x01\x01R\tselection\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\"R\n\x18\x42\x61tchResolveJobsResponse\x12\x36\n\x06result\x18\x01 \x01(\x0b\x32\x1e.rowcall.v1.JobSelectionResultR\x06result\"\xbe\x01\n\x18ListFailureGroupsRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12 \n\x06method\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\x06method\x12?\n\rfinished_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x66inishedFrom\x12\'\n\tpage_size\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\"M\n\x19ListFailureGroupsResponse\x12\x30\n\x06groups\x18\x01 \x03(\x0b\x32\x18.rowcall.v1.FailureGroupR\x06groups\"\xb8\x02\n\x0c\x46\x61ilureGroup\x12\x16\n\x06method\x18\x01 \x01(\tR\x06method\x12+\n\x11\x65rror_fingerprint\x18\x02 \x01(\tR\x10\x65rrorFingerprint\x12\x1b\n\tjob_count\x18\x03 \x01(\x03R\x08jobCount\x12\x42\n\x0f\x66irst_fail_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rfirstFailTime\x12@\n\x0elast_fail_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0clastFailTime\x12(\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\x12\x16\n\x06sample\x18\x07 \x01(\tR\x06sample*J\n\x07JobView\x12\x18\n\x14JOB_VIEW_UNSPECIFIED\x10\x00\x12\x12\n\x0eJOB_VIEW_BASIC\x10\x01\x12\x11\n\rJOB_VIEW_FULL\x10\x02\x32\xf9\x06\n\nJobService\x12?\n\x06Submit\x12\x19.rowcall.v1.SubmitRequest\x1a\x1a.rowcall.v1.SubmitResponse\x12N\n\x0b\x42\x61tchSubmit\x12\x1e.rowcall.v1.BatchSubmitRequest\x1a\x1f.rowcall.v1.BatchSubmitResponse\x12?\n\x06GetJob\x12\x19.rowcall.v1.GetJobRequest\x1a\x1a.rowcall.v1.GetJobResponse\x12\x45\n\x08ListJobs\x12\x1b.rowcall.v1.ListJobsRequest\x1a\x1c.rowcall.v1.ListJobsResponse\x12H\n\tCancelJob\x12\x1c.rowcall.v1.CancelJobRequest\x1a\x1d.rowcall.v1.CancelJobResponse\x12\x45\n\x08RetryJob\x12\x1b.rowcall.v1.RetryJobRequest\x1a\x1c.rowcall.v1.RetryJobResponse\x12K\n\nResolveJob\x12\x1d.rowcall.v1.ResolveJobRequest\x1a\x1e.rowcall.v1.ResolveJobResponse\x12Z\n\x0f\x42\x61tchCancelJobs\x12\".rowcall.v1.BatchCancelJobsRequest\x1a#.rowcall.v1.BatchCancelJobsResponse\x12W\n\x0e\x42\x61tchRetryJobs\x12!.rowcall.v1.BatchRetryJobsRequest\x1a\".rowcall.v1.BatchRetryJobsResponse\x12]\n\x10\x42\x61tchResolveJobs\x12#.rowcall.v1.BatchResolveJobsRequest\x1a$.rowcall.v1.BatchResolveJobsResponse\x12`\n\x11ListFailureGroups\x12$.rowcall.v1.ListFailureGroupsRequest\x1a%.rowcall.v1.ListFailureGroupsResponseBE\n\x0e\x64\x65v.rowcall.v1B\x0fJobServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,6 +49,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSPEC'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\377\001'
   _globals['_JOBSPEC'].fields_by_name['priority']._loaded_options = None
   _globals['_JOBSPEC'].fields_by_name['priority']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_JOBSPEC'].fields_by_name['on_done']._loaded_options = None
+  _globals['_JOBSPEC'].fields_by_name['on_done']._serialized_options = b'\272H\005r\003\030\377\001'
   _globals['_JOBSPEC'].fields_by_name['fairness_key']._loaded_options = None
   _globals['_JOBSPEC'].fields_by_name['fairness_key']._serialized_options = b'\272H\004r\002\030?'
   _globals['_JOBSPEC'].fields_by_name['labels']._loaded_options = None
@@ -62,28 +65,110 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETJOBREQUEST'].fields_by_name['view']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_CANCELJOBREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_CANCELJOBREQUEST'].fields_by_name['name']._serialized_options = b'\272H\003\310\001\001'
-  _globals['_JOBVIEW']._serialized_start=1320
-  _globals['_JOBVIEW']._serialized_end=1394
-  _globals['_JOBSPEC']._serialized_start=223
-  _globals['_JOBSPEC']._serialized_end=745
-  _globals['_JOBSPEC_LABELSENTRY']._serialized_start=688
-  _globals['_JOBSPEC_LABELSENTRY']._serialized_end=745
-  _globals['_SUBMITREQUEST']._serialized_start=747
-  _globals['_SUBMITREQUEST']._serialized_end=809
-  _globals['_SUBMITRESPONSE']._serialized_start=811
-  _globals['_SUBMITRESPONSE']._serialized_end=912
-  _globals['_BATCHSUBMITREQUEST']._serialized_start=914
-  _globals['_BATCHSUBMITREQUEST']._serialized_end=988
-  _globals['_BATCHSUBMITRESPONSE']._serialized_start=990
-  _globals['_BATCHSUBMITRESPONSE']._serialized_end=1065
-  _globals['_GETJOBREQUEST']._serialized_start=1067
-  _globals['_GETJOBREQUEST']._serialized_end=1161
-  _globals['_GETJOBRESPONSE']._serialized_start=1163
-  _globals['_GETJOBRESPONSE']._serialized_end=1214
-  _globals['_CANCELJOBREQUEST']._serialized_start=1216
-  _globals['_CANCELJOBREQUEST']._serialized_end=1262
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1264
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1318
-  _globals['_JOBSERVICE']._serialized_start=1397
-  _globals['_JOBSERVICE']._serialized_end=1693
+  _globals['_JOBFILTER_LABELSENTRY']._loaded_options = None
+  _globals['_JOBFILTER_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_JOBFILTER'].fields_by_name['states']._loaded_options = None
+  _globals['_JOBFILTER'].fields_by_name['states']._serialized_options = b'\272H\016\222\001\013\020\007\"\007\202\001\004\020\001 \000'
+  _globals['_JOBFILTER'].fields_by_name['method']._loaded_options = None
+  _globals['_JOBFILTER'].fields_by_name['method']._serialized_options = b'\272H\005r\003\030\377\001'
+  _globals['_JOBFILTER'].fields_by_name['queue']._loaded_options = None
+  _globals['_JOBFILTER'].fields_by_name['queue']._serialized_options = b'\272H\004r\002\030?'
+  _globals['_JOBFILTER'].fields_by_name['labels']._loaded_options = None
+  _globals['_JOBFILTER'].fields_by_name['labels']._serialized_options = b'\272H\005\232\001\002\020\020'
+  _globals['_JOBFILTER'].fields_by_name['error_fingerprint']._loaded_options = None
+  _globals['_JOBFILTER'].fields_by_name['error_fingerprint']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_JOBFILTER'].fields_by_name['actor']._loaded_options = None
+  _globals['_JOBFILTER'].fields_by_name['actor']._serialized_options = b'\272H\005r\003\030\377\001'
+  _globals['_JOBFILTER'].fields_by_name['request_id']._loaded_options = None
+  _globals['_JOBFILTER'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\377\001'
+  _globals['_LISTJOBSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTJOBSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTJOBSREQUEST'].fields_by_name['view']._loaded_options = None
+  _globals['_LISTJOBSREQUEST'].fields_by_name['view']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_RETRYJOBREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_RETRYJOBREQUEST'].fields_by_name['name']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_RESOLVEJOBREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_RESOLVEJOBREQUEST'].fields_by_name['name']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_RESOLVEJOBREQUEST'].fields_by_name['note']._loaded_options = None
+  _globals['_RESOLVEJOBREQUEST'].fields_by_name['note']._serialized_options = b'\272H\005r\003\030\350\007'
+  _globals['_JOBSELECTION'].fields_by_name['names']._loaded_options = None
+  _globals['_JOBSELECTION'].fields_by_name['names']._serialized_options = b'\272H\006\222\001\003\020\350\007'
+  _globals['_JOBSELECTION'].fields_by_name['limit']._loaded_options = None
+  _globals['_JOBSELECTION'].fields_by_name['limit']._serialized_options = b'\272H\010\032\006\030\240\215\006(\000'
+  _globals['_BATCHCANCELJOBSREQUEST'].fields_by_name['selection']._loaded_options = None
+  _globals['_BATCHCANCELJOBSREQUEST'].fields_by_name['selection']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_BATCHRETRYJOBSREQUEST'].fields_by_name['selection']._loaded_options = None
+  _globals['_BATCHRETRYJOBSREQUEST'].fields_by_name['selection']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_BATCHRESOLVEJOBSREQUEST'].fields_by_name['selection']._loaded_options = None
+  _globals['_BATCHRESOLVEJOBSREQUEST'].fields_by_name['selection']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_BATCHRESOLVEJOBSREQUEST'].fields_by_name['note']._loaded_options = None
+  _globals['_BATCHRESOLVEJOBSREQUEST'].fields_by_name['note']._serialized_options = b'\272H\005r\003\030\350\007'
+  _globals['_LISTFAILUREGROUPSREQUEST'].fields_by_name['method']._loaded_options = None
+  _globals['_LISTFAILUREGROUPSREQUEST'].fields_by_name['method']._serialized_options = b'\272H\005r\003\030\377\001'
+  _globals['_LISTFAILUREGROUPSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTFAILUREGROUPSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
+  _globals['_JOBVIEW']._serialized_start=4129
+  _globals['_JOBVIEW']._serialized_end=4203
+  _globals['_JOBSPEC']._serialized_start=248
+  _globals['_JOBSPEC']._serialized_end=805
+  _globals['_JOBSPEC_LABELSENTRY']._serialized_start=748
+  _globals['_JOBSPEC_LABELSENTRY']._serialized_end=805
+  _globals['_SUBMITREQUEST']._serialized_start=807
+  _globals['_SUBMITREQUEST']._serialized_end=869
+  _globals['_SUBMITRESPONSE']._serialized_start=871
+  _globals['_SUBMITRESPONSE']._serialized_end=972
+  _globals['_BATCHSUBMITREQUEST']._serialized_start=974
+  _globals['_BATCHSUBMITREQUEST']._serialized_end=1048
+  _globals['_BATCHSUBMITRESPONSE']._serialized_start=1050
+  _globals['_BATCHSUBMITRESPONSE']._serialized_end=1125
+  _globals['_GETJOBREQUEST']._serialized_start=1127
+  _globals['_GETJOBREQUEST']._serialized_end=1221
+  _globals['_GETJOBRESPONSE']._serialized_start=1223
+  _globals['_GETJOBRESPONSE']._serialized_end=1274
+  _globals['_CANCELJOBREQUEST']._serialized_start=1276
+  _globals['_CANCELJOBREQUEST']._serialized_end=1322
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1324
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1378
+  _globals['_JOBFILTER']._serialized_start=1381
+  _globals['_JOBFILTER']._serialized_end=2049
+  _globals['_JOBFILTER_LABELSENTRY']._serialized_start=748
+  _globals['_JOBFILTER_LABELSENTRY']._serialized_end=805
+  _globals['_LISTJOBSREQUEST']._serialized_start=2052
+  _globals['_LISTJOBSREQUEST']._serialized_end=2260
+  _globals['_LISTJOBSRESPONSE']._serialized_start=2262
+  _globals['_LISTJOBSRESPONSE']._serialized_end=2357
+  _globals['_RETRYJOBREQUEST']._serialized_start=2359
+  _globals['_RETRYJOBREQUEST']._serialized_end=2404
+  _globals['_RETRYJOBRESPONSE']._serialized_start=2406
+  _globals['_RETRYJOBRESPONSE']._serialized_end=2459
+  _globals['_RESOLVEJOBREQUEST']._serialized_start=2461
+  _globals['_RESOLVEJOBREQUEST']._serialized_end=2538
+  _globals['_RESOLVEJOBRESPONSE']._serialized_start=2540
+  _globals['_RESOLVEJOBRESPONSE']._serialized_end=2595
+  _globals['_JOBSELECTION']._serialized_start=2598
+  _globals['_JOBSELECTION']._serialized_end=2752
+  _globals['_JOBSELECTIONRESULT']._serialized_start=2755
+  _globals['_JOBSELECTIONRESULT']._serialized_end=2915
+  _globals['_JOBREFUSAL']._serialized_start=2917
+  _globals['_JOBREFUSAL']._serialized_end=2991
+  _globals['_BATCHCANCELJOBSREQUEST']._serialized_start=2993
+  _globals['_BATCHCANCELJOBSREQUEST']._serialized_end=3081
+  _globals['_BATCHCANCELJOBSRESPONSE']._serialized_start=3083
+  _globals['_BATCHCANCELJOBSRESPONSE']._serialized_end=3164
+  _globals['_BATCHRETRYJOBSREQUEST']._serialized_start=3166
+  _globals['_BATCHRETRYJOBSREQUEST']._serialized_end=3253
+  _globals['_BATCHRETRYJOBSRESPONSE']._serialized_start=3255
+  _globals['_BATCHRETRYJOBSRESPONSE']._serialized_end=3335
+  _globals['_BATCHRESOLVEJOBSREQUEST']._serialized_start=3337
+  _globals['_BATCHRESOLVEJOBSREQUEST']._serialized_end=3456
+  _globals['_BATCHRESOLVEJOBSRESPONSE']._serialized_start=3458
+  _globals['_BATCHRESOLVEJOBSRESPONSE']._serialized_end=3540
+  _globals['_LISTFAILUREGROUPSREQUEST']._serialized_start=3543
+  _globals['_LISTFAILUREGROUPSREQUEST']._serialized_end=3733
+  _globals['_LISTFAILUREGROUPSRESPONSE']._serialized_start=3735
+  _globals['_LISTFAILUREGROUPSRESPONSE']._serialized_end=3812
+  _globals['_FAILUREGROUP']._serialized_start=3815
+  _globals['_FAILUREGROUP']._serialized_end=4127
+  _globals['_JOBSERVICE']._serialized_start=4206
+  _globals['_JOBSERVICE']._serialized_end=5095
 # @@protoc_insertion_point(module_scope)

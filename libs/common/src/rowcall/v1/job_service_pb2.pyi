@@ -11,6 +11,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 from rowcall.options.v1 import job_pb2 as _job_pb2
 from rowcall.v1 import job_pb2 as _job_pb2_1
 import builtins as _builtins
@@ -79,6 +80,7 @@ class JobSpec(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     RUN_TIME_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    ON_DONE_FIELD_NUMBER: _builtins.int
     FAIRNESS_KEY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     method: _builtins.str
@@ -87,6 +89,11 @@ class JobSpec(_message.Message):
     """The idempotency key: the same key of the same method is the same job."""
     priority: _job_pb2.Priority.ValueType
     """The lane, if not the method's."""
+    on_done: _builtins.str
+    """A method "package.Service/Method" that takes a google.longrunning.Operation: a
+    job of it is submitted when this one has ended, whichever way, in the same
+    transaction, with the finished operation.
+    """
     fairness_key: _builtins.str
     """Kept with the row, to share the tenant's turn between its own customers or
     projects. Not acted on yet.
@@ -111,12 +118,13 @@ class JobSpec(_message.Message):
         request_id: _builtins.str = ...,
         run_time: _timestamp_pb2.Timestamp | None = ...,
         priority: _job_pb2.Priority.ValueType = ...,
+        on_done: _builtins.str = ...,
         fairness_key: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "run_time", b"run_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fairness_key", b"fairness_key", "labels", b"labels", "method", b"method", "priority", b"priority", "request", b"request", "request_id", b"request_id", "run_time", b"run_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fairness_key", b"fairness_key", "labels", b"labels", "method", b"method", "on_done", b"on_done", "priority", b"priority", "request", b"request", "request_id", b"request_id", "run_time", b"run_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -317,3 +325,635 @@ class CancelJobResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelJobResponse: _TypeAlias = CancelJobResponse  # noqa: Y015
+
+@_typing.final
+class JobFilter(_message.Message):
+    """Which jobs: those that match everything that is said; without anything, all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    STATES_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    ERROR_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    CREATED_FROM_FIELD_NUMBER: _builtins.int
+    CREATED_TO_FIELD_NUMBER: _builtins.int
+    FINISHED_FROM_FIELD_NUMBER: _builtins.int
+    FINISHED_TO_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """Of this method, "package.Service/Method"."""
+    queue: _builtins.str
+    """In this queue."""
+    error_fingerprint: _builtins.str
+    """Failed like this: Job.error_fingerprint."""
+    actor: _builtins.str
+    """Triggered by this actor."""
+    request_id: _builtins.str
+    """With this idempotency key."""
+    parent: _builtins.str
+    """Submitted by this job's handler, or following its end:
+    "tenants/{tenant}/operations/{uuid}".
+    """
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2_1.JobState.ValueType]:
+        """In one of these states."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """With all of these labels."""
+
+    @_builtins.property
+    def created_from(self) -> _timestamp_pb2.Timestamp:
+        """Created at or after this time."""
+
+    @_builtins.property
+    def created_to(self) -> _timestamp_pb2.Timestamp:
+        """Created before this time."""
+
+    @_builtins.property
+    def finished_from(self) -> _timestamp_pb2.Timestamp:
+        """Finished at or after this time."""
+
+    @_builtins.property
+    def finished_to(self) -> _timestamp_pb2.Timestamp:
+        """Finished before this time."""
+
+    def __init__(
+        self,
+        *,
+        states: _abc.Iterable[_job_pb2_1.JobState.ValueType] | None = ...,
+        method: _builtins.str = ...,
+        queue: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        error_fingerprint: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        parent: _builtins.str = ...,
+        created_from: _timestamp_pb2.Timestamp | None = ...,
+        created_to: _timestamp_pb2.Timestamp | None = ...,
+        finished_from: _timestamp_pb2.Timestamp | None = ...,
+        finished_to: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_from", b"created_from", "created_to", b"created_to", "finished_from", b"finished_from", "finished_to", b"finished_to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "created_from", b"created_from", "created_to", b"created_to", "error_fingerprint", b"error_fingerprint", "finished_from", b"finished_from", "finished_to", b"finished_to", "labels", b"labels", "method", b"method", "parent", b"parent", "queue", b"queue", "request_id", b"request_id", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobFilter: _TypeAlias = JobFilter  # noqa: Y015
+
+@_typing.final
+class ListJobsRequest(_message.Message):
+    """Which page of which jobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """"tenants/{tenant}". Default: the caller's."""
+    page_size: _builtins.int
+    """How many at most; 0: 100. More than 1,000 are never returned."""
+    page_token: _builtins.str
+    """next_page_token of the page before; the rest of the request must be the same."""
+    view: Global___JobView.ValueType
+    """How much of each. Default: JOB_VIEW_BASIC."""
+    @_builtins.property
+    def filter(self) -> Global___JobFilter:
+        """Which of them."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        filter: Global___JobFilter | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        view: Global___JobView.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobsRequest: _TypeAlias = ListJobsRequest  # noqa: Y015
+
+@_typing.final
+class ListJobsResponse(_message.Message):
+    """A page of jobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty after the last one."""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2_1.Job]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[_job_pb2_1.Job] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobsResponse: _TypeAlias = ListJobsResponse  # noqa: Y015
+
+@_typing.final
+class RetryJobRequest(_message.Message):
+    """Which job to run again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"tenants/{tenant}/operations/{uuid}"."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryJobRequest: _TypeAlias = RetryJobRequest  # noqa: Y015
+
+@_typing.final
+class RetryJobResponse(_message.Message):
+    """The job after it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _job_pb2_1.Job:
+        """READY, with its attempts so far."""
+
+    def __init__(
+        self,
+        *,
+        job: _job_pb2_1.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryJobResponse: _TypeAlias = RetryJobResponse  # noqa: Y015
+
+@_typing.final
+class ResolveJobRequest(_message.Message):
+    """Which job is handled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"tenants/{tenant}/operations/{uuid}"."""
+    note: _builtins.str
+    """What was done about it."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "note", b"note"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveJobRequest: _TypeAlias = ResolveJobRequest  # noqa: Y015
+
+@_typing.final
+class ResolveJobResponse(_message.Message):
+    """The job after it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _job_pb2_1.Job:
+        """RESOLVED."""
+
+    def __init__(
+        self,
+        *,
+        job: _job_pb2_1.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveJobResponse: _TypeAlias = ResolveJobResponse  # noqa: Y015
+
+@_typing.final
+class JobSelection(_message.Message):
+    """Which jobs an operation on many is for: names, or a filter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """How many of those that match at most; 0: 1,000. Never more than 100,000."""
+    dry_run: _builtins.bool
+    """Only says what would be done."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """These jobs, 1,000 at most."""
+
+    @_builtins.property
+    def filter(self) -> Global___JobFilter:
+        """Those that match; not together with names."""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        filter: Global___JobFilter | None = ...,
+        limit: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "filter", b"filter", "limit", b"limit", "names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobSelection: _TypeAlias = JobSelection  # noqa: Y015
+
+@_typing.final
+class JobSelectionResult(_message.Message):
+    """What became of the jobs of a selection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MATCHED_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    matched: _builtins.int
+    """How many were found to which it can be done."""
+    done: _builtins.int
+    """To how many it was done; 0 in a dry run."""
+    more: _builtins.bool
+    """Whether there are more than the limit."""
+    @_builtins.property
+    def sample(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of those it was (or would be) done to, the first 100."""
+
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobRefusal]:
+        """Names of the selection to which it cannot be done, the first 100, with why."""
+
+    def __init__(
+        self,
+        *,
+        matched: _builtins.int = ...,
+        done: _builtins.int = ...,
+        more: _builtins.bool = ...,
+        sample: _abc.Iterable[_builtins.str] | None = ...,
+        refused: _abc.Iterable[Global___JobRefusal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "matched", b"matched", "more", b"more", "refused", b"refused", "sample", b"sample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobSelectionResult: _TypeAlias = JobSelectionResult  # noqa: Y015
+
+@_typing.final
+class JobRefusal(_message.Message):
+    """A job to which it cannot be done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, as in the request."""
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobRefusal: _TypeAlias = JobRefusal  # noqa: Y015
+
+@_typing.final
+class BatchCancelJobsRequest(_message.Message):
+    """Which jobs to cancel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SELECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def selection(self) -> Global___JobSelection:
+        """Those among them that are not finished."""
+
+    def __init__(
+        self,
+        *,
+        selection: Global___JobSelection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["selection", b"selection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["selection", b"selection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCancelJobsRequest: _TypeAlias = BatchCancelJobsRequest  # noqa: Y015
+
+@_typing.final
+class BatchCancelJobsResponse(_message.Message):
+    """What became of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def result(self) -> Global___JobSelectionResult:
+        """Done: cancelled, or marked where they run."""
+
+    def __init__(
+        self,
+        *,
+        result: Global___JobSelectionResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCancelJobsResponse: _TypeAlias = BatchCancelJobsResponse  # noqa: Y015
+
+@_typing.final
+class BatchRetryJobsRequest(_message.Message):
+    """Which jobs to run again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SELECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def selection(self) -> Global___JobSelection:
+        """Those among them that have failed."""
+
+    def __init__(
+        self,
+        *,
+        selection: Global___JobSelection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["selection", b"selection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["selection", b"selection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchRetryJobsRequest: _TypeAlias = BatchRetryJobsRequest  # noqa: Y015
+
+@_typing.final
+class BatchRetryJobsResponse(_message.Message):
+    """What became of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def result(self) -> Global___JobSelectionResult:
+        """Done: READY again."""
+
+    def __init__(
+        self,
+        *,
+        result: Global___JobSelectionResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchRetryJobsResponse: _TypeAlias = BatchRetryJobsResponse  # noqa: Y015
+
+@_typing.final
+class BatchResolveJobsRequest(_message.Message):
+    """Which jobs are handled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SELECTION_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    note: _builtins.str
+    """What was done about them."""
+    @_builtins.property
+    def selection(self) -> Global___JobSelection:
+        """Those among them that have failed."""
+
+    def __init__(
+        self,
+        *,
+        selection: Global___JobSelection | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["selection", b"selection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "selection", b"selection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchResolveJobsRequest: _TypeAlias = BatchResolveJobsRequest  # noqa: Y015
+
+@_typing.final
+class BatchResolveJobsResponse(_message.Message):
+    """What became of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def result(self) -> Global___JobSelectionResult:
+        """Done: RESOLVED."""
+
+    def __init__(
+        self,
+        *,
+        result: Global___JobSelectionResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchResolveJobsResponse: _TypeAlias = BatchResolveJobsResponse  # noqa: Y015
+
+@_typing.final
+class ListFailureGroupsRequest(_message.Message):
+    """Which dead letters to count."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    FINISHED_FROM_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """"tenants/{tenant}". Default: the caller's."""
+    method: _builtins.str
+    """Only of this method."""
+    page_size: _builtins.int
+    """How many groups at most, those with most jobs first; 0: 100."""
+    @_builtins.property
+    def finished_from(self) -> _timestamp_pb2.Timestamp:
+        """Only those that failed at or after this time."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        method: _builtins.str = ...,
+        finished_from: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished_from", b"finished_from"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished_from", b"finished_from", "method", b"method", "page_size", b"page_size", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFailureGroupsRequest: _TypeAlias = ListFailureGroupsRequest  # noqa: Y015
+
+@_typing.final
+class ListFailureGroupsResponse(_message.Message):
+    """The dead letters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailureGroup]:
+        """Most jobs first."""
+
+    def __init__(
+        self,
+        *,
+        groups: _abc.Iterable[Global___FailureGroup] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFailureGroupsResponse: _TypeAlias = ListFailureGroupsResponse  # noqa: Y015
+
+@_typing.final
+class FailureGroup(_message.Message):
+    """Jobs of one method that failed alike."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    ERROR_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    JOB_COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_FAIL_TIME_FIELD_NUMBER: _builtins.int
+    LAST_FAIL_TIME_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """The method, "package.Service/Method"."""
+    error_fingerprint: _builtins.str
+    """What they have in common; for JobFilter.error_fingerprint."""
+    job_count: _builtins.int
+    """How many there are."""
+    sample: _builtins.str
+    """The name of the last of them."""
+    @_builtins.property
+    def first_fail_time(self) -> _timestamp_pb2.Timestamp:
+        """When the first of them failed."""
+
+    @_builtins.property
+    def last_fail_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last of them failed."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """What the last of them failed with, without its details."""
+
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        error_fingerprint: _builtins.str = ...,
+        job_count: _builtins.int = ...,
+        first_fail_time: _timestamp_pb2.Timestamp | None = ...,
+        last_fail_time: _timestamp_pb2.Timestamp | None = ...,
+        error: _status_pb2.Status | None = ...,
+        sample: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "first_fail_time", b"first_fail_time", "last_fail_time", b"last_fail_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "error_fingerprint", b"error_fingerprint", "first_fail_time", b"first_fail_time", "job_count", b"job_count", "last_fail_time", b"last_fail_time", "method", b"method", "sample", b"sample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailureGroup: _TypeAlias = FailureGroup  # noqa: Y015

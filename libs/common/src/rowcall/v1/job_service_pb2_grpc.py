@@ -51,10 +51,45 @@ class JobServiceStub(object):
                 request_serializer=rowcall_dot_v1_dot_job__service__pb2.GetJobRequest.SerializeToString,
                 response_deserializer=rowcall_dot_v1_dot_job__service__pb2.GetJobResponse.FromString,
                 _registered_method=True)
+        self.ListJobs = channel.unary_unary(
+                '/rowcall.v1.JobService/ListJobs',
+                request_serializer=rowcall_dot_v1_dot_job__service__pb2.ListJobsRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_job__service__pb2.ListJobsResponse.FromString,
+                _registered_method=True)
         self.CancelJob = channel.unary_unary(
                 '/rowcall.v1.JobService/CancelJob',
                 request_serializer=rowcall_dot_v1_dot_job__service__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=rowcall_dot_v1_dot_job__service__pb2.CancelJobResponse.FromString,
+                _registered_method=True)
+        self.RetryJob = channel.unary_unary(
+                '/rowcall.v1.JobService/RetryJob',
+                request_serializer=rowcall_dot_v1_dot_job__service__pb2.RetryJobRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_job__service__pb2.RetryJobResponse.FromString,
+                _registered_method=True)
+        self.ResolveJob = channel.unary_unary(
+                '/rowcall.v1.JobService/ResolveJob',
+                request_serializer=rowcall_dot_v1_dot_job__service__pb2.ResolveJobRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_job__service__pb2.ResolveJobResponse.FromString,
+                _registered_method=True)
+        self.BatchCancelJobs = channel.unary_unary(
+                '/rowcall.v1.JobService/BatchCancelJobs',
+                request_serializer=rowcall_dot_v1_dot_job__service__pb2.BatchCancelJobsRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_job__service__pb2.BatchCancelJobsResponse.FromString,
+                _registered_method=True)
+        self.BatchRetryJobs = channel.unary_unary(
+                '/rowcall.v1.JobService/BatchRetryJobs',
+                request_serializer=rowcall_dot_v1_dot_job__service__pb2.BatchRetryJobsRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_job__service__pb2.BatchRetryJobsResponse.FromString,
+                _registered_method=True)
+        self.BatchResolveJobs = channel.unary_unary(
+                '/rowcall.v1.JobService/BatchResolveJobs',
+                request_serializer=rowcall_dot_v1_dot_job__service__pb2.BatchResolveJobsRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_job__service__pb2.BatchResolveJobsResponse.FromString,
+                _registered_method=True)
+        self.ListFailureGroups = channel.unary_unary(
+                '/rowcall.v1.JobService/ListFailureGroups',
+                request_serializer=rowcall_dot_v1_dot_job__service__pb2.ListFailureGroupsRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_job__service__pb2.ListFailureGroupsResponse.FromString,
                 _registered_method=True)
 
 
@@ -85,9 +120,59 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListJobs(self, request, context):
+        """A page of the tenant's jobs, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelJob(self, request, context):
-        """Cancels a job that waits. One that runs is only marked: it is finished by
-        its handler, and not tried again if the handler fails.
+        """Cancels a job: at once if it waits. One that runs is marked, and its worker
+        told: an asyncio handler is cancelled, one in a thread finds its context
+        cancelled. A handler that succeeds all the same has succeeded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryJob(self, request, context):
+        """Runs a failed job again, under its own name and with its history.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveJob(self, request, context):
+        """Marks a failed job as handled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchCancelJobs(self, request, context):
+        """Cancels many jobs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchRetryJobs(self, request, context):
+        """Runs many failed jobs again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchResolveJobs(self, request, context):
+        """Marks many failed jobs as handled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFailureGroups(self, request, context):
+        """The tenant's dead letters, counted by what they died of.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,10 +196,45 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=rowcall_dot_v1_dot_job__service__pb2.GetJobRequest.FromString,
                     response_serializer=rowcall_dot_v1_dot_job__service__pb2.GetJobResponse.SerializeToString,
             ),
+            'ListJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobs,
+                    request_deserializer=rowcall_dot_v1_dot_job__service__pb2.ListJobsRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_job__service__pb2.ListJobsResponse.SerializeToString,
+            ),
             'CancelJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJob,
                     request_deserializer=rowcall_dot_v1_dot_job__service__pb2.CancelJobRequest.FromString,
                     response_serializer=rowcall_dot_v1_dot_job__service__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'RetryJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryJob,
+                    request_deserializer=rowcall_dot_v1_dot_job__service__pb2.RetryJobRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_job__service__pb2.RetryJobResponse.SerializeToString,
+            ),
+            'ResolveJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveJob,
+                    request_deserializer=rowcall_dot_v1_dot_job__service__pb2.ResolveJobRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_job__service__pb2.ResolveJobResponse.SerializeToString,
+            ),
+            'BatchCancelJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCancelJobs,
+                    request_deserializer=rowcall_dot_v1_dot_job__service__pb2.BatchCancelJobsRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_job__service__pb2.BatchCancelJobsResponse.SerializeToString,
+            ),
+            'BatchRetryJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchRetryJobs,
+                    request_deserializer=rowcall_dot_v1_dot_job__service__pb2.BatchRetryJobsRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_job__service__pb2.BatchRetryJobsResponse.SerializeToString,
+            ),
+            'BatchResolveJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchResolveJobs,
+                    request_deserializer=rowcall_dot_v1_dot_job__service__pb2.BatchResolveJobsRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_job__service__pb2.BatchResolveJobsResponse.SerializeToString,
+            ),
+            'ListFailureGroups': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFailureGroups,
+                    request_deserializer=rowcall_dot_v1_dot_job__service__pb2.ListFailureGroupsRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_job__service__pb2.ListFailureGroupsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -211,6 +331,33 @@ class JobService(object):
             _registered_method=True)
 
     @staticmethod
+    def ListJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.JobService/ListJobs',
+            rowcall_dot_v1_dot_job__service__pb2.ListJobsRequest.SerializeToString,
+            rowcall_dot_v1_dot_job__service__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CancelJob(request,
             target,
             options=(),
@@ -227,6 +374,168 @@ class JobService(object):
             '/rowcall.v1.JobService/CancelJob',
             rowcall_dot_v1_dot_job__service__pb2.CancelJobRequest.SerializeToString,
             rowcall_dot_v1_dot_job__service__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.JobService/RetryJob',
+            rowcall_dot_v1_dot_job__service__pb2.RetryJobRequest.SerializeToString,
+            rowcall_dot_v1_dot_job__service__pb2.RetryJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.JobService/ResolveJob',
+            rowcall_dot_v1_dot_job__service__pb2.ResolveJobRequest.SerializeToString,
+            rowcall_dot_v1_dot_job__service__pb2.ResolveJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCancelJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.JobService/BatchCancelJobs',
+            rowcall_dot_v1_dot_job__service__pb2.BatchCancelJobsRequest.SerializeToString,
+            rowcall_dot_v1_dot_job__service__pb2.BatchCancelJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchRetryJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.JobService/BatchRetryJobs',
+            rowcall_dot_v1_dot_job__service__pb2.BatchRetryJobsRequest.SerializeToString,
+            rowcall_dot_v1_dot_job__service__pb2.BatchRetryJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchResolveJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.JobService/BatchResolveJobs',
+            rowcall_dot_v1_dot_job__service__pb2.BatchResolveJobsRequest.SerializeToString,
+            rowcall_dot_v1_dot_job__service__pb2.BatchResolveJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFailureGroups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.JobService/ListFailureGroups',
+            rowcall_dot_v1_dot_job__service__pb2.ListFailureGroupsRequest.SerializeToString,
+            rowcall_dot_v1_dot_job__service__pb2.ListFailureGroupsResponse.FromString,
             options,
             channel_credentials,
             insecure,

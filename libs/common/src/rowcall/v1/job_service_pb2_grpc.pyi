@@ -43,10 +43,25 @@ class JobServiceStub:
     """Submits many calls, of any methods, in one transaction: all of them or none."""
     GetJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.GetJobResponse]
     """One job, with its attempts."""
+    ListJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
+    """A page of the tenant's jobs, newest first."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]
-    """Cancels a job that waits. One that runs is only marked: it is finished by
-    its handler, and not tried again if the handler fails.
+    """Cancels a job: at once if it waits. One that runs is marked, and its worker
+    told: an asyncio handler is cancelled, one in a thread finds its context
+    cancelled. A handler that succeeds all the same has succeeded.
     """
+    RetryJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]
+    """Runs a failed job again, under its own name and with its history."""
+    ResolveJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ResolveJobRequest, _job_service_pb2.ResolveJobResponse]
+    """Marks a failed job as handled."""
+    BatchCancelJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.BatchCancelJobsRequest, _job_service_pb2.BatchCancelJobsResponse]
+    """Cancels many jobs."""
+    BatchRetryJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.BatchRetryJobsRequest, _job_service_pb2.BatchRetryJobsResponse]
+    """Runs many failed jobs again."""
+    BatchResolveJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.BatchResolveJobsRequest, _job_service_pb2.BatchResolveJobsResponse]
+    """Marks many failed jobs as handled."""
+    ListFailureGroups: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListFailureGroupsRequest, _job_service_pb2.ListFailureGroupsResponse]
+    """The tenant's dead letters, counted by what they died of."""
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -63,10 +78,25 @@ class JobServiceAsyncStub(JobServiceStub):
     """Submits many calls, of any methods, in one transaction: all of them or none."""
     GetJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.GetJobResponse]  # type: ignore[assignment]
     """One job, with its attempts."""
+    ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]  # type: ignore[assignment]
+    """A page of the tenant's jobs, newest first."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]  # type: ignore[assignment]
-    """Cancels a job that waits. One that runs is only marked: it is finished by
-    its handler, and not tried again if the handler fails.
+    """Cancels a job: at once if it waits. One that runs is marked, and its worker
+    told: an asyncio handler is cancelled, one in a thread finds its context
+    cancelled. A handler that succeeds all the same has succeeded.
     """
+    RetryJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]  # type: ignore[assignment]
+    """Runs a failed job again, under its own name and with its history."""
+    ResolveJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ResolveJobRequest, _job_service_pb2.ResolveJobResponse]  # type: ignore[assignment]
+    """Marks a failed job as handled."""
+    BatchCancelJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.BatchCancelJobsRequest, _job_service_pb2.BatchCancelJobsResponse]  # type: ignore[assignment]
+    """Cancels many jobs."""
+    BatchRetryJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.BatchRetryJobsRequest, _job_service_pb2.BatchRetryJobsResponse]  # type: ignore[assignment]
+    """Runs many failed jobs again."""
+    BatchResolveJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.BatchResolveJobsRequest, _job_service_pb2.BatchResolveJobsResponse]  # type: ignore[assignment]
+    """Marks many failed jobs as handled."""
+    ListFailureGroups: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListFailureGroupsRequest, _job_service_pb2.ListFailureGroupsResponse]  # type: ignore[assignment]
+    """The tenant's dead letters, counted by what they died of."""
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """Jobs of any method: submitted generically, looked at, cancelled. All of it
@@ -100,13 +130,70 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """One job, with its attempts."""
 
     @_abc_1.abstractmethod
+    def ListJobs(
+        self,
+        request: _job_service_pb2.ListJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ListJobsResponse, _abc.Awaitable[_job_service_pb2.ListJobsResponse]]:
+        """A page of the tenant's jobs, newest first."""
+
+    @_abc_1.abstractmethod
     def CancelJob(
         self,
         request: _job_service_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.CancelJobResponse, _abc.Awaitable[_job_service_pb2.CancelJobResponse]]:
-        """Cancels a job that waits. One that runs is only marked: it is finished by
-        its handler, and not tried again if the handler fails.
+        """Cancels a job: at once if it waits. One that runs is marked, and its worker
+        told: an asyncio handler is cancelled, one in a thread finds its context
+        cancelled. A handler that succeeds all the same has succeeded.
         """
+
+    @_abc_1.abstractmethod
+    def RetryJob(
+        self,
+        request: _job_service_pb2.RetryJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.RetryJobResponse, _abc.Awaitable[_job_service_pb2.RetryJobResponse]]:
+        """Runs a failed job again, under its own name and with its history."""
+
+    @_abc_1.abstractmethod
+    def ResolveJob(
+        self,
+        request: _job_service_pb2.ResolveJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ResolveJobResponse, _abc.Awaitable[_job_service_pb2.ResolveJobResponse]]:
+        """Marks a failed job as handled."""
+
+    @_abc_1.abstractmethod
+    def BatchCancelJobs(
+        self,
+        request: _job_service_pb2.BatchCancelJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.BatchCancelJobsResponse, _abc.Awaitable[_job_service_pb2.BatchCancelJobsResponse]]:
+        """Cancels many jobs."""
+
+    @_abc_1.abstractmethod
+    def BatchRetryJobs(
+        self,
+        request: _job_service_pb2.BatchRetryJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.BatchRetryJobsResponse, _abc.Awaitable[_job_service_pb2.BatchRetryJobsResponse]]:
+        """Runs many failed jobs again."""
+
+    @_abc_1.abstractmethod
+    def BatchResolveJobs(
+        self,
+        request: _job_service_pb2.BatchResolveJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.BatchResolveJobsResponse, _abc.Awaitable[_job_service_pb2.BatchResolveJobsResponse]]:
+        """Marks many failed jobs as handled."""
+
+    @_abc_1.abstractmethod
+    def ListFailureGroups(
+        self,
+        request: _job_service_pb2.ListFailureGroupsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ListFailureGroupsResponse, _abc.Awaitable[_job_service_pb2.ListFailureGroupsResponse]]:
+        """The tenant's dead letters, counted by what they died of."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

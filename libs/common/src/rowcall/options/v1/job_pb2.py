@@ -26,7 +26,7 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crowcall/options/v1/job.proto\x12\x12rowcall.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\x95\x03\n\nJobOptions\x12\x14\n\x05queue\x18\x01 \x01(\tR\x05queue\x12\x38\n\x08priority\x18\x02 \x01(\x0e\x32\x1c.rowcall.options.v1.PriorityR\x08priority\x12!\n\x0cmax_attempts\x18\x03 \x01(\rR\x0bmaxAttempts\x12\x35\n\x07\x62\x61\x63koff\x18\x04 \x01(\x0b\x32\x1b.rowcall.options.v1.BackoffR\x07\x62\x61\x63koff\x12\x33\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07timeout\x12-\n\x04wait\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x04wait\x12;\n\tretention\x18\x07 \x01(\x0e\x32\x1d.rowcall.options.v1.RetentionR\tretention\x12<\n\non_abandon\x18\x08 \x01(\x0e\x32\x1d.rowcall.options.v1.OnAbandonR\tonAbandon\"\x93\x01\n\x07\x42\x61\x63koff\x12\x33\n\x07initial\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07initial\x12\x33\n\x07maximum\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07maximum\x12\x1e\n\nmultiplier\x18\x03 \x01(\x01R\nmultiplier*s\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x13\n\x0fPRIORITY_URGENT\x10\x01\x12\x11\n\rPRIORITY_HIGH\x10\x02\x12\x13\n\x0fPRIORITY_NORMAL\x10\x03\x12\x10\n\x0cPRIORITY_LOW\x10\x04*g\n\tRetention\x12\x19\n\x15RETENTION_UNSPECIFIED\x10\x00\x12\x13\n\x0fRETENTION_SHORT\x10\x01\x12\x16\n\x12RETENTION_STANDARD\x10\x02\x12\x12\n\x0eRETENTION_LONG\x10\x03*b\n\tOnAbandon\x12\x1a\n\x16ON_ABANDON_UNSPECIFIED\x10\x00\x12\x13\n\x0fON_ABANDON_KEEP\x10\x01\x12$\n ON_ABANDON_CANCEL_IF_NOT_STARTED\x10\x02:R\n\x03job\x12\x1e.google.protobuf.MethodOptions\x18\x86\x94\x03 \x01(\x0b\x32\x1e.rowcall.options.v1.JobOptionsR\x03jobBN\n\x16\x64\x65v.rowcall.options.v1B\x08JobProtoP\x01Z(rowcall.dev/rowcall/options/v1;optionsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crowcall/options/v1/job.proto\x12\x12rowcall.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xed\x03\n\nJobOptions\x12\x14\n\x05queue\x18\x01 \x01(\tR\x05queue\x12\x38\n\x08priority\x18\x02 \x01(\x0e\x32\x1c.rowcall.options.v1.PriorityR\x08priority\x12!\n\x0cmax_attempts\x18\x03 \x01(\rR\x0bmaxAttempts\x12\x35\n\x07\x62\x61\x63koff\x18\x04 \x01(\x0b\x32\x1b.rowcall.options.v1.BackoffR\x07\x62\x61\x63koff\x12\x33\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07timeout\x12-\n\x04wait\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x04wait\x12;\n\tretention\x18\x07 \x01(\x0e\x32\x1d.rowcall.options.v1.RetentionR\tretention\x12<\n\non_abandon\x18\x08 \x01(\x0e\x32\x1d.rowcall.options.v1.OnAbandonR\tonAbandon\x12\x35\n\x08\x64\x65\x61\x64line\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64\x65\x61\x64line\x12\x1f\n\x0bretry_codes\x18\n \x03(\tR\nretryCodes\"\x93\x01\n\x07\x42\x61\x63koff\x12\x33\n\x07initial\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07initial\x12\x33\n\x07maximum\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07maximum\x12\x1e\n\nmultiplier\x18\x03 \x01(\x01R\nmultiplier*s\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x13\n\x0fPRIORITY_URGENT\x10\x01\x12\x11\n\rPRIORITY_HIGH\x10\x02\x12\x13\n\x0fPRIORITY_NORMAL\x10\x03\x12\x10\n\x0cPRIORITY_LOW\x10\x04*g\n\tRetention\x12\x19\n\x15RETENTION_UNSPECIFIED\x10\x00\x12\x13\n\x0fRETENTION_SHORT\x10\x01\x12\x16\n\x12RETENTION_STANDARD\x10\x02\x12\x12\n\x0eRETENTION_LONG\x10\x03*b\n\tOnAbandon\x12\x1a\n\x16ON_ABANDON_UNSPECIFIED\x10\x00\x12\x13\n\x0fON_ABANDON_KEEP\x10\x01\x12$\n ON_ABANDON_CANCEL_IF_NOT_STARTED\x10\x02:R\n\x03job\x12\x1e.google.protobuf.MethodOptions\x18\x86\x94\x03 \x01(\x0b\x32\x1e.rowcall.options.v1.JobOptionsR\x03jobBN\n\x16\x64\x65v.rowcall.options.v1B\x08JobProtoP\x01Z(rowcall.dev/rowcall/options/v1;optionsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,14 +34,14 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rowcall.options.v1.job_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\026dev.rowcall.options.v1B\010JobProtoP\001Z(rowcall.dev/rowcall/options/v1;optionsv1'
-  _globals['_PRIORITY']._serialized_start=676
-  _globals['_PRIORITY']._serialized_end=791
-  _globals['_RETENTION']._serialized_start=793
-  _globals['_RETENTION']._serialized_end=896
-  _globals['_ONABANDON']._serialized_start=898
-  _globals['_ONABANDON']._serialized_end=996
+  _globals['_PRIORITY']._serialized_start=764
+  _globals['_PRIORITY']._serialized_end=879
+  _globals['_RETENTION']._serialized_start=881
+  _globals['_RETENTION']._serialized_end=984
+  _globals['_ONABANDON']._serialized_start=986
+  _globals['_ONABANDON']._serialized_end=1084
   _globals['_JOBOPTIONS']._serialized_start=119
-  _globals['_JOBOPTIONS']._serialized_end=524
-  _globals['_BACKOFF']._serialized_start=527
-  _globals['_BACKOFF']._serialized_end=674
+  _globals['_JOBOPTIONS']._serialized_end=612
+  _globals['_BACKOFF']._serialized_start=615
+  _globals['_BACKOFF']._serialized_end=762
 # @@protoc_insertion_point(module_scope)

@@ -6,10 +6,12 @@ policy only: storage and business settings do not belong here. This file is
 small on purpose and changes rarely; job packages import nothing else of ours.
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf.internal import extension_dict as _extension_dict
 import builtins as _builtins
@@ -123,6 +125,8 @@ class JobOptions(_message.Message):
     WAIT_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
     ON_ABANDON_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    RETRY_CODES_FIELD_NUMBER: _builtins.int
     queue: _builtins.str
     """The queue that the method's jobs wait in: lower-case letters, digits, "-"
     and "_", 63 characters at most. Default: "default".
@@ -149,6 +153,19 @@ class JobOptions(_message.Message):
         for the result before it returns the operation unfinished. Default: 3 s.
         """
 
+    @_builtins.property
+    def deadline(self) -> _duration_pb2.Duration:
+        """How long the whole job may take, waiting and all attempts included, from the
+        time it was to start. It fails when that is over. Default: as long as it takes.
+        """
+
+    @_builtins.property
+    def retry_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With which of a handler's own statuses an attempt is tried again, by gRPC's
+        names ("UNAVAILABLE"). Exceptions, time-outs and lost workers always are.
+        Default: UNAVAILABLE, RESOURCE_EXHAUSTED, ABORTED, DEADLINE_EXCEEDED.
+        """
+
     def __init__(
         self,
         *,
@@ -160,10 +177,12 @@ class JobOptions(_message.Message):
         wait: _duration_pb2.Duration | None = ...,
         retention: Global___Retention.ValueType = ...,
         on_abandon: Global___OnAbandon.ValueType = ...,
+        deadline: _duration_pb2.Duration | None = ...,
+        retry_codes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["backoff", b"backoff", "timeout", b"timeout", "wait", b"wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backoff", b"backoff", "deadline", b"deadline", "timeout", b"timeout", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backoff", b"backoff", "max_attempts", b"max_attempts", "on_abandon", b"on_abandon", "priority", b"priority", "queue", b"queue", "retention", b"retention", "timeout", b"timeout", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backoff", b"backoff", "deadline", b"deadline", "max_attempts", b"max_attempts", "on_abandon", b"on_abandon", "priority", b"priority", "queue", b"queue", "retention", b"retention", "retry_codes", b"retry_codes", "timeout", b"timeout", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

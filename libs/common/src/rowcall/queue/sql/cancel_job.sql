@@ -1,4 +1,4 @@
-select state, waiter_id
+select state, waiter_id, worker_id
 from rowcall.cancel_job(
   p_tenant => %(tenant)s,
   p_job_id => %(job_id)s,

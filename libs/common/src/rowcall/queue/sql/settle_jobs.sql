@@ -5,6 +5,7 @@ from rowcall.settle_jobs(
   p_lease => %(lease)s,
   p_state => %(state)s,
   p_delay => %(delay)s,
+  p_snoozed => %(snoozed)s,
   p_response => %(response)s,
   p_error => %(error)s,
   p_error_code => %(error_code)s,

@@ -18,5 +18,8 @@ from rowcall.submit_jobs(
   p_tracestate => %(tracestate)s,
   p_labels => %(labels)s,
   p_waiter_id => %(waiter_id)s,
+  p_deadline => %(deadline)s,
+  p_parent_job_id => %(parent_job_id)s,
+  p_on_done => %(on_done)s,
   p_key_ttl => %(key_ttl)s
 )

@@ -15,13 +15,24 @@ create table rowcall.tenant_route (
   epoch bigint not null,
   -- 1 ACTIVE, 2 FENCED (being moved away: no new rows), 3 MOVED (lives elsewhere)
   state smallint not null check (state in (1, 2, 3)),
-  changed_at timestamptz not null default clock_timestamp()
+  changed_at timestamptz not null default clock_timestamp(),
+  -- Its share of a queue beside the other tenants': one of weight 3 is served three
+  -- times as often as one of weight 1.
+  weight double precision not null default 1 check (weight between 0.01 and 100),
+  paused_at timestamptz,
+  paused_by text,
+  pause_note text
 );
+create index tenant_paused on rowcall.tenant_route (tenant) where paused_at is not null;
 
 create table rowcall.queue (
   queue_id integer generated always as identity primary key,
   name text not null unique,
-  paused_at timestamptz
+  -- How long a job waits in a lane before it may move up to the next one.
+  age_after interval not null default '1 minute' check (age_after > interval '0'),
+  paused_at timestamptz,
+  paused_by text,
+  pause_note text
 );
 
 -- Each lane's frontier, the highest order key claimed, is a sequence: it is not
@@ -35,7 +46,17 @@ create table rowcall.queue_lane (
 
 create table rowcall.method (
   method_id integer generated always as identity primary key,
-  name text not null unique
+  name text not null unique,
+  -- As its gateways publish it: what submit_v1 and follow-up jobs need to know.
+  -- Null until one has.
+  request_type text,
+  response_type text,
+  policy_id integer,
+  queue_id integer,
+  lane smallint,
+  paused_at timestamptz,
+  paused_by text,
+  pause_note text
 );
 
 -- A method's policy as it was when a job was submitted. Policies are never
@@ -49,9 +70,42 @@ create table rowcall.policy (
   timeout interval not null,
   retention smallint not null check (retention in (1, 2, 3)),
   on_abandon smallint not null check (on_abandon in (1, 2)),
+  -- Of the whole job, from the time it was to start; null: none.
+  deadline interval,
+  -- google.rpc.Code: with which statuses of a handler's own an attempt is tried again.
+  retry_codes integer[] not null,
   unique nulls not distinct (
-    max_attempts, backoff_initial, backoff_maximum, backoff_multiplier, timeout, retention, on_abandon
+    max_attempts, backoff_initial, backoff_maximum, backoff_multiplier, timeout, retention, on_abandon, deadline,
+    retry_codes
   )
+);
+
+-- How far each tenant's jobs have moved ahead in a lane's virtual time. Gateways
+-- share their memory of it here, each tenant once a second.
+create table rowcall.turn (
+  tenant text not null,
+  queue_id integer not null,
+  lane smallint not null,
+  -- Of jobs that were submitted.
+  last_key bigint not null default 0,
+  -- Of jobs that became ready again: due, replayed, resumed. They do not wait behind
+  -- the tenant's own backlog, but neither all at once before everybody else's.
+  again_key bigint not null default 0,
+  primary key (tenant, queue_id, lane)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- Who does what only one worker does at a time, and until when.
+create table rowcall.elected (
+  role text primary key,
+  worker_id uuid not null,
+  until timestamptz not null
+) with (fillfactor = 50);
+
+-- The users' tables that handlers write in their job's own transaction: they belong
+-- to the tenant as its jobs do, and move with it.
+create table rowcall.tenant_table (
+  name text primary key,
+  tenant_column text not null
 );
 
 -- A worker process. Its identity is new at each start; the lease is one for all
@@ -62,7 +116,11 @@ create table rowcall.worker (
   started_at timestamptz not null default clock_timestamp(),
   renewed_at timestamptz not null default clock_timestamp(),
   lease_until timestamptz not null,
-  dead_at timestamptz
+  dead_at timestamptz,
+  -- Whether its renewing session holds an advisory lock, which vanishes with it.
+  guarded boolean not null default false,
+  -- How late its event loop was at worst since the renewal before.
+  loop_lag interval
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 -- The idempotency keys. This table alone decides whether a call is new; it is
@@ -88,6 +146,11 @@ create table rowcall.job (
   state smallint not null check (state in (1, 2, 3)),
   -- rowcall.options.v1.Priority: 1 URGENT to 4 LOW
   lane smallint not null check (lane between 1 and 4),
+  -- The lane that it was submitted in; ageing moves it up.
+  priority smallint not null,
+  -- Ready, but not to be claimed as others are: 1 PAUSED, its tenant or method is;
+  -- 2 SUSPECT, its worker died, and it runs alone next time.
+  held smallint not null default 0 check (held in (0, 1, 2)),
   queue_id integer not null,
   -- Virtual time: claims go in its order within queue and lane.
   order_key bigint not null,
@@ -99,7 +162,13 @@ create table rowcall.job (
   attempt integer not null default 0,
   -- Attempts lost with their worker: counted apart, they use no attempt up.
   lost integer not null default 0,
+  -- Those of them in which it ran alone: only these speak against the job itself.
+  lost_alone integer not null default 0,
+  -- How often it was replayed after it had failed.
+  replays integer not null default 0,
   payload_key_id integer,
+  -- Of the whole job; null: none.
+  deadline timestamptz,
   run_at timestamptz not null,
   created_at timestamptz not null default clock_timestamp(),
   ready_at timestamptz,
@@ -115,8 +184,15 @@ create table rowcall.job (
   fairness_key text,
   traceparent text,
   tracestate text,
-  on_done text,
+  -- The job whose handler submitted it, or whose end it follows.
+  parent_job_id uuid,
+  -- What is submitted when it has ended: method_id, policy_id, queue_id and lane.
+  on_done integer[],
   labels jsonb,
+  -- What its handler last said of how far it is.
+  progress real,
+  progress_message text,
+  progress_at timestamptz,
   -- The attempts that ended before the present one.
   attempts jsonb,
   primary key (tenant, job_id)
@@ -126,8 +202,10 @@ create table rowcall.job (
   autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_analyze_scale_factor = 0.1,
   autovacuum_vacuum_cost_delay = 0
 );
-create index job_ready on rowcall.job (queue_id, lane, order_key, job_id) where state = 2;
+create index job_ready on rowcall.job (queue_id, lane, order_key, job_id) where state = 2 and held = 0;
+create index job_held on rowcall.job (held, tenant, queue_id) where state = 2 and held > 0;
 create index job_due on rowcall.job (run_at) where state = 1;
+create index job_deadline on rowcall.job (deadline) where deadline is not null;
 create index job_running on rowcall.job (worker_id) where state = 3;
 
 -- The finished jobs, by retention class and the day (UTC) they finished, in
@@ -139,6 +217,7 @@ create table rowcall.job_history (
   -- rowcall.v1.JobState: 4 SUCCEEDED, 5 FAILED, 6 CANCELLED, 7 RESOLVED
   state smallint not null check (state in (4, 5, 6, 7)),
   lane smallint not null,
+  priority smallint not null,
   queue_id integer not null,
   order_key bigint not null,
   method_id integer not null,
@@ -146,11 +225,14 @@ create table rowcall.job_history (
   lease bigint not null,
   attempt integer not null,
   lost integer not null,
+  lost_alone integer not null,
+  replays integer not null,
   payload_key_id integer,
   -- rowcall.options.v1.Retention: 1 SHORT, 2 STANDARD, 3 LONG
   retention smallint not null,
   finished_on date not null,
   finished_at timestamptz not null,
+  deadline timestamptz,
   run_at timestamptz not null,
   created_at timestamptz not null,
   ready_at timestamptz,
@@ -164,8 +246,12 @@ create table rowcall.job_history (
   fairness_key text,
   traceparent text,
   tracestate text,
-  on_done text,
+  parent_job_id uuid,
+  on_done integer[],
   labels jsonb,
+  progress real,
+  progress_message text,
+  progress_at timestamptz,
   attempts jsonb,
   span_id text,
   response bytea,
@@ -173,8 +259,15 @@ create table rowcall.job_history (
   error bytea,
   error_code integer,
   error_message text,
+  -- Alike for failures that are alike; see error_fingerprint().
+  error_fingerprint text,
+  resolved_at timestamptz,
+  resolved_by text,
+  resolve_note text,
   primary key (tenant, job_id, retention, finished_on)
 ) partition by list (retention);
+-- The dead letters, by what they died of.
+create index job_history_failed on rowcall.job_history (tenant, error_fingerprint, job_id) where state = 5;
 create table rowcall.job_history_short partition of rowcall.job_history
   for values in (1) partition by range (finished_on);
 create table rowcall.job_history_standard partition of rowcall.job_history

@@ -1,29 +1,21 @@
 -- The end of an attempt: settled by its worker, or handed back.
 set local role rowcall_owner;
 
--- The key that puts a job next in its lane: just above the frontier. Only functions
--- with a search_path of their own call it.
-create function rowcall.next_key(p_queue_id integer, p_lane smallint)
-returns bigint
-language sql volatile
-as $$
-  select coalesce(pg_sequence_last_value(l.frontier), 0) + 1
-  from rowcall.queue_lane l
-  where l.queue_id = p_queue_id and l.lane = p_lane
-$$;
-
 -- Settles a batch of attempts. A job that is finished moves to history in the
 -- same statement; one to be tried again stays, with a time to wait for. The lease
 -- number must be the row's: a zombie's settle changes nothing, and its place (from
 -- 1) is not among the answers.
--- p_state: 4 SUCCEEDED, 5 FAILED, 6 CANCELLED finish; 1 SCHEDULED tries again
--- after p_delay (using the attempt up), unless cancellation was asked for.
+-- p_state: 4 SUCCEEDED, 5 FAILED, 6 CANCELLED finish; 1 SCHEDULED runs again
+-- after p_delay, unless cancellation was asked for: another attempt, or, with
+-- p_snoozed, the same one. An attempt that could start only after the job's deadline
+-- is none: the job fails with this one's error.
 create function rowcall.settle_jobs(
   p_tenant text[],
   p_job_id uuid[],
   p_lease bigint[],
   p_state smallint[],
   p_delay interval[],
+  p_snoozed boolean[],
   p_response bytea[],
   p_error bytea[],
   p_error_code integer[],
@@ -46,18 +38,20 @@ begin
   with input as materialized (
     select *
     from unnest(
-      p_tenant, p_job_id, p_lease, p_state, p_delay, p_response, p_error, p_error_code, p_error_message, p_span_id
+      p_tenant, p_job_id, p_lease, p_state, p_delay, p_snoozed, p_response, p_error, p_error_code, p_error_message, p_span_id
     ) with ordinality as i (
-      tenant, job_id, lease, state, delay, response, error, error_code, error_message, span_id, place
+      tenant, job_id, lease, state, delay, snoozed, response, error, error_code, error_message, span_id, place
     )
   ),
   -- Whether a job that would be tried again was cancelled meanwhile must not change
   -- between the looking and the writing.
   retried as materialized (
-    select i.*, j.cancelled
+    select i.*, j.cancelled, j.too_late and i.error is not null as too_late
     from input i
     cross join lateral (
-      select j.cancel_requested_at is not null as cancelled
+      select
+        j.cancel_requested_at is not null as cancelled,
+        coalesce(clock_timestamp() + i.delay >= j.deadline, false) as too_late
       from rowcall.job j
       where j.tenant = i.tenant and j.job_id = i.job_id and j.lease = i.lease and j.state > 2
       for update
@@ -72,30 +66,28 @@ begin
     select r.place, r.tenant, r.job_id, r.lease, 6::smallint, null, p_cancelled_error, 1, 'The job was cancelled.', r.span_id
     from retried r
     where r.cancelled
+    union all
+    select r.place, r.tenant, r.job_id, r.lease, 5::smallint, null, r.error, r.error_code, r.error_message, r.span_id
+    from retried r
+    where r.too_late and not r.cancelled
   ),
   gone as (
     delete from rowcall.job j
     using ending e
     where j.tenant = any (array[e.tenant]) and j.job_id = e.job_id and j.lease = e.lease and j.state > 2
-    returning j.*, e.place, e.state as final_state, e.response, e.error, e.error_code, e.error_message, e.span_id
+    returning
+      j as live, e.place, e.state as final_state, e.response, e.error, e.error_code, e.error_message, e.span_id, j.waiter_id,
+      j.worker_id
   ),
   moved as (
-    insert into rowcall.job_history (
-      tenant, job_id, state, lane, queue_id, order_key, method_id, policy_id, lease, attempt, lost, payload_key_id,
-      retention, finished_on, finished_at, run_at, created_at, ready_at, started_at, cancel_requested_at,
-      worker_id, worker, request, request_id, actor, fairness_key, traceparent, tracestate, on_done, labels,
-      attempts, span_id, response, error, error_code, error_message
-    )
-    select
-      g.tenant, g.job_id, g.final_state, g.lane, g.queue_id, g.order_key, g.method_id, g.policy_id, g.lease, g.attempt,
-      g.lost, g.payload_key_id, p.retention, t.day, t.now, g.run_at, g.created_at, g.ready_at,
-      g.started_at, g.cancel_requested_at, g.worker_id, w.name, g.request, g.request_id, g.actor, g.fairness_key,
-      g.traceparent, g.tracestate, g.on_done, g.labels, g.attempts, g.span_id, g.response,
-      g.error, g.error_code, g.error_message
+    insert into rowcall.job_history
+    select h.*
     from gone g
     cross join rowcall.finishing_time() t
-    join rowcall.policy p on p.policy_id = g.policy_id
     left join rowcall.worker w on w.worker_id = g.worker_id
+    cross join lateral rowcall.ended(
+      g.live, g.final_state, w.name, g.response, g.error, g.error_code, g.error_message, g.span_id, t.now, t.day
+    ) h
   ),
   again as (
     update rowcall.job j
@@ -105,13 +97,15 @@ begin
       ready_at = null,
       worker_id = null,
       attempt_deadline = null,
-      attempts = coalesce(j.attempts, '[]'::jsonb) || jsonb_strip_nulls(jsonb_build_object(
-        'attempt', j.attempt, 'worker', (select w.name from rowcall.worker w where w.worker_id = j.worker_id),
-        'started', j.started_at, 'ended', clock_timestamp(), 'outcome', 2, 'code', r.error_code,
-        'message', r.error_message, 'span', r.span_id, 'error', encode(r.error, 'base64')
-      ))
+      held = 0,
+      attempt = case when r.snoozed then j.attempt - 1 else j.attempt end,
+      attempts = rowcall.with_attempt(
+        j, (select w.name from rowcall.worker w where w.worker_id = j.worker_id), case when r.snoozed then 7 else 2 end,
+        r.error_code, r.error_message, r.span_id, r.error
+      )
     from retried r
-    where j.tenant = any (array[r.tenant]) and j.job_id = r.job_id and j.lease = r.lease and not r.cancelled
+    where j.tenant = any (array[r.tenant]) and j.job_id = r.job_id and j.lease = r.lease
+      and not r.cancelled and not r.too_late
     returning r.place, j.waiter_id
   )
   select g.place, g.final_state, g.waiter_id from gone g
@@ -148,24 +142,17 @@ begin
     delete from rowcall.job j
     using owned o
     where j.tenant = any (array[o.tenant]) and j.job_id = o.job_id and j.lease = o.lease and o.cancelled
-    returning j.*, o.place
+    returning j as live, o.place, j.queue_id, j.waiter_id, j.worker_id
   ),
   moved as (
-    insert into rowcall.job_history (
-      tenant, job_id, state, lane, queue_id, order_key, method_id, policy_id, lease, attempt, lost, payload_key_id,
-      retention, finished_on, finished_at, run_at, created_at, ready_at, started_at, cancel_requested_at,
-      worker_id, worker, request, request_id, actor, fairness_key, traceparent, tracestate, on_done, labels,
-      attempts, error, error_code, error_message
-    )
-    select
-      g.tenant, g.job_id, 6, g.lane, g.queue_id, g.order_key, g.method_id, g.policy_id, g.lease, g.attempt,
-      g.lost, g.payload_key_id, p.retention, t.day, t.now, g.run_at, g.created_at, g.ready_at,
-      g.started_at, g.cancel_requested_at, g.worker_id, w.name, g.request, g.request_id, g.actor, g.fairness_key,
-      g.traceparent, g.tracestate, g.on_done, g.labels, g.attempts, p_cancelled_error, 1, 'The job was cancelled.'
+    insert into rowcall.job_history
+    select h.*
     from gone g
     cross join rowcall.finishing_time() t
-    join rowcall.policy p on p.policy_id = g.policy_id
     left join rowcall.worker w on w.worker_id = g.worker_id
+    cross join lateral rowcall.ended(
+      g.live, 6::smallint, w.name, null, p_cancelled_error, 1, 'The job was cancelled.', null, t.now, t.day
+    ) h
   ),
   back as (
     update rowcall.job j
@@ -177,10 +164,9 @@ begin
       attempt = j.attempt - 1,
       worker_id = null,
       attempt_deadline = null,
-      attempts = coalesce(j.attempts, '[]'::jsonb) || jsonb_strip_nulls(jsonb_build_object(
-        'attempt', j.attempt, 'worker', (select w.name from rowcall.worker w where w.worker_id = j.worker_id),
-        'started', j.started_at, 'ended', clock_timestamp(), 'outcome', 6
-      ))
+      attempts = rowcall.with_attempt(
+        j, (select w.name from rowcall.worker w where w.worker_id = j.worker_id), 6, null, null, null, null
+      )
     from owned o
     where j.tenant = any (array[o.tenant]) and j.job_id = o.job_id and j.lease = o.lease and not o.cancelled
     returning o.place, j.queue_id, j.waiter_id
@@ -188,5 +174,32 @@ begin
   select g.place, 6::smallint, g.queue_id, g.waiter_id from gone g
   union all
   select b.place, 2::smallint, b.queue_id, b.waiter_id from back b;
+end
+$$;
+
+-- Keeps what handlers say of how far they are; under their lease number only. Answers
+-- with the places (from 1) that were kept.
+create function rowcall.report_progress(
+  p_tenant text[], p_job_id uuid[], p_lease bigint[], p_progress real[], p_message text[]
+)
+returns table (place bigint)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+-- See settle_jobs.
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
+as $$
+begin
+  return query
+  with input as materialized (
+    select *
+    from unnest(p_tenant, p_job_id, p_lease, p_progress, p_message) with ordinality as i (
+      tenant, job_id, lease, progress, message, place
+    )
+  )
+  update rowcall.job j
+  set progress = i.progress, progress_message = i.message, progress_at = clock_timestamp()
+  from input i
+  where j.tenant = any (array[i.tenant]) and j.job_id = i.job_id and j.lease = i.lease and j.state > 2
+  returning i.place;
 end
 $$;

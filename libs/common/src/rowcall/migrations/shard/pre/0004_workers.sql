@@ -1,0 +1,142 @@
+-- Worker processes: each registers under an identity new at every start and renews
+-- one lease for all its jobs. The dead can neither renew nor claim.
+set local role rowcall_owner;
+
+create function rowcall.register_worker(p_worker_id uuid, p_name text, p_lease interval)
+returns void
+language sql security definer set search_path = pg_catalog, pg_temp
+as $$
+  insert into rowcall.worker (worker_id, name, lease_until)
+  values (p_worker_id, p_name, clock_timestamp() + p_lease)
+$$;
+
+-- The advisory lock that stands for a worker's session. Only functions with a
+-- search_path of their own call it.
+create function rowcall.worker_lock(p_worker_id uuid)
+returns bigint
+language sql immutable parallel safe
+as $$
+  select hashtextextended(p_worker_id::text, 8247343964)
+$$;
+
+-- Has this session stand for a worker: when it ends, the worker is suspected at
+-- once, not only when its lease is over. Not through a transaction pooler. False:
+-- another session still stands for it.
+create function rowcall.guard_worker(p_worker_id uuid)
+returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_locked boolean := pg_try_advisory_lock(rowcall.worker_lock(p_worker_id));
+begin
+  if v_locked then
+    update rowcall.worker w set guarded = true where w.worker_id = p_worker_id and not w.guarded;
+  end if;
+  return v_locked;
+end
+$$;
+
+-- Renews the one lease of all of a worker's jobs, and tells it what it must know:
+-- which of its jobs are to be cancelled, which queues are paused. alive false: the
+-- worker was declared dead; it must stop what it runs and start again under a new
+-- identity.
+create function rowcall.renew_worker(p_worker_id uuid, p_lease interval, p_loop_lag interval)
+returns table (alive boolean, cancelled_tenant text[], cancelled_job_id uuid[], cancelled_lease bigint[], paused_queue_id integer[])
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
+as $$
+begin
+  update rowcall.worker w
+  set renewed_at = clock_timestamp(), lease_until = clock_timestamp() + p_lease, loop_lag = p_loop_lag
+  where w.worker_id = p_worker_id and w.dead_at is null;
+  if not found then
+    return query select false, null::text[], null::uuid[], null::bigint[], null::integer[];
+    return;
+  end if;
+  return query
+  select true, c.tenants, c.job_ids, c.leases, array(select q.queue_id from rowcall.queue q where q.paused_at is not null)
+  from (
+    select array_agg(j.tenant) as tenants, array_agg(j.job_id) as job_ids, array_agg(j.lease) as leases
+    from rowcall.job j
+    where j.worker_id = p_worker_id and j.state = 3 and j.cancel_requested_at is not null
+  ) c;
+end
+$$;
+
+-- A worker that has drained takes its leave; what it still held is rescued.
+create function rowcall.retire_worker(p_worker_id uuid)
+returns void
+language sql security definer set search_path = pg_catalog, pg_temp
+as $$
+  update rowcall.worker w
+  set dead_at = clock_timestamp()
+  where w.worker_id = p_worker_id and w.dead_at is null
+$$;
+
+-- Marks workers dead, first of all, so that they can neither renew nor claim while
+-- their jobs are taken back: those whose lease is over; and, sooner, those whose
+-- session is gone and who have missed two beats of a second. A session that was cut
+-- (or a server that was restarted) frees the locks of the living: they have two beats, and
+-- after the server's start p_grace, to come back. Forgets those that are dead for a
+-- day and hold nothing any more.
+create function rowcall.bury_workers(p_grace interval)
+returns table (worker_id uuid, name text)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+  if pg_postmaster_start_time() > clock_timestamp() - p_grace then
+    return;
+  end if;
+  delete from rowcall.worker w
+  where w.dead_at < clock_timestamp() - interval '1 day'
+    and not exists (select from rowcall.job j where j.worker_id = w.worker_id and j.state = 3);
+  return query
+  update rowcall.worker w
+  set dead_at = clock_timestamp()
+  where w.worker_id in (
+      select d.worker_id
+      from rowcall.worker d
+      where d.dead_at is null
+        and (
+          d.lease_until < clock_timestamp()
+          or d.guarded
+          and d.renewed_at < clock_timestamp() - interval '2 seconds'
+          and not exists (
+            select
+            from pg_locks l
+            where l.locktype = 'advisory'
+              and l.granted
+              and l.objsubid = 1
+              and l.database = (select b.oid from pg_database b where b.datname = current_database())
+              and (l.classid::bigint << 32 | l.objid::bigint) = rowcall.worker_lock(d.worker_id)
+          )
+        )
+      -- Locked, and so asked again of the row as it is now: a renewal may have come
+      -- first. One that is under way is not waited for.
+      for update skip locked
+    )
+  returning w.worker_id, w.name;
+end
+$$;
+
+-- Whether this worker is the one that has the role now, for p_term from now on. Its
+-- holder asks again before that; a holder that is dead has it no longer.
+create function rowcall.elect(p_role text, p_worker_id uuid, p_term interval)
+returns boolean
+language sql security definer set search_path = pg_catalog, pg_temp
+as $$
+  with held as (
+    insert into rowcall.elected as e (role, worker_id, until)
+    select p_role, w.worker_id, clock_timestamp() + p_term
+    from rowcall.worker w
+    where w.worker_id = p_worker_id and w.dead_at is null
+    on conflict (role) do update
+    set worker_id = excluded.worker_id, until = excluded.until
+    where e.worker_id = excluded.worker_id
+      or e.until < clock_timestamp()
+      or not exists (select from rowcall.worker h where h.worker_id = e.worker_id and h.dead_at is null)
+    returning 1
+  )
+  select exists (select from held)
+$$;

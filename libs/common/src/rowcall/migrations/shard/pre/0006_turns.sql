@@ -1,0 +1,109 @@
+-- Whose turn it is: order keys, a lane's virtual time. Only functions with a
+-- search_path of their own call those that have none.
+set local role rowcall_owner;
+
+-- By how much one job of weight 1 moves its tenant forward; rowcall.queue.model has
+-- it too.
+create function rowcall.order_stride()
+returns bigint
+language sql immutable parallel safe
+as $$
+  select 1048576::bigint
+$$;
+
+-- The key that puts a job next in its lane: just above the frontier.
+create function rowcall.next_key(p_queue_id integer, p_lane smallint)
+returns bigint
+language sql volatile
+as $$
+  select coalesce(pg_sequence_last_value(l.frontier), 0) + 1
+  from rowcall.queue_lane l
+  where l.queue_id = p_queue_id and l.lane = p_lane
+$$;
+
+-- Keys for many jobs that become ready again, by their places (from 1): next, not
+-- behind the tenant's backlog, but one stride after the other, so that a hundred
+-- thousand of them are not before everybody else's.
+create function rowcall.again_keys(p_tenant text[], p_queue_id integer[], p_lane smallint[])
+returns table (place bigint, order_key bigint)
+language sql volatile
+as $$
+  with input as materialized (
+    select
+      i.*,
+      row_number() over (partition by i.tenant, i.queue_id, i.lane order by i.place) as number,
+      count(*) over (partition by i.tenant, i.queue_id, i.lane) as jobs
+    from unnest(p_tenant, p_queue_id, p_lane) with ordinality as i (tenant, queue_id, lane, place)
+  ),
+  flow as materialized (
+    select
+      f.*,
+      coalesce(pg_sequence_last_value(l.frontier), 0) as frontier,
+      greatest(rowcall.order_stride() / coalesce(r.weight, 1), 1)::bigint as step
+    from (select distinct i.tenant, i.queue_id, i.lane, i.jobs from input i where i.number = 1) f
+    join rowcall.queue_lane l on l.queue_id = f.queue_id and l.lane = f.lane
+    left join rowcall.tenant_route r on r.tenant = f.tenant
+    order by f.tenant, f.queue_id, f.lane
+  ),
+  turned as (
+    insert into rowcall.turn as t (tenant, queue_id, lane, again_key)
+    select f.tenant, f.queue_id, f.lane, f.frontier + 1 + (f.jobs - 1) * f.step from flow f
+    on conflict (tenant, queue_id, lane) do update
+    -- The first job is next if the flow's last ones have been claimed.
+    set again_key = (
+      select greatest(excluded.again_key, t.again_key + f.jobs * f.step)
+      from flow f
+      where f.tenant = t.tenant and f.queue_id = t.queue_id and f.lane = t.lane
+    )
+    returning t.tenant, t.queue_id, t.lane, t.again_key
+  )
+  select i.place, t.again_key - (i.jobs - i.number) * f.step
+  from input i
+  join flow f on f.tenant = i.tenant and f.queue_id = i.queue_id and f.lane = i.lane
+  join turned t on t.tenant = i.tenant and t.queue_id = i.queue_id and t.lane = i.lane
+$$;
+
+-- Exchanges gateways' memories of how far flows have moved: each flow's furthest key
+-- is kept and answered, by place (from 1).
+create function rowcall.exchange_turns(p_tenant text[], p_queue_id integer[], p_lane smallint[], p_last_key bigint[])
+returns table (place bigint, last_key bigint)
+language sql security definer set search_path = pg_catalog, pg_temp
+as $$
+  with input as materialized (
+    select *
+    from unnest(p_tenant, p_queue_id, p_lane, p_last_key) with ordinality as i (tenant, queue_id, lane, last_key, place)
+  ),
+  kept as (
+    insert into rowcall.turn as t (tenant, queue_id, lane, last_key)
+    select i.tenant, i.queue_id, i.lane, max(i.last_key)
+    from input i
+    group by i.tenant, i.queue_id, i.lane
+    -- In one order: two gateways would deadlock otherwise.
+    order by i.tenant, i.queue_id, i.lane
+    on conflict (tenant, queue_id, lane) do update set last_key = greatest(t.last_key, excluded.last_key)
+    returning t.tenant, t.queue_id, t.lane, t.last_key
+  )
+  select i.place, k.last_key
+  from input i
+  join kept k on k.tenant = i.tenant and k.queue_id = i.queue_id and k.lane = i.lane
+$$;
+
+-- Forgets turns that the frontier has passed: they say nothing any more.
+create function rowcall.forget_turns(p_limit integer)
+returns bigint
+language sql security definer set search_path = pg_catalog, pg_temp
+as $$
+  with gone as (
+    delete from rowcall.turn t
+    where t.ctid = any (array(
+        select p.ctid
+        from rowcall.turn p
+        join rowcall.queue_lane l on l.queue_id = p.queue_id and l.lane = p.lane
+        where greatest(p.last_key, p.again_key) <= coalesce(pg_sequence_last_value(l.frontier), 0)
+        limit p_limit
+        for update of p skip locked
+      ))
+    returning 1
+  )
+  select count(*) from gone
+$$;

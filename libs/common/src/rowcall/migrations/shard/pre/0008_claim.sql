@@ -1,0 +1,172 @@
+-- Claiming: ready jobs become a worker's, under a new lease number.
+set local role rowcall_owner;
+
+-- What a worker gets of a job. time_left: of the whole job's deadline; null: it has none.
+create type rowcall.claimed_job as (
+  tenant text, job_id uuid, lease bigint, attempt integer, lane smallint, order_key bigint,
+  method_id integer, policy_id integer, request bytea, request_id text, actor text,
+  traceparent text, tracestate text, labels jsonb, created_at timestamptz, ready_at timestamptz, lost integer,
+  time_left interval
+);
+
+-- The tenants that are paused: few, and read with each claim. Inlined.
+create function rowcall.paused_tenants()
+returns text[]
+language sql stable
+as $$
+  select array(select r.tenant from rowcall.tenant_route r where r.paused_at is not null)
+$$;
+
+-- Those of the methods that are not paused. Inlined.
+create function rowcall.running_methods(p_method_id integer[])
+returns integer[]
+language sql stable
+as $$
+  select array(
+    select a.method_id
+    from unnest(p_method_id) as a (method_id)
+    where not exists (select from rowcall.method m where m.method_id = a.method_id and m.paused_at is not null)
+  )
+$$;
+
+-- Claims up to p_limit ready jobs of one queue for a worker, lanes first, within a
+-- lane in the order of their keys from p_from[lane] on (the worker's low-water
+-- mark: dead index entries behind it cost nothing even while vacuum cannot take
+-- them away). Every claim raises the job's lease number and moves the lane's frontier
+-- up to the highest key it got (two claimers may race it back a little: sweeps find
+-- what then lands behind a mark). A dead worker and a paused queue get nothing, and
+-- jobs of paused methods and tenants are passed over. The answer is in no particular order.
+create function rowcall.claim_jobs(
+  p_worker_id uuid,
+  p_queue_id integer,
+  p_method_id integer[],
+  p_from bigint[],
+  p_limit integer
+)
+returns setof rowcall.claimed_job
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+-- One plan is kept for the session, and the table may have been empty when it was
+-- made: an index range scan and a lookup by position are right at every size,
+-- compiling them never is.
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+  v_left integer := p_limit;
+  v_found integer;
+  v_paused text[] := rowcall.paused_tenants();
+  v_method_id integer[] := rowcall.running_methods(p_method_id);
+begin
+  if not exists (select from rowcall.worker w where w.worker_id = p_worker_id and w.dead_at is null)
+    or exists (select from rowcall.queue q where q.queue_id = p_queue_id and q.paused_at is not null)
+  then
+    return;
+  end if;
+  for v_lane in 1..4 loop
+    exit when v_left <= 0;
+    return query
+      with picked as materialized (
+        select j.ctid
+        from rowcall.job j
+        where j.state = 2
+          and j.held = 0
+          and j.queue_id = p_queue_id
+          and j.lane = v_lane
+          and j.order_key >= p_from[v_lane]
+          and j.method_id = any (v_method_id)
+          and j.tenant <> all (v_paused)
+        order by j.queue_id, j.lane, j.order_key, j.job_id
+        limit v_left
+        for update skip locked
+      ),
+      claimed as (
+        update rowcall.job j
+        set
+          state = 3,
+          lease = j.lease + 1,
+          attempt = j.attempt + 1,
+          worker_id = p_worker_id,
+          started_at = clock_timestamp(),
+          attempt_deadline = least(clock_timestamp() + p.timeout, j.deadline)
+        from picked, rowcall.policy p
+        -- Locked: it cannot move. One that did just before is left for the next claim.
+        where j.ctid = picked.ctid and p.policy_id = j.policy_id
+        returning
+          j.tenant, j.job_id, j.lease, j.attempt, j.lane, j.order_key, j.method_id, j.policy_id, j.request,
+          j.request_id, j.actor, j.traceparent, j.tracestate, j.labels, j.created_at, j.ready_at, j.lost,
+          j.deadline - clock_timestamp()
+      ),
+      advanced as materialized (
+        select setval(l.frontier, h.highest)
+        from (select max(c.order_key) as highest from claimed c) h
+        join rowcall.queue_lane l on l.queue_id = p_queue_id and l.lane = v_lane
+        where h.highest > coalesce(pg_sequence_last_value(l.frontier), 0)
+      )
+      -- The join does nothing but have the frontier advanced.
+      select c.* from claimed c left join advanced a on true;
+    get diagnostics v_found = row_count;
+    v_left := v_left - v_found;
+  end loop;
+end
+$$;
+
+-- Claims one suspect (a job whose worker died) of these queues for a worker that
+-- runs nothing else: what kills its worker alone is known. Lanes first, then the one
+-- that has waited longest.
+create function rowcall.claim_alone(p_worker_id uuid, p_queue_id integer[], p_method_id integer[])
+returns setof rowcall.claimed_job
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+begin
+  if not exists (select from rowcall.worker w where w.worker_id = p_worker_id and w.dead_at is null) then
+    return;
+  end if;
+  return query
+  with picked as materialized (
+    select j.tenant, j.job_id
+    from rowcall.job j
+    where j.state = 2
+      and j.held = 2
+      and j.queue_id = any (p_queue_id)
+      and j.queue_id not in (select q.queue_id from rowcall.queue q where q.paused_at is not null)
+      and j.method_id = any (rowcall.running_methods(p_method_id))
+      and j.tenant <> all (rowcall.paused_tenants())
+    order by j.lane, j.ready_at
+    limit 1
+    for update skip locked
+  )
+  update rowcall.job j
+  set
+    state = 3,
+    lease = j.lease + 1,
+    attempt = j.attempt + 1,
+    worker_id = p_worker_id,
+    started_at = clock_timestamp(),
+    attempt_deadline = least(clock_timestamp() + p.timeout, j.deadline)
+  from picked k, rowcall.policy p
+  where j.tenant = k.tenant and j.job_id = k.job_id and p.policy_id = j.policy_id
+  returning
+    j.tenant, j.job_id, j.lease, j.attempt, j.lane, j.order_key, j.method_id, j.policy_id, j.request,
+    j.request_id, j.actor, j.traceparent, j.tracestate, j.labels, j.created_at, j.ready_at, j.lost,
+    j.deadline - clock_timestamp();
+end
+$$;
+
+-- For how long a suspect that this worker could run has waited; null: there is none.
+create function rowcall.suspect_waits(p_queue_id integer[], p_method_id integer[])
+returns interval
+language sql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
+  select clock_timestamp() - min(j.ready_at)
+  from rowcall.job j
+  where j.state = 2
+    and j.held = 2
+    and j.queue_id = any (p_queue_id)
+    and j.queue_id not in (select q.queue_id from rowcall.queue q where q.paused_at is not null)
+    and j.method_id = any (rowcall.running_methods(p_method_id))
+    and j.tenant <> all (rowcall.paused_tenants())
+$$;

@@ -1,0 +1,128 @@
+-- Pausing and resuming, weights, and what operators see of the queues.
+set local role rowcall_owner;
+
+-- Pauses or resumes a queue: nothing of it is claimed meanwhile, what runs goes on.
+-- False: there is no such queue here. A pause that is there already keeps its time.
+create function rowcall.pause_queue(p_name text, p_paused boolean, p_by text, p_note text)
+returns boolean
+language sql security definer set search_path = pg_catalog, pg_temp
+as $$
+  with changed as (
+    update rowcall.queue q
+    set
+      paused_at = case when p_paused then coalesce(q.paused_at, clock_timestamp()) end,
+      paused_by = case when p_paused then p_by end,
+      pause_note = case when p_paused then p_note end
+    where q.name = p_name
+    returning 1
+  )
+  select exists (select from changed)
+$$;
+
+create function rowcall.pause_method(p_name text, p_paused boolean, p_by text, p_note text)
+returns boolean
+language sql security definer set search_path = pg_catalog, pg_temp
+as $$
+  with changed as (
+    update rowcall.method m
+    set
+      paused_at = case when p_paused then coalesce(m.paused_at, clock_timestamp()) end,
+      paused_by = case when p_paused then p_by end,
+      pause_note = case when p_paused then p_note end
+    where m.name = p_name
+    returning 1
+  )
+  select exists (select from changed)
+$$;
+
+create function rowcall.pause_tenant(p_tenant text, p_paused boolean, p_by text, p_note text)
+returns boolean
+language sql security definer set search_path = pg_catalog, pg_temp
+as $$
+  with changed as (
+    update rowcall.tenant_route r
+    set
+      paused_at = case when p_paused then coalesce(r.paused_at, clock_timestamp()) end,
+      paused_by = case when p_paused then p_by end,
+      pause_note = case when p_paused then p_note end
+    where r.tenant = p_tenant
+    returning 1
+  )
+  select exists (select from changed)
+$$;
+
+-- The tenant's share beside others, from the next submit on. False: it is not here.
+create function rowcall.weigh_tenant(p_tenant text, p_weight double precision)
+returns boolean
+language sql security definer set search_path = pg_catalog, pg_temp
+as $$
+  with changed as (
+    update rowcall.tenant_route r set weight = p_weight where r.tenant = p_tenant returning 1
+  )
+  select exists (select from changed)
+$$;
+
+-- Everything that is paused here. kind: "queue", "method" or "tenant".
+create function rowcall.pauses()
+returns table (kind text, name text, paused_at timestamptz, paused_by text, pause_note text)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select 'queue', q.name, q.paused_at, q.paused_by, q.pause_note from rowcall.queue q where q.paused_at is not null
+  union all
+  select 'method', m.name, m.paused_at, m.paused_by, m.pause_note from rowcall.method m where m.paused_at is not null
+  union all
+  select 'tenant', r.tenant, r.paused_at, r.paused_by, r.pause_note from rowcall.tenant_route r where r.paused_at is not null
+$$;
+
+-- The queues as operators see them. Counted to p_cap and no further, so that a million
+-- waiting jobs cost no more than p_cap: a count that equals it is a lower bound. The oldest
+-- ready job is looked for among the p_cap jobs of each lane whose turn is next.
+create function rowcall.queue_stats(p_cap integer)
+returns table (
+  name text, paused_at timestamptz, paused_by text, pause_note text, ready bigint, oldest_ready_at timestamptz,
+  held bigint, running bigint, scheduled bigint
+)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+begin
+  return query
+  with due as materialized (
+    select d.queue_id, count(*) as jobs
+    from (select j.queue_id from rowcall.job j where j.state = 1 order by j.run_at limit p_cap) d
+    group by d.queue_id
+  ),
+  run as materialized (
+    select j.queue_id, count(*) as jobs
+    from rowcall.worker w
+    join rowcall.job j on j.worker_id = w.worker_id and j.state = 3
+    group by j.queue_id
+  ),
+  aside as materialized (
+    select h.queue_id, count(*) as jobs
+    from (select j.queue_id from rowcall.job j where j.state = 2 and j.held > 0 limit p_cap) h
+    group by h.queue_id
+  )
+  select
+    q.name, q.paused_at, q.paused_by, q.pause_note, least(r.jobs, p_cap)::bigint, r.oldest,
+    coalesce(a.jobs, 0), coalesce(u.jobs, 0), coalesce(d.jobs, 0)
+  from rowcall.queue q
+  cross join lateral (
+    select count(*) as jobs, min(n.ready_at) as oldest
+    from (values (1), (2), (3), (4)) as l (lane)
+    cross join lateral (
+      select j.ready_at
+      from rowcall.job j
+      where j.state = 2 and j.held = 0 and j.queue_id = q.queue_id and j.lane = l.lane
+      order by j.queue_id, j.lane, j.order_key, j.job_id
+      limit p_cap
+    ) n
+  ) r
+  left join due d on d.queue_id = q.queue_id
+  left join run u on u.queue_id = q.queue_id
+  left join aside a on a.queue_id = q.queue_id
+  order by q.name;
+end
+$$;

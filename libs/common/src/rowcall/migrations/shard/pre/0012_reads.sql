@@ -1,0 +1,296 @@
+-- What people and services read of jobs: the view rowcall.jobs, and capability
+-- functions that all begin with the tenant.
+set local role rowcall_owner;
+
+-- Live and finished jobs as one table that a person can read. Payloads are left
+-- out: they are protobuf bytes, decoded by GetJob's JOB_VIEW_FULL.
+create view rowcall.jobs as
+select
+  'tenants/' || j.tenant || '/operations/' || j.job_id as name,
+  j.tenant,
+  j.job_id,
+  m.name as method,
+  q.name as queue,
+  (array['SCHEDULED', 'READY', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED', 'RESOLVED'])[j.state] as state,
+  (array['URGENT', 'HIGH', 'NORMAL', 'LOW'])[j.priority] as priority,
+  (array['URGENT', 'HIGH', 'NORMAL', 'LOW'])[j.lane] as lane,
+  (array['PAUSED', 'SUSPECT'])[j.held] as held,
+  j.attempt,
+  p.max_attempts,
+  j.lost,
+  j.lost_alone,
+  j.replays,
+  j.actor,
+  j.request_id,
+  split_part(j.traceparent, '-', 2) as trace_id,
+  'tenants/' || j.tenant || '/operations/' || j.parent_job_id as parent,
+  j.labels,
+  j.progress,
+  j.progress_message,
+  j.created_at,
+  j.deadline,
+  j.run_at,
+  j.ready_at,
+  j.started_at,
+  j.finished_at,
+  j.cancel_requested_at,
+  coalesce(j.worker, w.name) as worker,
+  j.error_code,
+  j.error_message,
+  j.error_fingerprint,
+  j.resolved_at,
+  j.resolved_by,
+  j.resolve_note,
+  octet_length(j.request) as request_bytes,
+  octet_length(j.response) as response_bytes,
+  j.attempts
+from (
+  select
+    tenant, job_id, state, lane, priority, nullif(held, 0) as held, queue_id, method_id, policy_id, attempt, lost, lost_alone,
+    replays, actor, request_id, traceparent, parent_job_id, labels, progress, progress_message, created_at, deadline, run_at,
+    ready_at, started_at, null::timestamptz as finished_at, cancel_requested_at, worker_id, null::text as worker,
+    null::integer as error_code, null::text as error_message, null::text as error_fingerprint,
+    null::timestamptz as resolved_at, null::text as resolved_by, null::text as resolve_note, request,
+    null::bytea as response, attempts
+  from rowcall.job
+  union all
+  select
+    tenant, job_id, state, lane, priority, null::smallint, queue_id, method_id, policy_id, attempt, lost, lost_alone,
+    replays, actor, request_id, traceparent, parent_job_id, labels, progress, progress_message, created_at, deadline, run_at,
+    ready_at, started_at, finished_at, cancel_requested_at, worker_id, worker,
+    error_code, error_message, error_fingerprint, resolved_at, resolved_by, resolve_note, request,
+    response, attempts
+  from rowcall.job_history
+) j
+join rowcall.method m on m.method_id = j.method_id
+join rowcall.queue q on q.queue_id = j.queue_id
+join rowcall.policy p on p.policy_id = j.policy_id
+left join rowcall.worker w on w.worker_id = j.worker_id;
+
+-- The first day that one of these jobs can have finished on, as history counts days.
+create function rowcall.earliest_day(p_job_id uuid[])
+returns date
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select (rowcall.uuid_time(a.job_id) at time zone 'UTC')::date - 1
+  from unnest(p_job_id) as a (job_id)
+  order by a.job_id
+  limit 1
+$$;
+
+-- One row of either kind, as services read it.
+create type rowcall.job_row as (
+  tenant text, job_id uuid, state smallint, lane smallint, queue text, method text, attempt integer,
+  max_attempts integer, created_at timestamptz, run_at timestamptz, started_at timestamptz, finished_at timestamptz,
+  cancel_requested_at timestamptz, worker text, actor text, request_id text, traceparent text, labels jsonb,
+  attempts jsonb, span_id text, error bytea, request bytea, response bytea,
+  deadline timestamptz, lost integer, replays integer, parent_job_id uuid, progress real, progress_message text,
+  progress_at timestamptz, held smallint, error_fingerprint text, resolved_at timestamptz, resolved_by text,
+  resolve_note text
+);
+
+-- Jobs by name, live or finished. The lowest id's time bounds the days of history
+-- that are looked through (with a day's slack for a gateway's clock; the upper
+-- bound spares the days that were made ahead). Unknown or foreign ids have no row.
+-- p_request and p_response: with the payloads, else null.
+create function rowcall.read_jobs(p_tenant text[], p_job_id uuid[], p_request boolean, p_response boolean)
+returns setof rowcall.job_row
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+  v_since date := rowcall.earliest_day(p_job_id);
+  v_until date := (statement_timestamp() at time zone 'UTC')::date + 1;
+begin
+  return query
+  with asked as materialized (
+    select a.tenant, a.job_id from unnest(p_tenant, p_job_id) as a (tenant, job_id)
+  ),
+  found as (
+    select
+      j.tenant, j.job_id, j.state, j.priority, j.queue_id, j.method_id, j.policy_id, j.attempt, j.created_at, j.run_at,
+      j.started_at, null::timestamptz as finished_at, j.cancel_requested_at, j.worker_id, null::text as worker, j.actor,
+      j.request_id, j.traceparent, j.labels, j.attempts, null::text as span_id, null::bytea as error,
+      case when p_request then j.request end as request, null::bytea as response,
+      j.deadline, j.lost, j.replays, j.parent_job_id, j.progress, j.progress_message, j.progress_at,
+      nullif(j.held, 0::smallint) as held,
+      null::text as error_fingerprint, null::timestamptz as resolved_at, null::text as resolved_by,
+      null::text as resolve_note
+    from asked a
+    cross join lateral (
+      select * from rowcall.job j where j.tenant = a.tenant and j.job_id = a.job_id limit 1
+    ) j
+    union all
+    select
+      h.tenant, h.job_id, h.state, h.priority, h.queue_id, h.method_id, h.policy_id, h.attempt, h.created_at, h.run_at,
+      h.started_at, h.finished_at, h.cancel_requested_at, h.worker_id, h.worker, h.actor,
+      h.request_id, h.traceparent, h.labels, h.attempts, h.span_id, h.error,
+      case when p_request then h.request end, case when p_response then h.response end,
+      h.deadline, h.lost, h.replays, h.parent_job_id, h.progress, h.progress_message, h.progress_at, null::smallint,
+      h.error_fingerprint, h.resolved_at, h.resolved_by, h.resolve_note
+    from asked a
+    cross join lateral (
+      select *
+      from rowcall.job_history h
+      where h.tenant = a.tenant and h.job_id = a.job_id and h.finished_on between v_since and v_until
+      limit 1
+    ) h
+  )
+  select
+    f.tenant, f.job_id, f.state, f.priority, q.name, m.name, f.attempt, p.max_attempts, f.created_at, f.run_at,
+    f.started_at, f.finished_at, f.cancel_requested_at, coalesce(f.worker, w.name), f.actor, f.request_id,
+    f.traceparent, f.labels, f.attempts, f.span_id, f.error, f.request, f.response,
+    f.deadline, f.lost, f.replays, f.parent_job_id, f.progress, f.progress_message, f.progress_at, f.held,
+    f.error_fingerprint, f.resolved_at, f.resolved_by, f.resolve_note
+  from found f
+  join rowcall.queue q on q.queue_id = f.queue_id
+  join rowcall.method m on m.method_id = f.method_id
+  join rowcall.policy p on p.policy_id = f.policy_id
+  left join rowcall.worker w on w.worker_id = f.worker_id;
+end
+$$;
+
+-- The finished ones of the jobs asked for, with their answers: what waiting calls
+-- poll. Only history is looked at: a live job has no answer.
+create function rowcall.read_outcomes(p_tenant text[], p_job_id uuid[])
+returns table (
+  tenant text, job_id uuid, state smallint, attempt integer, response bytea, error bytea, traceparent text
+)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+  v_since date := rowcall.earliest_day(p_job_id);
+  v_until date := (statement_timestamp() at time zone 'UTC')::date + 1;
+begin
+  return query
+  select h.tenant, h.job_id, h.state, h.attempt, h.response, h.error, h.traceparent
+  from unnest(p_tenant, p_job_id) as a (tenant, job_id)
+  -- Limited, so that it stays a lookup by key, however small history was when the
+  -- plan was made.
+  cross join lateral (
+    select *
+    from rowcall.job_history h
+    where h.tenant = a.tenant and h.job_id = a.job_id and h.finished_on between v_since and v_until
+    limit 1
+  ) h;
+end
+$$;
+
+-- The ids of a tenant's jobs that match, newest first, below p_before. Every other
+-- argument narrows, or is null: states (rowcall.v1.JobState), method, queue, labels
+-- (all of them), failure's fingerprint, actor, idempotency key, parent, times from (inclusive) and
+-- to (exclusive) of creation and of finishing.
+create function rowcall.find_jobs(
+  p_tenant text, p_before uuid, p_limit integer, p_states smallint[], p_method text, p_queue text, p_labels jsonb,
+  p_fingerprint text, p_actor text, p_request_id text, p_parent_job_id uuid,
+  p_created_from timestamptz, p_created_to timestamptz, p_finished_from timestamptz, p_finished_to timestamptz
+)
+returns table (job_id uuid)
+-- Planned for each call, with what is null left out.
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_custom_plan
+as $$
+#variable_conflict use_column
+declare
+  v_method_id integer := (select m.method_id from rowcall.method m where m.name = p_method);
+  v_queue_id integer := (select q.queue_id from rowcall.queue q where q.name = p_queue);
+  v_live boolean := p_finished_from is null and p_finished_to is null and p_fingerprint is null
+    and coalesce(p_states && array[1, 2, 3]::smallint[], true);
+  v_done boolean := coalesce(p_states && array[4, 5, 6, 7]::smallint[], true);
+  v_failed boolean := p_states = array[5]::smallint[];
+  v_first date := (p_finished_from at time zone 'UTC')::date;
+  v_last date := (p_finished_to at time zone 'UTC')::date;
+begin
+  if p_method is not null and v_method_id is null or p_queue is not null and v_queue_id is null then
+    return;
+  end if;
+  return query
+  with chosen as (
+    (
+      select j.job_id
+      from rowcall.job j
+      where v_live
+        and j.tenant = p_tenant
+        and (p_before is null or j.job_id < p_before)
+        and (p_states is null or j.state = any (p_states))
+        and (p_method is null or j.method_id = v_method_id)
+        and (p_queue is null or j.queue_id = v_queue_id)
+        and (p_labels is null or j.labels @> p_labels)
+        and (p_actor is null or j.actor = p_actor)
+        and (p_request_id is null or j.request_id = p_request_id)
+        and (p_parent_job_id is null or j.parent_job_id = p_parent_job_id)
+        and (p_created_from is null or j.created_at >= p_created_from)
+        and (p_created_to is null or j.created_at < p_created_to)
+      order by j.job_id desc
+      limit p_limit
+    )
+    union all
+    (
+      select h.job_id
+      from rowcall.job_history h
+      where v_done
+        and h.tenant = p_tenant
+        and (p_before is null or h.job_id < p_before)
+        and (p_states is null or h.state = any (p_states))
+        -- Said so that the index of the failed ones is used for them.
+        and (not v_failed or h.state = 5)
+        and (p_fingerprint is null or h.error_fingerprint = p_fingerprint)
+        and (p_method is null or h.method_id = v_method_id)
+        and (p_queue is null or h.queue_id = v_queue_id)
+        and (p_labels is null or h.labels @> p_labels)
+        and (p_actor is null or h.actor = p_actor)
+        and (p_request_id is null or h.request_id = p_request_id)
+        and (p_parent_job_id is null or h.parent_job_id = p_parent_job_id)
+        and (p_created_from is null or h.created_at >= p_created_from)
+        and (p_created_to is null or h.created_at < p_created_to)
+        and (p_finished_from is null or h.finished_at >= p_finished_from and h.finished_on >= v_first)
+        and (p_finished_to is null or h.finished_at < p_finished_to and h.finished_on <= v_last)
+      order by h.job_id desc
+      limit p_limit
+    )
+  )
+  select c.job_id from chosen c order by c.job_id desc limit p_limit;
+end
+$$;
+
+-- A tenant's dead letters by what they died of, most first.
+create function rowcall.group_failures(p_tenant text, p_method text, p_finished_from timestamptz, p_limit integer)
+returns table (
+  method text, error_fingerprint text, jobs bigint, first_finished_at timestamptz, last_finished_at timestamptz,
+  error_code integer, error_message text, last_job_id uuid
+)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_custom_plan
+as $$
+#variable_conflict use_column
+declare
+  v_method_id integer := (select m.method_id from rowcall.method m where m.name = p_method);
+  v_first date := (p_finished_from at time zone 'UTC')::date;
+begin
+  return query
+  with failed as (
+    select
+      h.method_id, h.error_fingerprint, count(*) as jobs, min(h.finished_at) as first_at, max(h.finished_at) as last_at,
+      (array_agg(h.error_code order by h.job_id desc))[1] as error_code,
+      (array_agg(h.error_message order by h.job_id desc))[1] as error_message,
+      (array_agg(h.job_id order by h.job_id desc))[1] as last_job_id
+    from rowcall.job_history h
+    where h.tenant = p_tenant
+      and h.state = 5
+      and (p_method is null or h.method_id = v_method_id)
+      and (p_finished_from is null or h.finished_at >= p_finished_from and h.finished_on >= v_first)
+    group by h.method_id, h.error_fingerprint
+  )
+  select m.name, f.error_fingerprint, f.jobs, f.first_at, f.last_at, f.error_code, f.error_message, f.last_job_id
+  from failed f
+  join rowcall.method m on m.method_id = f.method_id
+  order by f.jobs desc, f.last_at desc
+  limit p_limit;
+end
+$$;

@@ -1,0 +1,34 @@
+-- Who may do what. Nobody but the owner has rights on tables; a function is
+-- granted by name to the roles that need it.
+set local role rowcall_owner;
+
+revoke all on all functions in schema rowcall from public;
+-- Also of the functions that later migrations bring. (Said of one schema it would
+-- have no effect: defaults of a schema can only add to those of the database.)
+alter default privileges revoke all on functions from public;
+
+grant execute on function
+  rowcall.adopt_tenant, rowcall.tenant_route, rowcall.shard_facts,
+  rowcall.queue_id, rowcall.method_id, rowcall.policy_id, rowcall.publish_method, rowcall.exchange_turns,
+  rowcall.submit_jobs, rowcall.read_jobs, rowcall.read_outcomes, rowcall.find_jobs, rowcall.group_failures,
+  rowcall.cancel_job, rowcall.delete_job, rowcall.replay_jobs, rowcall.resolve_jobs,
+  rowcall.pause_queue, rowcall.pause_method, rowcall.pause_tenant, rowcall.weigh_tenant, rowcall.pauses,
+  rowcall.queue_stats
+to rowcall_gateway;
+
+-- Of these, queue_id to submit_jobs are for the jobs that handlers submit.
+grant execute on function
+  rowcall.queue_id, rowcall.policy_id, rowcall.publish_method, rowcall.submit_jobs,
+  rowcall.shard_facts, rowcall.method_id, rowcall.policies, rowcall.queues,
+  rowcall.register_worker, rowcall.guard_worker, rowcall.renew_worker, rowcall.retire_worker, rowcall.elect,
+  rowcall.make_history_days, rowcall.drop_history_day, rowcall.forget_turns,
+  rowcall.claim_jobs, rowcall.claim_alone, rowcall.suspect_waits, rowcall.settle_jobs, rowcall.release_jobs,
+  rowcall.report_progress, rowcall.promote_jobs, rowcall.bury_workers, rowcall.rescue_jobs,
+  rowcall.expire_attempts, rowcall.expire_jobs, rowcall.age_jobs, rowcall.hold_paused, rowcall.free_resumed,
+  rowcall.expire_keys
+to rowcall_worker;
+
+-- Services that share the shard submit and do nothing else.
+grant execute on function rowcall.submit_v1 to rowcall_submitter;
+
+grant select on rowcall.jobs to rowcall_reader;

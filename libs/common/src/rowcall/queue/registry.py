@@ -1,0 +1,67 @@
+"""A shard's ids of methods, policies and queues, made where they are new. Called by the store and the work queue."""
+
+from __future__ import annotations
+
+from rowcall.catalogue.model import JobMethod, Policy
+from rowcall.queue.arrays import IntegerArray
+from rowcall.queue.model import MethodIds
+from rowcall.queue.session import Session
+
+
+class Registry:
+    """Ids of one shard; remembered, for they never change."""
+
+    def __init__(self, session: Session) -> None:
+        """
+        Args:
+            session: One that may write.
+        """
+        self._session = session
+        self._known: dict[tuple[str, Policy], MethodIds] = {}
+        self._published: set[tuple[str, Policy]] = set()
+
+    def known(self, method: str, policy: Policy) -> MethodIds | None:
+        """What is remembered."""
+        return self._known.get((method, policy))
+
+    async def method_ids(self, method: str, policy: Policy) -> MethodIds:
+        """The ids of a method ("package.Service/Method") with its policy. Raises RowcallError."""
+        known = self._known.get((method, policy))
+        if known is None:
+            known = self._known[method, policy] = MethodIds(
+                method_id=await self._session.value("method_id", {"name": method}),
+                policy_id=await self._session.value(
+                    "policy_id",
+                    {
+                        "max_attempts": policy.max_attempts,
+                        "backoff_initial": policy.backoff_initial,
+                        "backoff_maximum": policy.backoff_maximum,
+                        "backoff_multiplier": policy.backoff_multiplier,
+                        "timeout": policy.timeout,
+                        "retention": policy.retention,
+                        "on_abandon": policy.on_abandon,
+                        "deadline": policy.deadline,
+                        "retry_codes": IntegerArray(policy.retry_codes),
+                    },
+                ),
+                queue_id=await self._session.value("queue_id", {"name": policy.queue}),
+            )
+        return known
+
+    async def publish(self, method: JobMethod) -> MethodIds:
+        """The ids of a method, and the shard knows of it what `submit_v1` and follow-up jobs need. Raises RowcallError."""
+        ids = await self.method_ids(method.name, method.policy)
+        if (method.name, method.policy) not in self._published:
+            await self._session.rows(
+                "publish_method",
+                {
+                    "method_id": ids.method_id,
+                    "policy_id": ids.policy_id,
+                    "queue_id": ids.queue_id,
+                    "lane": method.policy.priority,
+                    "request_type": method.request_type,
+                    "response_type": method.response_type,
+                },
+            )
+            self._published.add((method.name, method.policy))
+        return ids

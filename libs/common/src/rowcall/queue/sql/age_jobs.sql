@@ -1,0 +1,1 @@
+select queue_id, aged from rowcall.age_jobs(p_limit => %(limit)s::integer)

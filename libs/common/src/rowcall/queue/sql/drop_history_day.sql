@@ -1,0 +1,1 @@
+select rowcall.drop_history_day(p_tries => %(tries)s::integer)

@@ -1,0 +1,8 @@
+select tenant, job_id, queue_id, state, waiter_id, worker
+from rowcall.expire_attempts(
+  p_limit => %(limit)s::integer,
+  p_grace => %(grace)s,
+  p_timeout_error => %(timeout_error)s,
+  p_deadline_error => %(deadline_error)s,
+  p_cancelled_error => %(cancelled_error)s
+)

@@ -1,0 +1,2 @@
+select tenant, job_id, waiter_id
+from rowcall.expire_jobs(p_limit => %(limit)s::integer, p_deadline_error => %(deadline_error)s)

@@ -1,0 +1,1 @@
+select rowcall.forget_turns(p_limit => %(limit)s::integer)

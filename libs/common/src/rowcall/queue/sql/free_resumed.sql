@@ -1,0 +1,1 @@
+select queue_id, freed from rowcall.free_resumed(p_limit => %(limit)s::integer)

@@ -1,0 +1,1 @@
+select rowcall.guard_worker(p_worker_id => %(worker_id)s)

@@ -1,0 +1,1 @@
+select rowcall.hold_paused(p_limit => %(limit)s::integer)

@@ -1,0 +1,1 @@
+select kind, name, paused_at, paused_by, pause_note from rowcall.pauses()
