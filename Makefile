@@ -23,7 +23,7 @@ export UV_SYSTEM_CERTS ?= true
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-postgres check check-list lint format generate lock bench clean
+.PHONY: help setup demo dev test test-postgres check check-list lint format generate lock chaos bench clean
 
 help: ## This list
 	@echo "Rowcall: a typed gRPC call, kept as a Postgres row until it is answered."
@@ -48,6 +48,9 @@ test-%: setup ## One kind of tests: make test-unit, test-contract, test-integrat
 
 test-postgres: setup ## Tests on Postgres 15, 16, 18, without hints, through PgBouncer: 40 minutes; ONLY=name runs one
 	@$(BIN)/python -m tools.postgres_suite $(if $(ONLY),--only $(ONLY)) $(if $(ARGS),-- $(ARGS))
+
+chaos: setup ## The tests that break things, in their long form: 45 minutes
+	@ROWCALL_CHAOS=long $(BIN)/pytest -m chaos -s $(ARGS)
 
 bench: setup ## The benchmarks: figures, not verdicts
 	@$(BIN)/pytest -m bench -s $(ARGS)
