@@ -136,6 +136,7 @@ async def test_nothing_in_nothing_out(queue: Queue) -> None:
     assert await queue.work.release([]) == []
 
 
+@pytest.mark.straight("it counts the statements that its own session prepared")
 async def test_batches_of_every_size_and_content_are_sent_the_same_way(queue: Queue) -> None:
     """One prepared statement for all of them: the types of the columns do not change with what is in them."""
     async with AsyncConnectionPool(queue.logins.gateway, min_size=1, max_size=1, open=False) as pool:

@@ -20,6 +20,7 @@ from rowcall.names import operation_name
 from rowcall.queue.model import Submission, SubmitOutcome, Submitted
 from rowcall.queue.postgres import PostgresJobStore, PostgresWorkQueue
 from tests.fix_cluster import RestartableCluster
+from tests.fix_pooler import UNPREPARED
 from tests.fix_queue import READY, Queue
 from tests.gate import Gate
 from tests.waiting import until
@@ -35,7 +36,9 @@ def reason(answer: object) -> str:
 @asynccontextmanager
 async def store_of(dsn: str, *, give_up_after: float = 30, size: int = 2) -> AsyncIterator[PostgresJobStore]:
     """A store over a pool of its own."""
-    async with AsyncConnectionPool(dsn, min_size=1, max_size=size, open=False, name="a", timeout=1) as pool:
+    async with AsyncConnectionPool(
+        dsn, kwargs=dict(UNPREPARED), min_size=1, max_size=size, open=False, name="a", timeout=1
+    ) as pool:
         store = PostgresJobStore(pool, pool, give_up_after=timedelta(seconds=give_up_after))
         yield store
         await store.close()
@@ -217,7 +220,9 @@ async def test_a_shard_without_a_name_is_a_schema_mismatch(queue: Queue) -> None
 
 
 async def test_nothing_is_submitted_under_another_shards_name(queue: Queue) -> None:
-    async with AsyncConnectionPool(queue.logins.gateway, min_size=1, max_size=2, open=False) as pool:
+    async with AsyncConnectionPool(
+        queue.logins.gateway, kwargs=dict(UNPREPARED), min_size=1, max_size=2, open=False
+    ) as pool:
         other = PostgresJobStore(pool, pool, shard="other")
         with pytest.raises(RowcallError, match="configured as shard 'other' is the shard") as error:
             await other.method_ids("a.B/Unwritten", Policy())
@@ -245,7 +250,9 @@ async def test_a_claim_whose_caller_is_cancelled_runs_to_its_end(queue: Queue) -
     """What it claimed is then the worker's, and comes back with the worker's lease, never half."""
     await queue.submit(queue.call())
     worker = await queue.worker()
-    async with AsyncConnectionPool(queue.logins.worker, min_size=1, max_size=1, open=False, name="a") as pool:
+    async with AsyncConnectionPool(
+        queue.logins.worker, kwargs=dict(UNPREPARED), min_size=1, max_size=1, open=False, name="a"
+    ) as pool:
         work = PostgresWorkQueue(pool, pool, pool)
         async with holding(queue, "lock table rowcall.queue_lane in access exclusive mode") as lock:
             claim = asyncio.create_task(

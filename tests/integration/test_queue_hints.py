@@ -16,7 +16,6 @@ from tests.fix_cluster import Cluster
 from tests.gate import Gate
 from tests.waiting import until
 
-
 pytestmark = pytest.mark.hinted("hints themselves are tested")
 
 

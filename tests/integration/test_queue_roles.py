@@ -97,6 +97,7 @@ async def test_a_gateway_cannot_claim_nor_a_worker_submit_nor_either_read_tables
     await gateway.execute(read.encode())
 
 
+@pytest.mark.straight("it puts names into a session, which would stay in one of the pooler's")
 async def test_names_in_a_session_do_not_reach_into_functions(queue: Queue, logins: Logins) -> None:
     """Whatever a login puts before pg_catalog, functions that act for the owner use what they mean."""
     call = queue.call()

@@ -26,6 +26,8 @@ from tests.fix_cluster import Cluster, RestartableCluster
 from tests.gate import Gate
 from tests.waiting import until
 
+NO_LOOK = "through a pooler nobody looks at the server before the start"
+
 
 def settings_of(cluster: Cluster, **changed: Any) -> ClusterSettings:
     values = {**cluster.settings, "pool_timeout": "2s", **changed}
@@ -55,6 +57,7 @@ async def until_served(shard: Shard) -> None:
             return
 
 
+@pytest.mark.straight(NO_LOOK)
 async def test_a_shard_that_is_down_at_the_start_stops_nobody_else(cluster: Cluster) -> None:
     async with Gate(cluster.service_shards["b"]) as gate:
         await gate.shut()
@@ -77,6 +80,7 @@ async def test_a_shard_that_is_down_at_the_start_stops_nobody_else(cluster: Clus
                 await until_served(router.shard("b"))
 
 
+@pytest.mark.straight(NO_LOOK)
 @pytest.mark.parametrize("workloads", [GATEWAY_WORKLOADS, WORKER_WORKLOADS], ids=["gateway", "worker"])
 async def test_a_login_that_is_refused_is_refused_at_the_start(
     cluster: Cluster, workloads: frozenset[Workload]
@@ -216,6 +220,7 @@ async def test_a_pool_opens_no_more_than_its_size_and_then_refuses(cluster: Clus
             await connection.execute("select 1")
 
 
+@pytest.mark.straight("a pooler takes any number of connections")
 async def test_a_server_that_gives_no_more_connections_is_not_taken_for_one_that_is_away(cluster: Cluster) -> None:
     with plain_role(cluster, "connection limit 1") as login:
         dsn = psycopg.conninfo.make_conninfo(cluster.service_shards["a"], **login)
@@ -227,6 +232,7 @@ async def test_a_server_that_gives_no_more_connections_is_not_taken_for_one_that
             await connection.execute("select 1")
 
 
+@pytest.mark.straight("it hears a notification on a pooled connection")
 async def test_a_caller_that_goes_away_while_its_connection_is_checked_keeps_none(cluster: Cluster) -> None:
     async with Gate(cluster.service_shards["a"]) as gate, small_pool(cluster, gate.dsn, pool_timeout="1s") as pool:
         await pool.wait()  # for the first connection, so that nobody asks for a second
@@ -254,6 +260,7 @@ async def test_a_closed_pool_refuses(cluster: Cluster) -> None:
             await pool.getconn()
 
 
+@pytest.mark.straight("no startup options are sent through a pooler")
 async def test_sessions_are_named_and_end_by_themselves(cluster: Cluster) -> None:
     async with opened(cluster) as router:
         shard = router.shard("a")
@@ -270,6 +277,7 @@ async def test_sessions_are_named_and_end_by_themselves(cluster: Cluster) -> Non
             assert await cursor.fetchone() == ("test listen", "0")
 
 
+@pytest.mark.straight("PgBouncer refuses startup options")
 async def test_what_the_operator_says_in_the_connection_string_stands(cluster: Cluster) -> None:
     dsn = psycopg.conninfo.make_conninfo(
         cluster.service_shards["a"], options="-c statement_timeout=1234", keepalives_idle=77
@@ -307,6 +315,7 @@ def allowed(cluster: Cluster) -> int:
     return int(row[0])
 
 
+@pytest.mark.straight(NO_LOOK)
 async def test_pools_that_a_server_has_no_room_for_are_refused(cluster: Cluster, allowed: int) -> None:
     # Catalogue and both shards are on one server, reached by two names: 2 shards * (submit + read + dedicated) + catalogue.
     shards = {**cluster.shards, "b": cluster.shards["b"].replace("127.0.0.1", "localhost")}
@@ -340,6 +349,7 @@ async def test_a_modest_process_is_not_warned(cluster: Cluster) -> None:
     assert not logs
 
 
+@pytest.mark.straight(NO_LOOK)
 async def test_only_the_pools_that_are_opened_count(cluster: Cluster, allowed: int) -> None:
     settings = settings_of(cluster, pool_claim=allowed)
     async with await Router.open(settings, workloads=GATEWAY_WORKLOADS) as router:
@@ -363,6 +373,7 @@ async def test_through_a_pooler_nothing_is_sent_that_it_refuses(cluster: Cluster
             assert await cursor.fetchone() == (0,)
 
 
+@pytest.mark.straight(NO_LOOK)
 async def test_the_server_is_recognised_without_special_rights(cluster: Cluster, allowed: int) -> None:
     with plain_role(cluster) as login:
         shards = {name: psycopg.conninfo.make_conninfo(dsn, **login) for name, dsn in cluster.service_shards.items()}

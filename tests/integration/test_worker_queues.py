@@ -43,6 +43,7 @@ async def test_only_the_queues_that_were_named_are_drained(calls: Calls, workers
     assert (await calls.row(other)).state == JobState.JOB_STATE_READY
 
 
+@pytest.mark.hinted("only a hint could tell of the queue in time")
 async def test_a_new_queue_is_found_by_its_hint(
     calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
