@@ -109,9 +109,7 @@ async def test_a_login_that_is_refused_later_is_named_in_the_log(cluster: Cluste
                 await ask(router.shard("a"))
 
     lines = [line for line in logs if line["event"] == "database unreachable, trying on"]
-    assert all(
-        'authentication failed for user "nobody"' in line["cause"] for line in lines if line["pool"] != "catalogue"
-    )
+    assert all("authentication failed" in line["cause"] for line in lines if line["pool"] != "catalogue")
     assert {"a read"} <= {line["pool"] for line in lines}
     assert "s3cret" not in str(logs)
 
@@ -197,6 +195,7 @@ async def test_in_a_long_outage_calls_are_refused_at_once(cluster: Cluster) -> N
         await until(lambda: bool(pool.get_stats().get("pool_available")))
 
 
+@pytest.mark.straight("the process id that a pooler gives is none of the server's")
 async def test_a_connection_that_the_server_ended_is_not_handed_out(cluster: Cluster) -> None:
     async with small_pool(cluster, cluster.service_shards["a"]) as pool:
         async with pool.connection() as connection:
