@@ -85,6 +85,7 @@ CODES: Final[Mapping[ErrorReason.ValueType, grpc.StatusCode]] = MappingProxyType
         ErrorReason.ERROR_REASON_JOB_DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
         ErrorReason.ERROR_REASON_NOT_KNOWN: grpc.StatusCode.NOT_FOUND,
         ErrorReason.ERROR_REASON_JOB_NOT_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
+        ErrorReason.ERROR_REASON_JOB_FINISHED: grpc.StatusCode.FAILED_PRECONDITION,
     }
 )
 """The code of each reason, as the comments of rowcall/v1/error_reason.proto say. HANDLER_ERROR has the handler's own."""

@@ -168,6 +168,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. Only a failed job can be replayed or resolved. Keys:
     operation, state.
     """
+    ERROR_REASON_JOB_FINISHED: _ErrorReason.ValueType  # 41
+    """FAILED_PRECONDITION. The job is finished: nothing is left to cancel. Keys:
+    operation, state.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or failed: google.rpc.ErrorInfo.reason, without the
@@ -321,6 +325,10 @@ ERROR_REASON_NOT_KNOWN: ErrorReason.ValueType  # 39
 """NOT_FOUND. No shard knows the queue or method, or the tenant is not the caller's. Keys: name."""
 ERROR_REASON_JOB_NOT_FAILED: ErrorReason.ValueType  # 40
 """FAILED_PRECONDITION. Only a failed job can be replayed or resolved. Keys:
+operation, state.
+"""
+ERROR_REASON_JOB_FINISHED: ErrorReason.ValueType  # 41
+"""FAILED_PRECONDITION. The job is finished: nothing is left to cancel. Keys:
 operation, state.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

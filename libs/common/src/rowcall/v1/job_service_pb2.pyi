@@ -644,7 +644,9 @@ class JobSelectionResult(_message.Message):
     done: _builtins.int
     """To how many it was done; 0 in a dry run."""
     more: _builtins.bool
-    """Whether there are more than the limit."""
+    """Whether more are left: beyond the limit, or because the call's time was up
+    first. What was done stays done; call again for the rest.
+    """
     @_builtins.property
     def sample(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of those it was (or would be) done to, the first 100."""

@@ -203,7 +203,7 @@ declare
   v_live boolean := p_finished_from is null and p_finished_to is null and p_fingerprint is null
     and coalesce(p_states && array[1, 2, 3]::smallint[], true);
   v_done boolean := coalesce(p_states && array[4, 5, 6, 7]::smallint[], true);
-  v_failed boolean := p_states = array[5]::smallint[];
+  v_failed boolean := coalesce(p_states = array[5]::smallint[], false);
   v_first date := (p_finished_from at time zone 'UTC')::date;
   v_last date := (p_finished_to at time zone 'UTC')::date;
 begin
