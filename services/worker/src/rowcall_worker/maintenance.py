@@ -1,35 +1,29 @@
-"""Keeps a shard in order beside the work: due jobs, dead workers, days of history, expired keys.
+"""Keeps a shard's jobs moving beside the work: due ones are made ready, those of dead workers taken back.
 
-Every worker does it on every shard, in small batches that pass each other by; there is no leader to lose. Intervals are
-spread so that workers started together do not come together. A failure is logged once and tried again.
+Every worker does it on every shard, in small batches that pass each other by; there is no leader to lose. What only one
+needs to do is in `rowcall_worker.maintainer`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 from uuid import UUID
 
 import structlog
 
-from rowcall.errors import RowcallError
+from rowcall.queue.model import Rescued
 from rowcall.queue.protocol import WorkQueue
 from rowcall.v1.job_pb2 import JobState
+from rowcall_worker.chores import Chore, Chores
 
 PROMOTE_BATCH: Final = 1000
 RESCUE_BATCH: Final = 100
-EXPIRE_BATCH: Final = 1000
-HISTORY_DAYS: Final = 14
-"""How many days of history are made ahead."""
 
 PROMOTE_EVERY: Final = 0.5
-BURY_EVERY: Final = 1.0
-EXPIRE_EVERY: Final = 60.0
-HISTORY_EVERY: Final = 3600.0
-"""Seconds, spread by a fifth."""
+BURY_EVERY: Final = 0.5
+"""Seconds. Two beats and this, and a killed worker's jobs are ready again."""
 
 _SOON: Final = 0.005
 """Seconds by which a retry is looked for later than it is due, so that it is."""
@@ -37,90 +31,73 @@ _SOON: Final = 0.005
 _log = structlog.get_logger(__name__)
 
 
-class Maintenance:
-    """The housekeeping of one worker on one shard."""
+class Telling:
+    """Tells of jobs that housekeeping has moved: workers of those that are ready, gateways of those that have ended."""
 
-    def __init__(
-        self,
-        queue: WorkQueue,
-        *,
-        shard: str,
-        ready: Callable[[Iterable[int]], None],
-        done: Callable[[UUID, Sequence[UUID]], None],
-    ) -> None:
+    def __init__(self, ready: Callable[[Iterable[int]], None], done: Callable[[UUID, Sequence[UUID]], None]) -> None:
         """Args:
-        queue: The shard's.
-        shard: Its name, for the log.
         ready: Called with the queues that got ready jobs.
         done: Called for each gateway with the jobs it may be waiting for.
         """
+        self.ready = ready
+        self._done = done
+
+    def taken_back(self, jobs: Sequence[Rescued]) -> None:
+        """Jobs were taken from their worker, whichever way."""
+        ready = {job.queue_id for job in jobs if job.state == JobState.JOB_STATE_READY}
+        if ready:
+            self.ready(ready)
+        self.ended((job.job_id, job.waiter_id) for job in jobs if job.state >= JobState.JOB_STATE_SUCCEEDED)
+
+    def ended(self, jobs: Iterable[tuple[UUID, UUID | None]]) -> None:
+        """Jobs have ended, with the gateways that wait for them."""
+        waiting: dict[UUID, list[UUID]] = {}
+        for job_id, waiter in jobs:
+            if waiter is not None:
+                waiting.setdefault(waiter, []).append(job_id)
+        for waiter, job_ids in waiting.items():
+            self._done(waiter, job_ids)
+
+
+class Maintenance:
+    """The housekeeping that every worker does on one shard."""
+
+    def __init__(self, queue: WorkQueue, *, shard: str, telling: Telling) -> None:
+        """Args:
+        queue: The shard's.
+        shard: Its name, for the log.
+        telling: Is told of the jobs that were moved.
+        """
         self._queue = queue
         self._shard = shard
-        self._ready = ready
-        self._done = done
-        self._promote_now = asyncio.Event()
-        self._rescue_now = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._telling = telling
+        self._promote_chore = Chore("promote due jobs", self._promote, PROMOTE_EVERY)
+        self._rescue_chore = Chore("rescue jobs", self._rescue, BURY_EVERY)
+        self._chores = Chores((self._promote_chore, self._rescue_chore), shard=shard)
 
     def start(self) -> None:
         """Starts; the first round of each is at once."""
-        self._tasks = [
-            asyncio.create_task(self._repeat(name, work, every, wake), name=f"{name} {self._shard}")
-            for name, work, every, wake in (
-                ("promote due jobs", self._promote, PROMOTE_EVERY, self._promote_now),
-                ("rescue jobs", self._rescue, BURY_EVERY, self._rescue_now),
-                ("expire keys", self._expire, EXPIRE_EVERY, None),
-                ("make days of history", self._make_days, HISTORY_EVERY, None),
-            )
-        ]
+        self._chores.start()
 
     async def stop(self) -> None:
         """Stops; statements in flight run to their end in the queue."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._chores.stop()
 
     def due_in(self, seconds: float) -> None:
         """A job of this shard is due after so long: it is looked for then, not only at the next round."""
         if seconds < PROMOTE_EVERY:
-            asyncio.get_running_loop().call_later(seconds + _SOON, self._promote_now.set)
+            asyncio.get_running_loop().call_later(seconds + _SOON, self._promote_chore.wake.set)
 
     def rescue_soon(self) -> None:
         """There are jobs to take back: not only at the next round."""
-        self._rescue_now.set()
-
-    async def _repeat(
-        self, name: str, work: Callable[[], Awaitable[None]], every: float, wake: asyncio.Event | None
-    ) -> None:
-        failing = False
-        while True:
-            try:
-                await work()
-                failing = False
-            except Exception as error:  # noqa: BLE001  housekeeping goes on: the next round may do better
-                if not failing:
-                    _log.warning(
-                        "housekeeping failed, trying again",
-                        shard=self._shard,
-                        task=name,
-                        error=str(error) if isinstance(error, RowcallError) else type(error).__name__,
-                        exc_info=None if isinstance(error, RowcallError) else error,
-                    )
-                failing = True
-            pause = every * random.uniform(0.8, 1.2)  # noqa: S311  spreads, guards nothing
-            if wake is None:
-                await asyncio.sleep(pause)
-            else:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(wake.wait(), pause)
-                wake.clear()
+        self._rescue_chore.wake.set()
 
     async def _promote(self) -> None:
         full = True
         while full:
             promoted = await self._queue.promote(PROMOTE_BATCH)
             if promoted:
-                self._ready(promoted.keys())
+                self._telling.ready(promoted.keys())
             full = sum(promoted.values()) >= PROMOTE_BATCH
 
     async def _rescue(self) -> None:
@@ -136,20 +113,5 @@ class Maintenance:
                     rescued=len(rescued),
                     worker=", ".join(sorted({job.worker for job in rescued})),
                 )
-                self._ready({job.queue_id for job in rescued if job.state == JobState.JOB_STATE_READY})
-                waiting: dict[UUID, list[UUID]] = {}
-                for job in rescued:
-                    if job.state != JobState.JOB_STATE_READY and job.waiter_id is not None:
-                        waiting.setdefault(job.waiter_id, []).append(job.job_id)
-                for waiter, jobs in waiting.items():
-                    self._done(waiter, jobs)
+                self._telling.taken_back(rescued)
             full = len(rescued) >= RESCUE_BATCH
-
-    async def _expire(self) -> None:
-        while await self._queue.expire_keys(EXPIRE_BATCH) >= EXPIRE_BATCH:
-            pass
-
-    async def _make_days(self) -> None:
-        made = await self._queue.make_history_days(HISTORY_DAYS)
-        if made:
-            _log.info("days of history made", shard=self._shard, count=made)

@@ -143,6 +143,12 @@ class Registrar:
         """Those whose lease is being renewed."""
         return list(self._leases)
 
+    @property
+    def worker_id(self) -> UUID | None:
+        """The present identity; None while there is none."""
+        current = self._current
+        return current.worker_id if current is not None and current.usable else None
+
     async def register(self) -> None:
         """Registers under a new identity. Raises RowcallError."""
         worker_id = uuid4()

@@ -27,7 +27,8 @@ from rowcall.sharding import Shard, Workload
 from rowcall_worker.claimer import Claimer, Policies
 from rowcall_worker.executor import Attempt, Executor
 from rowcall_worker.handlers import ServedMethod
-from rowcall_worker.maintenance import Maintenance
+from rowcall_worker.maintainer import Maintainer
+from rowcall_worker.maintenance import Maintenance, Telling
 from rowcall_worker.registration import Registrar
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.settler import Settler
@@ -83,7 +84,11 @@ class ShardWorker:
                 connected=self._listening,
                 name="rowcall-worker listen",
             )
-        self._maintenance = Maintenance(self._queue, shard=shard.name, ready=self._ready, done=self._done)
+        telling = Telling(self._ready, self._done)
+        self._maintenance = Maintenance(self._queue, shard=shard.name, telling=telling)
+        self._maintainer = Maintainer(
+            self._queue, shard=shard.name, worker_id=lambda: self._registrar.worker_id, telling=telling
+        )
         self._settler = Settler(self._queue, shard=shard.name, done=self._done, again=self._maintenance.due_in)
         self._registrar = Registrar(
             self._queue,
@@ -113,6 +118,7 @@ class ShardWorker:
         self._settler.start()
         self._registrar.start()
         self._maintenance.start()
+        self._maintainer.start()
         policies = Policies(self._queue)
         for is_async, slots in ((True, self._executor.async_slots), (False, self._executor.sync_slots)):
             methods = {method_id: method for method_id, method in by_id.items() if method.is_async is is_async}
@@ -176,6 +182,7 @@ class ShardWorker:
         if self._listener is not None:
             await self._listener.close()
         await self._maintenance.stop()
+        await self._maintainer.stop()
         await self._settler.stop()
         await self._registrar.leave()
         if self._notifier is not None:

@@ -96,6 +96,9 @@ class JobStore(Protocol):
     async def cancel(self, tenant: str, job_id: UUID, *, only_unstarted: bool = False) -> Cancelled | None:
         """Cancels a waiting job, marks a running one; None if there is no live job."""
 
+    async def cancel_many(self, tenant: str, job_ids: Sequence[UUID]) -> dict[UUID, Cancelled]:
+        """Cancels those that wait, marks those that run, in one transaction; what it came to for each live one."""
+
     async def replay(self, tenant: str, job_ids: Sequence[UUID]) -> dict[UUID, int]:
         """Makes failed jobs READY again under their own names; those that were, with their queues."""
 
@@ -214,6 +217,9 @@ class WorkQueue(Protocol):
     async def drop_history_day(self, tries: int = ...) -> str | None:
         """Drops a day of history that is past its retention: its table's name; "": one is due but in use; None: none is."""
 
+    async def analyze_history(self) -> None:
+        """Takes history's statistics anew, after days came or went."""
+
     async def expire_keys(self, limit: int) -> int:
         """Takes expired idempotency keys away; how many."""
 
@@ -230,11 +236,14 @@ class QueueAdmin(Protocol):
     async def stats(self, cap: int) -> list[QueueStats]:
         """Every queue; counts stop at the cap."""
 
-    async def pauses(self) -> list[Pause]:
-        """Everything that is paused."""
+    async def pauses(self, tenant: str) -> list[Pause]:
+        """The queues and methods that are paused, and the tenant, if it is."""
 
     async def pause(self, kind: str, name: str, *, by: str | None, note: str | None) -> bool:
-        """Pauses a "queue", "method" or "tenant"; False: the shard does not know it."""
+        """Pauses a "queue", "method" or "tenant"; False: the shard does not know it.
+
+        A pause that is there already stays as it is.
+        """
 
     async def resume(self, kind: str, name: str) -> bool:
         """Ends a pause, if there is one; False: the shard does not know the name."""

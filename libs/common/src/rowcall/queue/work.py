@@ -248,6 +248,10 @@ class PostgresWorkQueue:
         dropped: str | None = await self._house.value("drop_history_day", {"tries": tries})
         return dropped
 
+    async def analyze_history(self) -> None:
+        """See WorkQueue.analyze_history."""
+        await self._house.rows("analyze_history")
+
     async def make_history_days(self, days: int) -> int:
         """See WorkQueue.make_history_days."""
         made: int = await self._house.value("make_history_days", {"days": days})

@@ -254,3 +254,14 @@ begin
   return '';
 end
 $$;
+
+-- The root's statistics after days came or went: autovacuum never looks at a
+-- partitioned table itself.
+create function rowcall.analyze_history()
+returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  analyze rowcall.job_history;
+end
+$$;

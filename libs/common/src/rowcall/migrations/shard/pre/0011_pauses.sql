@@ -2,7 +2,9 @@
 set local role rowcall_owner;
 
 -- Pauses or resumes a queue: nothing of it is claimed meanwhile, what runs goes on.
--- False: there is no such queue here. A pause that is there already keeps its time.
+-- False: there is no such queue here. A pause that is there already stays as it is, with
+-- its time, its actor and its note; it is written all the same, so that the answer to a
+-- repeat is as durable as the first one.
 create function rowcall.pause_queue(p_name text, p_paused boolean, p_by text, p_note text)
 returns boolean
 language sql security definer set search_path = pg_catalog, pg_temp
@@ -11,8 +13,8 @@ as $$
     update rowcall.queue q
     set
       paused_at = case when p_paused then coalesce(q.paused_at, clock_timestamp()) end,
-      paused_by = case when p_paused then p_by end,
-      pause_note = case when p_paused then p_note end
+      paused_by = case when p_paused then case when q.paused_at is null then p_by else q.paused_by end end,
+      pause_note = case when p_paused then case when q.paused_at is null then p_note else q.pause_note end end
     where q.name = p_name
     returning 1
   )
@@ -27,14 +29,15 @@ as $$
     update rowcall.method m
     set
       paused_at = case when p_paused then coalesce(m.paused_at, clock_timestamp()) end,
-      paused_by = case when p_paused then p_by end,
-      pause_note = case when p_paused then p_note end
+      paused_by = case when p_paused then case when m.paused_at is null then p_by else m.paused_by end end,
+      pause_note = case when p_paused then case when m.paused_at is null then p_note else m.pause_note end end
     where m.name = p_name
     returning 1
   )
   select exists (select from changed)
 $$;
 
+-- A tenant that moved away is paused where it lives now.
 create function rowcall.pause_tenant(p_tenant text, p_paused boolean, p_by text, p_note text)
 returns boolean
 language sql security definer set search_path = pg_catalog, pg_temp
@@ -43,9 +46,9 @@ as $$
     update rowcall.tenant_route r
     set
       paused_at = case when p_paused then coalesce(r.paused_at, clock_timestamp()) end,
-      paused_by = case when p_paused then p_by end,
-      pause_note = case when p_paused then p_note end
-    where r.tenant = p_tenant
+      paused_by = case when p_paused then case when r.paused_at is null then p_by else r.paused_by end end,
+      pause_note = case when p_paused then case when r.paused_at is null then p_note else r.pause_note end end
+    where r.tenant = p_tenant and r.state <> 3
     returning 1
   )
   select exists (select from changed)
@@ -57,13 +60,14 @@ returns boolean
 language sql security definer set search_path = pg_catalog, pg_temp
 as $$
   with changed as (
-    update rowcall.tenant_route r set weight = p_weight where r.tenant = p_tenant returning 1
+    update rowcall.tenant_route r set weight = p_weight where r.tenant = p_tenant and r.state <> 3 returning 1
   )
   select exists (select from changed)
 $$;
 
--- Everything that is paused here. kind: "queue", "method" or "tenant".
-create function rowcall.pauses()
+-- Everything that is paused here, of tenants only the one that is named. kind: "queue",
+-- "method" or "tenant".
+create function rowcall.pauses(p_tenant text)
 returns table (kind text, name text, paused_at timestamptz, paused_by text, pause_note text)
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -71,16 +75,19 @@ as $$
   union all
   select 'method', m.name, m.paused_at, m.paused_by, m.pause_note from rowcall.method m where m.paused_at is not null
   union all
-  select 'tenant', r.tenant, r.paused_at, r.paused_by, r.pause_note from rowcall.tenant_route r where r.paused_at is not null
+  select 'tenant', r.tenant, r.paused_at, r.paused_by, r.pause_note
+  from rowcall.tenant_route r
+  where r.tenant = p_tenant and r.paused_at is not null and r.state <> 3
 $$;
 
 -- The queues as operators see them. Counted to p_cap and no further, so that a million
--- waiting jobs cost no more than p_cap: a count that equals it is a lower bound. The oldest
+-- waiting jobs cost no more than p_cap: ready ones of each queue, held and scheduled ones
+-- of all queues together. capped: a count stopped there, and is a lower bound. The oldest
 -- ready job is looked for among the p_cap jobs of each lane whose turn is next.
 create function rowcall.queue_stats(p_cap integer)
 returns table (
   name text, paused_at timestamptz, paused_by text, pause_note text, ready bigint, oldest_ready_at timestamptz,
-  held bigint, running bigint, scheduled bigint
+  held bigint, running bigint, scheduled bigint, capped boolean
 )
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
@@ -107,7 +114,10 @@ begin
   )
   select
     q.name, q.paused_at, q.paused_by, q.pause_note, least(r.jobs, p_cap)::bigint, r.oldest,
-    coalesce(a.jobs, 0), coalesce(u.jobs, 0), coalesce(d.jobs, 0)
+    coalesce(a.jobs, 0), coalesce(u.jobs, 0), coalesce(d.jobs, 0),
+    r.jobs >= p_cap
+      or (select coalesce(sum(d.jobs), 0) from due d) >= p_cap
+      or (select coalesce(sum(a.jobs), 0) from aside a) >= p_cap
   from rowcall.queue q
   cross join lateral (
     select count(*) as jobs, min(n.ready_at) as oldest

@@ -1,0 +1,1 @@
+select rowcall.analyze_history()

@@ -1,0 +1,78 @@
+"""Work that comes round again and again beside the jobs: each chore in a task of its own, spread, failures said once.
+
+Used by `rowcall_worker.maintenance` and `rowcall_worker.maintainer`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from rowcall.errors import RowcallError
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """One of them."""
+
+    name: str
+    """What it does, for the log."""
+    work: Callable[[], Awaitable[None]]
+    """Does it once; whatever it raises is logged, and it is tried again."""
+    every: float
+    """Seconds between rounds, spread by a fifth: workers that were started together do not come together."""
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set to have the next round at once."""
+
+
+class Chores:
+    """Runs chores until it is stopped."""
+
+    def __init__(self, chores: Sequence[Chore], *, shard: str) -> None:
+        """Args:
+        chores: What is to be done.
+        shard: The shard's name, for the log.
+        """
+        self._chores = chores
+        self._shard = shard
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Starts; the first round of each is at once."""
+        self._tasks = [
+            asyncio.create_task(self._repeat(chore), name=f"{chore.name} {self._shard}") for chore in self._chores
+        ]
+
+    async def stop(self) -> None:
+        """Stops; statements in flight run to their end in the queue."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _repeat(self, chore: Chore) -> None:
+        failing = False
+        while True:
+            chore.wake.clear()
+            try:
+                await chore.work()
+                failing = False
+            except Exception as error:  # noqa: BLE001  housekeeping goes on: the next round may do better
+                if not failing:
+                    _log.warning(
+                        "housekeeping failed, trying again",
+                        shard=self._shard,
+                        task=chore.name,
+                        error=str(error) if isinstance(error, RowcallError) else type(error).__name__,
+                        exc_info=None if isinstance(error, RowcallError) else error,
+                    )
+                failing = True
+            pause = chore.every * random.uniform(0.8, 1.2)  # noqa: S311  spreads, guards nothing
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(chore.wake.wait(), pause)

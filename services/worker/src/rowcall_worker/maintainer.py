@@ -1,0 +1,167 @@
+"""What one worker of a shard does for all: ends what is over its time, ages, sets the paused aside, turns days over.
+
+Each worker asks the shard again and again whether it is the one; whoever has the role keeps it while it asks. Were two to
+think so for a moment, no harm is done: every statement passes by what another one holds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from rowcall.queue.protocol import WorkQueue
+from rowcall_worker.chores import Chore, Chores
+from rowcall_worker.maintenance import Telling
+
+ROLE: Final = "maintainer"
+TERM: Final = timedelta(seconds=10)
+"""How long the role stays with a worker that does not ask again."""
+
+BATCH: Final = 1000
+"""The most rows in one statement of housekeeping."""
+AGED: Final = 16
+"""As many jobs move up from each lane of a queue in a round: what a lane that is passed over gets at least."""
+HISTORY_DAYS: Final = 14
+"""How many days of history are made ahead."""
+
+ELECT_EVERY: Final = 3.0
+SWEEP_EVERY: Final = 1.0
+PAUSES_EVERY: Final = 1.0
+AGE_EVERY: Final = 1.0
+FORGET_EVERY: Final = 60.0
+HISTORY_EVERY: Final = 3600.0
+DROP_AGAIN_EVERY: Final = 30.0
+"""Seconds. A day that could not be dropped is tried again: somebody was reading history."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Maintainer:
+    """One worker's half of the election, and the work if it is elected, on one shard."""
+
+    def __init__(self, queue: WorkQueue, *, shard: str, worker_id: Callable[[], UUID | None], telling: Telling) -> None:
+        """Args:
+        queue: The shard's.
+        shard: Its name, for the log.
+        worker_id: The worker's present identity; None while it has none.
+        telling: Is told of the jobs that were moved.
+        """
+        self._queue = queue
+        self._shard = shard
+        self._worker_id = worker_id
+        self._telling = telling
+        self._elected_until = 0.0
+        self._drop = Chore("drop old days of history", self._if_elected(self._drop_days), DROP_AGAIN_EVERY)
+        self._looked_at_days = float("-inf")
+        """When the days were last all in order."""
+        self._elected_chores = (
+            Chore("end attempts and jobs over their time", self._if_elected(self._expire), SWEEP_EVERY),
+            Chore("set aside what is paused", self._if_elected(self._pauses), PAUSES_EVERY),
+            Chore("age jobs", self._if_elected(self._age), AGE_EVERY),
+            Chore("forget keys and turns", self._if_elected(self._forget), FORGET_EVERY),
+            Chore("make days of history", self._if_elected(self._make_days), HISTORY_EVERY),
+            self._drop,
+        )
+        self._chores = Chores(
+            (Chore("elect a maintainer", self._elect, ELECT_EVERY), *self._elected_chores), shard=shard
+        )
+
+    @property
+    def elected(self) -> bool:
+        """Whether this worker has the role, as far as it knows."""
+        return time.monotonic() < self._elected_until
+
+    def start(self) -> None:
+        """Starts; the first election is at once."""
+        self._chores.start()
+
+    async def stop(self) -> None:
+        """Stops; statements in flight run to their end in the queue."""
+        await self._chores.stop()
+
+    async def _elect(self) -> None:
+        worker_id = self._worker_id()
+        if worker_id is None:
+            return
+        asked_at = time.monotonic()
+        had = self.elected
+        if await self._queue.elect(ROLE, worker_id, TERM):
+            self._elected_until = asked_at + TERM.total_seconds()
+            if not had:
+                _log.info("elected as maintainer", shard=self._shard)
+                for chore in self._elected_chores:
+                    chore.wake.set()
+        else:
+            self._elected_until = 0.0
+
+    def _if_elected(self, work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        async def round_() -> None:
+            if self.elected:
+                await work()
+
+        return round_
+
+    async def _expire(self) -> None:
+        while self.elected:
+            taken = await self._queue.expire_attempts(BATCH)
+            if taken:
+                _log.warning(
+                    "attempts ended that their workers did not end in time",
+                    shard=self._shard,
+                    jobs=len(taken),
+                    worker=", ".join(sorted({job.worker for job in taken})),
+                )
+                self._telling.taken_back(taken)
+            ended = await self._queue.expire_jobs(BATCH)
+            self._telling.ended((job.job_id, job.waiter_id) for job in ended)
+            if len(taken) < BATCH and len(ended) < BATCH:
+                return
+
+    async def _pauses(self) -> None:
+        while self.elected and await self._queue.hold_paused(BATCH) >= BATCH:
+            pass
+        while self.elected:
+            freed = await self._queue.free_resumed(BATCH)
+            if freed:
+                self._telling.ready(freed.keys())
+            if sum(freed.values()) < BATCH:
+                return
+
+    async def _age(self) -> None:
+        aged = await self._queue.age(AGED)
+        if aged:
+            self._telling.ready(aged.keys())
+
+    async def _forget(self) -> None:
+        while self.elected and await self._queue.expire_keys(BATCH) >= BATCH:
+            pass
+        while self.elected and await self._queue.forget_turns(BATCH) >= BATCH:
+            pass
+
+    async def _make_days(self) -> None:
+        made = await self._queue.make_history_days(HISTORY_DAYS)
+        if made:
+            _log.info("days of history made", shard=self._shard, count=made)
+            await self._queue.analyze_history()
+
+    async def _drop_days(self) -> None:
+        if time.monotonic() < self._looked_at_days + HISTORY_EVERY:
+            return
+        dropped = 0
+        while self.elected:
+            day = await self._queue.drop_history_day()
+            if day is None:
+                self._looked_at_days = time.monotonic()
+                break
+            if not day:
+                # In use; tried again soon.
+                break
+            dropped += 1
+            _log.info("day of history dropped", shard=self._shard, name=day)
+        if dropped:
+            await self._queue.analyze_history()
