@@ -17,7 +17,8 @@ from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
 from rowcall.catalogue.model import Policy
-from rowcall.queue.model import ClaimedJob, MethodIds, Settled, Settlement, Submission, Submitted
+from rowcall.queue.admin import PostgresQueueAdmin
+from rowcall.queue.model import ClaimedJob, JobRow, MethodIds, Rescued, Settled, Settlement, Submission, Submitted
 from rowcall.queue.postgres import PostgresJobStore, PostgresWorkQueue
 from rowcall.v1.job_pb2 import JobState
 from tests.fix_cluster import Cluster
@@ -37,6 +38,8 @@ NOT_OURS = Settled(settled=False, state=None, waiter_id=None)
 
 METHOD = "acme.v1.PrintService/Print"
 FROM_THE_FRONT = (0, 0, 0, 0)
+NO_GRACE = timedelta(0)
+"""For burials and expiries in tests: their server has just started, and nobody is to be waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,11 @@ class Queue:
         of = self.ids if ids is None else ids
         return await self.work.claim(worker_id, of.queue_id, [of.method_id], limit, start=start)
 
+    async def claim_alone(self, worker_id: UUID, *, ids: MethodIds | None = None) -> ClaimedJob | None:
+        """Claims a suspect of a method, of METHOD where none is given."""
+        of = self.ids if ids is None else ids
+        return await self.work.claim_alone(worker_id, [of.queue_id], [of.method_id])
+
     async def settle(self, job: ClaimedJob, state: int = SUCCEEDED, **changes: Any) -> Settled:
         """Settles one job, which the database must take."""
         settlement = Settlement(job.tenant, job.job_id, job.lease, state, **changes)
@@ -101,6 +109,10 @@ class Queue:
         """A job's state as it is read; None if it is not there."""
         found = await self.store.read([(tenant, job_id)])
         return found[tenant, job_id].state if found else None
+
+    async def row(self, job: ClaimedJob | Submission) -> JobRow:
+        """A job as it is read; it must be there."""
+        return (await self.store.read([(job.tenant, job.job_id)]))[job.tenant, job.job_id]
 
     async def value(self, query: str, *parameters: object) -> Any:
         """The first column of the first row of a query, as superuser."""
@@ -114,6 +126,20 @@ class Queue:
             "update rowcall.worker set lease_until = clock_timestamp() - interval '1 second' where worker_id = %s",
             [worker_id],
         )
+
+    async def renew(self, worker_id: UUID) -> bool:
+        """Renews a worker's lease; False: it is dead."""
+        return bool(await self.value("select alive from rowcall.renew_worker(%s, '1 minute', null)", worker_id))
+
+    async def kill(self, worker_id: UUID) -> list[Rescued]:
+        """Ends a worker and takes what it held back."""
+        await self.work.retire_worker(worker_id)
+        return await self.work.rescue(1000)
+
+    async def ready_now(self) -> int:
+        """Lets the time of every scheduled job come, and makes them ready; how many there were."""
+        await self.admin.execute("update rowcall.job set run_at = clock_timestamp() where state = 1")
+        return sum((await self.work.promote(1_000_000)).values())
 
     async def somebody_waits(self, sessions: int = 1) -> None:
         """Returns when so many sessions wait for other ones' locks."""
@@ -183,3 +209,21 @@ async def queue(logins: Logins) -> AsyncIterator[Queue]:
         made = Queue(logins, store, work, admin, await store.method_ids(METHOD, Policy()))
         await made.adopt("acme", "bolt")
         yield made
+
+
+@pytest.fixture
+async def operators(queue: Queue) -> AsyncIterator[PostgresQueueAdmin]:
+    """What operators do to the queue, over a gateway's login."""
+    access = queue.logins.access
+    async with AsyncConnectionPool(
+        queue.logins.gateway,
+        kwargs={"prepare_threshold": access.prepare_threshold},
+        min_size=1,
+        max_size=2,
+        open=False,
+        name="a",
+        timeout=10,
+    ) as pool:
+        admin = PostgresQueueAdmin(pool, pool, shard="a")
+        yield admin
+        await admin.close()

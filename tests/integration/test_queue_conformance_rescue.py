@@ -6,33 +6,30 @@ Each test of a guard fails when the guard is taken out of the SQL.
 from __future__ import annotations
 
 import asyncio
-from uuid import uuid4
 
 import psycopg
 
-from rowcall.errors import read_envelope
-from rowcall.queue.statuses import addressed
 from rowcall.v1.job_pb2 import AttemptOutcome
-from tests.fix_queue import CANCELLED, FAILED, NOT_OURS, READY, RUNNING, Queue
+from tests.fix_queue import CANCELLED, NO_GRACE, NOT_OURS, READY, RUNNING, Queue
 
 
 async def test_a_dead_worker_can_neither_renew_nor_claim(queue: Queue) -> None:
     await queue.submit(queue.call())
     worker, retired = await queue.worker("dead"), await queue.worker("retired")
     await queue.die(worker)
-    assert await queue.work.bury_workers() == [(worker, "dead")]
-    assert await queue.work.bury_workers() == [], "once"
+    assert await queue.work.bury_workers(NO_GRACE) == [(worker, "dead")]
+    assert await queue.work.bury_workers(NO_GRACE) == [], "once"
     await queue.work.retire_worker(retired)
     for gone in (worker, retired):
         assert await queue.claim(gone) == []
-        assert await queue.value("select rowcall.renew_worker(%s, '1 minute')", gone) is False
+        assert not await queue.renew(gone)
 
 
 async def test_a_worker_that_renews_is_not_buried(queue: Queue) -> None:
     worker = await queue.worker()
     await queue.die(worker)
-    assert await queue.value("select rowcall.renew_worker(%s, '1 minute')", worker) is True
-    assert await queue.work.bury_workers() == []
+    assert await queue.renew(worker)
+    assert await queue.work.bury_workers(NO_GRACE) == []
 
 
 async def test_a_renewal_that_comes_first_saves_the_worker(queue: Queue) -> None:
@@ -40,10 +37,10 @@ async def test_a_renewal_that_comes_first_saves_the_worker(queue: Queue) -> None
     worker = await queue.worker()
     await queue.die(worker)
     async with await psycopg.AsyncConnection.connect(queue.logins.admin) as renewing:
-        await renewing.execute("select rowcall.renew_worker(%s, '1 minute')", [worker])
-        assert await queue.work.bury_workers() == []
+        await renewing.execute("select rowcall.renew_worker(%s, '1 minute', null)", [worker])
+        assert await queue.work.bury_workers(NO_GRACE) == []
         await renewing.commit()
-    assert await queue.work.bury_workers() == []
+    assert await queue.work.bury_workers(NO_GRACE) == []
 
 
 async def test_a_dead_workers_jobs_are_run_again(queue: Queue) -> None:
@@ -54,16 +51,16 @@ async def test_a_dead_workers_jobs_are_run_again(queue: Queue) -> None:
     assert await queue.work.rescue(10) == [], "it lives"
     await queue.die(dead)
     assert await queue.work.rescue(10) == [], "it is not declared dead yet"
-    await queue.work.bury_workers()
+    await queue.work.bury_workers(NO_GRACE)
 
     rescued = await queue.work.rescue(2) + await queue.work.rescue(10)
     assert {each.job_id for each in rescued} == {job.job_id for job in lost}
     assert {(each.state, each.queue_id, each.worker) for each in rescued} == {(READY, queue.ids.queue_id, "dead")}
 
-    again = await queue.claim(heir, 3, start=(0, 0, kept[-1].order_key, 0))
-    assert {job.job_id for job in again} == {job.job_id for job in lost}, "they are next, and behind nobody's mark"
-    assert {(job.attempt, job.lost) for job in again} == {(1, 1)}, "it used no attempt up"
-    assert {job.lease for job in again} == {lost[0].lease + 2}, "one more by the rescue, one by the claim"
+    again = [await queue.claim_alone(heir) for _ in lost]
+    assert {job.job_id for job in again if job} == {job.job_id for job in lost}
+    assert {(job.attempt, job.lost) for job in again if job} == {(1, 1)}, "it used no attempt up"
+    assert {job.lease for job in again if job} == {lost[0].lease + 2}, "one more by the rescue, one by the claim"
     assert await queue.settle(lost[0], response=b"late") == NOT_OURS
     assert await queue.state(lost[0].tenant, lost[0].job_id) == RUNNING
     assert (await queue.settle(kept[0])).settled
@@ -95,29 +92,6 @@ async def test_a_zombies_open_transaction_does_not_hold_up_its_neighbours(queue:
     assert [each.job_id for each in await queue.work.rescue(10)] == [frozen.job_id]
 
 
-async def test_a_job_that_is_lost_three_times_fails(queue: Queue) -> None:
-    gateway = uuid4()
-    call = queue.call(waiter_id=gateway)
-    await queue.submit(call)
-    for _ in range(2):
-        dead = await queue.worker("dead")
-        assert len(await queue.claim(dead)) == 1
-        await queue.work.retire_worker(dead)
-        assert [each.state for each in await queue.work.rescue(10)] == [READY]
-    last = await queue.worker("last")
-    [job] = await queue.claim(last)
-    assert (job.attempt, job.lost) == (1, 2)
-    await queue.work.retire_worker(last)
-    [rescued] = await queue.work.rescue(10)
-    assert (rescued.state, rescued.waiter_id) == (FAILED, gateway)
-    [outcome] = await queue.store.outcomes([("acme", call.job_id)])
-    assert outcome.error is not None
-    info = read_envelope(addressed(outcome.error, tenant="acme", job_id=call.job_id, attempt=1, trace_id="0" * 32))
-    assert info is not None
-    assert info.reason == "WORKER_LOST"
-    assert await queue.settle(job, response=b"late") == NOT_OURS
-
-
 async def test_a_lost_job_that_was_to_be_cancelled_is_cancelled(queue: Queue) -> None:
     await queue.submit(queue.call())
     dead = await queue.worker("dead")
@@ -134,9 +108,9 @@ async def test_dead_workers_are_forgotten_when_they_hold_nothing(queue: Queue) -
     await queue.claim(holding)
     for worker in (holding, empty):
         await queue.work.retire_worker(worker)
-    await queue.work.bury_workers()
+    await queue.work.bury_workers(NO_GRACE)
     assert await queue.value("select count(*) from rowcall.worker") == 2, "not within a day"
     await queue.admin.execute("update rowcall.worker set dead_at = dead_at - interval '25 hours'")
-    await queue.work.bury_workers()
+    await queue.work.bury_workers(NO_GRACE)
     assert await queue.value("select string_agg(name, ',') from rowcall.worker") == "holding"
     assert len(await queue.work.rescue(10)) == 1

@@ -36,7 +36,8 @@ from rowcall.submit_jobs(
   array_fill(null::timestamptz, array[%(n)s]), array_fill('x'::bytea, array[%(n)s]), array_fill(null::text, array[%(n)s]),
   array_fill(null::bytea, array[%(n)s]), array_fill(null::text, array[%(n)s]), array_fill(null::text, array[%(n)s]),
   array_fill(null::text, array[%(n)s]), array_fill(null::text, array[%(n)s]), array_fill(null::jsonb, array[%(n)s]),
-  array_fill(null::uuid, array[%(n)s]), '7 days'
+  array_fill(null::uuid, array[%(n)s]), array_fill(null::interval, array[%(n)s]), array_fill(null::uuid, array[%(n)s]),
+  array_fill(null::text, array[%(n)s]), '7 days'
 )
 """
 

@@ -9,16 +9,24 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from rowcall.catalogue.model import Policy
+from rowcall.queue.model import EVERY_JOB, Progress, Running
 from tests.fix_queue import Logins, Queue
 
 GATEWAY = {
-    "adopt_tenant", "cancel_job", "delete_job", "list_jobs", "method_id", "policy_id", "queue_id", "read_jobs",
-    "read_outcomes", "shard_facts", "submit_jobs", "tenant_route",
+    "adopt_tenant", "cancel_job", "delete_job", "exchange_turns", "find_jobs", "group_failures", "method_id",
+    "pause_method", "pause_queue", "pause_tenant", "pauses", "policy_id", "publish_method", "queue_id", "queue_stats",
+    "read_jobs", "read_outcomes", "replay_jobs", "resolve_jobs", "shard_facts", "submit_jobs", "tenant_route",
+    "weigh_tenant",
 }  # fmt: skip
 WORKER = {
-    "bury_workers", "claim_jobs", "expire_keys", "make_history_days", "method_id", "policies", "promote_jobs", "queues",
-    "register_worker", "release_jobs", "renew_worker", "rescue_jobs", "retire_worker", "settle_jobs", "shard_facts",
+    "age_jobs", "analyze_history", "bury_workers", "claim_alone", "claim_jobs", "drop_history_day", "elect",
+    "expire_attempts", "expire_jobs", "expire_keys", "forget_turns", "free_resumed", "guard_worker", "hold_paused",
+    "make_history_days", "method_id", "policies", "policy_id", "promote_jobs", "publish_method", "queue_id", "queues",
+    "register_worker", "release_jobs", "renew_worker", "report_progress", "rescue_jobs", "retire_worker", "settle_jobs",
+    "shard_facts", "submit_jobs", "suspect_waits",
 }  # fmt: skip
+SUBMITTER = {"submit_v1"}
 
 _MAY_EXECUTE = """
 select p.proname
@@ -29,7 +37,13 @@ where p.pronamespace = 'rowcall'::regnamespace and has_function_privilege(%s, p.
 
 @pytest.mark.parametrize(
     ("role", "functions"),
-    [("rowcall_gateway", GATEWAY), ("rowcall_worker", WORKER), ("rowcall_reader", set()), ("test_nobody", set())],
+    [
+        ("rowcall_gateway", GATEWAY),
+        ("rowcall_worker", WORKER),
+        ("rowcall_submitter", SUBMITTER),
+        ("rowcall_reader", set()),
+        ("test_nobody", set()),
+    ],
 )
 async def test_a_role_may_execute_its_functions_and_no_others(queue: Queue, role: str, functions: set[str]) -> None:
     rows = await (await queue.admin.execute(_MAY_EXECUTE, [role])).fetchall()
@@ -42,7 +56,9 @@ async def test_no_role_has_rights_on_tables_or_sequences(queue: Queue) -> None:
         """
         select r.rolname, c.relname
         from pg_class c
-        cross join (values ('rowcall_gateway'), ('rowcall_worker'), ('rowcall_reader'), ('public')) as r (rolname)
+        cross join (
+          values ('rowcall_gateway'), ('rowcall_worker'), ('rowcall_submitter'), ('rowcall_reader'), ('public')
+        ) as r (rolname)
         where c.relnamespace = 'rowcall'::regnamespace
           and case
             when c.relkind in ('r', 'p', 'v') then
@@ -75,7 +91,7 @@ async def test_functions_that_come_later_are_nobodys_until_they_are_granted(queu
     assert not await queue.value("select has_function_privilege('rowcall_gateway', 'rowcall.later()', 'execute')")
 
 
-async def test_a_gateway_cannot_claim_nor_a_worker_submit_nor_either_read_tables(
+async def test_a_gateway_cannot_claim_nor_a_worker_read_nor_either_see_tables(
     queue: Queue, gateway: psycopg.AsyncConnection[object], worker: psycopg.AsyncConnection[object]
 ) -> None:
     claim = "select rowcall.claim_jobs(gen_random_uuid(), 1, '{1}', '{0,0,0,0}', 1)"
@@ -115,7 +131,7 @@ async def test_names_in_a_session_do_not_reach_into_functions(queue: Queue, logi
         rows = await connection.execute("select clock_timestamp() < '2000-01-02'")
         assert await rows.fetchone() == (True,), "the session itself is taken in"
         rows = await connection.execute("select * from rowcall.cancel_job('acme', %s, 'e', false)", [call.job_id])
-        assert await rows.fetchall() == [(6, None)]
+        assert await rows.fetchall() == [(6, None, None)]
     assert await queue.value("select finished_at > '2020-01-01' from rowcall.job_history")
 
 
@@ -164,19 +180,37 @@ async def test_every_call_of_the_services_is_within_their_rights(queue: Queue) -
     await queue.store.read([("acme", call.job_id)], request=True, response=True)
     await queue.store.outcomes([("acme", call.job_id)])
     await queue.store.list("acme", limit=1)
+    await queue.store.find("acme", EVERY_JOB, limit=1)
+    await queue.store.failure_groups("acme", limit=1)
+    await queue.store.replay("acme", [call.job_id])
+    await queue.store.resolve("acme", [call.job_id], by=None, note=None)
+    await queue.store.exchange_turns()
     await queue.store.cancel("acme", call.job_id)
     await queue.store.delete("acme", call.job_id)
     work, worker = queue.work, uuid4()
+    ids = await work.method_ids("a.B/Child", Policy())
     await work.register_worker(worker, "w", timedelta(minutes=1))
     await work.method_id("a.B/C")
     await work.policies()
     await work.queues()
+    await work.elect("maintainer", worker, timedelta(minutes=1))
     jobs = await queue.claim(worker)
+    await work.report_progress([Progress(Running(job.tenant, job.job_id, job.lease), 0.5, "") for job in jobs])
     await work.release(jobs)
-    await queue.settle((await queue.claim(worker))[0])
+    child = queue.call(ids=ids, parent_job_id=jobs[0].job_id)
+    await queue.settle((await queue.claim(worker))[0], children=[child])
+    await work.claim_alone(worker, [ids.queue_id], [ids.method_id])
+    await work.suspect_waits([ids.queue_id], [ids.method_id])
     await work.promote(1)
-    await work.bury_workers()
+    await work.bury_workers(timedelta(0))
     await work.rescue(1)
+    await work.expire_attempts(1)
+    await work.expire_jobs(1)
+    await work.age(1)
+    await work.hold_paused(1)
+    await work.free_resumed(1)
+    await work.forget_turns(1)
+    await work.drop_history_day()
     await work.expire_keys(1)
     assert await work.make_history_days(16) == 6, "two more days of three retentions"
     await work.retire_worker(worker)
