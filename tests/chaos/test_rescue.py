@@ -105,6 +105,12 @@ def times(stage: Stage, statement: str, seat: Seat) -> list[datetime]:
     return found
 
 
+async def rescued(stage: Stage, seat: Seat) -> list[datetime]:
+    """Waits until every job was taken back from a seat's worker; since when they are ready."""
+    await until(lambda: asyncio.to_thread(lambda: len(times(stage, _READY, seat)) == JOBS), seconds=BOUND, every=0.1)
+    return times(stage, _READY, seat)
+
+
 def lost(stage: Stage) -> int:
     """How many runs were lost with their worker."""
     found = 0
@@ -144,9 +150,7 @@ async def test_a_killed_workers_jobs_are_ready_long_before_its_lease_is_over(
         await asyncio.to_thread(second.process.ready)
         killed_at = held.stage.now()
         await asyncio.to_thread(first.process.kill)
-        await held.started(2 * JOBS)
-        ready = times(held.stage, _READY, first)
-        assert len(ready) == JOBS
+        ready = await rescued(held.stage, first)
         assert max(ready) < min(times(held.stage, _LEASES, first))
         receipts = await held.finish()
         assert {receipt.call for receipt in receipts} == set(range(JOBS))
@@ -166,21 +170,17 @@ async def test_a_vanished_hosts_jobs_are_ready_when_its_lease_is_over_and_no_soo
         second.start()
         await asyncio.to_thread(second.process.ready)
         first.proxy.hold()
-        await held.started(2 * JOBS)
-        ready = times(held.stage, _READY, first)
+        ready = await rescued(held.stage, first)
         over = times(held.stage, _LEASES, first)
-        assert len(ready) == JOBS
         # It may be alive and at work behind the cut: nobody takes its jobs while its lease holds.
         assert min(ready) > min(over)
-        taken = set(held.starts())
         late = max(ready) - max(over)
         first.proxy.release()
         receipts = await held.finish()
         # What the vanished one did, or does on its return, counts for nothing.
         assert {receipt.call for receipt in receipts} == set(range(JOBS))
         assert min(receipt.lease for receipt in receipts) > 1
-        assert set(held.starts()) == taken
-        assert set(receipts) <= taken
+        assert len(held.starts()) == 2 * JOBS
         # It serves again, under another identity.
         await until(lambda: asyncio.to_thread(lambda: held.stage.alive(first) > 0), seconds=BOUND, every=0.1)
     tell(f"vanished host: ready {late.total_seconds():.2f} s after the end of its lease")
