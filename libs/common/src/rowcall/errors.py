@@ -86,6 +86,9 @@ CODES: Final[Mapping[ErrorReason.ValueType, grpc.StatusCode]] = MappingProxyType
         ErrorReason.ERROR_REASON_NOT_KNOWN: grpc.StatusCode.NOT_FOUND,
         ErrorReason.ERROR_REASON_JOB_NOT_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
         ErrorReason.ERROR_REASON_JOB_FINISHED: grpc.StatusCode.FAILED_PRECONDITION,
+        ErrorReason.ERROR_REASON_TRANSACTION_LOST: grpc.StatusCode.ABORTED,
+        ErrorReason.ERROR_REASON_TRANSACTION_MISUSED: grpc.StatusCode.FAILED_PRECONDITION,
+        ErrorReason.ERROR_REASON_CHILD_REFUSED: grpc.StatusCode.FAILED_PRECONDITION,
     }
 )
 """The code of each reason, as the comments of rowcall/v1/error_reason.proto say. HANDLER_ERROR has the handler's own."""

@@ -172,6 +172,21 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The job is finished: nothing is left to cancel. Keys:
     operation, state.
     """
+    ERROR_REASON_TRANSACTION_LOST: _ErrorReason.ValueType  # 42
+    """ABORTED, of the job. The transaction that its handler wrote through ended before
+    it could be committed: it took too long, its connection broke, or it collided
+    with another one. Nothing of it was kept, and no attempt is left. Keys:
+    operation, attempt.
+    """
+    ERROR_REASON_TRANSACTION_MISUSED: _ErrorReason.ValueType  # 43
+    """FAILED_PRECONDITION, of the job. Its handler ended the job's transaction itself,
+    or returned while it was still in use; what it wrote may have been kept. The
+    handler must be mended. Keys: operation, attempt.
+    """
+    ERROR_REASON_CHILD_REFUSED: _ErrorReason.ValueType  # 44
+    """FAILED_PRECONDITION, of the job. A job that its handler submitted was refused, so
+    that neither was kept. Keys: operation, attempt, method, request_id.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or failed: google.rpc.ErrorInfo.reason, without the
@@ -330,5 +345,20 @@ operation, state.
 ERROR_REASON_JOB_FINISHED: ErrorReason.ValueType  # 41
 """FAILED_PRECONDITION. The job is finished: nothing is left to cancel. Keys:
 operation, state.
+"""
+ERROR_REASON_TRANSACTION_LOST: ErrorReason.ValueType  # 42
+"""ABORTED, of the job. The transaction that its handler wrote through ended before
+it could be committed: it took too long, its connection broke, or it collided
+with another one. Nothing of it was kept, and no attempt is left. Keys:
+operation, attempt.
+"""
+ERROR_REASON_TRANSACTION_MISUSED: ErrorReason.ValueType  # 43
+"""FAILED_PRECONDITION, of the job. Its handler ended the job's transaction itself,
+or returned while it was still in use; what it wrote may have been kept. The
+handler must be mended. Keys: operation, attempt.
+"""
+ERROR_REASON_CHILD_REFUSED: ErrorReason.ValueType  # 44
+"""FAILED_PRECONDITION, of the job. A job that its handler submitted was refused, so
+that neither was kept. Keys: operation, attempt, method, request_id.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
