@@ -11,7 +11,16 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from rowcall.queue.hints import READY_CHANNEL, Listener, Notifier, done_channel, parse_done, parse_ready
+from rowcall.queue.hints import (
+    CANCEL_CHANNEL,
+    READY_CHANNEL,
+    Listener,
+    Notifier,
+    done_channel,
+    parse_cancel,
+    parse_done,
+    parse_ready,
+)
 from tests.fix_cluster import Cluster
 from tests.gate import Gate
 from tests.waiting import until
@@ -63,6 +72,17 @@ async def test_hints_say_which_queues_and_which_jobs(cluster: Cluster, notifier:
     said = dict(heard.hints)
     assert parse_ready(said[READY_CHANNEL]) == [7, 11]
     assert parse_done(said[done_channel(gateway)]) == jobs
+
+
+async def test_workers_are_told_of_cancellations_together(cluster: Cluster, notifier: Notifier) -> None:
+    workers = [uuid4() for _ in range(300)]
+    async with listening(cluster.shards["a"], CANCEL_CHANNEL) as heard:
+        for _ in range(2):
+            notifier.cancel(workers)
+        await until(lambda: len(heard.hints) == 2)
+        await until_quiet(cluster, heard)
+    assert sorted(each for _, payload in heard.hints[:2] for each in parse_cancel(payload)) == sorted(workers)
+    assert len(heard.hints) == 3
 
 
 async def test_many_ids_are_sent_in_payloads_that_postgres_takes(cluster: Cluster, notifier: Notifier) -> None:

@@ -1,4 +1,4 @@
-"""Hints that there is work, or that work is done: NOTIFY beside the queue. Called by gateways and workers.
+"""Hints that there is work, that it is done, or to be cancelled: NOTIFY beside the queue. Called by gateways and workers.
 
 Polling is the truth; a hint makes it sooner. Everything works without them, a little slower: when the connection is
 down, behind a transaction pooler, or when they are switched off. Hints are sent outside of the transactions that they
@@ -21,7 +21,10 @@ from rowcall.queue.connection import Connection, execute
 from rowcall.queue.link import Link
 
 READY_CHANNEL: Final = "rowcall_ready"
-"""Queues have got ready jobs; the payload is `ready_payload`'s."""
+"""Queues have got ready jobs; the payload is their ids, as `parse_ready` reads them."""
+
+CANCEL_CHANNEL: Final = "rowcall_cancel"
+"""Running jobs of workers are to be cancelled; the payload is the workers' ids, as `parse_cancel` reads them."""
 
 _DONE_PREFIX: Final = "rowcall_done_"
 _IDS_A_PAYLOAD: Final = 240
@@ -44,6 +47,15 @@ def parse_ready(payload: str) -> list[int]:
 
 def parse_done(payload: str) -> list[UUID]:
     """The job ids of a hint on a gateway's channel; what cannot be read is left out."""
+    return _ids(payload)
+
+
+def parse_cancel(payload: str) -> list[UUID]:
+    """The worker ids of a hint on CANCEL_CHANNEL; what cannot be read is left out."""
+    return _ids(payload)
+
+
+def _ids(payload: str) -> list[UUID]:
     found = []
     for part in payload.split(","):
         try:
@@ -116,6 +128,7 @@ class Notifier:
         """
         self._interval = interval.total_seconds()
         self._queues: set[int] = set()
+        self._cancel: set[UUID] = set()
         self._done: dict[UUID, list[UUID]] = {}
         self._waiting = 0
         self._wanted = asyncio.Event()
@@ -133,6 +146,12 @@ class Notifier:
         """Queues have got ready jobs. Never blocks, never fails."""
         self._queues.update(queue_ids)
         if self._queues:
+            self._wanted.set()
+
+    def cancel(self, worker_ids: Iterable[UUID]) -> None:
+        """Jobs that these workers run are to be cancelled: they ask which. Never blocks, never fails."""
+        self._cancel.update(worker_ids)
+        if self._cancel:
             self._wanted.set()
 
     def done(self, waiter_id: UUID, job_ids: Sequence[UUID]) -> None:
@@ -153,9 +172,11 @@ class Notifier:
         """What waits to be sent, as channels and payloads; from here on it is sent or lost."""
         self._wanted.clear()
         queues, self._queues = self._queues, set()
+        cancel, self._cancel = self._cancel, set()
         done, self._done = self._done, {}
         self._waiting = 0
         hints = [(READY_CHANNEL, part) for part in _payloads(str(each) for each in sorted(queues))]
+        hints += [(CANCEL_CHANNEL, part) for part in _payloads(sorted(each.hex for each in cancel))]
         for waiter_id, job_ids in done.items():
             hints += [(done_channel(waiter_id), part) for part in _payloads(each.hex for each in job_ids)]
         return [channel for channel, _ in hints], [payload for _, payload in hints]
