@@ -16,7 +16,7 @@ import pytest
 
 from rowcall.errors import RowcallError, read_envelope
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
-from rowcall.queue.model import ClaimedJob, Settled, Settlement
+from rowcall.queue.model import ClaimedJob, Renewed, Settled, Settlement
 from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.queue.renewal import LeaseRenewal
 from rowcall.settings import ClusterSettings
@@ -77,8 +77,8 @@ async def declare_dead(cluster: Cluster, shard: str) -> None:
 class PausedRenewal(LeaseRenewal):
     """Says that the lease is renewed without renewing it: what a zombie believes."""
 
-    def renew(self) -> bool:
-        return True
+    def renew(self, loop_lag: timedelta | None = None) -> Renewed:
+        return Renewed(alive=True, cancelled=(), paused_queues=())
 
 
 async def test_a_zombies_result_does_not_count(calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -69,7 +70,7 @@ def test_waits_are_spread_over_the_whole_of_their_bound() -> None:
 def test_only_transient_codes_are_tried_again(code: Code.ValueType) -> None:
     failed = outcomes.failure(state(), Status(code=code, message="m"))
     transient = code in {Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.DEADLINE_EXCEEDED}
-    assert failed.retry is transient
+    assert outcomes.is_retried(policy(), failed) is transient
     settlement = outcomes.settlement(state(), policy(), failed)
     if transient:
         assert settlement.state == JobState.JOB_STATE_SCHEDULED
@@ -80,6 +81,24 @@ def test_only_transient_codes_are_tried_again(code: Code.ValueType) -> None:
         assert settlement.delay is None
     last = outcomes.settlement(state(5), policy(), failed)
     assert last.state != JobState.JOB_STATE_SCHEDULED
+
+
+@pytest.mark.parametrize("code", Code.values()[1:])
+def test_a_policy_says_which_of_a_handlers_statuses_are_tried_again(code: Code.ValueType) -> None:
+    named = replace(policy(), retry_codes=(Code.NOT_FOUND, Code.INTERNAL))
+    said = outcomes.settlement(state(), named, outcomes.failure(state(), Status(code=code, message="m")))
+    retried = code in (Code.NOT_FOUND, Code.INTERNAL)
+    assert (said.state == JobState.JOB_STATE_SCHEDULED) is retried
+    # What the handler did not say itself is not the policy's.
+    for other in (
+        outcomes.timed_out(state(), timedelta(seconds=1)),
+        outcomes.failure(state(), ValueError()),
+        outcomes.failure(state(), RowcallError(ErrorReason.ERROR_REASON_SHARD_UNAVAILABLE, "later")),
+    ):
+        assert outcomes.settlement(state(), named, other).state == JobState.JOB_STATE_SCHEDULED
+    for final in (outcomes.cancelled(state()), outcomes.deadline_over(state())):
+        everything = replace(policy(), retry_codes=tuple(Code.values()))
+        assert outcomes.settlement(state(), everything, final).state != JobState.JOB_STATE_SCHEDULED
 
 
 def test_our_own_errors_follow_their_codes() -> None:

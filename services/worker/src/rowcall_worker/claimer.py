@@ -131,6 +131,7 @@ class Claimer:
         self._longest_pause = longest_pause
         self._sources: dict[int, Source] = {}
         self._order: list[Source] = []
+        self._paused: frozenset[int] = frozenset()
         self._wake = asyncio.Event()
         self._stopping = False
         self._failed_pause = 0.0
@@ -151,13 +152,20 @@ class Claimer:
 
     def look_at(self, queues: Iterable[QueueRow]) -> None:
         """These are the queues to claim from."""
-        wanted = {queue.queue_id for queue in queues if not queue.paused}
-        for queue_id in wanted - self._sources.keys():
+        wanted = {queue.queue_id: queue for queue in queues}
+        for queue_id in wanted.keys() - self._sources.keys():
             self._sources[queue_id] = Source(queue_id, self._longest_pause)
             self._wake.set()
-        for queue_id in self._sources.keys() - wanted:
+        for queue_id in self._sources.keys() - wanted.keys():
             del self._sources[queue_id]
         self._order = list(self._sources.values())
+        self.pause({queue.queue_id for queue in queues if queue.paused})
+
+    def pause(self, queue_ids: Collection[int]) -> None:
+        """These queues are paused now, and no others: those are not asked until they are resumed."""
+        resumed = self._paused.difference(queue_ids)
+        self._paused = frozenset(queue_ids)
+        self.hinted(resumed)
 
     def hinted(self, queue_ids: Collection[int]) -> None:
         """These queues are said to have work."""
@@ -176,7 +184,7 @@ class Claimer:
             registration = await self._registrar.usable()
             await self._settler.room()
             await self._slots.wait()
-            if any(source.full for source in self._order) and self._slots.free < min(BATCH, self._slots.capacity) // 2:
+            if any(source.full for source in self._open()) and self._slots.free < min(BATCH, self._slots.capacity) // 2:
                 await asyncio.sleep(_GATHER)
             self._wake.clear()
             if await self._round(registration):
@@ -185,16 +193,20 @@ class Claimer:
                 await asyncio.wait_for(self._wake.wait(), self._idle_time())
 
     def _idle_time(self) -> float:
-        due_at = min((source.due_at for source in self._order), default=float("inf"))
+        due_at = min((source.due_at for source in self._open()), default=float("inf"))
         until_due = min(due_at - time.monotonic(), self._longest_pause)
         return max(until_due, self._failed_pause, 0.0)
+
+    def _open(self) -> list[Source]:
+        """The queues that may be asked."""
+        return [source for source in self._order if source.queue_id not in self._paused]
 
     async def _round(self, registration: Registration) -> bool:
         """Claims once from each queue whose time has come; whether another round may be of use at once."""
         again = False
         # Each round begins one queue further on, so that with few slots all of them have their turn.
         self._order = self._order[1:] + self._order[:1]
-        for source in list(self._order):
+        for source in self._open():
             if source.due_at > time.monotonic():
                 continue
             limit = self._slots.take(BATCH)

@@ -31,7 +31,7 @@ from rowcall_worker.handlers import ServedMethod
 from rowcall_worker.slots import Slots
 
 CANCEL_GRACE: Final = timedelta(seconds=1)
-"""How long a handler may clean up after its time is over before the attempt is settled without it."""
+"""How long a handler may clean up after its end was asked for before the attempt is settled without it."""
 
 
 # Looked up once: for every job, the enum's attribute would cost more than decoding a small request.
@@ -43,6 +43,10 @@ class Stop(enum.Enum):
 
     TIMEOUT = enum.auto()
     """Its method's timeout is over: settled as such."""
+    DEADLINE = enum.auto()
+    """The whole job's deadline is over: it fails."""
+    CANCELLED = enum.auto()
+    """Somebody asked for the job to be cancelled: it is, unless the handler succeeds all the same."""
     DROPPED = enum.auto()
     """Its result no longer counts: its lease is lost, or the job is handed back."""
 
@@ -76,7 +80,7 @@ class Attempt(AttemptState):
             call,
             worker=worker,
             max_attempts=policy.max_attempts,
-            deadline=time.monotonic() + policy.timeout.total_seconds(),
+            deadline=time.monotonic() + allowed_time(job, policy).total_seconds(),
         )
         self.method = method
         self.policy = policy
@@ -91,6 +95,7 @@ class Attempt(AttemptState):
         self.task: asyncio.Task[None] | None = None
         """Of an async handler."""
         self.timer: asyncio.TimerHandle | None = None
+        """Until its time is over, then until it is given up."""
 
 
 class Executor:
@@ -119,13 +124,20 @@ class Executor:
     def start(self, job: ClaimedJob, method: ServedMethod, policy: PolicyRow, sink: Sink) -> Attempt:
         """Starts an attempt at a claimed job. Its slot was taken; it is given back when the handler has returned."""
         attempt = Attempt(job, method, policy, sink=sink, slots=self.slots_of(method), worker=self._worker)
-        attempt.timer = self._loop.call_later(policy.timeout.total_seconds(), self._time_over, attempt)
+        # The whole job's deadline, where it comes before the end of the attempt's own time.
+        over = Stop.DEADLINE if allowed_time(job, policy) < policy.timeout else Stop.TIMEOUT
+        attempt.timer = self._loop.call_later(allowed_time(job, policy).total_seconds(), self._end, attempt, over)
         context = self._context.copy()
         if method.is_async:
             attempt.task = self._loop.create_task(self._run(attempt), context=context)
         else:
             self._threads.submit(context.run, self._run_in_thread, attempt)
         return attempt
+
+    def cancel(self, attempt: Attempt) -> None:
+        """Ends an attempt whose job somebody cancelled; one that is being ended already is left to that."""
+        if attempt.stop is None and not attempt.ended:
+            self._end(attempt, Stop.CANCELLED)
 
     def drop(self, attempt: Attempt) -> None:
         """Ends an attempt whose result no longer counts. Its handler is cancelled, or told so if it is in a thread."""
@@ -182,8 +194,8 @@ class Executor:
         attempt.sink.ended(attempt)
 
     def _outcome(self, attempt: Attempt, result: object, error: BaseException | None) -> Settlement:
-        if attempt.stop is Stop.TIMEOUT:
-            return _failed(attempt, outcomes.timed_out(attempt, attempt.policy.timeout))
+        if attempt.stop in (Stop.TIMEOUT, Stop.DEADLINE):
+            return _stopped(attempt)
         said = outcomes.said_status(attempt)
         if said is not None:
             # It stands whatever became of the exception, and the response is discarded: as in gRPC.
@@ -206,17 +218,20 @@ class Executor:
             span_id=attempt.call.trace.span_id,
         )
 
-    def _time_over(self, attempt: Attempt) -> None:
-        self._stop(attempt, Stop.TIMEOUT)
+    def _end(self, attempt: Attempt, why: Stop) -> None:
+        """Ends an attempt that is to be settled accordingly, with or without its handler."""
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+        self._stop(attempt, why)
         if not attempt.ended:
             attempt.timer = self._loop.call_later(CANCEL_GRACE.total_seconds(), self._give_up, attempt)
 
     def _give_up(self, attempt: Attempt) -> None:
-        """The handler goes on although its time is over: its attempt is settled, its slot stays taken."""
+        """The handler goes on although its end was asked for: its attempt is settled, its slot stays taken."""
         if not attempt.settled:
             attempt.settled = True
             reports.hung(attempt)
-            attempt.sink.settle(attempt, _failed(attempt, outcomes.timed_out(attempt, attempt.policy.timeout)))
+            attempt.sink.settle(attempt, _stopped(attempt))
 
     def _stop(self, attempt: Attempt, why: Stop) -> None:
         attempt.stop = why
@@ -240,7 +255,26 @@ def _decode(attempt: Attempt) -> Message:
         raise outcomes.undecodable(attempt.method) from None
 
 
+def allowed_time(job: ClaimedJob, policy: PolicyRow) -> timedelta:
+    """How long an attempt may take: its method's timeout, and what is left of the job's own deadline."""
+    if job.time_left is None:
+        return policy.timeout
+    return max(min(policy.timeout, job.time_left), timedelta(0))
+
+
+def _stopped(attempt: Attempt) -> Settlement:
+    """The settlement of an attempt that was ended from outside, whatever its handler makes of that."""
+    if attempt.stop is Stop.CANCELLED:
+        return _failed(attempt, outcomes.cancelled(attempt))
+    if attempt.stop is Stop.DEADLINE:
+        return _failed(attempt, outcomes.deadline_over(attempt))
+    return _failed(attempt, outcomes.timed_out(attempt, attempt.policy.timeout))
+
+
 def _failed(attempt: Attempt, failure: outcomes.Failure, error: BaseException | None = None) -> Settlement:
+    if attempt.stop is Stop.CANCELLED and outcomes.is_retried(attempt.policy, failure):
+        # It will not be tried again. An error that would have ended the job anyway stands.
+        failure, error = outcomes.cancelled(attempt), None
     settlement = outcomes.settlement(attempt, attempt.policy, failure)
     reports.failed(attempt, settlement, failure, error)
     return settlement

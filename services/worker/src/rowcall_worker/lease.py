@@ -3,7 +3,8 @@
 Not from the event loop: a handler that blocks the loop must not cost the lease of everything else that runs. (One that
 holds the interpreter lock for longer than the lease does: the worker is then fenced off, and notices.)
 
-Used by `rowcall_worker.registration`. The lease is over when the shard says so, or when it could not be renewed in time:
+Used by `rowcall_worker.registration`. Each renewal tells how late the event loop is, and brings back what the worker
+must know: which of its jobs are to be cancelled, which queues are paused. The lease is over when the shard says so, or when it could not be renewed in time:
 counted from before a renewal was sent, so that this side gives up before the shard does.
 """
 
@@ -22,8 +23,15 @@ from rowcall.queue.model import Renewed
 
 _MAX_INTERVAL: Final = timedelta(seconds=1)
 _RETRY_INTERVAL: Final = timedelta(milliseconds=250)
+_SPACING: Final = 0.02
+"""Seconds between renewals at least, however often one is asked for."""
 
 _log = structlog.get_logger(__name__)
+
+
+def beat(length: timedelta) -> timedelta:
+    """How often a lease of this length is renewed."""
+    return min(length / 3, _MAX_INTERVAL)
 
 
 class Renewal(Protocol):
@@ -45,7 +53,9 @@ class Lease:
         length: timedelta,
         renewal: Renewal,
         lost: Callable[[str], None],
+        heard: Callable[[Renewed], None],
         *,
+        loop_lag: Callable[[], timedelta],
         asked_at: float,
         shard: str,
     ) -> None:
@@ -54,6 +64,8 @@ class Lease:
         length: How long it holds without being renewed.
         renewal: Renews it; used and closed in the lease's own thread.
         lost: Called once, in that thread, with the reason, when the lease is over.
+        heard: Called in that thread with each renewal's answer while the lease holds.
+        loop_lag: How late the event loop was since it was last asked; called in that thread.
         asked_at: time.monotonic() of before the registration was sent.
         shard: The shard's name, for the log.
         """
@@ -61,10 +73,13 @@ class Lease:
         self._length = length.total_seconds()
         self._renewal = renewal
         self._lost = lost
+        self._heard = heard
+        self._loop_lag = loop_lag
         self._shard = shard
         self._until = asked_at + self._length
-        self._interval = min(length / 3, _MAX_INTERVAL).total_seconds()
-        self._stopping = threading.Event()
+        self._interval = beat(length).total_seconds()
+        self._stopping = False
+        self._wake = threading.Event()
         # A daemon: a connection that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=f"rowcall-lease-{shard}", daemon=True)
 
@@ -77,17 +92,29 @@ class Lease:
         """Begins to renew."""
         self._thread.start()
 
+    def renew_now(self) -> None:
+        """Renews at once: there is news to be heard."""
+        self._wake.set()
+
     def stop(self) -> None:
         """Ends renewing; does not wait for a renewal in flight."""
-        self._stopping.set()
+        self._stopping = True
+        self._wake.set()
 
     def _run(self) -> None:
-        pause = self._interval
+        # The first renewal is at once: from then on a session stands for the worker.
+        pause = 0.0
         failing = False
-        while not self._stopping.wait(pause):
+        sent_at = -_SPACING
+        while True:
+            self._wake.wait(pause)
+            time.sleep(max(sent_at + _SPACING - time.monotonic(), 0.0))
+            self._wake.clear()
+            if self._stopping:
+                break
             sent_at = time.monotonic()
             try:
-                renewed = self._renewal.renew()
+                renewed = self._renewal.renew(self._loop_lag())
             except Exception as error:  # noqa: BLE001  whatever it was: the lease counts down, and the next try decides
                 if not failing:
                     self._warn(error)
@@ -103,6 +130,7 @@ class Lease:
                 self._until = sent_at + self._length
                 failing = False
                 pause = self._interval
+                self._heard(renewed)
         self._renewal.close()
 
     def _warn(self, error: Exception) -> None:
@@ -116,5 +144,5 @@ class Lease:
 
     def _end(self, why: str) -> None:
         self._until = 0.0
-        if not self._stopping.is_set():
+        if not self._stopping:
             self._lost(why)

@@ -2,7 +2,8 @@
 
 Called by `rowcall_worker.executor` when a handler has returned or raised. Which errors are tried again:
 
-- gRPC's transient codes: UNAVAILABLE, RESOURCE_EXHAUSTED, ABORTED, DEADLINE_EXCEEDED, whoever said them;
+- the statuses of a handler's own that its method's policy names, by default gRPC's transient codes: UNAVAILABLE,
+  RESOURCE_EXHAUSTED, ABORTED, DEADLINE_EXCEEDED; and errors of the worker's own with one of these;
 - an exception that the handler did not turn into a status, and an attempt that ran out of time;
 - each up to the policy's max_attempts, after a random part of an exponentially growing wait (full jitter: Brooker,
   "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). A RetryInfo of the handler's is the least wait.
@@ -47,8 +48,8 @@ class Failure:
 
     status: Status
     """The envelope, for row and caller."""
-    retry: bool
-    """Whether it may be tried again."""
+    retry: bool | None
+    """Whether it may be tried again; None: the method's policy says so by the status's code."""
     at_least: timedelta = timedelta(0)
     """How long to wait at least."""
 
@@ -112,7 +113,7 @@ def failure(state: AttemptState, error: BaseException | Status) -> Failure:
             attempt=state.job.attempt,
             trace_id=state.call.trace.trace_id,
         )
-        return Failure(status, status.code in TRANSIENT, _asked_delay(error.details))
+        return Failure(status, None, _asked_delay(error.details))
     if isinstance(error, RowcallError):
         status = _envelope(state, error)
         return Failure(status, status.code in TRANSIENT, error.retry_after or timedelta(0))
@@ -145,6 +146,21 @@ def timed_out(state: AttemptState, timeout: timedelta) -> Failure:
     )
 
 
+def cancelled(state: AttemptState) -> Failure:
+    """The failure of an attempt that was ended because somebody cancelled its job."""
+    error = RowcallError(ErrorReason.ERROR_REASON_JOB_CANCELLED, "The job was cancelled.")
+    return Failure(_envelope(state, error), retry=False)
+
+
+def deadline_over(state: AttemptState) -> Failure:
+    """The failure of an attempt during which the whole job's deadline ended."""
+    error = RowcallError(
+        ErrorReason.ERROR_REASON_JOB_DEADLINE_EXCEEDED,
+        f"The job's deadline ended while attempt {state.job.attempt} was running.",
+    )
+    return Failure(_envelope(state, error), retry=False)
+
+
 def undecodable(method: ServedMethod) -> RowcallError:
     """The error of a job whose request is no message of its method's type."""
     return RowcallError(
@@ -170,9 +186,14 @@ def unwritable(state: AttemptState) -> Settlement:
     return _settlement(state, failed, JobState.JOB_STATE_FAILED)
 
 
+def is_retried(policy: PolicyRow, failed: Failure) -> bool:
+    """Whether a failure is one that is tried again, while attempts are left."""
+    return failed.status.code in policy.retry_codes if failed.retry is None else failed.retry
+
+
 def settlement(state: AttemptState, policy: PolicyRow, failed: Failure) -> Settlement:
     """The settlement of a failure: again after a wait while attempts are left, else the job's end."""
-    if failed.retry and state.job.attempt < policy.max_attempts:
+    if is_retried(policy, failed) and state.job.attempt < policy.max_attempts:
         delay = max(backoff(policy, state.job.attempt), min(failed.at_least, _MAX_DELAY))
         return _settlement(state, failed, JobState.JOB_STATE_SCHEDULED, delay)
     if failed.status.code == Code.CANCELLED:

@@ -12,18 +12,19 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID, uuid4
 
 import structlog
 
 from rowcall.errors import RowcallError
-from rowcall.queue.model import Settlement
+from rowcall.queue.model import Renewed, Running, Settlement
 from rowcall.queue.protocol import WorkQueue
 from rowcall_worker.executor import Attempt, Executor
 from rowcall_worker.lease import Lease, Renewal
+from rowcall_worker.looplag import LoopLag
 from rowcall_worker.settler import Outcome, Settler
 
 _FIRST_PAUSE: Final = 0.1
@@ -31,6 +32,8 @@ _LONGEST_PAUSE: Final = 2.0
 """Seconds between tries to register."""
 _WATCH: Final = 0.25
 """Seconds between looks at whether a lease still holds, in case its own thread is stuck."""
+
+_News = TypeVar("_News")
 
 _log = structlog.get_logger(__name__)
 
@@ -91,6 +94,13 @@ class Registration:
         self.attempts.discard(attempt)
         self._ended.set()
 
+    def running(self, wanted: Sequence[Running]) -> list[Attempt]:
+        """Those of its attempts that run these jobs under these very lease numbers."""
+        keys = {(each.tenant, each.job_id, each.lease) for each in wanted}
+        return [
+            attempt for attempt in self.attempts if (attempt.job.tenant, attempt.job.job_id, attempt.job.lease) in keys
+        ]
+
     def _look(self) -> None:
         if self.leaving and self._held <= 0:
             self.vacant.set()
@@ -110,6 +120,8 @@ class Registrar:
         shard: str,
         length: timedelta,
         parted: Callable[[], None],
+        paused: Callable[[Collection[int]], None],
+        loop_lag: LoopLag,
     ) -> None:
         """Args:
         queue: Where to register.
@@ -120,6 +132,8 @@ class Registrar:
         shard: The shard's, for the log.
         length: How long a lease holds without being renewed.
         parted: Called when an identity was retired, for what it still held is to be rescued.
+        paused: Called at each renewal with the queues that are paused.
+        loop_lag: The process's; told with each renewal.
         """
         self._queue = queue
         self._executor = executor
@@ -129,6 +143,8 @@ class Registrar:
         self._shard = shard
         self._length = length
         self._parted = parted
+        self._paused = paused
+        self._loop_lag = loop_lag
         self._some_ended = asyncio.Event()
         self._current: Registration | None = None
         self._leases: dict[Registration, Lease] = {}
@@ -155,11 +171,14 @@ class Registrar:
         asked_at = time.monotonic()
         await self._queue.register_worker(worker_id, self._name, self._length)
         registration = Registration(worker_id, self._settler, self._some_ended)
+        reading = self._loop_lag.reading()
         lease = Lease(
             worker_id,
             self._length,
             self._renewal(worker_id),
-            lambda why: self._over_from_thread(registration, why),
+            lambda why: self._from_thread(self._over, registration, why),
+            lambda renewed: self._from_thread(self._renewed, registration, renewed),
+            loop_lag=reading.take,
             asked_at=asked_at,
             shard=self._shard,
         )
@@ -189,6 +208,12 @@ class Registrar:
                 worker_id=str(registration.worker_id),
             )
             self._part(registration)
+
+    def renew_now(self, worker_ids: Collection[UUID]) -> None:
+        """Renews the leases of those of these identities that are this worker's: there is news for them."""
+        for registration, lease in self._leases.items():
+            if registration.worker_id in worker_ids:
+                lease.renew_now()
 
     async def ended(self) -> None:
         """Waits until an attempt under any identity has its outcome or has ended."""
@@ -230,9 +255,18 @@ class Registrar:
             else:
                 return
 
-    def _over_from_thread(self, registration: Registration, why: str) -> None:
+    def _from_thread(
+        self, call: Callable[[Registration, _News], None], registration: Registration, news: _News
+    ) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
-            self._loop.call_soon_threadsafe(self._over, registration, why)
+            self._loop.call_soon_threadsafe(call, registration, news)
+
+    def _renewed(self, registration: Registration, renewed: Renewed) -> None:
+        """What the shard said with a renewal. What came too late finds nothing: lease numbers are compared."""
+        for attempt in registration.running(renewed.cancelled) if renewed.cancelled else ():
+            self._executor.cancel(attempt)
+        if registration is self._current:
+            self._paused(renewed.paused_queues)
 
     def _over(self, registration: Registration, why: str) -> None:
         """The lease is over: others may run its jobs by now."""

@@ -45,18 +45,18 @@ def failed(attempt: Attempt, settlement: Settlement, failure: Failure, error: Ba
             delay = settlement.delay.total_seconds() if settlement.delay is not None else 0.0
             _log.warning("attempt failed, the job is tried again", **fields, delay_ms=round(delay * 1000))
         elif settlement.state == JobState.JOB_STATE_CANCELLED:
-            _log.warning("job cancelled by its handler", **fields)
+            _log.warning("job cancelled", **fields)
         else:
             _log.error("job failed", **fields)
 
 
 def hung(attempt: Attempt) -> None:
-    """Logs a handler that goes on although its time is over."""
+    """Logs a handler that goes on although its end was asked for."""
     with bind(attempt.call):
         _log.error(
-            "handler goes on after its time is over; its slot stays taken",
+            "handler goes on although it was told to end; its slot stays taken",
             method=attempt.method.name,
-            seconds=attempt.policy.timeout.total_seconds(),
+            cause="" if attempt.stop is None else attempt.stop.name,
         )
 
 

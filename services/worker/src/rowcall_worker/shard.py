@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -19,7 +19,7 @@ import structlog
 from rowcall.errors import RowcallError
 from rowcall.migrations import check_schema
 from rowcall.queue.faults import fault
-from rowcall.queue.hints import READY_CHANNEL, Listener, Notifier, parse_ready
+from rowcall.queue.hints import CANCEL_CHANNEL, READY_CHANNEL, Listener, Notifier, parse_cancel, parse_ready
 from rowcall.queue.model import QueueRow
 from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.queue.renewal import LeaseRenewal
@@ -27,6 +27,7 @@ from rowcall.sharding import Shard, Workload
 from rowcall_worker.claimer import Claimer, Policies
 from rowcall_worker.executor import Attempt, Executor
 from rowcall_worker.handlers import ServedMethod
+from rowcall_worker.looplag import LoopLag
 from rowcall_worker.maintainer import Maintainer
 from rowcall_worker.maintenance import Maintenance, Telling
 from rowcall_worker.registration import Registrar
@@ -53,7 +54,14 @@ class ShardWorker:
     """Drains one shard."""
 
     def __init__(
-        self, shard: Shard, executor: Executor, methods: Sequence[ServedMethod], settings: WorkerSettings, *, name: str
+        self,
+        shard: Shard,
+        executor: Executor,
+        methods: Sequence[ServedMethod],
+        settings: WorkerSettings,
+        *,
+        name: str,
+        loop_lag: LoopLag,
     ) -> None:
         """Args:
         shard: With the worker's pools.
@@ -61,6 +69,7 @@ class ShardWorker:
         methods: What is served.
         settings: The process's.
         name: The worker process's name.
+        loop_lag: The process's.
         """
         self.name = shard.name
         self._shard = shard
@@ -79,7 +88,7 @@ class ShardWorker:
             self._notifier = Notifier(shard.connection_string("hints"), name="rowcall-worker hints")
             self._listener = Listener(
                 shard.connection_string("listen"),
-                [READY_CHANNEL],
+                [READY_CHANNEL, CANCEL_CHANNEL],
                 self._heard,
                 connected=self._listening,
                 name="rowcall-worker listen",
@@ -99,6 +108,8 @@ class ShardWorker:
             shard=shard.name,
             length=settings.lease,
             parted=self._maintenance.rescue_soon,
+            paused=self._paused,
+            loop_lag=loop_lag,
         )
         self._claimers: list[Claimer] = []
         self._known_queues: frozenset[int] = frozenset()
@@ -231,6 +242,8 @@ class ShardWorker:
             self._settings.lease,
             shard=self.name,
             prepare=self._settings.prepare_after is not None,
+            # Through such a pooler another's session may hold a lock for ever, or nobody's.
+            guard=not self._settings.transaction_pooler,
         )
 
     async def _watch_queues(self) -> None:
@@ -248,8 +261,15 @@ class ShardWorker:
         for claimer in self._claimers:
             claimer.look_at(wanted)
 
-    def _heard(self, _channel: str, payload: str) -> None:
-        self._have_work(parse_ready(payload))
+    def _heard(self, channel: str, payload: str) -> None:
+        if channel == CANCEL_CHANNEL:
+            self._registrar.renew_now(parse_cancel(payload))
+        else:
+            self._have_work(parse_ready(payload))
+
+    def _paused(self, queue_ids: Collection[int]) -> None:
+        for claimer in self._claimers:
+            claimer.pause(queue_ids)
 
     def _listening(self) -> None:
         self._look_for_queues.set()

@@ -28,6 +28,7 @@ from rowcall_worker import servicers
 from rowcall_worker.descriptors import image_of
 from rowcall_worker.executor import Executor
 from rowcall_worker.handlers import RegistrationError, Registry, Served
+from rowcall_worker.looplag import LoopLag
 from rowcall_worker.probe import ProbeServicer
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.shard import DEDICATED_CONNECTIONS, ShardWorker
@@ -57,6 +58,7 @@ class Worker(grpc.aio.Server):
         """The router of its own."""
         self._registry = Registry()
         self._executor: Executor | None = None
+        self._loop_lag: LoopLag | None = None
         self._shards: list[ShardWorker] = []
         self._joining: set[asyncio.Task[None]] = set()
         self._started = False
@@ -186,9 +188,11 @@ class Worker(grpc.aio.Server):
             threads=self._settings.threads,
             max_response_bytes=self._settings.max_response_bytes,
         )
+        self._loop_lag = LoopLag(worker=self.name)
+        self._loop_lag.start()
         methods = list(served.methods.values())
         shards = [
-            ShardWorker(shard, self._executor, methods, self._settings, name=self.name)
+            ShardWorker(shard, self._executor, methods, self._settings, name=self.name, loop_lag=self._loop_lag)
             for shard in router.shards.values()
         ]
         _log.info("worker starts", worker=self.name, methods=sorted(served.methods), shards=[s.name for s in shards])
@@ -227,6 +231,8 @@ class Worker(grpc.aio.Server):
 
     async def _close(self) -> None:
         await asyncio.gather(*(shard.leave() for shard in self._shards))
+        if self._loop_lag is not None:
+            await self._loop_lag.stop()
         if self._executor is not None:
             self._executor.close()
         if self._router is not None:

@@ -16,7 +16,9 @@ from rowcall.queue.statements import statement
 class LeaseRenewal:
     """Renews the lease of one worker on one shard, over a connection of its own. Not for several threads at once."""
 
-    def __init__(self, conninfo: str, worker_id: UUID, lease: timedelta, *, shard: str, prepare: bool = True) -> None:
+    def __init__(
+        self, conninfo: str, worker_id: UUID, lease: timedelta, *, shard: str, prepare: bool = True, guard: bool = True
+    ) -> None:
         """
         Args:
             conninfo: Of the shard.
@@ -24,8 +26,13 @@ class LeaseRenewal:
             lease: How long the lease is to last from each renewal on.
             shard: The shard's name, for errors.
             prepare: Whether the connection keeps prepared statements; a pooler in transaction mode may not.
+            guard: Whether the connection's session stands for the worker, so that it is suspected soon after its
+                process died, not only when the lease is over. Never through a pooler in transaction mode, where a
+                session is anybody's.
         """
         self._prepare = prepare
+        self._guard = guard
+        self._guarded = False
         own = psycopg.conninfo.conninfo_to_dict(conninfo)
         # A connection that hangs must be given up while there is time for another attempt.
         patience = max(1, int(lease.total_seconds() / 3))
@@ -54,8 +61,13 @@ class LeaseRenewal:
         try:
             if self._connection is None or self._connection.closed:
                 self._connection = psycopg.connect(**self._parameters, autocommit=True)
+                self._guarded = False
             parameters = {"worker_id": self._worker_id, "lease": self._lease, "loop_lag": loop_lag}
             row = self._connection.execute(statement("renew_worker"), parameters, prepare=self._prepare).fetchone()
+            if self._guard and not self._guarded and row is not None and row[0]:
+                # The renewal first: after a cut it is what the worker lives by. A session that was cut off may hold the
+                # lock for a while yet; it is asked for again with the next renewal.
+                self._guarded = self._take_guard(self._connection)
         except (psycopg.Error, OSError) as error:
             self.close()
             # Renewing twice is renewing once: an unknown outcome is no other case.
@@ -65,6 +77,12 @@ class LeaseRenewal:
         _, tenants, job_ids, leases, paused = row
         cancelled = [Running(*each) for each in zip(tenants or (), job_ids or (), leases or (), strict=True)]
         return Renewed(alive=True, cancelled=cancelled, paused_queues=paused or ())
+
+    def _take_guard(self, connection: psycopg.Connection[Any]) -> bool:
+        row = connection.execute(
+            statement("guard_worker"), {"worker_id": self._worker_id}, prepare=self._prepare
+        ).fetchone()
+        return row is not None and bool(row[0])
 
     def close(self) -> None:
         """Ends the connection; the lease stays until it is over."""
