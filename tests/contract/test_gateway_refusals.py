@@ -57,8 +57,7 @@ REFUSED = (
     ),
     Refused("UNKNOWN_METADATA", keys={"key": "rowcall-priorty"}, metadata=(("rowcall-priorty", "high"),)),
     Refused(
-        "UNSUPPORTED_METADATA",
-        "UNIMPLEMENTED",
+        "INVALID_METADATA",
         keys={"key": "rowcall-on-done"},
         metadata=(("rowcall-on-done", "a.B/C"),),
     ),

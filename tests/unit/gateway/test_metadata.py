@@ -108,16 +108,14 @@ def test_a_typo_is_refused_with_what_was_meant(key: str, suggestion: str) -> Non
 
 
 def test_a_key_like_no_other_is_refused_with_the_table() -> None:
-    with pytest.raises(RowcallError, match="rowcall-fairness-key, rowcall-priority") as refused:
+    with pytest.raises(RowcallError, match="rowcall-fairness-key, rowcall-on-done, rowcall-priority") as refused:
         read_metadata((("rowcall-zzzzzzzzzzzz", "x"),))
     assert reason_name(refused.value.reason) == "UNKNOWN_METADATA"
 
 
-def test_a_follow_up_job_is_known_and_not_yet_done() -> None:
-    with pytest.raises(RowcallError) as refused:
-        read_metadata((("rowcall-on-done", "a.B/C"),))
-    assert reason_name(refused.value.reason) == "UNSUPPORTED_METADATA"
-    assert refused.value.metadata == {"key": "rowcall-on-done"}
+def test_what_is_to_follow_the_job_is_read() -> None:
+    assert read_metadata((("rowcall-on-done", "a.B/C"),)).on_done == "a.B/C"
+    assert read_metadata(()).on_done is None
 
 
 MANY_LABELS: Items = tuple((f"rowcall-label-{number}", "") for number in range(17))
@@ -128,6 +126,7 @@ MANY_LABELS: Items = tuple((f"rowcall-label-{number}", "") for number in range(1
     [
         ((("idempotency-key", ""),), "idempotency-key"),
         ((("idempotency-key", "x" * 256),), "idempotency-key"),
+        ((("rowcall-on-done", ""),), "rowcall-on-done"),
         ((("idempotency-key", "a"), ("idempotency-key", "b")), "idempotency-key"),
         ((("idempotency-key", b"a"),), "idempotency-key"),
         ((("prefer", "wait=soon"),), "prefer"),

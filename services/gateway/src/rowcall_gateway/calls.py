@@ -23,7 +23,6 @@ from rowcall.names import operation_name
 from rowcall.options.v1.job_pb2 import OnAbandon
 from rowcall.queue.model import JobRow, Outcome, SubmitOutcome, Submitted
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall.v1.job_pb2 import JobState
 from rowcall_gateway.background import Background
 from rowcall_gateway.deadlines import Budget
 from rowcall_gateway.drafts import Draft, Drafts
@@ -233,8 +232,8 @@ async def _cancel_when_written(flight: Flight, tenant: str) -> None:
 
 async def _cancel_unstarted(link: ShardLink, key: tuple[str, UUID]) -> None:
     cancelled = await link.store.cancel(*key, only_unstarted=True)
-    if cancelled is not None and cancelled.state == JobState.JOB_STATE_CANCELLED:
-        link.finished(key[1], cancelled.waiter_id)
+    if cancelled is not None:
+        link.cancelled({key[1]: cancelled})
 
 
 def _created(submitted: Submitted) -> bool:

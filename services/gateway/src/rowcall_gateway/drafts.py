@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
+from google.longrunning.operations_pb2 import Operation
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest
 
@@ -19,7 +21,17 @@ from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_service_pb2 import JobSpec
 from rowcall.validation import decode
 from rowcall_gateway.failures import too_large
-from rowcall_gateway.metadata import EARLIEST, IDEMPOTENCY_KEY, LATEST, MAX_KEY_CHARS, MAX_LABELS, CallMetadata
+from rowcall_gateway.metadata import (
+    EARLIEST,
+    IDEMPOTENCY_KEY,
+    LATEST,
+    MAX_KEY_CHARS,
+    MAX_LABELS,
+    ON_DONE,
+    CallMetadata,
+)
+
+_OPERATION: Final = Operation.DESCRIPTOR.full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +54,8 @@ class Draft:
     """Shares the tenant's turn within the tenant."""
     labels: Mapping[str, str]
     """To find the job by."""
+    on_done: JobMethod | None
+    """The method of the job that is submitted when this one has ended."""
 
 
 class Drafts:
@@ -55,12 +69,13 @@ class Drafts:
         """The draft of a call of a job method.
 
         Raises:
-            RowcallError: UNDECODABLE_REQUEST, INVALID_REQUEST, REQUEST_ID_MISMATCH.
+            RowcallError: UNDECODABLE_REQUEST, INVALID_REQUEST, REQUEST_ID_MISMATCH, INVALID_METADATA.
         """
         message = decode(method, request)
         key = _one_key(metadata.idempotency_key, _own_key(method, message))
         _check_key(key, "request_id")
         self._catalogue.validator.check(message)
+        on_done = self._on_done(metadata)
         return Draft(
             method=method,
             request=request,
@@ -70,6 +85,7 @@ class Drafts:
             run_at=metadata.run_at,
             fairness_key=metadata.fairness_key,
             labels=metadata.labels,
+            on_done=on_done,
         )
 
     def of_spec(self, spec: JobSpec, metadata: CallMetadata, *, path: str, key: str | None) -> Draft:
@@ -83,7 +99,7 @@ class Drafts:
 
         Raises:
             RowcallError: UNKNOWN_METHOD, REQUEST_TYPE_MISMATCH, REQUEST_TOO_LARGE, UNDECODABLE_REQUEST,
-                INVALID_REQUEST, REQUEST_ID_MISMATCH.
+                INVALID_REQUEST, REQUEST_ID_MISMATCH, INVALID_METADATA.
         """
         method = self._catalogue.method(spec.method)
         if method is None:
@@ -106,13 +122,19 @@ class Drafts:
         message = decode(method, request)
         found = _one_key(key, spec.request_id, _own_key(method, message))
         _check_key(found, f"{path}.request_id")
-        _check_text(spec.fairness_key, f"{path}.fairness_key")
+        check_text(spec.fairness_key, f"{path}.fairness_key")
         for name, value in spec.labels.items():
-            _check_text(value, f"{path}.labels[{name!r}]")
+            check_text(value, f"{path}.labels[{name!r}]")
         labels = {**metadata.labels, **spec.labels}
         if len(labels) > MAX_LABELS:
             raise _invalid(f"{path}.labels", f"has {len(labels)} labels with the metadata's; {MAX_LABELS} are possible")
         self._catalogue.validator.check(message, prefix=f"{path}.request")
+        if spec.on_done:
+            on_done, wrong = self._follow_up(spec.on_done)
+            if on_done is None:
+                raise _invalid(f"{path}.on_done", wrong)
+        else:
+            on_done = self._on_done(metadata)
         return Draft(
             method=method,
             request=request,
@@ -122,7 +144,36 @@ class Drafts:
             run_at=_run_time(spec, path) or metadata.run_at,
             fairness_key=spec.fairness_key or metadata.fairness_key,
             labels=labels,
+            on_done=on_done,
         )
+
+    def _on_done(self, metadata: CallMetadata) -> JobMethod | None:
+        """The method that the metadata wants to follow the job."""
+        if metadata.on_done is None:
+            return None
+        method, wrong = self._follow_up(metadata.on_done)
+        if method is None:
+            raise RowcallError(
+                ErrorReason.ERROR_REASON_INVALID_METADATA,
+                f"The metadata {ON_DONE} {wrong}.",
+                metadata={"key": ON_DONE},
+            )
+        return method
+
+    def _follow_up(self, name: str) -> tuple[JobMethod | None, str]:
+        """The method of a follow-up job, or what is wrong with its name and what to do."""
+        method = self._catalogue.method(name)
+        if method is None:
+            return None, (
+                "names no job type that this gateway serves; write package.Service/Method, and check the images that "
+                "the gateway was given"
+            )
+        if method.request_type != _OPERATION:
+            return None, (
+                f"names a method that takes a {method.request_type}; a follow-up gets the finished operation, so name "
+                f"one that takes a {_OPERATION}"
+            )
+        return method, ""
 
     def of_specs(self, specs: Sequence[JobSpec], metadata: CallMetadata) -> list[Draft]:
         """The drafts of many jobs that are submitted together.
@@ -172,10 +223,15 @@ def _check_key(key: str | None, path: str) -> None:
     if key is not None:
         if len(key) > MAX_KEY_CHARS:
             raise _invalid(path, f"has {len(key)} characters; it may have {MAX_KEY_CHARS}")
-        _check_text(key, path)
+        check_text(key, path)
 
 
-def _check_text(text: str, path: str) -> None:
+def check_text(text: str, path: str) -> None:
+    """Refuses a text that cannot be stored.
+
+    Raises:
+        RowcallError: INVALID_REQUEST.
+    """
     # Protobuf has it, Postgres has not.
     if "\0" in text:
         raise _invalid(path, "has the character U+0000, which cannot be stored")

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import secrets
 from datetime import timedelta
+from typing import Final
 
 from google.rpc.status_pb2 import Status
 
 from rowcall.errors import RowcallError
 from rowcall.sharding.faults import shard_unavailable
 from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall.v1.job_pb2 import JobState
+
+_LIVE: Final = "Wait until it has ended, or cancel it."
+_INSTEAD: Final = {
+    JobState.JOB_STATE_SCHEDULED: _LIVE,
+    JobState.JOB_STATE_READY: _LIVE,
+    JobState.JOB_STATE_RUNNING: _LIVE,
+    JobState.JOB_STATE_SUCCEEDED: "To run it again, submit it as a new call.",
+    JobState.JOB_STATE_CANCELLED: "To run it after all, submit it as a new call.",
+    JobState.JOB_STATE_RESOLVED: "It was marked as handled before; to run it again, submit it as a new call.",
+}
+"""What can be done about a job that has not failed."""
 
 
 class JobFailure(Exception):
@@ -28,6 +41,51 @@ def not_found(name: str) -> RowcallError:
     return RowcallError(
         ErrorReason.ERROR_REASON_JOB_NOT_FOUND,
         "There is no such operation in this tenant, or its retention is over.",
+        metadata={"operation": name},
+    )
+
+
+def not_known(kind: str, name: str) -> RowcallError:
+    """No such queue or method on any shard, or no such tenant on the caller's: said of other tenants too.
+
+    Args:
+        kind: "queue", "method" or "tenant".
+        name: Its name, as the caller wrote it.
+    """
+    message = {
+        "queue": "No shard knows this queue. Queues are known as soon as a gateway that serves a method of theirs has started.",
+        "method": "No shard knows this method. It is written package.Service/Method, and known as soon as a gateway that "
+        "serves it has started.",
+        "tenant": "This is not the caller's tenant, or it has not submitted anything yet.",
+    }[kind]
+    return RowcallError(ErrorReason.ERROR_REASON_NOT_KNOWN, message, metadata={"name": name})
+
+
+def job_not_failed(name: str, state: JobState.ValueType) -> RowcallError:
+    """Only a failed job can be replayed or resolved."""
+    word = JobState.Name(state).removeprefix("JOB_STATE_")
+    return RowcallError(
+        ErrorReason.ERROR_REASON_JOB_NOT_FAILED,
+        f"The job is {word}; only a FAILED one can be replayed or resolved. {_INSTEAD[state]}",
+        metadata={"operation": name, "state": word},
+    )
+
+
+def job_finished(name: str, state: JobState.ValueType) -> RowcallError:
+    """Nothing is left to cancel."""
+    word = JobState.Name(state).removeprefix("JOB_STATE_")
+    return RowcallError(
+        ErrorReason.ERROR_REASON_JOB_FINISHED,
+        f"The job is {word}: it is finished, and nothing is left to cancel.",
+        metadata={"operation": name, "state": word},
+    )
+
+
+def job_changed(name: str) -> RowcallError:
+    """The job became what it had to be only after it was asked for."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_CONFLICT,
+        "The job changed its state just then; nothing was done to it. Call again.",
         metadata={"operation": name},
     )
 

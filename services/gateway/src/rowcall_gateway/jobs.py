@@ -1,4 +1,7 @@
-"""rowcall.v1.JobService: jobs of any method, submitted generically, looked at, cancelled."""
+"""rowcall.v1.JobService: jobs of any method, submitted generically, looked at, cancelled, replayed, resolved.
+
+What callers submit with is here; lists are `job_lists`', what is done to jobs is `actions`', to many `selections`'.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,12 @@ from rowcall.names import operation_name
 from rowcall.queue.model import SubmitOutcome, Submitted
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_service_pb2 import (
+    BatchCancelJobsRequest,
+    BatchCancelJobsResponse,
+    BatchResolveJobsRequest,
+    BatchResolveJobsResponse,
+    BatchRetryJobsRequest,
+    BatchRetryJobsResponse,
     BatchSubmitRequest,
     BatchSubmitResponse,
     CancelJobRequest,
@@ -22,20 +31,31 @@ from rowcall.v1.job_service_pb2 import (
     GetJobRequest,
     GetJobResponse,
     JobView,
+    ListFailureGroupsRequest,
+    ListFailureGroupsResponse,
+    ListJobsRequest,
+    ListJobsResponse,
+    ResolveJobRequest,
+    ResolveJobResponse,
+    RetryJobRequest,
+    RetryJobResponse,
     SubmitRequest,
     SubmitResponse,
 )
 from rowcall.v1.job_service_pb2_grpc import JobServiceServicer
 from rowcall.validation import Validator
 from rowcall_gateway import incoming
+from rowcall_gateway.actions import Cancel, Resolve, Retry, do_to
 from rowcall_gateway.calls import JobCalls
 from rowcall_gateway.deadlines import margin
-from rowcall_gateway.drafts import Draft, Drafts, keyed
+from rowcall_gateway.drafts import Draft, Drafts, check_text, keyed
 from rowcall_gateway.failures import commit_unknown, key_required, operation_deleted
 from rowcall_gateway.incoming import IncomingCall
+from rowcall_gateway.job_lists import JobLists
 from rowcall_gateway.metadata import IDEMPOTENCY_KEY
 from rowcall_gateway.reading import JobReader
 from rowcall_gateway.resources import Resources
+from rowcall_gateway.selections import Selections
 from rowcall_gateway.submissions import Submissions
 from rowcall_gateway.waiters import Slots
 
@@ -61,6 +81,8 @@ class Jobs(JobServiceServicer):
         self._resources = resources
         self._slots = slots
         self._validator = validator
+        self._lists = JobLists(reader, resources)
+        self._selections = Selections(reader)
 
     async def Submit(self, request: SubmitRequest, context: Any) -> SubmitResponse:  # noqa: ARG002, N802
         """Submits one call; waits for its result only if the call prefers to."""
@@ -112,12 +134,71 @@ class Jobs(JobServiceServicer):
         full = request.view == JobView.JOB_VIEW_FULL
         return GetJobResponse(job=self._resources.job(await place.row(request=full, response=full)))
 
+    async def ListJobs(self, request: ListJobsRequest, context: Any) -> ListJobsResponse:  # noqa: ARG002, N802
+        """A page of the caller's jobs, newest first."""
+        self._check(request)
+        return await self._lists.page(incoming.current(), request)
+
     async def CancelJob(self, request: CancelJobRequest, context: Any) -> CancelJobResponse:  # noqa: ARG002, N802
         """Cancels a job that waits, marks one that runs; the job after it."""
         self._check(request)
         place = await self._reader.place(incoming.current(), request.name)
         await place.cancel()
         return CancelJobResponse(job=self._resources.job(await place.row()))
+
+    async def RetryJob(self, request: RetryJobRequest, context: Any) -> RetryJobResponse:  # noqa: ARG002, N802
+        """Makes a failed job READY again; the job after it."""
+        self._check(request)
+        place = await self._reader.place(incoming.current(), request.name)
+        return RetryJobResponse(job=self._resources.job(await do_to(place, Retry())))
+
+    async def ResolveJob(self, request: ResolveJobRequest, context: Any) -> ResolveJobResponse:  # noqa: ARG002, N802
+        """Marks a failed job as handled; the job after it."""
+        self._check(request)
+        call = incoming.current()
+        action = _resolve(call, request.note)
+        place = await self._reader.place(call, request.name)
+        return ResolveJobResponse(job=self._resources.job(await do_to(place, action)))
+
+    async def BatchCancelJobs(  # noqa: N802
+        self,
+        request: BatchCancelJobsRequest,
+        context: Any,  # noqa: ARG002
+    ) -> BatchCancelJobsResponse:
+        """Cancels many jobs; what became of them."""
+        self._check(request)
+        result = await self._selections.run(incoming.current(), request.selection, Cancel())
+        return BatchCancelJobsResponse(result=result)
+
+    async def BatchRetryJobs(  # noqa: N802
+        self,
+        request: BatchRetryJobsRequest,
+        context: Any,  # noqa: ARG002
+    ) -> BatchRetryJobsResponse:
+        """Makes many failed jobs READY again; what became of them."""
+        self._check(request)
+        result = await self._selections.run(incoming.current(), request.selection, Retry())
+        return BatchRetryJobsResponse(result=result)
+
+    async def BatchResolveJobs(  # noqa: N802
+        self,
+        request: BatchResolveJobsRequest,
+        context: Any,  # noqa: ARG002
+    ) -> BatchResolveJobsResponse:
+        """Marks many failed jobs as handled; what became of them."""
+        self._check(request)
+        call = incoming.current()
+        result = await self._selections.run(call, request.selection, _resolve(call, request.note))
+        return BatchResolveJobsResponse(result=result)
+
+    async def ListFailureGroups(  # noqa: N802
+        self,
+        request: ListFailureGroupsRequest,
+        context: Any,  # noqa: ARG002
+    ) -> ListFailureGroupsResponse:
+        """The caller's dead letters, counted by what they died of."""
+        self._check(request)
+        return await self._lists.failure_groups(incoming.current(), request)
 
     async def _submit_in_time(self, call: IncomingCall, drafts: Sequence[Draft]) -> list[Submitted]:
         """Submits all or none; what is not confirmed when the call's time is up is on its way all the same."""
@@ -133,6 +214,11 @@ class Jobs(JobServiceServicer):
 
     def _check(self, request: Message) -> None:
         self._validator.check(request)
+
+
+def _resolve(call: IncomingCall, note: str) -> Resolve:
+    check_text(note, "note")
+    return Resolve(by=call.principal.actor, note=note or None)
 
 
 def _keys_reused(indexes: list[int], first: str) -> RowcallError:

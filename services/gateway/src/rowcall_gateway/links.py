@@ -1,4 +1,4 @@
-"""What the gateway keeps for each shard: its store, its submitter, the calls that wait on it, and the hints.
+"""What the gateway keeps for each shard: its store, its submitter, the calls that wait on it, upkeep and hints.
 
 Made by the server at its start, one link a shard; used by everything that reads or writes jobs.
 """
@@ -6,17 +6,21 @@ Made by the server at its start, one link a shard; used by everything that reads
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from uuid import UUID
 
+from rowcall.catalogue.model import JobMethod
+from rowcall.queue.admin import PostgresQueueAdmin
 from rowcall.queue.hints import Listener, Notifier, done_channel, parse_done
-from rowcall.queue.model import Submission
+from rowcall.queue.model import Cancelled, Submission
 from rowcall.queue.postgres import PostgresJobStore
 from rowcall.sharding import Router, Shard, Workload
+from rowcall.v1.job_pb2 import JobState
 from rowcall_gateway.rows import Rows
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_gateway.submitter import Submitter
+from rowcall_gateway.upkeep import Upkeep
 from rowcall_gateway.waiters import HINTED, UNHINTED, Pace, Waiters
 
 
@@ -27,6 +31,8 @@ class ShardLink:
     """The shard's name."""
     store: PostgresJobStore
     """Its jobs."""
+    admin: PostgresQueueAdmin
+    """Its queues, for operators."""
     rows: Rows
     """Reads single jobs, together."""
     submitter: Submitter
@@ -35,13 +41,20 @@ class ShardLink:
     """The calls that wait for results."""
 
     def __init__(
-        self, shard: Shard, settings: GatewaySettings, *, gateway_id: UUID, in_flight: Callable[[], int]
+        self,
+        shard: Shard,
+        settings: GatewaySettings,
+        *,
+        gateway_id: UUID,
+        in_flight: Callable[[], int],
+        methods: Sequence[JobMethod],
     ) -> None:
         self.name = shard.name
         self._gateway_id = gateway_id
         self.store = PostgresJobStore(
             shard.pool(Workload.SUBMIT), shard.pool(Workload.READ), shard=shard.name, key_ttl=settings.key_ttl
         )
+        self.admin = PostgresQueueAdmin(shard.pool(Workload.SUBMIT), shard.pool(Workload.READ), shard=shard.name)
         self.rows = Rows(self.store)
         self.submitter = Submitter(
             self.store,
@@ -52,6 +65,7 @@ class ShardLink:
             written=self.tell_workers,
         )
         self.waiters = Waiters(self.store, shard=shard.name)
+        self._upkeep = Upkeep(self.store, methods, shard=shard.name)
         self._listener: Listener | None = None
         self._notifier: Notifier | None = None
         if settings.uses_hints:
@@ -73,16 +87,23 @@ class ShardLink:
         """How often to ask for a job, whether this gateway created it or joined it."""
         return HINTED if created and self._listener is not None else UNHINTED
 
-    def finished(self, job_id: UUID, waiter_id: UUID | None) -> None:
-        """A job was finished by this gateway (it was cancelled): tells whoever waits for it."""
-        self.waiters.hint([job_id])
-        if self._notifier is not None and waiter_id is not None and waiter_id != self._gateway_id:
-            self._notifier.done(waiter_id, [job_id])
+    def cancelled(self, found: Mapping[UUID, Cancelled]) -> None:
+        """Jobs were cancelled by this gateway: tells whoever waits for those that are finished, and who runs the others."""
+        finished = {
+            job_id: each.waiter_id for job_id, each in found.items() if each.state == JobState.JOB_STATE_CANCELLED
+        }
+        self.waiters.hint(list(finished))
+        if self._notifier is not None:
+            for job_id, waiter_id in finished.items():
+                if waiter_id is not None and waiter_id != self._gateway_id:
+                    self._notifier.done(waiter_id, [job_id])
+            self._notifier.cancel(each.worker_id for each in found.values() if each.worker_id is not None)
 
     def start(self) -> None:
-        """Starts submitting, waiting and listening."""
+        """Starts submitting, waiting, upkeep and listening."""
         self.submitter.start()
         self.waiters.start()
+        self._upkeep.start()
         if self._listener is not None:
             self._listener.start()
         if self._notifier is not None:
@@ -91,29 +112,44 @@ class ShardLink:
     async def close(self) -> None:
         """Writes what is on its way and stops."""
         await self.submitter.close()
+        await self._upkeep.close()
         await self.waiters.close()
         if self._listener is not None:
             await self._listener.close()
         if self._notifier is not None:
             await self._notifier.close()
         await self.store.close()
+        await self.admin.close()
 
     def tell_workers(self, created: Sequence[Submission]) -> None:
         """Rows were written: workers may claim them."""
+        self.ready(each.ids.queue_id for each in created if each.run_at is None)
+
+    def ready(self, queue_ids: Iterable[int]) -> None:
+        """Queues have got ready jobs: workers may claim them."""
         if self._notifier is not None:
-            self._notifier.ready({each.ids.queue_id for each in created if each.run_at is None})
+            self._notifier.ready(set(queue_ids))
 
 
 class Links:
     """The links of every shard."""
 
     def __init__(
-        self, router: Router, settings: GatewaySettings, *, gateway_id: UUID, in_flight: Callable[[], int]
+        self,
+        router: Router,
+        settings: GatewaySettings,
+        *,
+        gateway_id: UUID,
+        in_flight: Callable[[], int],
+        methods: Sequence[JobMethod],
     ) -> None:
         self._links: Mapping[str, ShardLink] = {
-            name: ShardLink(shard, settings, gateway_id=gateway_id, in_flight=in_flight)
+            name: ShardLink(shard, settings, gateway_id=gateway_id, in_flight=in_flight, methods=methods)
             for name, shard in router.shards.items()
         }
+
+    def __iter__(self) -> Iterator[ShardLink]:
+        return iter(self._links.values())
 
     def __getitem__(self, shard: str) -> ShardLink:
         return self._links[shard]

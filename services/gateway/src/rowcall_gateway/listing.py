@@ -1,24 +1,17 @@
-"""A page of a tenant's operations: filter, page token, and how much fits. Called by `operations`.
-
-Tokens are opaque (AIP-158): the last id of the page, and a hash that binds it to tenant and filter.
-"""
+"""A page of a tenant's operations: filter, and how much fits. Called by `operations`."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import hmac
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
-from uuid import UUID
 
 from rowcall.errors import RowcallError
 from rowcall.queue.model import DONE, LIVE, JobFilter, JobRow
 from rowcall.queue.protocol import JobStore
 from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall_gateway import tokens
 
 DEFAULT_SIZE: Final = 50
 MOST: Final = 500
@@ -30,8 +23,7 @@ PAGE_BYTES: Final = 2 * 1024 * 1024
 _SLICE: Final = 20
 """Rows read at a time: a response may be large, and what does not fit is read for nothing."""
 
-_HASH_BYTES: Final = 12
-_TERM: Final = re.compile(r'\s*(?:(done)\s*=\s*(true|false)|(method)\s*=\s*"([^"]*)")\s*')
+_TERM: Final = re.compile(r'\s*(?:(done)\s*=\s*(true|false)|(method)\s*=\s*"([^"\0]*)")\s*')
 _AND: Final = re.compile(r"AND\b|(?=\w)")
 
 
@@ -98,7 +90,8 @@ async def read_page(store: JobStore, tenant: str, wanted: Filter, *, size: int, 
         RowcallError: INVALID_PAGE_TOKEN, or what the store raises.
     """
     key = await store.fingerprint_key()
-    before = _read_token(key, tenant, wanted, token) if token else None
+    about = f"operations\n{tenant}\n{wanted.done}\n{wanted.method}".encode()
+    before = tokens.read(key, about, token) if token else None
     limit = min(size or DEFAULT_SIZE, MOST)
     rows: list[JobRow] = []
     room = PAGE_BYTES
@@ -107,7 +100,7 @@ async def read_page(store: JobStore, tenant: str, wanted: Filter, *, size: int, 
         found = await store.list(tenant, _job_filter(wanted), before=before, limit=asked, response=True)
         for row in found:
             if len(rows) == limit or room <= 0:
-                return Page(rows, _make_token(key, tenant, wanted, rows[-1].job_id))
+                return Page(rows, tokens.make(key, about, rows[-1].job_id))
             rows.append(row)
             room -= len(row.response or b"") + len(row.error or b"")
         if len(found) < asked:
@@ -120,31 +113,6 @@ def _job_filter(wanted: Filter) -> JobFilter:
         states=None if wanted.done is None else DONE if wanted.done else LIVE,
         method=wanted.method,
     )
-
-
-def _make_token(key: bytes, tenant: str, wanted: Filter, last: UUID) -> str:
-    return base64.urlsafe_b64encode(last.bytes + _hash(key, tenant, wanted, last)).decode()
-
-
-def _read_token(key: bytes, tenant: str, wanted: Filter, token: str) -> UUID:
-    try:
-        data = base64.b64decode(token, altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        data = b""
-    if len(data) == 16 + _HASH_BYTES:
-        last = UUID(bytes=data[:16])
-        if hmac.compare_digest(data[16:], _hash(key, tenant, wanted, last)):
-            return last
-    raise RowcallError(
-        ErrorReason.ERROR_REASON_INVALID_PAGE_TOKEN,
-        "The page token is not one that this list gave out; send next_page_token back as it was, with the same filter, "
-        "or none for the first page.",
-    )
-
-
-def _hash(key: bytes, tenant: str, wanted: Filter, last: UUID) -> bytes:
-    about = f"{tenant}\n{wanted.done}\n{wanted.method}\n{last}"
-    return hashlib.blake2b(about.encode(), digest_size=_HASH_BYTES, key=key, person=b"page token").digest()
 
 
 def _invalid_filter() -> RowcallError:

@@ -73,6 +73,8 @@ class CallMetadata:
     """Shares the tenant's turn within the tenant."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """To find the job by."""
+    on_done: str | None = None
+    """The method of a job to be submitted when this one has ended; `drafts` decides whether it can be."""
     tenant: str | None = None
     """What the caller says its tenant is; `identity` decides whether that counts."""
     actor: str | None = None
@@ -85,7 +87,7 @@ def read_metadata(items: Iterable[tuple[str, str | bytes]]) -> CallMetadata:
     """Reads a call's metadata.
 
     Raises:
-        RowcallError: UNKNOWN_METADATA, UNSUPPORTED_METADATA or INVALID_METADATA, with the key.
+        RowcallError: UNKNOWN_METADATA or INVALID_METADATA, with the key.
     """
     values: dict[str, str] = {}
     labels: dict[str, str] = {}
@@ -108,13 +110,14 @@ def read_metadata(items: Iterable[tuple[str, str | bytes]]) -> CallMetadata:
         priority=_read(values, PRIORITY, _lane),
         fairness_key=_read(values, FAIRNESS_KEY, _fairness),
         labels=labels,
+        on_done=_read(values, ON_DONE, _bounded),
         tenant=values.get(TENANT),
         actor=_read(values, ACTOR, _bounded),
         previous_attempts=_read(values, PREVIOUS_ATTEMPTS, _count) or 0,
     )
 
 
-_SINGLE: Final = frozenset({IDEMPOTENCY_KEY, RUN_AT, PRIORITY, FAIRNESS_KEY, TENANT, ACTOR, PREVIOUS_ATTEMPTS})
+_SINGLE: Final = frozenset({IDEMPOTENCY_KEY, RUN_AT, PRIORITY, FAIRNESS_KEY, ON_DONE, TENANT, ACTOR, PREVIOUS_ATTEMPTS})
 _KNOWN: Final = sorted(key for key in _SINGLE if key.startswith(_OURS))
 
 
@@ -197,12 +200,6 @@ def _invalid(key: str, what: str) -> RowcallError:
 
 
 def _unknown(key: str) -> RowcallError:
-    if key == ON_DONE:
-        return RowcallError(
-            ErrorReason.ERROR_REASON_UNSUPPORTED_METADATA,
-            f"The metadata {key} is not acted on by this release: follow the operation instead.",
-            metadata={"key": key},
-        )
     known = [*_KNOWN, LABEL_PREFIX + "NAME"]
     close = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"the keys are {', '.join(known)}."

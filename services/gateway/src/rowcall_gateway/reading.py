@@ -1,4 +1,4 @@
-"""Jobs by their names, within the caller's tenant: found, cancelled, deleted. Called by `operations` and `jobs`.
+"""Jobs by their names, within the caller's tenant: found, cancelled, deleted. Called by all that serve named jobs.
 
 A name of another tenant is not found, exactly like one that nobody has.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from rowcall.errors import RowcallError
-from rowcall.names import operation_name, parse_operation_name
+from rowcall.names import is_tenant, operation_name, parse_operation_name
 from rowcall.queue.model import JobRow
 from rowcall.sharding import Router
 from rowcall.v1.error_reason_pb2 import ErrorReason
@@ -54,8 +54,8 @@ class Place:
         if cancelled is None:
             # No live job: finished, or none at all.
             await self.row()
-        elif cancelled.state == JobState.JOB_STATE_CANCELLED:
-            self.link.finished(self.key[1], cancelled.waiter_id)
+        else:
+            self.link.cancelled({self.key[1]: cancelled})
 
     async def delete(self) -> None:
         """Erases the job, which must be finished.
@@ -73,6 +73,46 @@ class Place:
         )
 
 
+def own_key(call: IncomingCall, name: str) -> tuple[str, UUID]:
+    """Tenant and job of a name, which must be the caller's own tenant's.
+
+    Raises:
+        RowcallError: INVALID_NAME, JOB_NOT_FOUND.
+    """
+    parsed = parse_operation_name(name)
+    if parsed is None:
+        raise RowcallError(
+            ErrorReason.ERROR_REASON_INVALID_NAME,
+            "The name is not that of an operation: tenants/{tenant}/operations/{uuid}.",
+            metadata={"name": name},
+        )
+    if parsed[0] != call.tenant:
+        raise not_found(name)
+    return parsed
+
+
+def check_parent(call: IncomingCall, parent: str) -> None:
+    """Refuses a list of another tenant: `parent` is "tenants/{tenant}" of the caller's own, or empty.
+
+    Raises:
+        RowcallError: INVALID_NAME; NOT_KNOWN for every other tenant, there or not.
+    """
+    if parent in ("", f"tenants/{call.tenant}"):
+        return
+    tenant = parent.removeprefix("tenants/")
+    if tenant == parent or not is_tenant(tenant):
+        raise RowcallError(
+            ErrorReason.ERROR_REASON_INVALID_NAME,
+            "Jobs are listed by tenant: parent is tenants/{tenant}, or empty for the caller's own.",
+            metadata={"name": parent},
+        )
+    raise RowcallError(
+        ErrorReason.ERROR_REASON_NOT_KNOWN,
+        "The tenant in parent is not the caller's: leave parent empty, or call as that tenant.",
+        metadata={"name": parent},
+    )
+
+
 class JobReader:
     """Finds the shards of names."""
 
@@ -86,20 +126,12 @@ class JobReader:
         Raises:
             RowcallError: INVALID_NAME, JOB_NOT_FOUND, or what the router raises.
         """
-        parsed = parse_operation_name(name)
-        if parsed is None:
-            raise RowcallError(
-                ErrorReason.ERROR_REASON_INVALID_NAME,
-                "The name is not that of an operation: tenants/{tenant}/operations/{uuid}.",
-                metadata={"name": name},
-            )
-        if parsed[0] != call.tenant:
-            raise not_found(name)
+        key = own_key(call, name)
         link = await self.link(call)
         if link is None:
             raise not_found(name)
         call.operation = name
-        return Place(link, parsed)
+        return Place(link, key)
 
     async def link(self, call: IncomingCall) -> ShardLink | None:
         """The caller's shard; None for a tenant that never submitted anything: reading places nobody.

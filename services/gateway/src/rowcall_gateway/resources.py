@@ -24,7 +24,7 @@ from rowcall.queue.model import AttemptRow, JobRow, Outcome
 from rowcall.queue.statuses import addressed
 from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall.v1.job_pb2 import Attempt, AttemptOutcome, Job, JobMetadata, JobState
+from rowcall.v1.job_pb2 import Attempt, AttemptOutcome, Hold, Job, JobMetadata, JobState, Progress, Resolution
 from rowcall_gateway.failures import JobFailure
 
 TYPE_URL: Final = "type.googleapis.com/"
@@ -75,6 +75,14 @@ class Resources:
             labels=row.labels,
             cancel_requested=row.cancel_requested_at is not None,
             attempts=_attempts(row),
+            deadline=timestamp(row.deadline),
+            progress=_progress(row),
+            parent="" if row.parent_job_id is None else operation_name(row.tenant, row.parent_job_id),
+            lost_attempts=row.lost,
+            replays=row.replays,
+            hold=Hold.HOLD_UNSPECIFIED if row.held is None else Hold.ValueType(row.held),
+            error_fingerprint=row.error_fingerprint or "",
+            resolution=_resolution(row),
         )
         if row.error is not None:
             made.error.CopyFrom(_error(row, row.error))
@@ -151,7 +159,20 @@ def _metadata(row: JobRow) -> JobMetadata:
         finish_time=timestamp(row.finished_at),
         trace_id=trace_id(row),
         cancel_requested=row.cancel_requested_at is not None,
+        progress=None if row.done else _progress(row),
     )
+
+
+def _progress(row: JobRow) -> Progress | None:
+    if row.progress_at is None:
+        return None
+    return Progress(fraction=row.progress, message=row.progress_message or "", update_time=timestamp(row.progress_at))
+
+
+def _resolution(row: JobRow) -> Resolution | None:
+    if row.resolved_at is None:
+        return None
+    return Resolution(actor=row.resolved_by or "", note=row.resolve_note or "", resolve_time=timestamp(row.resolved_at))
 
 
 def _error(row: JobRow, error: bytes) -> Status:

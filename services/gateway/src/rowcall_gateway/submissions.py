@@ -9,7 +9,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from rowcall.errors import RowcallError
-from rowcall.queue.model import Submission, SubmitOutcome, Submitted
+from rowcall.queue.model import FollowUp, Submission, SubmitOutcome, Submitted
 from rowcall.sharding import Router, Shard
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.validation import fingerprint
@@ -111,10 +111,17 @@ async def _submission(call: IncomingCall, draft: Draft, job_id: UUID, link: Shar
     hashed = None
     if draft.request_id is not None:
         hashed = fingerprint(await link.store.fingerprint_key(), draft.message)
+    if draft.on_done is None:
+        ids, on_done = await link.store.method_ids(draft.method.name, draft.method.policy), None
+    else:
+        # The shard packs the answer into the follow-up's operation, for which it must know the answer's type.
+        ids = await link.store.publish(draft.method)
+        following = await link.store.method_ids(draft.on_done.name, draft.on_done.policy)
+        on_done = FollowUp(following, draft.on_done.policy.priority)
     return Submission(
         tenant=call.tenant,
         job_id=job_id,
-        ids=await link.store.method_ids(draft.method.name, draft.method.policy),
+        ids=ids,
         lane=draft.lane,
         request=draft.request,
         request_id=draft.request_id,
@@ -126,6 +133,8 @@ async def _submission(call: IncomingCall, draft: Draft, job_id: UUID, link: Shar
         tracestate=call.trace.tracestate,
         labels=draft.labels,
         waiter_id=link.waiter_id if waits else None,
+        deadline=draft.method.policy.deadline,
+        on_done=on_done,
     )
 
 

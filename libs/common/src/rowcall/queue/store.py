@@ -193,6 +193,15 @@ class PostgresJobStore:
         )
         return Cancelled(*found[0]) if found else None
 
+    async def cancel_many(self, tenant: str, job_ids: Sequence[UUID]) -> dict[UUID, Cancelled]:
+        """See JobStore.cancel_many."""
+        if not job_ids:
+            return {}
+        found = await self._write.rows(
+            "cancel_jobs", {"tenant": tenant, "job_id": UuidArray(sorted(job_ids)), "error": statuses.cancelled()}
+        )
+        return {row[0]: Cancelled(*row[1:]) for row in found}
+
     async def replay(self, tenant: str, job_ids: Sequence[UUID]) -> dict[UUID, int]:
         """See JobStore.replay."""
         if not job_ids:
@@ -217,15 +226,19 @@ class PostgresJobStore:
         if not moved:
             return 0
         flows = sorted(moved, key=lambda flow: (flow.tenant, flow.queue_id, flow.lane))
-        found = await self._write.rows(
-            "exchange_turns",
-            {
-                "tenant": TextArray([flow.tenant for flow in flows]),
-                "queue_id": IntegerArray([flow.queue_id for flow in flows]),
-                "lane": SmallintArray([flow.lane for flow in flows]),
-                "last_key": BigintArray([moved[flow] for flow in flows]),
-            },
-        )
+        try:
+            found = await self._write.rows(
+                "exchange_turns",
+                {
+                    "tenant": TextArray([flow.tenant for flow in flows]),
+                    "queue_id": IntegerArray([flow.queue_id for flow in flows]),
+                    "lane": SmallintArray([flow.lane for flow in flows]),
+                    "last_key": BigintArray([moved[flow] for flow in flows]),
+                },
+            )
+        except BaseException:
+            self._turns.still_moved(flows)
+            raise
         self._turns.learn({flows[place - 1]: last_key for place, last_key in found})
         return len(flows)
 

@@ -1,0 +1,59 @@
+"""Page tokens, opaque to callers (AIP-158): the last id of a page, and a hash that binds it to what the page is of.
+
+Called by the modules that list.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from typing import Final
+from uuid import UUID
+
+from rowcall.errors import RowcallError
+from rowcall.v1.error_reason_pb2 import ErrorReason
+
+_HASH_BYTES: Final = 12
+
+
+def make(key: bytes, about: bytes, last: UUID) -> str:
+    """A token for the page after this one.
+
+    Args:
+        key: The shard's, so that nobody makes up a token.
+        about: Whose list this is and what is in it; the same for each of its pages.
+        last: The last id of this page.
+    """
+    return base64.urlsafe_b64encode(last.bytes + _hash(key, about, last)).decode()
+
+
+def read(key: bytes, about: bytes, token: str) -> UUID:
+    """The last id of the page before.
+
+    Args:
+        key: As given to `make`.
+        about: As given to `make`.
+        token: As the caller sent it.
+
+    Raises:
+        RowcallError: INVALID_PAGE_TOKEN.
+    """
+    try:
+        data = base64.b64decode(token, altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    if len(data) == 16 + _HASH_BYTES:
+        last = UUID(bytes=data[:16])
+        if hmac.compare_digest(data[16:], _hash(key, about, last)):
+            return last
+    raise RowcallError(
+        ErrorReason.ERROR_REASON_INVALID_PAGE_TOKEN,
+        "The page token is not one that this list gave out; send next_page_token back as it was, with the same filter, "
+        "or none for the first page.",
+    )
+
+
+def _hash(key: bytes, about: bytes, last: UUID) -> bytes:
+    return hashlib.blake2b(last.bytes + about, digest_size=_HASH_BYTES, key=key, person=b"page token").digest()
