@@ -140,6 +140,7 @@ def test_pool_serves_reflection(build_image: ImageBuilder) -> None:
     for name in (
         *catalogue.service_names,
         "rowcall.v1.JobService",
+        "rowcall.v1.QueueService",
         "google.longrunning.Operations",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",

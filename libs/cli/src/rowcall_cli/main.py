@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rowcall_cli import jobs, migrate, probe, submit
+from rowcall_cli import jobs, migrate, probe, queues, submit
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.output import say
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 
 app.command(epilog=migrate.EXAMPLES)(migrate.migrate)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(queues.app, name="queues")
 app.command(epilog=submit.EXAMPLES)(submit.submit)
 app.command(epilog=probe.EXAMPLES)(probe.probe)
 

@@ -10,7 +10,8 @@ from rowcall_gateway.settings import GatewaySettings
 
 JOB_SERVICE: Final = "rowcall.v1.JobService"
 OPERATIONS: Final = "google.longrunning.Operations"
-OUR_SERVICES: Final = (JOB_SERVICE, OPERATIONS)
+QUEUE_SERVICE: Final = "rowcall.v1.QueueService"
+OUR_SERVICES: Final = (JOB_SERVICE, OPERATIONS, QUEUE_SERVICE)
 """The services that every gateway serves, beside the catalogue's."""
 
 _SUBMITTING: Final = frozenset({f"{JOB_SERVICE}/Submit", f"{JOB_SERVICE}/BatchSubmit"})

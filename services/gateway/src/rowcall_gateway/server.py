@@ -17,7 +17,7 @@ from opentelemetry.trace import TracerProvider
 
 from rowcall.catalogue.images import Catalogue, load_catalogue
 from rowcall.sharding import GATEWAY_WORKLOADS, Router
-from rowcall.v1 import job_service_pb2_grpc
+from rowcall.v1 import job_service_pb2_grpc, queue_service_pb2_grpc
 from rowcall_gateway.address import Address
 from rowcall_gateway.background import Background
 from rowcall_gateway.calls import JobCalls
@@ -29,6 +29,7 @@ from rowcall_gateway.interceptor import CallInterceptor
 from rowcall_gateway.jobs import Jobs
 from rowcall_gateway.links import Links
 from rowcall_gateway.operations import Operations
+from rowcall_gateway.queues import Queues
 from rowcall_gateway.reading import JobReader
 from rowcall_gateway.resources import Resources
 from rowcall_gateway.rules import OUR_SERVICES, Rules
@@ -176,7 +177,13 @@ class Gateway:
                 dedicated=DEDICATED if settings.uses_hints else 0,
             )
         await check_schemas(settings, self._router)
-        self._links = Links(self._router, settings, gateway_id=uuid4(), in_flight=lambda: self._gate.inside)
+        self._links = Links(
+            self._router,
+            settings,
+            gateway_id=uuid4(),
+            in_flight=lambda: self._gate.inside,
+            methods=list(catalogue.methods.values()),
+        )
         self._server = self._assemble(catalogue, self._router, self._links)
         self._port = _bind(self._server, settings.address)
         self._links.start()
@@ -232,6 +239,7 @@ class Gateway:
         job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
         operations = Operations(reader, resources, slots, max_call_wait=settings.max_call_wait)
         operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)
+        queue_service_pb2_grpc.add_QueueServiceServicer_to_server(Queues(catalogue, router, links), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if settings.reflection:
             names = (*self._services(catalogue), health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -38,7 +38,7 @@ from rowcall.catalogue.methods import MethodReader
 from rowcall.catalogue.model import JobMethod
 from rowcall.options.v1 import job_pb2 as options_pb2
 from rowcall.probe.v1 import probe_pb2
-from rowcall.v1 import error_reason_pb2, job_pb2, job_service_pb2
+from rowcall.v1 import error_reason_pb2, job_pb2, job_service_pb2, queue_service_pb2
 from rowcall.validation import RulesError, Validator
 
 __all__ = ["Catalogue", "ImageError", "load_catalogue"]
@@ -58,6 +58,7 @@ _COMMON: Final[Sequence[AnyFileDescriptor]] = (
     job_service_pb2.DESCRIPTOR,
     operations_pb2.DESCRIPTOR,
     options_pb2.DESCRIPTOR,
+    queue_service_pb2.DESCRIPTOR,
     source_context_pb2.DESCRIPTOR,
     status_pb2.DESCRIPTOR,
     struct_pb2.DESCRIPTOR,

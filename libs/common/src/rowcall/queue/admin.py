@@ -30,9 +30,9 @@ class PostgresQueueAdmin:
         """See QueueAdmin.stats."""
         return [QueueStats(*row) for row in await self._read.rows("queue_stats", {"cap": cap})]
 
-    async def pauses(self) -> list[Pause]:
+    async def pauses(self, tenant: str) -> list[Pause]:
         """See QueueAdmin.pauses."""
-        return [Pause(*row) for row in await self._read.rows("pauses")]
+        return [Pause(*row) for row in await self._read.rows("pauses", {"tenant": tenant})]
 
     async def pause(self, kind: str, name: str, *, by: str | None, note: str | None) -> bool:
         """See QueueAdmin.pause."""

@@ -440,3 +440,5 @@ class QueueStats:
     """Ready, but their tenant or method is paused, or they are suspects."""
     running: int
     scheduled: int
+    capped: bool
+    """Whether a count stopped at the cap: there are at least so many."""

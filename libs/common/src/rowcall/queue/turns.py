@@ -8,7 +8,7 @@ that backlog but its first job (P. Goyal, H. Vin, H. Cheng: Start-time Fair Queu
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,6 +80,10 @@ class Turns:
         """The last keys of the flows that moved since this was last asked: what other gateways should know."""
         moved, self._moved = self._moved, set()
         return {flow: self._last[flow] for flow in moved if flow in self._last}
+
+    def still_moved(self, flows: Iterable[Flow]) -> None:
+        """Other gateways could not be told of these: they belong to what `moved` answers next."""
+        self._moved.update(flows)
 
     def learn(self, last_keys: Mapping[Flow, int]) -> None:
         """Takes what other gateways know."""

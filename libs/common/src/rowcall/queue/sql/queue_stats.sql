@@ -1,2 +1,2 @@
-select name, paused_at, paused_by, pause_note, ready, oldest_ready_at, held, running, scheduled
+select name, paused_at, paused_by, pause_note, ready, oldest_ready_at, held, running, scheduled, capped
 from rowcall.queue_stats(p_cap => %(cap)s::integer)

@@ -1,0 +1,262 @@
+"""`rowcall queues`: the queues looked at, paused and resumed, and a tenant's share, through the gateway's QueueService."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from rowcall.v1 import queue_service_pb2, queue_service_pb2_grpc
+from rowcall_cli.errors import CommandError, ExitCode
+from rowcall_cli.gateway import (
+    DEFAULT_ADDRESS,
+    DEFAULT_TENANT,
+    RPC_SECONDS,
+    AddressOption,
+    Gateway,
+    TenantOption,
+    connect,
+)
+from rowcall_cli.output import examples, result_fields, result_json, result_table, say
+
+app = typer.Typer(no_args_is_help=True, help="Look at queues, pause and resume them, and weigh tenants.")
+
+COLUMNS = ("queue", "ready", "oldest", "held", "running", "scheduled", "paused")
+
+
+class Kind(enum.StrEnum):
+    """What can be paused."""
+
+    QUEUE = "queue"
+    METHOD = "method"
+    TENANT = "tenant"
+
+
+KindArgument = Annotated[Kind, typer.Argument(help="What NAME is the name of.", show_default=False)]
+NameArgument = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="A queue, a method (package.Service/Method) or a tenant.", show_default=False),
+]
+QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue's name.", show_default=False)]
+CallerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant",
+        envvar="ROWCALL_TENANT",
+        metavar="NAME",
+        help="The tenant to call for. [default: the tenant that is meant, else default]",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command("list", epilog=examples("rowcall queues list", "rowcall queues list --json"))
+def list_(
+    *, address: AddressOption = DEFAULT_ADDRESS, tenant: TenantOption = DEFAULT_TENANT, as_json: JsonOption = False
+) -> None:
+    """Show every queue: how much waits, since when, how much runs, and what is paused.
+
+    Each shard counts to 10,000 and no further; "+" says that there are at least so many. Exits with 3 when a shard did not
+    answer: what it has is missing then.
+    """
+    with connect(address, tenant) as gateway:
+        request = queue_service_pb2.ListQueuesRequest()
+        answer = _stub(gateway).ListQueues(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
+    if as_json:
+        result_json(
+            {
+                "queues": [_as_dict(queue) for queue in answer.queues],
+                "unreachable_shards": list(answer.unreachable_shards),
+            }
+        )
+    else:
+        result_table(COLUMNS, [[value for _, value in _fields(queue)] for queue in answer.queues])
+    _complete(answer.unreachable_shards)
+
+
+@app.command(epilog=examples("rowcall queues show default"))
+def show(
+    name: QueueArgument,
+    *,
+    address: AddressOption = DEFAULT_ADDRESS,
+    tenant: TenantOption = DEFAULT_TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one queue. Exits with 3 when a shard did not answer: what it has is missing then."""
+    with connect(address, tenant) as gateway:
+        request = queue_service_pb2.GetQueueRequest(name=name)
+        answer = _stub(gateway).GetQueue(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
+    if as_json:
+        result_json({**_as_dict(answer.queue), "unreachable_shards": list(answer.unreachable_shards)})
+    else:
+        result_fields(_fields(answer.queue))
+    _complete(answer.unreachable_shards)
+
+
+@app.command(
+    epilog=examples(
+        'rowcall queues pause queue documents --note "the index is being rebuilt"',
+        "rowcall queues pause method documents.v1.DocumentService/IngestDocument",
+        "rowcall queues pause tenant acme",
+    )
+)
+def pause(
+    kind: KindArgument,
+    name: NameArgument,
+    *,
+    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="What for; shown to whoever looks.")] = "",
+    actor: Annotated[
+        str | None,
+        typer.Option("--actor", metavar="NAME", help="Who pauses it; shown to whoever looks.", show_default=False),
+    ] = None,
+    address: AddressOption = DEFAULT_ADDRESS,
+    tenant: CallerOption = None,
+) -> None:
+    """Pause a queue, a method or a tenant: none of its jobs is started from now on.
+
+    What runs goes on, and calls are still taken. A pause that is there already stays as it is. Exits with 1 when it could not be
+    done on every shard; do it again then.
+    """
+    with connect(address, _caller(kind, name, tenant)) as gateway:
+        request = queue_service_pb2.PauseRequest(target=_target(kind, name), note=note)
+        more = () if actor is None else (("rowcall-actor", actor),)
+        _stub(gateway).Pause(request, timeout=RPC_SECONDS, metadata=gateway.metadata(*more))
+    say(f"The {kind} {name} is paused. To go on: rowcall queues resume {kind} {name}")
+
+
+@app.command(epilog=examples("rowcall queues resume queue documents", "rowcall queues resume tenant acme"))
+def resume(
+    kind: KindArgument, name: NameArgument, *, address: AddressOption = DEFAULT_ADDRESS, tenant: CallerOption = None
+) -> None:
+    """End a pause, if there is one.
+
+    Exits with 1 when it could not be done on every shard; do it again then.
+    """
+    with connect(address, _caller(kind, name, tenant)) as gateway:
+        request = queue_service_pb2.ResumeRequest(target=_target(kind, name))
+        _stub(gateway).Resume(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
+    say(f"The {kind} {name} is not paused.")
+
+
+@app.command(epilog=examples("rowcall queues pauses", "rowcall queues pauses --tenant acme --json"))
+def pauses(
+    *, address: AddressOption = DEFAULT_ADDRESS, tenant: TenantOption = DEFAULT_TENANT, as_json: JsonOption = False
+) -> None:
+    """Show what is paused: queues, methods, and the tenant that is called for.
+
+    Exits with 3 when a shard did not answer: what is paused on it alone is missing then.
+    """
+    with connect(address, tenant) as gateway:
+        request = queue_service_pb2.ListPausesRequest()
+        answer = _stub(gateway).ListPauses(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
+    if as_json:
+        result_json(
+            {
+                "pauses": [MessageToDict(one, preserving_proto_field_name=True) for one in answer.pauses],
+                "unreachable_shards": list(answer.unreachable_shards),
+            }
+        )
+    elif answer.pauses:
+        result_table(("", "name", "since", "by", "note", "not on shards"), [_row(one) for one in answer.pauses])
+    else:
+        say("Nothing is paused.")
+    _complete(answer.unreachable_shards)
+
+
+@app.command(epilog=examples("rowcall queues weight acme 3"))
+def weight(
+    name: Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.", show_default=False)],
+    value: Annotated[
+        float,
+        typer.Argument(
+            metavar="WEIGHT", min=0.01, max=100, help="0.01 to 100; of every tenant: 1.", show_default=False
+        ),
+    ],
+    *,
+    address: AddressOption = DEFAULT_ADDRESS,
+    tenant: CallerOption = None,
+) -> None:
+    """Set a tenant's share of the workers: one of weight 3 is served three times as often as one of weight 1 while both wait.
+
+    Jobs that are submitted from now on count by it.
+    """
+    with connect(address, _caller(Kind.TENANT, name, tenant)) as gateway:
+        request = queue_service_pb2.SetTenantWeightRequest(tenant=name, weight=value)
+        _stub(gateway).SetTenantWeight(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
+    say(f"The tenant {name} has the weight {value:g}.")
+
+
+def _stub(gateway: Gateway) -> queue_service_pb2_grpc.QueueServiceStub:
+    return queue_service_pb2_grpc.QueueServiceStub(gateway.channel)
+
+
+def _caller(kind: Kind, name: str, tenant: str | None) -> str:
+    return tenant or (name if kind is Kind.TENANT else DEFAULT_TENANT)
+
+
+def _target(kind: Kind, name: str) -> queue_service_pb2.PauseTarget:
+    match kind:
+        case Kind.QUEUE:
+            return queue_service_pb2.PauseTarget(queue=name)
+        case Kind.METHOD:
+            return queue_service_pb2.PauseTarget(method=name)
+        case Kind.TENANT:
+            return queue_service_pb2.PauseTarget(tenant=name)
+
+
+def _complete(unreachable: Sequence[str]) -> None:
+    """Ends a command whose result lacks what some shards have. Raises CommandError."""
+    if unreachable:
+        raise CommandError(
+            f"Not all is shown: these shards did not answer: {', '.join(unreachable)}.", ExitCode.UNREACHABLE
+        )
+
+
+def _fields(queue: queue_service_pb2.Queue) -> list[tuple[str, str]]:
+    more = "+" if queue.capped else ""
+    paused = ""
+    if queue.HasField("pause"):
+        paused = " ".join(part for part in (_time(queue.pause.pause_time), queue.pause.actor, queue.pause.note) if part)
+    values = (
+        queue.name,
+        f"{queue.ready}{more}",
+        _age(queue.oldest_ready_time) if queue.HasField("oldest_ready_time") else "",
+        f"{queue.held}{more if queue.held else ''}",
+        str(queue.running),
+        f"{queue.scheduled}{more if queue.scheduled else ''}",
+        paused,
+    )
+    return list(zip(COLUMNS, values, strict=True))
+
+
+def _as_dict(queue: queue_service_pb2.Queue) -> dict[str, object]:
+    """The queue for scripts; its counts as numbers, which protobuf's JSON would write as texts."""
+    result: dict[str, object] = MessageToDict(
+        queue, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    counts = {"ready": queue.ready, "held": queue.held, "running": queue.running, "scheduled": queue.scheduled}
+    return result | counts
+
+
+def _row(one: queue_service_pb2.Pause) -> tuple[str, ...]:
+    kind = one.target.WhichOneof("target") or ""
+    name = {"queue": one.target.queue, "method": one.target.method, "tenant": one.target.tenant}.get(kind, "")
+    return (kind, name, _time(one.info.pause_time), one.info.actor, one.info.note, ", ".join(one.missing_shards))
+
+
+def _time(timestamp: Timestamp) -> str:
+    return timestamp.ToDatetime(tzinfo=UTC).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def _age(since: Timestamp) -> str:
+    """For how long something has waited, by this machine's clock."""
+    seconds = max((datetime.now(UTC) - since.ToDatetime(tzinfo=UTC)).total_seconds(), 0)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s"
