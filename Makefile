@@ -23,7 +23,7 @@ export UV_SYSTEM_CERTS ?= true
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-postgres check check-list lint format generate lock chaos bench clean
+.PHONY: help setup demo dev test proofs test-postgres check check-list lint format generate lock chaos bench clean
 
 help: ## This list
 	@echo "Rowcall: a typed gRPC call, kept as a Postgres row until it is answered."
@@ -41,7 +41,7 @@ dev: setup ## The whole system in one process on 127.0.0.1:50051, until Ctrl-C
 	@$(BIN)/rowcall dev --listen 127.0.0.1:50051 --data-dir .rowcall/dev --shards 2
 
 test: setup ## All tests but the benchmarks, on a real Postgres of their own
-	@$(BIN)/pytest -m "not bench" $(ARGS)
+	@$(BIN)/pytest -m "not bench and not proofs" $(ARGS)
 
 test-%: setup ## One kind of tests: make test-unit, test-contract, test-integration, test-polyglot, test-chaos
 	@$(BIN)/pytest -m "$*" $(ARGS)
@@ -51,6 +51,9 @@ test-postgres: setup ## Tests on Postgres 15, 16, 18, without hints, through PgB
 
 chaos: setup ## The tests that break things, in their long form: 45 minutes
 	@ROWCALL_CHAOS=long $(BIN)/pytest -m chaos -s $(ARGS)
+
+proofs: setup ## Fairness, held snapshots, ten million rows: figures into build/proofs.json (45 min; ONLY=fairness, snapshot or size)
+	@$(BIN)/pytest -m proofs -s $(if $(ONLY),tests/proofs/test_$(ONLY).py) $(ARGS)
 
 bench: setup ## The benchmarks: figures, not verdicts
 	@$(BIN)/pytest -m bench -s $(ARGS)
