@@ -16,7 +16,8 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
-from rowcall.queue.model import DONE, LIVE, ORDER_STRIDE, ClaimedJob, JobFilter, Settlement
+from rowcall.queue.admin import PostgresQueueAdmin
+from rowcall.queue.model import DONE, LIVE, ORDER_STRIDE, ClaimedJob, JobFilter, QueueStats, Settlement
 from rowcall.queue.postgres import PostgresJobStore, PostgresWorkQueue
 from tests.fix_queue import FROM_THE_FRONT, SCHEDULED, SUCCEEDED, Queue
 
@@ -56,6 +57,7 @@ class Counted:
     def __init__(self, pool: AsyncConnectionPool[Any], queue: Queue) -> None:
         self.store = PostgresJobStore(pool, pool)
         self.work = PostgresWorkQueue(pool, pool, pool)
+        self.admin = PostgresQueueAdmin(pool, pool, shard="a")
         self._pool = pool
         self._queue = queue
 
@@ -124,6 +126,7 @@ async def counted(queue: Queue) -> AsyncIterator[Counted]:
             await counted.store.outcomes(names)
             await counted.store.list("acme", limit=1)
             await counted.work.rescue(1)
+            await counted.admin.stats(1)
             await queue.admin.execute("delete from rowcall.job_key")
         parameters = {
             "n": BACKLOG,
@@ -198,6 +201,24 @@ async def test_a_page_of_a_list_is_read_from_where_it_begins(queue: Queue, count
         assert sum(counts.values()) <= limit + 10
         assert done is not True or "job" not in counts
         assert done is not False or set(counts) == {"job"}
+
+
+async def test_the_queues_are_counted_no_further_than_the_cap(queue: Queue, counted: Counted) -> None:
+    """Of the ready jobs of each lane, and of all that are scheduled or held; the jobs that run are counted all."""
+    await counted.claim(await queue.worker(), 50)
+    of_half = "update rowcall.job set {} where state = 2 and held = 0 and order_key > %s::bigint * %s"
+    await queue.admin.execute(of_half.format("state = 1").encode(), [ORDER_STRIDE, BACKLOG * 3 // 4])
+    await queue.admin.execute(of_half.format("held = 1").encode(), [ORDER_STRIDE, BACKLOG // 2])
+    found: list[QueueStats] = []
+
+    async def stats() -> None:
+        found[:] = await counted.admin.stats(100)
+
+    assert (await counted.touched(stats))["job"] <= 3 * 100 + 50 + 10
+    [row] = found
+    assert (row.ready, row.scheduled, row.held, row.running, row.capped) == (100, 100, 100, 50, True)
+    [whole] = await counted.admin.stats(BACKLOG)
+    assert (whole.ready + whole.scheduled + whole.held, whole.capped) == (BACKLOG - 50, False)
 
 
 async def test_a_claim_from_the_mark_does_not_walk_over_dead_entries(queue: Queue, counted: Counted) -> None:
