@@ -94,7 +94,8 @@ async def test_a_submit_that_takes_too_long_is_given_up_not_cancelled(queue: Que
     call = queue.call()
     async with store_of(queue.logins.gateway, give_up_after=0.2) as store:
         async with holding(queue, LOCK_KEY) as lock:
-            answers = await store.submit([queue.call(request_id="k"), call])
+            async with asyncio.timeout(20):
+                answers = await store.submit([queue.call(request_id="k"), call])
             assert [reason(answer) for answer in answers] == ["COMMIT_UNKNOWN", "COMMIT_UNKNOWN"]
             await lock.commit()
         await until(lambda: is_there(queue, call))
