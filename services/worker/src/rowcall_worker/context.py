@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import NamedTuple, Never, NoReturn, cast
 
 import grpc
 import grpc.aio
+import psycopg
 from google.protobuf.message import Message
+from psycopg.rows import TupleRow
 
 from rowcall.context import CallContext
 from rowcall.queue.model import ClaimedJob
+from rowcall_worker.transaction import AttemptTransaction
 
 _CALLBACKS = threading.Lock()
 """Held for an instant whenever callbacks are added or taken: handlers may add them from threads of their own."""
@@ -43,8 +47,10 @@ class AttemptState:
         "details",
         "done",
         "job",
+        "make_transaction",
         "max_attempts",
         "trailing_metadata",
+        "transaction",
         "worker",
     )
 
@@ -75,6 +81,19 @@ class AttemptState:
         """Whether the attempt has its outcome."""
         self.callbacks: list[Callable[[], object]] | None = []
         """To be called when the attempt ends; None when it has."""
+        self.transaction: AttemptTransaction | None = None
+        """The job's own transaction, once the handler has asked for it."""
+        self.make_transaction: Callable[[], AttemptTransaction] | None = None
+        """Makes it."""
+
+    def own_transaction(self) -> AttemptTransaction:
+        """The attempt's transaction, which may not have begun."""
+        with _CALLBACKS:
+            if self.transaction is None:
+                if self.make_transaction is None:
+                    raise RuntimeError("the attempt is not one of a shard's job")
+                self.transaction = self.make_transaction()
+            return self.transaction
 
     def finish(self) -> list[Callable[[], object]]:
         """Marks the attempt done; the callbacks to call now."""
@@ -273,6 +292,20 @@ class AsyncJobContext(JobContext, grpc.aio.ServicerContext[Message, Message]):
         """Empty: the caller was authenticated by the gateway."""
         return {}
 
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
+        """The job's own transaction: what is written through the connection commits with the job's success, or not at all.
+
+        It begins with the first use and is the same each time. Leaving the block commits nothing; an exception that
+        leaves the block undoes what was written in the block. See docs/servicers.md.
+
+        Raises:
+            RowcallError: SHARD_UNAVAILABLE: there was no connection in time.
+        """
+        connection = await self._state.own_transaction().connection()
+        async with connection.transaction():
+            yield connection
+
     def add_done_callback(self, callback: Callable[[AsyncJobContext], object]) -> None:
         """Calls back with this context when the attempt ends; at once if it has."""
         if not self._add(lambda: callback(self)):
@@ -317,6 +350,20 @@ class SyncJobContext(JobContext, grpc.ServicerContext):
     def auth_context(self) -> Mapping[str, bytes]:
         """Empty: the caller was authenticated by the gateway."""
         return {}
+
+    @contextmanager
+    def transaction(self) -> Iterator[psycopg.Connection[TupleRow]]:
+        """The job's own transaction: what is written through the connection commits with the job's success, or not at all.
+
+        It begins with the first use and is the same each time. Leaving the block commits nothing; an exception that
+        leaves the block undoes what was written in the block. See docs/servicers.md.
+
+        Raises:
+            RowcallError: SHARD_UNAVAILABLE: there was no connection in time.
+        """
+        connection = self._state.own_transaction().connection_in_thread()
+        with connection.transaction():
+            yield connection
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         """Calls back when the attempt ends, in the worker's own thread; False if it has ended."""

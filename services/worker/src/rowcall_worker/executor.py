@@ -11,24 +11,29 @@ import asyncio
 import contextlib
 import contextvars
 import enum
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Final, Protocol, cast
 
+import psycopg
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from rowcall.context import CallContext, bind
 from rowcall.names import operation_name
 from rowcall.queue.model import ClaimedJob, PolicyRow, Settlement
+from rowcall.queue.transaction import TransactionFault, too_long
 from rowcall.tracing import TraceContext
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker import outcomes, reports
+from rowcall_worker.abilities import Abilities
 from rowcall_worker.context import AsyncJobContext, AttemptState, SyncJobContext
 from rowcall_worker.handlers import ServedMethod
 from rowcall_worker.slots import Slots
+from rowcall_worker.transaction import AttemptTransaction
 
 CANCEL_GRACE: Final = timedelta(seconds=1)
 """How long a handler may clean up after its end was asked for before the attempt is settled without it."""
@@ -47,6 +52,8 @@ class Stop(enum.Enum):
     """The whole job's deadline is over: it fails."""
     CANCELLED = enum.auto()
     """Somebody asked for the job to be cancelled: it is, unless the handler succeeds all the same."""
+    TRANSACTION = enum.auto()
+    """Its job's transaction took too long and was ended."""
     DROPPED = enum.auto()
     """Its result no longer counts: its lease is lost, or the job is handed back."""
 
@@ -59,6 +66,10 @@ class Sink(Protocol):
 
     def ended(self, attempt: Attempt) -> None:
         """Is told that an attempt's handler is no longer running."""
+
+    @property
+    def abilities(self) -> Abilities:
+        """What the shard gives to its handlers."""
 
 
 class Attempt(AttemptState):
@@ -114,6 +125,7 @@ class Executor:
         self._max_response_bytes = max_response_bytes
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="rowcall-handler")
         self._loop = asyncio.get_running_loop()
+        self._closing: set[asyncio.Task[None]] = set()
         # What the process had set up when it started, for every attempt afresh; never another attempt's.
         self._context = contextvars.copy_context()
 
@@ -127,6 +139,7 @@ class Executor:
         # The whole job's deadline, where it comes before the end of the attempt's own time.
         over = Stop.DEADLINE if allowed_time(job, policy) < policy.timeout else Stop.TIMEOUT
         attempt.timer = self._loop.call_later(allowed_time(job, policy).total_seconds(), self._end, attempt, over)
+        attempt.make_transaction = functools.partial(self._transaction, attempt)
         context = self._context.copy()
         if method.is_async:
             attempt.task = self._loop.create_task(self._run(attempt), context=context)
@@ -142,6 +155,8 @@ class Executor:
     def drop(self, attempt: Attempt) -> None:
         """Ends an attempt whose result no longer counts. Its handler is cancelled, or told so if it is in a thread."""
         attempt.settled = True
+        if attempt.transaction is not None:
+            attempt.transaction.cut()
         self._stop(attempt, Stop.DROPPED)
 
     def close(self) -> None:
@@ -181,23 +196,26 @@ class Executor:
         if attempt.timer is not None:
             attempt.timer.cancel()
         attempt.slots.give(1)
+        lost = attempt.transaction.seal() if attempt.transaction is not None else None
         if not attempt.settled:
             attempt.settled = True
             try:
-                settlement = self._outcome(attempt, result, error)
+                settlement = self._outcome(attempt, result, _with_transaction(error, lost))
             except Exception as fault:  # noqa: BLE001  a fault of ours must not leave the job without an outcome
                 reports.outcome_failed(attempt, fault)
                 settlement = outcomes.unwritable(attempt)
             attempt.sink.settle(attempt, settlement)
+        elif attempt.transaction is not None:
+            self._close(attempt.transaction)
         for callback in attempt.finish():
             self._call_back(attempt, callback)
         attempt.sink.ended(attempt)
 
     def _outcome(self, attempt: Attempt, result: object, error: BaseException | None) -> Settlement:
-        if attempt.stop in (Stop.TIMEOUT, Stop.DEADLINE):
+        if attempt.stop in (Stop.TIMEOUT, Stop.DEADLINE, Stop.TRANSACTION):
             return _stopped(attempt)
         said = outcomes.said_status(attempt)
-        if said is not None:
+        if said is not None and not (isinstance(error, TransactionFault) and error.stands):
             # It stands whatever became of the exception, and the response is discarded: as in gRPC.
             return _failed(attempt, outcomes.failure(attempt, said), error if attempt.abort is None else None)
         if error is not None:
@@ -231,6 +249,8 @@ class Executor:
         if not attempt.settled:
             attempt.settled = True
             reports.hung(attempt)
+            if attempt.transaction is not None:
+                attempt.transaction.cut()
             attempt.sink.settle(attempt, _stopped(attempt))
 
     def _stop(self, attempt: Attempt, why: Stop) -> None:
@@ -240,6 +260,21 @@ class Executor:
             # A task that is cancelled before its first step never enters its coroutine.
             attempt.task.add_done_callback(lambda _: self._finish(attempt, None, asyncio.CancelledError()))
             attempt.task.cancel()
+
+    def _transaction(self, attempt: Attempt) -> AttemptTransaction:
+        def expired() -> None:
+            if attempt.stop is None and not attempt.ended:
+                self._end(attempt, Stop.TRANSACTION)
+
+        return AttemptTransaction(
+            attempt.sink.abilities.transactions, self._loop, threaded=not attempt.method.is_async, expired=expired
+        )
+
+    def _close(self, transaction: AttemptTransaction) -> None:
+        """Gives back the connection of an attempt whose outcome is not wanted, or was settled without its handler."""
+        task = self._loop.create_task(transaction.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def _call_back(self, attempt: Attempt, callback: Callable[[], object]) -> None:
         try:
@@ -262,8 +297,23 @@ def allowed_time(job: ClaimedJob, policy: PolicyRow) -> timedelta:
     return max(min(policy.timeout, job.time_left), timedelta(0))
 
 
+def refused_settlement(attempt: Attempt, error: Exception) -> Settlement:
+    """The settlement of an attempt whose handler succeeded, but not its job's transaction."""
+    return _failed(attempt, outcomes.failure(attempt, error), error)
+
+
+def _with_transaction(error: BaseException | None, fault: TransactionFault | None) -> BaseException | None:
+    """What an attempt failed of: its handler's error, unless that comes of the transaction's, or makes no difference."""
+    if fault is None or not (error is None or isinstance(error, psycopg.Error) or fault.stands):
+        return error
+    return fault
+
+
 def _stopped(attempt: Attempt) -> Settlement:
     """The settlement of an attempt that was ended from outside, whatever its handler makes of that."""
+    if attempt.stop is Stop.TRANSACTION:
+        limit = attempt.sink.abilities.transactions.limits.length
+        return _failed(attempt, outcomes.failure(attempt, too_long(limit)))
     if attempt.stop is Stop.CANCELLED:
         return _failed(attempt, outcomes.cancelled(attempt))
     if attempt.stop is Stop.DEADLINE:

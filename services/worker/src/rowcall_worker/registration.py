@@ -22,6 +22,7 @@ import structlog
 from rowcall.errors import RowcallError
 from rowcall.queue.model import Renewed, Running, Settlement
 from rowcall.queue.protocol import WorkQueue
+from rowcall_worker.abilities import Abilities
 from rowcall_worker.executor import Attempt, Executor
 from rowcall_worker.lease import Lease, Renewal
 from rowcall_worker.looplag import LoopLag
@@ -41,13 +42,16 @@ _log = structlog.get_logger(__name__)
 class Registration:
     """One identity: the sink of the attempts claimed under it and the holder of their outcomes."""
 
-    def __init__(self, worker_id: UUID, settler: Settler, ended: asyncio.Event) -> None:
+    def __init__(self, worker_id: UUID, settler: Settler, ended: asyncio.Event, abilities: Abilities) -> None:
         """Args:
         worker_id: As registered.
         settler: Takes the outcomes.
+        abilities: The shard's.
         ended: Set whenever an attempt has its outcome or has ended.
         """
         self.worker_id = worker_id
+        self.abilities = abilities
+        """What the shard gives to the handlers."""
         self.lost = False
         """Whether its lease is over: nothing that was claimed under it counts any more."""
         self.leaving = False
@@ -115,6 +119,7 @@ class Registrar:
         executor: Executor,
         settler: Settler,
         renewal: Callable[[UUID], Renewal],
+        abilities: Abilities,
         *,
         name: str,
         shard: str,
@@ -128,6 +133,7 @@ class Registrar:
         executor: Runs the attempts that a lost lease ends.
         settler: Takes the outcomes.
         renewal: Makes what renews the lease of an identity.
+        abilities: What the shard gives to its handlers.
         name: The worker process's name.
         shard: The shard's, for the log.
         length: How long a lease holds without being renewed.
@@ -139,6 +145,7 @@ class Registrar:
         self._executor = executor
         self._settler = settler
         self._renewal = renewal
+        self._abilities = abilities
         self._name = name
         self._shard = shard
         self._length = length
@@ -170,7 +177,7 @@ class Registrar:
         worker_id = uuid4()
         asked_at = time.monotonic()
         await self._queue.register_worker(worker_id, self._name, self._length)
-        registration = Registration(worker_id, self._settler, self._some_ended)
+        registration = Registration(worker_id, self._settler, self._some_ended, self._abilities)
         reading = self._loop_lag.reading()
         lease = Lease(
             worker_id,

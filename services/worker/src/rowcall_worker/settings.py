@@ -78,6 +78,18 @@ class WorkerSettings(ClusterSettings):
     max_response_bytes: Annotated[int, Field(ge=1)] = Field(
         default=1024 * 1024, description="A larger response fails its job.", examples=["1048576"]
     )
+    transaction_limit: Duration = Field(
+        default="30s",
+        validate_default=True,
+        description="How long a handler may keep its job's transaction open before it is ended and the attempt fails.",
+        examples=["30s"],
+    )
+    transaction_wait: Duration = Field(
+        default="10s",
+        validate_default=True,
+        description="How long a handler waits for a connection for its job's transaction before the attempt fails.",
+        examples=["10s"],
+    )
     poll: Duration = Field(
         default="1s",
         validate_default=True,
@@ -107,7 +119,7 @@ class WorkerSettings(ClusterSettings):
             raise ValueError("is below 1s; renewals would not come in time")
         return lease
 
-    @field_validator("poll")
+    @field_validator("poll", "transaction_limit", "transaction_wait")
     @classmethod
     def _check_poll(cls, poll: timedelta) -> timedelta:
         if poll <= timedelta(0):

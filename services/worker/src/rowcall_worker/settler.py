@@ -23,7 +23,8 @@ from rowcall.queue.protocol import WorkQueue
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker import outcomes
-from rowcall_worker.executor import Attempt
+from rowcall_worker.executor import Attempt, refused_settlement
+from rowcall_worker.transaction import AttemptTransaction
 
 BATCH: Final = 500
 """The most outcomes in one commit."""
@@ -47,6 +48,7 @@ _PASSING: Final = frozenset(
 
 # Looked up once: it is compared for every job.
 _SCHEDULED: Final = JobState.JOB_STATE_SCHEDULED
+_SUCCEEDED: Final = JobState.JOB_STATE_SUCCEEDED
 
 _log = structlog.get_logger(__name__)
 
@@ -106,15 +108,23 @@ class Settler:
         self._room = asyncio.Event()
         self._room.set()
         self._writers: list[asyncio.Task[None]] = []
+        self._ending: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Starts the writers."""
         self._writers = [asyncio.create_task(self._write(), name=f"settle {self._shard}") for _ in range(WRITERS)]
 
     def put(self, outcome: Outcome) -> None:
-        """Takes an outcome to be written."""
-        self._waiting.append(outcome)
+        """Takes an outcome to be written: inside its job's own transaction, where its handler had one."""
         self._idle.clear()
+        transaction = outcome.attempt.transaction
+        if transaction is not None and outcome.attempt.ended:
+            self._under_way += 1
+            task = asyncio.create_task(self._end(outcome, transaction), name=f"end transaction {self._shard}")
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+            return
+        self._waiting.append(outcome)
         self._ready.set()
         if len(self._waiting) >= BACKLOG:
             self._room.clear()
@@ -129,9 +139,10 @@ class Settler:
 
     async def stop(self) -> None:
         """Stops the writers; what is not yet written is not."""
-        for writer in self._writers:
-            writer.cancel()
-        await asyncio.gather(*self._writers, return_exceptions=True)
+        tasks = [*self._writers, *self._ending]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _write(self) -> None:
         while True:
@@ -149,9 +160,37 @@ class Settler:
                     "outcomes lost; their jobs run again when this worker ends", shard=self._shard, exc_info=error
                 )
             finally:
-                self._under_way -= 1
-                if not self._waiting and not self._under_way:
-                    self._idle.set()
+                self._ended_one()
+
+    def _ended_one(self) -> None:
+        self._under_way -= 1
+        if not self._waiting and not self._under_way:
+            self._idle.set()
+
+    async def _end(self, outcome: Outcome, transaction: AttemptTransaction) -> None:
+        """Ends a job's own transaction as its handler ended, and settles inside it; or behind it, where nothing is kept."""
+        try:
+            settled: Settled | None = None
+            try:
+                if outcome.settlement.state == _SUCCEEDED and not outcome.holder.lost:
+                    settled = await transaction.settle(outcome.settlement)
+                else:
+                    await transaction.roll_back()
+            except Exception as error:  # noqa: BLE001  whatever it was, nothing of the transaction was kept
+                # Or nobody knows. Then this settlement waits for the row until it is known, and finds it gone or unchanged.
+                outcome.settlement = refused_settlement(outcome.attempt, error)
+                outcome.tried = True
+            finally:
+                await transaction.close()
+            if settled is not None:
+                self._written([outcome], [settled])
+            else:
+                # Alone: it may have to wait for a row, and others need not wait with it.
+                await self._write_batch([outcome])
+        except Exception as error:  # noqa: BLE001  as above
+            _log.error("outcome lost; its job runs again when this worker ends", shard=self._shard, exc_info=error)
+        finally:
+            self._ended_one()
 
     async def _write_batch(self, batch: Sequence[Outcome]) -> None:
         pause = _FIRST_PAUSE

@@ -24,6 +24,7 @@ from rowcall.queue.model import QueueRow
 from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.queue.renewal import LeaseRenewal
 from rowcall.sharding import Shard, Workload
+from rowcall_worker.abilities import Abilities, transaction_limits
 from rowcall_worker.claimer import Claimer, Policies
 from rowcall_worker.executor import Attempt, Executor
 from rowcall_worker.handlers import ServedMethod
@@ -99,11 +100,15 @@ class ShardWorker:
             self._queue, shard=shard.name, worker_id=lambda: self._registrar.worker_id, telling=telling
         )
         self._settler = Settler(self._queue, shard=shard.name, done=self._done, again=self._maintenance.due_in)
+        self._abilities = Abilities(
+            transactions=self._queue.transactions(shard.pool(Workload.TRANSACTION), transaction_limits(settings))
+        )
         self._registrar = Registrar(
             self._queue,
             executor,
             self._settler,
             self._renewal,
+            self._abilities,
             name=name,
             shard=shard.name,
             length=settings.lease,

@@ -25,6 +25,7 @@ from rowcall.queue.registry import Registry
 from rowcall.queue.session import Session
 from rowcall.queue.settling import NOT_OURS, Settler
 from rowcall.queue.submitting import Submitter
+from rowcall.queue.transaction import TransactionLimits, Transactions
 from rowcall.queue.turns import Turns
 
 LOST_LIMIT = 3
@@ -66,6 +67,7 @@ class PostgresWorkQueue:
         """
         shard = claim_pool.name if shard is None else shard
         self._shield = Shield()
+        self._give_up_after = give_up_after
         self._claim, self._settle, self._house = (
             Session(pool, shard=shard, shield=self._shield, give_up_after=give_up_after)
             for pool in (claim_pool, settle_pool, maintenance_pool)
@@ -261,6 +263,12 @@ class PostgresWorkQueue:
         """See WorkQueue.expire_keys."""
         expired: int = await self._house.value("expire_keys", {"limit": limit})
         return expired
+
+    def transactions(self, pool: Pool, limits: TransactionLimits) -> Transactions:
+        """Transactions of the shard's jobs, on connections of a pool of their own."""
+        return Transactions(
+            pool, self._settler, self._shield, limits, shard=self._settle.shard, give_up_after=self._give_up_after
+        )
 
     async def close(self) -> None:
         """Waits for the statements in flight. The pools are their owner's to close, afterwards."""

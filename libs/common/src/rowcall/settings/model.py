@@ -124,6 +124,11 @@ class ClusterSettings(LogSettings):
     pool_maintenance: PoolSize = Field(
         default=1, description="Connections a shard for rescue, due jobs and housekeeping.", examples=["1"]
     )
+    pool_transaction: PoolSize = Field(
+        default=4,
+        description="Connections a shard for handlers that write in their job's own transaction: so many at once.",
+        examples=["4"],
+    )
     pool_catalogue: PoolSize = Field(default=2, description="Connections to the catalogue.", examples=["2"])
     pool_timeout: Duration = Field(
         default=timedelta(seconds=5),

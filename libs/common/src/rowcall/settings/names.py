@@ -48,6 +48,8 @@ NEIGHBOURS: Final[Mapping[str, frozenset[str]]] = {
             "ROWCALL_SERVICERS",
             "ROWCALL_SLOTS",
             "ROWCALL_THREADS",
+            "ROWCALL_TRANSACTION_LIMIT",
+            "ROWCALL_TRANSACTION_WAIT",
         }
     ),
     "rowcall": frozenset({"ROWCALL_ADDRESS", "ROWCALL_TENANT"}),

@@ -19,12 +19,14 @@ class Workload(enum.StrEnum):
     """Worker: writing results."""
     MAINTENANCE = "maintenance"
     """Worker: rescue, due jobs, days of history."""
+    TRANSACTION = "transaction"
+    """Worker: what handlers write in the transactions of their jobs."""
 
 
 GATEWAY_WORKLOADS = frozenset({Workload.SUBMIT, Workload.READ})
 """What a gateway opens."""
 
-WORKER_WORKLOADS = frozenset({Workload.CLAIM, Workload.SETTLE, Workload.MAINTENANCE})
+WORKER_WORKLOADS = frozenset({Workload.CLAIM, Workload.SETTLE, Workload.MAINTENANCE, Workload.TRANSACTION})
 """What a worker opens."""
 
 

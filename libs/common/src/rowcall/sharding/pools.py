@@ -32,6 +32,8 @@ STATEMENT_TIMEOUTS: Final[Mapping[Workload, timedelta]] = {
     Workload.CLAIM: timedelta(seconds=10),
     Workload.SETTLE: timedelta(seconds=20),
     Workload.MAINTENANCE: timedelta(seconds=60),
+    # Each transaction sets its own.
+    Workload.TRANSACTION: timedelta(seconds=20),
 }
 """After how long Postgres ends a statement. It does not end the COMMIT of it: Postgres stops this clock first, and a
 commit must not be cancelled, because one that waits for a standby is then reported as done without being there."""
@@ -109,6 +111,7 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
         size: int,
         unavailable: Callable[[str], RowcallError],
         ride_out: float,
+        lent: bool = False,
     ) -> None:
         """
         Args:
@@ -119,6 +122,8 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
             unavailable: Makes the error of the reason why there is no connection: "cannot be reached".
             ride_out: For how many seconds of an outage calls wait for its end (a restart); later they are refused
                 almost at once.
+            lent: Whether handlers run statements of their own on the connections: then nothing is prepared in their
+                sessions, and none is opened before it is needed.
         """
         self._unavailable = unavailable
         self._ride_out = ride_out
@@ -143,9 +148,9 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
             connection_class=Noting,
             kwargs={
                 "autocommit": True,
-                "prepare_threshold": settings.prepare_after,
+                "prepare_threshold": None if lent else settings.prepare_after,
             },
-            min_size=1,
+            min_size=0 if lent else 1,
             max_size=size,
             open=False,
             name=name,

@@ -35,6 +35,7 @@ class Shard:
                 size=sizes[workload],
                 unavailable=partial(shard_unavailable, name),
                 ride_out=_RIDE_OUT,
+                lent=workload is Workload.TRANSACTION,
             )
             for workload in Workload
             if workload in workloads
@@ -81,4 +82,5 @@ def pool_sizes(settings: ClusterSettings) -> Mapping[Workload, int]:
         Workload.CLAIM: settings.pool_claim,
         Workload.SETTLE: settings.pool_settle,
         Workload.MAINTENANCE: settings.pool_maintenance,
+        Workload.TRANSACTION: settings.pool_transaction,
     }

@@ -1,0 +1,368 @@
+"""The job's own transaction: what a handler writes through it commits with the job's settlement, or not at all.
+
+Called by the worker. A connection of a bounded pool is lent to the handler inside an open transaction (`lent`); when the
+handler has succeeded, its settlement is written inside that transaction, and then comes the COMMIT. If the lease number
+is no longer the row's, or anything else goes wrong, everything is rolled back.
+
+Whether a COMMIT was carried out whose answer is lost need not be known here: the settlement and the handler's writes are
+one transaction, which holds the row's lock as long as it may still be committed. Whoever settles the attempt again under
+the same lease number, as failed, waits for that lock; then the lease number matches no longer, or nothing was kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import psycopg
+from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.rows import TupleRow
+
+from rowcall.errors import RowcallError
+from rowcall.queue.connection import Connection, Pool, Shield, cut_off, execute, replicated
+from rowcall.queue.faults import collided, fault, lost, of_a_row
+from rowcall.queue.lent import LentAsyncConnection, LentConnection
+from rowcall.queue.model import Settled, Settlement
+from rowcall.queue.settling import NOT_OURS, Settler
+from rowcall.v1.error_reason_pb2 import ErrorReason
+
+_BEGIN: Final = "begin isolation level read committed read write"
+
+# What DISCARD ALL does, within the transaction: behind a transaction pooler the next one may be another session's.
+# Nothing is said of prepared statements: the pool prepares none, and a pooler's own are not ours to take away.
+_RESET: Final = (
+    "reset role; set session authorization default; reset all; close all; unlisten *; "
+    "select pg_advisory_unlock_all(); discard temp; discard sequences"
+)
+# A session's advisory locks are all that a rollback leaves.
+_ROLL_BACK: Final = "rollback; select pg_advisory_unlock_all()"
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionLimits:
+    """How long things may take."""
+
+    length: timedelta
+    """A transaction, from its beginning to the end of the handler."""
+    idle: timedelta
+    """The pause between two of its statements; shorter than the lease, so that a frozen process holds no locks on."""
+    wait: timedelta
+    """The wait for a free connection."""
+
+
+class TransactionFault(RowcallError):
+    """A transaction cannot be committed: TRANSACTION_LOST, worth another attempt, or TRANSACTION_MISUSED."""
+
+    @property
+    def stands(self) -> bool:
+        """Whether the attempt failed of it, whatever else its handler has to say."""
+        return self.reason == ErrorReason.ERROR_REASON_TRANSACTION_MISUSED
+
+
+def too_long(limit: timedelta) -> TransactionFault:
+    """The fault of a transaction that has reached its limit."""
+    return TransactionFault(
+        ErrorReason.ERROR_REASON_TRANSACTION_LOST,
+        f"The job's transaction took longer than {limit.total_seconds():g} s. Nothing of it was kept.",
+    )
+
+
+class Transactions:
+    """The transactions of one shard's jobs."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        settler: Settler,
+        shield: Shield,
+        limits: TransactionLimits,
+        *,
+        shard: str,
+        give_up_after: timedelta,
+    ) -> None:
+        """
+        Args:
+            pool: Of connections that prepare no statements; it bounds how many transactions are open.
+            settler: Writes the settlements.
+            shield: What ends a transaction runs to its own end in it.
+            limits: How long things may take.
+            shard: The shard's name, for errors.
+            give_up_after: How long settling and COMMIT may take before the connection is given up.
+        """
+        self._pool = pool
+        self.settler = settler
+        self.shield = shield
+        self.limits = limits
+        self.shard = shard
+        self.give_up_after = give_up_after
+
+    async def begin(self, *, threaded: bool, expired: Callable[[], None]) -> JobTransaction:
+        """Begins a transaction on a connection of its own. `close` gives it back.
+
+        Args:
+            threaded: Whether the handler runs in a thread.
+            expired: Called when the transaction has reached its limit; it was ended then.
+
+        Raises:
+            RowcallError: SHARD_UNAVAILABLE: there was no connection in time.
+        """
+        try:
+            connection: Connection = await self._pool.getconn(self.limits.wait.total_seconds())
+        except psycopg.Error as error:
+            cause = fault(error, shard=self.shard)
+            raise RowcallError(
+                cause.reason,
+                f"The handler waited for its job's transaction. {cause.message} If connections are short, raise "
+                "ROWCALL_POOL_TRANSACTION or ROWCALL_TRANSACTION_WAIT, or make transactions shorter.",
+                metadata=cause.metadata,
+                retry_after=cause.retry_after,
+            ) from error
+        try:
+            if not connection.autocommit:
+                await connection.set_autocommit(True)
+            await connection.execute(_BEGIN)
+            began = await open_transaction(connection, self.limits)
+            return JobTransaction(self, connection, began, threaded=threaded, expired=expired)
+        except BaseException as error:
+            await connection.close()
+            await self._pool.putconn(connection)
+            if isinstance(error, psycopg.Error):
+                raise fault(error, shard=self.shard) from error
+            raise
+
+    async def give_back(self, connection: Connection) -> None:
+        """Takes a connection back whose transaction is over."""
+        await self._pool.putconn(connection)
+
+
+async def open_transaction(connection: Connection, limits: TransactionLimits) -> datetime:
+    """Sets an open transaction's time limits, for it alone; when it began, which no other of its session did."""
+    row = (
+        await execute(
+            connection,
+            "open_transaction",
+            {"idle": _milliseconds(limits.idle), "statement": _milliseconds(limits.length)},
+        )
+    )[0]
+    began: datetime = row[0]
+    return began
+
+
+class JobTransaction:
+    """One attempt's transaction. Everything is called in the event loop; the handler has `connection`."""
+
+    def __init__(
+        self,
+        owner: Transactions,
+        connection: Connection,
+        began: datetime,
+        *,
+        threaded: bool,
+        expired: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            owner: Which it was begun by.
+            connection: The pool's, in an open transaction.
+            began: When that was, by the database.
+            threaded: Whether the handler runs in a thread.
+            expired: Called when the transaction has reached its limit.
+        """
+        self._owner = owner
+        self._pooled = connection
+        self._began = began
+        self._told_expired = expired
+        pgconn = connection.pgconn
+        # Lending puts other handlers of notices in their place.
+        self._handlers: tuple[Any, Any] = (pgconn.notice_handler, pgconn.notify_handler)
+        self.connection: LentConnection | LentAsyncConnection = (
+            LentConnection(pgconn) if threaded else LentAsyncConnection(pgconn)
+        )
+        """What the handler uses; for handlers in threads, a psycopg.Connection."""
+        self._loop = asyncio.get_running_loop()
+        # A duplicate: however the connection is closed meanwhile, its number is not another file's by then.
+        self._socket = socket.socket(fileno=os.dup(pgconn.socket))
+        self._expired = False
+        self._unused = True
+        """Whether nobody was using the connection when it was taken from the handler."""
+        self._ended = False
+        """Whether the handler has no say any more."""
+        self._timer = self._loop.call_later(owner.limits.length.total_seconds(), self._expire)
+
+    def seal(self) -> TransactionFault | None:
+        """Takes the connection from the handler, which has ended; why the transaction cannot be committed, if so."""
+        if self._ended:
+            return self._lost("was ended before its handler was")
+        self._ended = True
+        self._timer.cancel()
+        self._unused = self.connection.use.seal()
+        pgconn = self._pooled.pgconn
+        if self._expired:
+            return too_long(self._owner.limits.length)
+        if pgconn.status == ConnStatus.BAD:
+            return self._lost(
+                "lost its connection, or did nothing for longer than "
+                f"{self._owner.limits.idle.total_seconds():g} s between two statements"
+            )
+        if not self._unused or pgconn.transaction_status == TransactionStatus.ACTIVE:
+            return _misused("The handler ended while a statement of its job's transaction was still running.")
+        if pgconn.transaction_status == TransactionStatus.IDLE:
+            return _misused(_ENDED_ITSELF)
+        return None
+
+    def cut(self) -> None:
+        """Ends the transaction under a handler that still runs: its statements fail from now on. Nothing is kept.
+
+        Without effect once it was sealed: a COMMIT is never cancelled.
+        """
+        if not self._ended:
+            self._ended = True
+            self._timer.cancel()
+            self.connection.use.seal()
+            self._shut()
+
+    async def settle(self, settlement: Settlement) -> Settled:
+        """Settles inside the transaction and commits, or keeps nothing of it. Runs to its end whatever its caller does.
+
+        Returns:
+            What became of the settlement. Not settled: the lease is another's, and everything was rolled back.
+
+        Raises:
+            TransactionFault: Nothing was kept; or, where the COMMIT was sent, nobody knows. In both cases the attempt is to
+                be settled as failed, under the same lease number.
+            ChildRefusedError: A job that the handler submitted was refused.
+            psycopg.Error: A statement of the handler's is at fault, found out late: a deferred constraint.
+        """
+        return await self._owner.shield.run(self._settle(settlement))
+
+    async def roll_back(self) -> None:
+        """Keeps nothing. Raises nothing: a connection that does not do it is closed. Runs to its end likewise."""
+        await self._owner.shield.run(self._roll_back())
+
+    async def close(self) -> None:
+        """Gives the connection back, when the handler has ended. Runs to its end likewise."""
+        await self._owner.shield.run(self._close())
+
+    async def _settle(self, settlement: Settlement) -> Settled:
+        self._take_back()
+        connection = self._pooled
+        try:
+            with cut_off(connection, self._owner.give_up_after), replicated(connection):
+                await connection.execute(_RESET)
+                await self._check_own()
+                settled = await self._written(settlement)
+                if not settled:
+                    await self._roll_back()
+                    return NOT_OURS
+                await connection.execute("commit")
+        except Exception as error:
+            await self._roll_back()
+            if isinstance(error, (psycopg.Error, OSError)) and lost(error):
+                raise self._lost("lost its connection") from error
+            if collided(error):
+                raise self._lost("collided with another one") from error
+            raise
+        return Settled(settled=True, state=settled[0][1], waiter_id=settled[0][2])
+
+    async def _check_own(self) -> None:
+        """The handler must not have ended the transaction; nor begun another one."""
+        if await open_transaction(self._pooled, self._owner.limits) != self._began:
+            raise _misused(_ENDED_ITSELF)
+
+    async def _written(self, settlement: Settlement) -> Sequence[TupleRow]:
+        try:
+            return await self._owner.settler.settle_within(self._pooled, [settlement])
+        except psycopg.Error as error:
+            if of_a_row(error):
+                # Ours, not the handler's.
+                raise fault(error, shard=self._owner.shard) from error
+            raise
+
+    async def _roll_back(self) -> None:
+        self._take_back()
+        connection = self._pooled
+        if not self._usable():
+            await self._discard()
+            return
+        try:
+            with cut_off(connection, self._owner.give_up_after):
+                await connection.execute(_ROLL_BACK)
+        except Exception:  # noqa: BLE001  the server rolls back what has lost its connection
+            await self._discard()
+
+    async def _close(self) -> None:
+        self.cut()
+        await self._idle()
+        self._take_back()
+        if not self._usable() or self._pooled.pgconn.transaction_status != TransactionStatus.IDLE:
+            await self._discard()
+        self._socket.close()
+        await self._owner.give_back(self._pooled)
+
+    async def _discard(self) -> None:
+        self._shut()
+        await self._idle()
+        await self._pooled.close()
+
+    async def _idle(self) -> None:
+        """A thread that the handler has left behind may be inside libpq, for as long as the shut socket takes to fail."""
+        idle = asyncio.Event()
+
+        def set_idle() -> None:
+            self._loop.call_soon_threadsafe(idle.set)
+
+        self.connection.use.when_idle(set_idle)
+        await idle.wait()
+
+    def _usable(self) -> bool:
+        pgconn = self._pooled.pgconn
+        return (
+            self._unused
+            and pgconn.status == ConnStatus.OK
+            and pgconn.transaction_status
+            in (
+                TransactionStatus.IDLE,
+                TransactionStatus.INTRANS,
+                TransactionStatus.INERROR,
+            )
+        )
+
+    def _take_back(self) -> None:
+        pgconn = self._pooled.pgconn
+        if pgconn.status == ConnStatus.OK:
+            pgconn.notice_handler, pgconn.notify_handler = self._handlers
+
+    def _expire(self) -> None:
+        self._expired = True
+        self.connection.use.seal()
+        self._shut()
+        self._told_expired()
+
+    def _shut(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _lost(self, why: str) -> TransactionFault:
+        return TransactionFault(
+            ErrorReason.ERROR_REASON_TRANSACTION_LOST, f"The job's transaction {why}. Nothing of it was kept."
+        )
+
+
+_ENDED_ITSELF: Final = (
+    "The handler ended its job's transaction itself (COMMIT, ROLLBACK); what it wrote may have been kept. It must leave "
+    "that to the worker."
+)
+
+
+def _misused(message: str) -> TransactionFault:
+    return TransactionFault(ErrorReason.ERROR_REASON_TRANSACTION_MISUSED, message)
+
+
+def _milliseconds(duration: timedelta) -> str:
+    return str(max(duration // timedelta(milliseconds=1), 1))
