@@ -141,7 +141,7 @@ def test_json_is_one_object(command: Command) -> None:
 
 
 async def test_what_a_shard_that_is_away_has_is_said_to_be_missing(
-    rowcall: Command, gateways: Gateways, cluster: Cluster
+    rowcall_process: Command, gateways: Gateways, cluster: Cluster
 ) -> None:
     async with Gate(cluster.service_shards["a"]) as gate:
         gateway = await gateways.start(shards={**cluster.service_shards, "a": gate.dsn}, connect_timeout="2s")
@@ -153,7 +153,7 @@ async def test_what_a_shard_that_is_away_has_is_said_to_be_missing(
         await until(known)
         await gate.shut()
         listed, paused = [
-            await asyncio.to_thread(rowcall, "queues", *arguments, "--address", gateway.address)
+            await asyncio.to_thread(rowcall_process, "queues", *arguments, "--address", gateway.address)
             for arguments in (("list", "--json"), ("pause", "queue", QUEUE))
         ]
 
