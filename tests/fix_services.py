@@ -15,6 +15,7 @@ import pytest
 from tests.fix_cluster import Cluster
 from tests.fix_commands import environment
 
+READY_SECONDS = 90.0
 END_SECONDS = 30.0
 
 
@@ -41,7 +42,7 @@ class ServiceProcess:
     def ready(self) -> str:
         """Waits for its ready line; returns what stands behind "ready"."""
         assert self.process.stdout is not None
-        watchdog = threading.Timer(END_SECONDS, self.process.kill)
+        watchdog = threading.Timer(READY_SECONDS, self.process.kill)
         watchdog.start()
         try:
             line = self.process.stdout.readline()

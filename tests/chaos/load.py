@@ -24,8 +24,10 @@ _KINDS: Final[Sequence[Kind]] = ("answer", "keyed", "once")
 _SHARES: Final = (40, 50, 10)
 """Per cent of each kind."""
 _TIMEOUT: Final = 20.0
-_LONGEST_WORK: Final = 0.4
-"""Seconds; handlers take a random time up to it."""
+_LONGEST_WORK: Final = 0.8
+"""Seconds; handlers take a random time up to it, so that a fault finds many of them at work."""
+_LONGEST_TRANSACTION: Final = 0.2
+"""The same of handlers with a transaction, which have few connections to share."""
 _BACKOFF: Final = 0.2
 """Seconds; a retry's wait is a random part of it."""
 # A gateway that was restarted is found again at once.
@@ -79,7 +81,8 @@ class Load:
     async def _caller(self, stubs: Sequence[probe_pb2_grpc.ProbeServiceAsyncStub]) -> None:
         for number in self._numbers:
             (kind,) = self._dice.choices(_KINDS, _SHARES)
-            await self._call(stubs, number, kind, self._dice.uniform(0, _LONGEST_WORK))
+            longest = _LONGEST_WORK if kind == "answer" else _LONGEST_TRANSACTION
+            await self._call(stubs, number, kind, self._dice.uniform(0, longest))
             self.ended += 1
 
     async def _call(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -127,13 +128,10 @@ async def test_64_copies_of_each_call_are_one_row_with_one_name(cluster: Cluster
     async with AsyncExitStack() as stack:
         proxies = {
             shard: stack.enter_context(PostgresProxy(dsn, drop=DROPPED, seed=dice.randrange(1 << 32)))
-            for shard, dsn in cluster.shards.items()
+            for shard, dsn in cluster.service_shards.items()
         }
-        through = Cluster(
-            cluster.catalogue_dsn, {shard: proxy.through(cluster.shards[shard]) for shard, proxy in proxies.items()}
-        )
-        dropping = Services(through, stack.enter_context(ExitStack()))
-        gateways = [dropping.gateway(ROWCALL_SUBMIT_BATCH=str(BATCH)) for _ in range(2)]
+        dropping = json.dumps({shard: proxy.through(cluster.service_shards[shard]) for shard, proxy in proxies.items()})
+        gateways = [services.gateway(ROWCALL_SHARDS=dropping, ROWCALL_SUBMIT_BATCH=str(BATCH)) for _ in range(2)]
         worker = services.worker()
         addresses = [await asyncio.to_thread(gateway.address) for gateway in gateways]
         await asyncio.to_thread(worker.ready)
