@@ -31,7 +31,7 @@ from rowcall.names import operation_name
 from rowcall.options.v1.job_pb2 import Priority
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.queue.hints import Notifier
-from rowcall.queue.model import ClaimedJob, Settlement
+from rowcall.queue.model import ClaimedJob, Progress, Settlement
 from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.sharding import GATEWAY_WORKLOADS, WORKER_WORKLOADS, Router, Workload
 from rowcall.v1.job_pb2 import JobState
@@ -105,6 +105,11 @@ class Bench:
         self._notifiers: dict[str, Notifier] = {}
         self._methods = list(load_catalogue().methods)
 
+    @property
+    def worker_id(self) -> UUID:
+        """Its identity as a worker."""
+        return self._worker_id
+
     def serve(self, catalogue: Catalogue) -> None:
         """From now on claims jobs of these methods too."""
         self._methods += [method for method in catalogue.methods if method not in self._methods]
@@ -158,6 +163,42 @@ class Bench:
             error_code=status.code,
             error_message=status.message,
         )
+
+    async def fail_all(self, held: Sequence[HeldJob], status: Status) -> None:
+        """Settles many jobs with one error, some hundred at a time."""
+        for shard, queue in self._queues.items():
+            settlements = [
+                Settlement(
+                    tenant=each.job.tenant,
+                    job_id=each.job.job_id,
+                    lease=each.job.lease,
+                    state=JobState.JOB_STATE_FAILED,
+                    error=status.SerializeToString(),
+                    error_code=status.code,
+                    error_message=status.message,
+                )
+                for each in held
+                if each.shard == shard
+            ]
+            for start in range(0, len(settlements), 500):
+                for settled in await queue.settle(settlements[start : start + 500]):
+                    assert not isinstance(settled, Exception), settled
+                    assert settled.settled
+
+    async def report(self, shard: str, progress: Progress) -> None:
+        """Tells how far a job is, which must still be held."""
+        assert await self._queues[shard].report_progress([progress]) == [progress]
+
+    async def die(self) -> None:
+        """Is found dead, and what it held is taken back from it."""
+        for name, queue in self._queues.items():
+            async with await psycopg.AsyncConnection.connect(self._cluster.shards[name]) as connection:
+                await connection.execute(
+                    "update rowcall.worker set lease_until = clock_timestamp() - interval '1 second' where worker_id = %s",
+                    [self._worker_id],
+                )
+            await queue.bury_workers(timedelta(0))
+            await queue.rescue(1000)
 
     async def _settle(self, held: HeldJob, state: int, **result: Any) -> None:
         settlement = Settlement(

@@ -9,7 +9,7 @@ import asyncio
 
 from rowcall.catalogue.model import Policy
 from rowcall.queue.model import DONE, LIVE, JobFilter, SubmitOutcome, Submitted
-from tests.fix_queue import METHOD, READY, SUCCEEDED, Queue, opened
+from tests.fix_queue import FAILED, METHOD, READY, SUCCEEDED, Queue, opened
 
 
 async def test_a_list_has_live_and_finished_jobs_newest_first_in_pages(queue: Queue) -> None:
@@ -82,10 +82,26 @@ async def test_tenants_cannot_see_or_touch_each_other(queue: Queue) -> None:
         assert await queue.store.read([("bolt", job_id)], request=True, response=True) == {}
         assert await queue.store.outcomes([("bolt", job_id)]) == []
         assert await queue.store.cancel("bolt", job_id) is None
+        assert await queue.store.cancel_many("bolt", [job_id]) == {}
         assert not await queue.store.delete("bolt", job_id)
     assert await queue.store.list("bolt", limit=10) == []
     assert await queue.state("acme", live.job_id) == READY
     assert await queue.state("acme", finished.job_id) == SUCCEEDED
+
+
+async def test_tenants_cannot_see_or_touch_each_others_failures(queue: Queue) -> None:
+    call = queue.call("acme")
+    await queue.submit(call)
+    [job] = await queue.claim(await queue.worker())
+    await queue.settle(job, FAILED, error=b"", error_code=10, error_message="")
+    assert await queue.store.find("bolt", JobFilter(states=[FAILED]), limit=10) == []
+    assert await queue.store.failure_groups("bolt", limit=10) == []
+    assert await queue.store.replay("bolt", [call.job_id]) == {}
+    assert await queue.store.resolve("bolt", [call.job_id], by=None, note=None) == []
+    assert await queue.state("acme", call.job_id) == FAILED
+    [group] = await queue.store.failure_groups("acme", limit=10)
+    assert (group.jobs, group.last_job_id) == (1, call.job_id)
+    assert await queue.store.resolve("acme", [call.job_id], by=None, note=None) == [call.job_id]
 
 
 async def test_ids_of_names_are_the_same_for_everybody(queue: Queue) -> None:

@@ -134,7 +134,8 @@ as $$
       when p_job.state = 4 then rowcall.pb_field(
         42,
         rowcall.pb_field(10, convert_to('type.googleapis.com/' || coalesce(m.response_type, ''), 'UTF8'))
-        || rowcall.pb_field(18, p_job.response)
+        -- Protobuf leaves an empty value out.
+        || rowcall.pb_field(18, nullif(p_job.response, ''))
       )
       else rowcall.pb_field(34, p_job.error)
     end
