@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from rowcall.probe.v1.probe_pb2 import AwaitRequest, AwaitResponse, EchoRequest, EchoResponse, RunRequest, RunResponse
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceServicer, add_ProbeServiceServicer_to_server
-from rowcall_worker import JobContext, Worker, finished
+from rowcall_worker import AsyncJobContext, JobContext, Worker, finished
 from rowcall_worker.probe import EXIT_CODE
 from tests.chaos.effects import INSERT_EFFECT
 from tests.chaos.receipts import Receipt
@@ -64,7 +64,7 @@ class Effects(ProbeServiceServicer):
         receipt = self._begin(request.payload, context)
         half = request.work.ToTimedelta().total_seconds() / 2
         await asyncio.sleep(half)
-        assert isinstance(context, JobContext)
+        assert isinstance(context, AsyncJobContext)
         async with context.transaction() as connection:
             await connection.execute(INSERT_EFFECT, [receipt.call, receipt.run, receipt.lease])
             await asyncio.sleep(half)
