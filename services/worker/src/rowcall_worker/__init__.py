@@ -1,20 +1,26 @@
 """The worker: claims queue rows, runs ordinary generated servicers, settles the rows.
 
 What a job package needs: `finished` and `response` for Operation-returning methods, `JobContext` for what is known of
-the job. What starts a worker needs: `Worker` and `WorkerSettings`.
+the job and can be done for it, `Snooze`, `Retry`, `Cancel` and `Fail` to say what becomes of it. What starts a worker
+needs: `Worker` and `WorkerSettings`.
 """
 
 from rowcall_worker.context import AsyncJobContext, JobContext, SyncJobContext
 from rowcall_worker.handlers import RegistrationError
 from rowcall_worker.operations import OperationFailed, finished, response
+from rowcall_worker.outcome_values import Cancel, Fail, Retry, Snooze
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.worker import Worker
 
 __all__ = [
     "AsyncJobContext",
+    "Cancel",
+    "Fail",
     "JobContext",
     "OperationFailed",
     "RegistrationError",
+    "Retry",
+    "Snooze",
     "SyncJobContext",
     "Worker",
     "WorkerSettings",

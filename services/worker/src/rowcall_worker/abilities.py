@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rowcall.queue.transaction import TransactionLimits, Transactions
+from rowcall_worker.children import Children
+from rowcall_worker.progress import ProgressBoard
 from rowcall_worker.settings import WorkerSettings
 
 
@@ -14,6 +16,10 @@ class Abilities:
 
     transactions: Transactions
     """Transactions that commit with the settlement."""
+    children: Children
+    """Jobs that are submitted with the settlement."""
+    progress: ProgressBoard
+    """Where running jobs say how far they are."""
 
 
 def transaction_limits(settings: WorkerSettings) -> TransactionLimits:

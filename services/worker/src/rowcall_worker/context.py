@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime, timedelta
 from typing import NamedTuple, Never, NoReturn, cast
 
 import grpc
@@ -21,6 +22,9 @@ from psycopg.rows import TupleRow
 
 from rowcall.context import CallContext
 from rowcall.queue.model import ClaimedJob
+from rowcall_worker.abilities import Abilities
+from rowcall_worker.children import MAX_CHILDREN, Child, child_name, too_many
+from rowcall_worker.outcome_values import Fail, Retry, Snooze
 from rowcall_worker.transaction import AttemptTransaction
 
 _CALLBACKS = threading.Lock()
@@ -38,10 +42,12 @@ class AttemptState:
     """What an attempt is and what its handler has said so far; shared by the context and the executor."""
 
     __slots__ = (
+        "abilities",
         "abort",
         "call",
         "callbacks",
         "cancelled",
+        "children",
         "code",
         "deadline",
         "details",
@@ -81,10 +87,28 @@ class AttemptState:
         """Whether the attempt has its outcome."""
         self.callbacks: list[Callable[[], object]] | None = []
         """To be called when the attempt ends; None when it has."""
+        self.abilities: Abilities | None = None
+        """What the shard gives to handlers."""
+        self.children: list[Child] = []
+        """The jobs that the handler has submitted."""
         self.transaction: AttemptTransaction | None = None
         """The job's own transaction, once the handler has asked for it."""
         self.make_transaction: Callable[[], AttemptTransaction] | None = None
         """Makes it."""
+
+    def given(self) -> Abilities:
+        """What the shard gives to handlers, while the attempt lasts. Raises RuntimeError when it is over."""
+        if self.abilities is None or self.callbacks is None:
+            raise RuntimeError("the attempt is over: nothing can be done for its job any more")
+        return self.abilities
+
+    def submit(self, child: Child) -> str:
+        """Keeps a child; its operation's name. Raises RowcallError: CHILD_REFUSED: it is one too many."""
+        with _CALLBACKS:
+            if len(self.children) >= MAX_CHILDREN:
+                raise too_many()
+            self.children.append(child)
+        return child_name(self.job, child)
 
     def own_transaction(self) -> AttemptTransaction:
         """The attempt's transaction, which may not have begun."""
@@ -154,6 +178,64 @@ class JobContext:
     def worker(self) -> str:
         """The name of the worker process."""
         return self._state.worker
+
+    # What a handler can do for its job.
+
+    def progress(self, fraction: float | None = None, message: str = "") -> None:
+        """Says how far the job is, for whoever looks at it. Never waits; the last word wins, once a second.
+
+        Args:
+            fraction: 0 to 1; None: not known.
+            message: What is being done, in 1,000 characters at most.
+
+        Raises:
+            ValueError, TypeError: It says nothing that could be kept.
+        """
+        self._state.given().progress.report(self._state.job, fraction, message)
+
+    def submit(
+        self,
+        method: str,
+        request: Message,
+        *,
+        request_id: str | None = None,
+        run_at: datetime | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> str:
+        """Submits a job of the same tenant, if and only if this one succeeds: it is written in the same transaction.
+
+        Args:
+            method: "package.Service/Method", of this worker's servicers or images.
+            request: Of the method's request type; held to its rules.
+            request_id: The child's idempotency key. One that names a job with the same request adds none.
+            run_at: Not before this time (aware); None: at once.
+            priority: rowcall.options.v1.Priority; None: the method's.
+            labels: As a call's.
+
+        Returns:
+            The name of the child's operation: "tenants/{tenant}/operations/{uuid}". Where its request id names a job
+            that is there already, that job keeps its own.
+
+        Raises:
+            RowcallError: CHILD_REFUSED: it cannot be submitted; the message says why.
+        """
+        child = self._state.given().children.draft(
+            method, request, request_id=request_id, run_at=run_at, priority=priority, labels=labels
+        )
+        return self._state.submit(child)
+
+    def snooze(self, delay: timedelta) -> NoReturn:
+        """Raises `rowcall_worker.Snooze`: the job runs again after the delay, and this attempt is not used up."""
+        raise Snooze(delay)
+
+    def retry(self, delay: timedelta | None = None, message: str = "") -> NoReturn:
+        """Raises `rowcall_worker.Retry`: the job is tried again while attempts are left."""
+        raise Retry(delay, message)
+
+    def fail(self, code: grpc.StatusCode, message: str, details: Sequence[Message] = ()) -> NoReturn:
+        """Raises `rowcall_worker.Fail`: the job is FAILED, whatever the code and however many attempts are left."""
+        raise Fail(code, message, details)
 
     # What gRPC's contexts share.
 

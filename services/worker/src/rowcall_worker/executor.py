@@ -25,13 +25,16 @@ from google.rpc.status_pb2 import Status
 from rowcall.context import CallContext, bind
 from rowcall.names import operation_name
 from rowcall.queue.model import ClaimedJob, PolicyRow, Settlement
+from rowcall.queue.submitting import ChildRefusedError
 from rowcall.queue.transaction import TransactionFault, too_long
 from rowcall.tracing import TraceContext
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker import outcomes, reports
 from rowcall_worker.abilities import Abilities
+from rowcall_worker.children import refusal
 from rowcall_worker.context import AsyncJobContext, AttemptState, SyncJobContext
 from rowcall_worker.handlers import ServedMethod
+from rowcall_worker.outcome_values import OutcomeValue
 from rowcall_worker.slots import Slots
 from rowcall_worker.transaction import AttemptTransaction
 
@@ -139,6 +142,7 @@ class Executor:
         # The whole job's deadline, where it comes before the end of the attempt's own time.
         over = Stop.DEADLINE if allowed_time(job, policy) < policy.timeout else Stop.TIMEOUT
         attempt.timer = self._loop.call_later(allowed_time(job, policy).total_seconds(), self._end, attempt, over)
+        attempt.abilities = sink.abilities
         attempt.make_transaction = functools.partial(self._transaction, attempt)
         context = self._context.copy()
         if method.is_async:
@@ -207,6 +211,7 @@ class Executor:
             attempt.sink.settle(attempt, settlement)
         elif attempt.transaction is not None:
             self._close(attempt.transaction)
+        attempt.sink.abilities.progress.forget(attempt.job)
         for callback in attempt.finish():
             self._call_back(attempt, callback)
         attempt.sink.ended(attempt)
@@ -214,12 +219,13 @@ class Executor:
     def _outcome(self, attempt: Attempt, result: object, error: BaseException | None) -> Settlement:
         if attempt.stop in (Stop.TIMEOUT, Stop.DEADLINE, Stop.TRANSACTION):
             return _stopped(attempt)
-        said = outcomes.said_status(attempt)
+        valued = isinstance(error, OutcomeValue) and attempt.abort is None
+        said = None if valued else outcomes.said_status(attempt)
         if said is not None and not (isinstance(error, TransactionFault) and error.stands):
             # It stands whatever became of the exception, and the response is discarded: as in gRPC.
             return _failed(attempt, outcomes.failure(attempt, said), error if attempt.abort is None else None)
         if error is not None:
-            return _failed(attempt, outcomes.failure(attempt, error), error)
+            return _raised(attempt, error)
         try:
             encoded = outcomes.encode_result(attempt.method, result, max_bytes=self._max_response_bytes)
         except Exception as refused:  # noqa: BLE001  ours say what is wrong; a serializer may raise anything
@@ -297,8 +303,23 @@ def allowed_time(job: ClaimedJob, policy: PolicyRow) -> timedelta:
     return max(min(policy.timeout, job.time_left), timedelta(0))
 
 
+def _raised(attempt: Attempt, error: BaseException) -> Settlement:
+    """The settlement of an attempt whose handler raised: something unexpected, or what it wants to come of its job."""
+    if not isinstance(error, OutcomeValue):
+        return _failed(attempt, outcomes.failure(attempt, error), error)
+    came_to = outcomes.said_value(attempt, error)
+    if isinstance(came_to, outcomes.Failure):
+        return _failed(attempt, came_to)
+    if attempt.stop is Stop.CANCELLED:
+        return _stopped(attempt)
+    reports.snoozed(attempt, came_to)
+    return outcomes.snoozed(attempt, came_to)
+
+
 def refused_settlement(attempt: Attempt, error: Exception) -> Settlement:
-    """The settlement of an attempt whose handler succeeded, but not its job's transaction."""
+    """The settlement of an attempt whose handler succeeded, but not its job's transaction or children."""
+    if isinstance(error, ChildRefusedError):
+        error = refusal(error, attempt.children)
     return _failed(attempt, outcomes.failure(attempt, error), error)
 
 

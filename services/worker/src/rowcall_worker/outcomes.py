@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
@@ -34,6 +34,7 @@ from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.context import AttemptState
 from rowcall_worker.handlers import ServedMethod
 from rowcall_worker.operations import packed_type
+from rowcall_worker.outcome_values import Fail, OutcomeValue, Retry, Snooze
 
 TRANSIENT: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.DEADLINE_EXCEEDED})
 """The codes of google.rpc that say: the same again may well succeed."""
@@ -52,6 +53,8 @@ class Failure:
     """Whether it may be tried again; None: the method's policy says so by the status's code."""
     at_least: timedelta = timedelta(0)
     """How long to wait at least."""
+    delay: timedelta | None = None
+    """How long to wait, where the handler said so."""
 
 
 def encode_result(method: ServedMethod, result: object, *, max_bytes: int) -> bytes | Status:
@@ -132,6 +135,35 @@ def failure(state: AttemptState, error: BaseException | Status) -> Failure:
     )
 
 
+def said_value(state: AttemptState, value: OutcomeValue) -> Failure | timedelta:
+    """What the handler's outcome value comes to; for a Snooze, how long."""
+    if isinstance(value, Snooze):
+        return value.delay
+    if isinstance(value, Retry):
+        status = Status(code=Code.UNAVAILABLE, message=_text(value.message or "The handler asked for another attempt."))
+        return replace(failure(state, status), retry=True, delay=value.delay)
+    if isinstance(value, Fail):
+        status = Status(code=_number(value.code), message=_text(value.message))
+        for detail in value.details:
+            status.details.add().Pack(detail)
+        return replace(failure(state, status), retry=False)
+    status = Status(code=Code.CANCELLED, message=_text(str(value)))
+    return replace(failure(state, status), retry=False)
+
+
+def snoozed(state: AttemptState, delay: timedelta) -> Settlement:
+    """The settlement of an attempt that is given back, for the job to run again after a while."""
+    return Settlement(
+        state.job.tenant,
+        state.job.job_id,
+        state.job.lease,
+        JobState.JOB_STATE_SCHEDULED,
+        delay=delay,
+        snoozed=True,
+        span_id=state.call.trace.span_id,
+    )
+
+
 def timed_out(state: AttemptState, timeout: timedelta) -> Failure:
     """The failure of an attempt that ran longer than its method's timeout."""
     return Failure(
@@ -194,7 +226,9 @@ def is_retried(policy: PolicyRow, failed: Failure) -> bool:
 def settlement(state: AttemptState, policy: PolicyRow, failed: Failure) -> Settlement:
     """The settlement of a failure: again after a wait while attempts are left, else the job's end."""
     if is_retried(policy, failed) and state.job.attempt < policy.max_attempts:
-        delay = max(backoff(policy, state.job.attempt), min(failed.at_least, _MAX_DELAY))
+        delay = failed.delay
+        if delay is None:
+            delay = max(backoff(policy, state.job.attempt), min(failed.at_least, _MAX_DELAY))
         return _settlement(state, failed, JobState.JOB_STATE_SCHEDULED, delay)
     if failed.status.code == Code.CANCELLED:
         return _settlement(state, failed, JobState.JOB_STATE_CANCELLED)

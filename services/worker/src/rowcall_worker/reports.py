@@ -5,6 +5,7 @@ A line carries trace, request id, tenant, job and attempt: `rowcall.logs` takes 
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
@@ -48,6 +49,12 @@ def failed(attempt: Attempt, settlement: Settlement, failure: Failure, error: Ba
             _log.warning("job cancelled", **fields)
         else:
             _log.error("job failed", **fields)
+
+
+def snoozed(attempt: Attempt, delay: timedelta) -> None:
+    """Logs an attempt whose handler wants its job to run again later."""
+    with bind(attempt.call):
+        _log.info("job snoozed", method=attempt.method.name, delay_ms=delay // timedelta(milliseconds=1))
 
 
 def hung(attempt: Attempt) -> None:

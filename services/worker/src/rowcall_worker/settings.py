@@ -78,6 +78,9 @@ class WorkerSettings(ClusterSettings):
     max_response_bytes: Annotated[int, Field(ge=1)] = Field(
         default=1024 * 1024, description="A larger response fails its job.", examples=["1048576"]
     )
+    max_request_bytes: Annotated[int, Field(ge=1)] = Field(
+        default=1024 * 1024, description="A handler may submit jobs with requests of this size.", examples=["1048576"]
+    )
     transaction_limit: Duration = Field(
         default="30s",
         validate_default=True,

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from rowcall.context import bind
 from rowcall.errors import RowcallError
 from rowcall.queue.model import Settled, Settlement
 from rowcall.queue.protocol import WorkQueue
+from rowcall.queue.submitting import ChildRefusedError
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker import outcomes
@@ -32,6 +34,9 @@ WRITERS: Final = 2
 """How many batches may be under way at once."""
 BACKLOG: Final = 4 * BATCH
 """As many outcomes may wait to be written before no more jobs are claimed."""
+
+_FEW: Final = 10
+"""With so many children an outcome shares a commit; one with more has its own."""
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
@@ -89,16 +94,19 @@ class Settler:
         shard: str,
         done: Callable[[UUID, Sequence[UUID]], None],
         again: Callable[[float], None],
+        ready: Callable[[Iterable[int]], None],
     ) -> None:
         """Args:
         queue: Where they are written.
         shard: The shard's name, for the log.
         done: Called after a commit, for each gateway with the jobs it may be waiting for.
         again: Called with the seconds after which a retried job is due.
+        ready: Called after a commit with the queues that handlers submitted jobs to.
         """
         self._queue = queue
         self._shard = shard
         self._done = done
+        self._tell_ready = ready
         self._again = again
         self._waiting: deque[Outcome] = deque()
         self._under_way = 0
@@ -117,10 +125,12 @@ class Settler:
     def put(self, outcome: Outcome) -> None:
         """Takes an outcome to be written: inside its job's own transaction, where its handler had one."""
         self._idle.clear()
-        transaction = outcome.attempt.transaction
-        if transaction is not None and outcome.attempt.ended:
+        attempt = outcome.attempt
+        transaction = attempt.transaction if attempt.ended else None
+        children = outcome.settlement.state == _SUCCEEDED and bool(attempt.children)
+        if transaction is not None or children:
             self._under_way += 1
-            task = asyncio.create_task(self._end(outcome, transaction), name=f"end transaction {self._shard}")
+            task = asyncio.create_task(self._end(outcome, transaction), name=f"end attempt {self._shard}")
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
             return
@@ -167,12 +177,16 @@ class Settler:
         if not self._waiting and not self._under_way:
             self._idle.set()
 
-    async def _end(self, outcome: Outcome, transaction: AttemptTransaction) -> None:
-        """Ends a job's own transaction as its handler ended, and settles inside it; or behind it, where nothing is kept."""
+    async def _end(self, outcome: Outcome, transaction: AttemptTransaction | None) -> None:
+        """Writes an outcome that does not come alone: with children; in its job's own transaction, or behind its end."""
         try:
             settled: Settled | None = None
             try:
-                if outcome.settlement.state == _SUCCEEDED and not outcome.holder.lost:
+                if outcome.settlement.state == _SUCCEEDED:
+                    await self._add_children(outcome)
+                if transaction is None:
+                    pass
+                elif outcome.settlement.state == _SUCCEEDED and not outcome.holder.lost:
                     settled = await transaction.settle(outcome.settlement)
                 else:
                     await transaction.roll_back()
@@ -181,9 +195,13 @@ class Settler:
                 outcome.settlement = refused_settlement(outcome.attempt, error)
                 outcome.tried = True
             finally:
-                await transaction.close()
+                if transaction is not None:
+                    await transaction.close()
             if settled is not None:
                 self._written([outcome], [settled])
+            elif transaction is None and 0 < len(outcome.settlement.children) <= _FEW:
+                self._waiting.append(outcome)
+                self._ready.set()
             else:
                 # Alone: it may have to wait for a row, and others need not wait with it.
                 await self._write_batch([outcome])
@@ -191,6 +209,23 @@ class Settler:
             _log.error("outcome lost; its job runs again when this worker ends", shard=self._shard, exc_info=error)
         finally:
             self._ended_one()
+
+    async def _add_children(self, outcome: Outcome) -> None:
+        """Gives a settlement its children's rows, as soon as the shard says what their methods' ids are."""
+        attempt, pause = outcome.attempt, _FIRST_PAUSE
+        while attempt.children and not outcome.holder.lost:
+            try:
+                children = await attempt.sink.abilities.children.submissions(
+                    attempt.job, attempt.call.trace, attempt.children
+                )
+            except RowcallError as error:
+                if error.reason not in _PASSING:
+                    raise
+            else:
+                outcome.settlement = replace(outcome.settlement, children=children)
+                return
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  spreads, guards nothing
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _write_batch(self, batch: Sequence[Outcome]) -> None:
         pause = _FIRST_PAUSE
@@ -210,6 +245,7 @@ class Settler:
         again: list[Outcome] = []
         done: dict[UUID, list[UUID]] = {}
         let_go: Counter[Holder] = Counter()
+        ready: set[int] = set()
         soonest: float | None = None
         for outcome, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Exception):
@@ -222,11 +258,15 @@ class Settler:
                 delay = outcome.settlement.delay
                 seconds = 0.0 if delay is None else delay.total_seconds()
                 soonest = seconds if soonest is None else min(seconds, soonest)
-            elif answer.waiter_id is not None:
-                done.setdefault(answer.waiter_id, []).append(outcome.settlement.job_id)
+            else:
+                if answer.waiter_id is not None:
+                    done.setdefault(answer.waiter_id, []).append(outcome.settlement.job_id)
+                ready.update(child.ids.queue_id for child in outcome.settlement.children if child.run_at is None)
             let_go[outcome.holder] += 1
         for waiter, jobs in done.items():
             self._done(waiter, jobs)
+        if ready:
+            self._tell_ready(ready)
         if soonest is not None:
             self._again(soonest)
         for holder, count in let_go.items():
@@ -240,6 +280,10 @@ class Settler:
                 outcome.tried = True
                 with bind(outcome.attempt.call):
                     _log.warning("outcome not written, trying again", shard=self._shard, error=str(error))
+            return True
+        refused = error if isinstance(error, ChildRefusedError) else error.__cause__
+        if isinstance(refused, ChildRefusedError):
+            outcome.settlement = refused_settlement(outcome.attempt, refused)
             return True
         with bind(outcome.attempt.call):
             _log.error("outcome cannot be written", shard=self._shard, exc_info=error)

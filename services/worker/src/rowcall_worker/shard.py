@@ -16,6 +16,7 @@ from uuid import UUID
 
 import structlog
 
+from rowcall.catalogue.images import Catalogue
 from rowcall.errors import RowcallError
 from rowcall.migrations import check_schema
 from rowcall.queue.faults import fault
@@ -25,12 +26,14 @@ from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.queue.renewal import LeaseRenewal
 from rowcall.sharding import Shard, Workload
 from rowcall_worker.abilities import Abilities, transaction_limits
+from rowcall_worker.children import Children
 from rowcall_worker.claimer import Claimer, Policies
 from rowcall_worker.executor import Attempt, Executor
 from rowcall_worker.handlers import ServedMethod
 from rowcall_worker.looplag import LoopLag
 from rowcall_worker.maintainer import Maintainer
 from rowcall_worker.maintenance import Maintenance, Telling
+from rowcall_worker.progress import ProgressBoard
 from rowcall_worker.registration import Registrar
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.settler import Settler
@@ -60,6 +63,7 @@ class ShardWorker:
         executor: Executor,
         methods: Sequence[ServedMethod],
         settings: WorkerSettings,
+        catalogue: Catalogue,
         *,
         name: str,
         loop_lag: LoopLag,
@@ -69,6 +73,7 @@ class ShardWorker:
         executor: The process's.
         methods: What is served.
         settings: The process's.
+        catalogue: The methods that handlers may submit jobs of.
         name: The worker process's name.
         loop_lag: The process's.
         """
@@ -99,9 +104,13 @@ class ShardWorker:
         self._maintainer = Maintainer(
             self._queue, shard=shard.name, worker_id=lambda: self._registrar.worker_id, telling=telling
         )
-        self._settler = Settler(self._queue, shard=shard.name, done=self._done, again=self._maintenance.due_in)
+        self._settler = Settler(
+            self._queue, shard=shard.name, done=self._done, again=self._maintenance.due_in, ready=self._ready
+        )
         self._abilities = Abilities(
-            transactions=self._queue.transactions(shard.pool(Workload.TRANSACTION), transaction_limits(settings))
+            transactions=self._queue.transactions(shard.pool(Workload.TRANSACTION), transaction_limits(settings)),
+            children=Children(catalogue, self._queue, max_request_bytes=settings.max_request_bytes),
+            progress=ProgressBoard(self._queue, shard=shard.name),
         )
         self._registrar = Registrar(
             self._queue,
@@ -199,6 +208,7 @@ class ShardWorker:
             await self._listener.close()
         await self._maintenance.stop()
         await self._maintainer.stop()
+        await self._abilities.progress.stop()
         await self._settler.stop()
         await self._registrar.leave()
         if self._notifier is not None:

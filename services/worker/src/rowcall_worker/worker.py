@@ -110,10 +110,10 @@ class Worker(grpc.aio.Server):
             RowcallError: SCHEMA_MISMATCH: a shard's schema is not one that this release works with.
         """
         self._check_not_started()
-        served = self._served()
+        served, catalogue = self._served()
         self._started = True
         try:
-            await self._open(served)
+            await self._open(served, catalogue)
         except BaseException:
             await self._close()
             raise
@@ -152,17 +152,18 @@ class Worker(grpc.aio.Server):
         if self._started:
             raise RegistrationError("the worker was started; register servicers before, and start it once")
 
-    def _served(self) -> Served:
+    def _served(self) -> tuple[Served, Catalogue]:
         for servicer in self._settings.servicers:
             servicers.register(self, servicer)
         if self._settings.probe and _PROBE not in self._registry.services:
             add_ProbeServiceServicer_to_server(ProbeServicer(self.name, allow_faults=self._settings.allow_faults), self)
-        served = self._registry.resolve(self._catalogue().methods)
+        catalogue = self._catalogue()
+        served = self._registry.resolve(catalogue.methods)
         if not served.methods:
             raise RegistrationError("nothing to serve: register a servicer (--servicer module:function)")
         if served.ignored:
             _log.warning("registered methods are no job types and never run here", methods=list(served.ignored))
-        return served
+        return served, catalogue
 
     def _catalogue(self) -> Catalogue:
         catalogue = load_catalogue(self._settings.images)
@@ -173,7 +174,7 @@ class Worker(grpc.aio.Server):
             _log.warning("image", warning=warning)
         return catalogue
 
-    async def _open(self, served: Served) -> None:
+    async def _open(self, served: Served, catalogue: Catalogue) -> None:
         router = self._given_router
         if router is None:
             router = self._router = await Router.open(
@@ -192,7 +193,9 @@ class Worker(grpc.aio.Server):
         self._loop_lag.start()
         methods = list(served.methods.values())
         shards = [
-            ShardWorker(shard, self._executor, methods, self._settings, name=self.name, loop_lag=self._loop_lag)
+            ShardWorker(
+                shard, self._executor, methods, self._settings, catalogue, name=self.name, loop_lag=self._loop_lag
+            )
             for shard in router.shards.values()
         ]
         _log.info("worker starts", worker=self.name, methods=sorted(served.methods), shards=[s.name for s in shards])

@@ -132,6 +132,9 @@ class WorkQueue(Protocol):
     async def method_ids(self, method: str, policy: Policy) -> MethodIds:
         """The shard's ids of a method, its policy and queue; for the jobs that handlers submit."""
 
+    async def fingerprint_key(self) -> bytes:
+        """The shard's key for fingerprints of requests; cached."""
+
     async def policies(self) -> dict[int, PolicyRow]:
         """Every policy of the shard by its id."""
 

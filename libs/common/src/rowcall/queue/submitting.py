@@ -97,10 +97,10 @@ class Submitter:
             first = firsts[_key(submissions, index)]
             answer = written[first]
             if isinstance(answer, Exception):
-                raise answer
+                raise _refused_for(each, answer)
             answer = answer if index == first else _shared(each, submissions[first], answer) or answer
             if answer.outcome not in _WRITTEN:
-                raise _refused(each, answer)
+                raise _refused_for(each, _refusal(each, answer))
             answers.append(answer)
         return answers
 
@@ -190,6 +190,9 @@ class Submitter:
 class ChildRefusedError(RowcallError):
     """A job that a handler submitted cannot be: only the settlement that it came with is at fault."""
 
+    submission: Submission | None = None
+    """Which one it was."""
+
 
 class _RolledBack(Exception):
     """Ends the transaction of a batch that is not to be kept."""
@@ -263,12 +266,20 @@ def _follow_up(on_done: FollowUp | None) -> str | None:
     return f"{ids.method_id},{ids.policy_id},{ids.queue_id},{on_done.lane}"
 
 
-def _refused(submission: Submission, answer: Submitted) -> ChildRefusedError:
+def _refused_for(submission: Submission, why: Exception) -> Exception:
+    if not isinstance(why, RowcallError):
+        return why
+    refused = ChildRefusedError(why.reason, why.message, metadata=why.metadata)
+    refused.submission = submission
+    return refused
+
+
+def _refusal(submission: Submission, answer: Submitted) -> RowcallError:
     if answer.outcome is SubmitOutcome.WRONG_SHARD:
-        return ChildRefusedError(
+        return RowcallError(
             ErrorReason.ERROR_REASON_WRONG_SHARD, f"The tenant {submission.tenant!r} no longer lives on this shard."
         )
-    return ChildRefusedError(
+    return RowcallError(
         ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_REUSED,
         f"The key {submission.request_id!r} names a job with another request.",
         metadata={"operation": operation_name(submission.tenant, answer.job_id)},

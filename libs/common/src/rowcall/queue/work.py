@@ -68,6 +68,7 @@ class PostgresWorkQueue:
         shard = claim_pool.name if shard is None else shard
         self._shield = Shield()
         self._give_up_after = give_up_after
+        self._fingerprint_key: bytes | None = None
         self._claim, self._settle, self._house = (
             Session(pool, shard=shard, shield=self._shield, give_up_after=give_up_after)
             for pool in (claim_pool, settle_pool, maintenance_pool)
@@ -83,6 +84,13 @@ class PostgresWorkQueue:
         """See WorkQueue.method_id."""
         made: int = await self._house.value("method_id", {"name": method})
         return made
+
+    async def fingerprint_key(self) -> bytes:
+        """See WorkQueue.fingerprint_key."""
+        if self._fingerprint_key is None:
+            [[_, key]] = await self._house.rows("shard_facts")
+            self._fingerprint_key = bytes(key)
+        return self._fingerprint_key
 
     async def policies(self) -> dict[int, PolicyRow]:
         """See WorkQueue.policies."""

@@ -41,6 +41,7 @@ NEIGHBOURS: Final[Mapping[str, frozenset[str]]] = {
             "ROWCALL_IMAGES",
             "ROWCALL_HEALTH_FILE",
             "ROWCALL_LEASE",
+            "ROWCALL_MAX_REQUEST_BYTES",
             "ROWCALL_MAX_RESPONSE_BYTES",
             "ROWCALL_POLL",
             "ROWCALL_PROBE",
