@@ -27,15 +27,15 @@ insert into rowcall.job_history (
   replays, retention, finished_on, finished_at, run_at, created_at, request, request_id, response
 )
 select
-  'tenant-' || n % 100, rowcall.uuid_v7(), 4, 3, 3, 1, n, 1, 1, 1, 1, 0, 0,
-  0, 2, (clock_timestamp() at time zone 'UTC')::date + (n % 7)::integer, clock_timestamp(), clock_timestamp(), clock_timestamp(), '\\x00112233',
+  'tenant-' || n %% 100, rowcall.uuid_v7(), 4, 3, 3, 1, n, 1, 1, 1, 1, 0, 0,
+  0, 2, (clock_timestamp() at time zone 'UTC')::date + (n %% 7)::integer, clock_timestamp(), clock_timestamp(), clock_timestamp(), '\\x00112233',
   gen_random_uuid()::text, '\\x00112233'
 from generate_series(%(from)s::bigint, %(to)s::bigint) as n
 """
 KEYS = """
 insert into rowcall.job_key (tenant, method_id, request_id, job_id, fingerprint, expires_at)
 select
-  'tenant-' || n % 100, 1, gen_random_uuid()::text, gen_random_uuid(), '\\x00112233445566778899aabbccddeeff',
+  'tenant-' || n %% 100, 1, gen_random_uuid()::text, gen_random_uuid(), '\\x00112233445566778899aabbccddeeff',
   clock_timestamp() + interval '7 days'
 from generate_series(%(from)s::bigint, %(to)s::bigint) as n
 """
@@ -44,7 +44,7 @@ insert into rowcall.job (
   tenant, job_id, state, lane, priority, queue_id, order_key, method_id, policy_id, run_at, request
 )
 select
-  'tenant-' || n % 100, rowcall.uuid_v7(), 1, 3, 3, 1, 0, 1, 1, clock_timestamp() + interval '1 day', '\\x00112233'
+  'tenant-' || n %% 100, rowcall.uuid_v7(), 1, 3, 3, 1, 0, 1, 1, clock_timestamp() + interval '1 day', '\\x00112233'
 from generate_series(%(from)s::bigint, %(to)s::bigint) as n
 """
 
@@ -108,7 +108,7 @@ async def drop_a_day(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         # A day of long ago, with a million rows of the others'.
         connection.execute(
-            "create table rowcall.job_history_standard_20200101 (like rowcall.job_history_standard including defaults)"
+            "create table rowcall.job_history_standard_20200101 (like rowcall.job_history_standard including all)"
         )
         connection.execute(
             "alter table rowcall.job_history_standard attach partition rowcall.job_history_standard_20200101 "
@@ -116,7 +116,7 @@ async def drop_a_day(dsn: str) -> None:
         )
         connection.execute(
             FINISHED.replace(
-                "(clock_timestamp() at time zone 'UTC')::date + (n % 7)::integer", "date '2020-01-01'"
+                "(clock_timestamp() at time zone 'UTC')::date + (n %% 7)::integer", "date '2020-01-01'"
             ).encode(),
             {"from": 0, "to": min(ROWS // 10, 1_000_000)},
         )

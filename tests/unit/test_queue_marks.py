@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rowcall.queue.marks import FLOOR_EVERY, FLOOR_LAG, FRONT_EVERY, LAG, Begin, LowWaterMark, Scan
+from rowcall.queue.marks import FLOOR_EVERY, FLOOR_LAG, FRONT_EVERY, FRONT_SHARE, LAG, Begin, LowWaterMark, Scan
 from rowcall.queue.model import LANES
 
 Key = tuple[int, int]
@@ -174,7 +175,7 @@ def test_long_scans_from_the_front_are_made_less_often() -> None:
     """Ten seconds of dead entries must not be walked over every five."""
     model = Model()
     model.claim(10, took=2.0)
-    assert model.mark.next_sweep() == model.now + 20
+    assert model.mark.next_sweep() == pytest.approx(model.now + 2.0 / FRONT_SHARE)
     model.mark.hinted()
     model.claim(10)
     scan, _ = model.claim(10)

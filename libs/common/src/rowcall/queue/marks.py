@@ -24,7 +24,7 @@ FLOOR_EVERY = 0.2
 """Seconds between scans from the floor while there is work."""
 FRONT_EVERY = 5.0
 """Seconds between scans from the front."""
-FRONT_SHARE = 0.1
+FRONT_SHARE = 0.03
 """Of the time, at most, goes into scans from the front; they come less often when dead entries make them long."""
 
 
