@@ -377,22 +377,24 @@ async def test_as_many_names_as_the_limit_allows_are_done(client: Client, cluste
     assert len(rest.refused) == 100
 
 
-async def test_what_is_not_done_in_time_is_left_and_said(client: Client, cluster: Cluster) -> None:
-    for _ in range(4):
+async def test_what_is_not_done_in_time_is_left_and_said(
+    client: Client, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rowcall_gateway.selections.BATCH", 4)  # 500 statements: more than a second's work
+    for _ in range(2):
         await client.submit(*[spec() for _ in range(1000)])
-    results = []
+    results: list[JobSelectionResult] = []
 
     async def all_done() -> bool:
-        with suppress(
-            grpc.aio.AioRpcError
-        ):  # a machine that is too busy to answer within the margin: what is done is done
-            results.append(await client.cancel_all(filter=JobFilter(), limit=100_000, seconds=0.4))
+        # A machine may be too busy to answer within the margin; what is done is done.
+        with suppress(grpc.aio.AioRpcError):
+            results.append(await client.cancel_all(filter=JobFilter(), limit=100_000, seconds=1))
         return bool(results) and not results[-1].more
 
     await until(all_done, seconds=60)
-    assert states(cluster) == {"CANCELLED": 4000}
-    assert all(result.more for result in results[:-1])
-    assert all(result.done == result.matched for result in results)
+    assert states(cluster) == {"CANCELLED": 2000}
+    assert any(result.more and result.done for result in results)
+    assert sum(result.done for result in results) <= 2000
 
 
 async def test_waiting_calls_hear_of_a_bulk_cancel(client: Client, gateways: Gateways) -> None:
