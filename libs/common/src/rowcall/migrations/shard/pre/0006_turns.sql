@@ -21,13 +21,19 @@ as $$
   where l.queue_id = p_queue_id and l.lane = p_lane
 $$;
 
--- Keys for many jobs that become ready again, by their places (from 1): next, not
--- behind the tenant's backlog, but one stride after the other, so that a hundred
--- thousand of them are not before everybody else's.
+-- Keys for many jobs that become ready again, in their order: next, not behind the
+-- tenant's backlog, but one stride after the other, so that a hundred thousand of them
+-- are not before everybody else's.
 create function rowcall.again_keys(p_tenant text[], p_queue_id integer[], p_lane smallint[])
-returns table (place bigint, order_key bigint)
-language sql volatile
+returns bigint[]
+-- See submit_jobs: the plan is kept, and its parts are hashed.
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set enable_hashjoin = on set enable_nestloop = off set enable_mergejoin = off
+set jit = off set plan_cache_mode = force_generic_plan
 as $$
+declare
+  v_keys bigint[];
+begin
   with input as materialized (
     select
       i.*,
@@ -37,30 +43,43 @@ as $$
   ),
   flow as materialized (
     select
-      f.*,
-      coalesce(pg_sequence_last_value(l.frontier), 0) as frontier,
-      greatest(rowcall.order_stride() / coalesce(r.weight, 1), 1)::bigint as step
-    from (select distinct i.tenant, i.queue_id, i.lane, i.jobs from input i where i.number = 1) f
-    join rowcall.queue_lane l on l.queue_id = f.queue_id and l.lane = f.lane
-    left join rowcall.tenant_route r on r.tenant = f.tenant
-    order by f.tenant, f.queue_id, f.lane
+      f.*, w.step,
+      -- The first job is next if the flow's last ones have been claimed.
+      greatest(coalesce(pg_sequence_last_value(l.frontier), 0) + 1 - w.step, t.again_key) as base
+    from (
+      select i.tenant, i.queue_id, i.lane, i.jobs
+      from input i
+      where i.number = 1
+      -- In one order: two of these would deadlock otherwise.
+      order by i.tenant, i.queue_id, i.lane
+    ) f
+    -- Limited, so that they stay lookups by key.
+    cross join lateral (
+      select l.frontier from rowcall.queue_lane l where l.queue_id = f.queue_id and l.lane = f.lane limit 1
+    ) l
+    left join lateral (
+      select r.weight from rowcall.tenant_route r where r.tenant = f.tenant limit 1
+    ) r on true
+    cross join lateral (select greatest(rowcall.order_stride() / coalesce(r.weight, 1), 1)::bigint as step) w
+    left join lateral (
+      select t.again_key
+      from rowcall.turn t
+      where t.tenant = f.tenant and t.queue_id = f.queue_id and t.lane = f.lane
+      limit 1
+      for update
+    ) t on true
   ),
   turned as (
     insert into rowcall.turn as t (tenant, queue_id, lane, again_key)
-    select f.tenant, f.queue_id, f.lane, f.frontier + 1 + (f.jobs - 1) * f.step from flow f
-    on conflict (tenant, queue_id, lane) do update
-    -- The first job is next if the flow's last ones have been claimed.
-    set again_key = (
-      select greatest(excluded.again_key, t.again_key + f.jobs * f.step)
-      from flow f
-      where f.tenant = t.tenant and f.queue_id = t.queue_id and f.lane = t.lane
-    )
-    returning t.tenant, t.queue_id, t.lane, t.again_key
+    select f.tenant, f.queue_id, f.lane, f.base + f.jobs * f.step from flow f
+    on conflict (tenant, queue_id, lane) do update set again_key = greatest(t.again_key, excluded.again_key)
   )
-  select i.place, t.again_key - (i.jobs - i.number) * f.step
+  select array_agg(f.base + i.number * f.step order by i.place)
+  into v_keys
   from input i
-  join flow f on f.tenant = i.tenant and f.queue_id = i.queue_id and f.lane = i.lane
-  join turned t on t.tenant = i.tenant and t.queue_id = i.queue_id and t.lane = i.lane
+  join flow f on f.tenant = i.tenant and f.queue_id = i.queue_id and f.lane = i.lane;
+  return v_keys;
+end
 $$;
 
 -- Exchanges gateways' memories of how far flows have moved: each flow's furthest key

@@ -9,24 +9,29 @@ create type rowcall.claimed_job as (
   time_left interval
 );
 
--- The tenants that are paused: few, and read with each claim. Inlined.
+-- The tenants that are paused: few, and read with each claim, not with each row. Only
+-- functions with a search_path of their own call these; in plpgsql, which keeps plans.
 create function rowcall.paused_tenants()
 returns text[]
-language sql stable
+language plpgsql stable
 as $$
-  select array(select r.tenant from rowcall.tenant_route r where r.paused_at is not null)
+begin
+  return array(select r.tenant from rowcall.tenant_route r where r.paused_at is not null);
+end
 $$;
 
--- Those of the methods that are not paused. Inlined.
+-- Those of the methods that are not paused.
 create function rowcall.running_methods(p_method_id integer[])
 returns integer[]
-language sql stable
+language plpgsql stable
 as $$
-  select array(
+begin
+  return array(
     select a.method_id
     from unnest(p_method_id) as a (method_id)
     where not exists (select from rowcall.method m where m.method_id = a.method_id and m.paused_at is not null)
-  )
+  );
+end
 $$;
 
 -- Claims up to p_limit ready jobs of one queue for a worker, lanes first, within a
@@ -120,6 +125,9 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
+declare
+  v_paused text[] := rowcall.paused_tenants();
+  v_method_id integer[] := rowcall.running_methods(p_method_id);
 begin
   if not exists (select from rowcall.worker w where w.worker_id = p_worker_id and w.dead_at is null) then
     return;
@@ -132,8 +140,8 @@ begin
       and j.held = 2
       and j.queue_id = any (p_queue_id)
       and j.queue_id not in (select q.queue_id from rowcall.queue q where q.paused_at is not null)
-      and j.method_id = any (rowcall.running_methods(p_method_id))
-      and j.tenant <> all (rowcall.paused_tenants())
+      and j.method_id = any (v_method_id)
+      and j.tenant <> all (v_paused)
     order by j.lane, j.ready_at
     limit 1
     for update skip locked
@@ -158,15 +166,22 @@ $$;
 -- For how long a suspect that this worker could run has waited; null: there is none.
 create function rowcall.suspect_waits(p_queue_id integer[], p_method_id integer[])
 returns interval
-language sql stable security definer set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
-  select clock_timestamp() - min(j.ready_at)
-  from rowcall.job j
-  where j.state = 2
-    and j.held = 2
-    and j.queue_id = any (p_queue_id)
-    and j.queue_id not in (select q.queue_id from rowcall.queue q where q.paused_at is not null)
-    and j.method_id = any (rowcall.running_methods(p_method_id))
-    and j.tenant <> all (rowcall.paused_tenants())
+declare
+  v_paused text[] := rowcall.paused_tenants();
+  v_method_id integer[] := rowcall.running_methods(p_method_id);
+begin
+  return (
+    select clock_timestamp() - min(j.ready_at)
+    from rowcall.job j
+    where j.state = 2
+      and j.held = 2
+      and j.queue_id = any (p_queue_id)
+      and j.queue_id not in (select q.queue_id from rowcall.queue q where q.paused_at is not null)
+      and j.method_id = any (v_method_id)
+      and j.tenant <> all (v_paused)
+  );
+end
 $$;

@@ -25,18 +25,15 @@ begin
     select d.*, row_number() over () as place from due d
   ),
   turn as materialized (
-    select k.*
-    from (
-      select
-        array_agg(p.tenant order by p.place) as tenants, array_agg(p.queue_id order by p.place) as queues,
-        array_agg(p.lane order by p.place) as lanes
-      from placed p
-      having count(*) > 0
-    ) a
-    cross join lateral rowcall.again_keys(a.tenants, a.queues, a.lanes) k
+    select rowcall.again_keys(
+      array_agg(p.tenant order by p.place), array_agg(p.queue_id order by p.place),
+      array_agg(p.lane order by p.place)
+    ) as order_keys
+    from placed p
+    having count(*) > 0
   ),
   keyed as materialized (
-    select p.tenant, p.job_id, t.order_key from placed p join turn t on t.place = p.place
+    select p.tenant, p.job_id, t.order_keys[p.place] as order_key from placed p cross join turn t
   ),
   ready as (
     update rowcall.job j
@@ -340,18 +337,15 @@ begin
     select f.*, row_number() over (order by f.order_key, f.job_id) as place from found f
   ),
   turn as materialized (
-    select k.*
-    from (
-      select
-        array_agg(p.tenant order by p.place) as tenants, array_agg(p.queue_id order by p.place) as queues,
-        array_agg(p.lane order by p.place) as lanes
-      from placed p
-      having count(*) > 0
-    ) a
-    cross join lateral rowcall.again_keys(a.tenants, a.queues, a.lanes) k
+    select rowcall.again_keys(
+      array_agg(p.tenant order by p.place), array_agg(p.queue_id order by p.place),
+      array_agg(p.lane order by p.place)
+    ) as order_keys
+    from placed p
+    having count(*) > 0
   ),
   keyed as materialized (
-    select p.tenant, p.job_id, t.order_key from placed p join turn t on t.place = p.place
+    select p.tenant, p.job_id, t.order_keys[p.place] as order_key from placed p cross join turn t
   ),
   freed as (
     update rowcall.job j

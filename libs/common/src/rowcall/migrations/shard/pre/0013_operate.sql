@@ -85,14 +85,12 @@ begin
     select f.*, row_number() over (order by f.job_id) as place from failed f
   ),
   turn as materialized (
-    select k.*
-    from (
-      select
-        array_agg(p.tenant order by p.place) as tenants, array_agg(p.queue_id order by p.place) as queues,
-        array_agg(p.priority order by p.place) as lanes
-      from placed p
-    ) a
-    cross join lateral rowcall.again_keys(a.tenants, a.queues, a.lanes) k
+    select rowcall.again_keys(
+      array_agg(p.tenant order by p.place), array_agg(p.queue_id order by p.place),
+      array_agg(p.priority order by p.place)
+    ) as order_keys
+    from placed p
+    having count(*) > 0
   ),
   back as (
     insert into rowcall.job (
@@ -101,8 +99,8 @@ begin
       tracestate, parent_job_id, on_done, labels, attempts
     )
     select
-      f.tenant, f.job_id, 2, f.priority, f.priority, f.queue_id, t.order_key, f.method_id, f.policy_id, f.lease + 1, 0,
-      f.replays + 1, f.payload_key_id, clock_timestamp() + p.deadline, clock_timestamp(), f.created_at,
+      f.tenant, f.job_id, 2, f.priority, f.priority, f.queue_id, t.order_keys[f.place], f.method_id, f.policy_id,
+      f.lease + 1, 0, f.replays + 1, f.payload_key_id, clock_timestamp() + p.deadline, clock_timestamp(), f.created_at,
       clock_timestamp(), f.request, f.request_id, f.actor, f.fairness_key, f.traceparent, f.tracestate,
       f.parent_job_id, f.on_done, f.labels,
       coalesce(f.attempts, '[]'::jsonb) || jsonb_strip_nulls(jsonb_build_object(
@@ -110,7 +108,7 @@ begin
         'code', f.error_code, 'message', f.error_message, 'span', f.span_id, 'error', encode(f.error, 'base64')
       ))
     from placed f
-    join turn t on t.place = f.place
+    cross join turn t
     join rowcall.policy p on p.policy_id = f.policy_id
     returning rowcall.job.job_id, rowcall.job.queue_id
   )
