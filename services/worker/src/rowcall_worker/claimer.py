@@ -3,12 +3,16 @@
 There is one claimer for async handlers and one for sync ones, for their slots are counted apart. It goes round the
 queues whose time has come: at once where the last claim was full or a hint said that there is work, later and later
 where there was none. Hints only bring a look forward; the looks find everything.
+
+Where several queues have work, each gets its share of the free slots: a queue that got a job has its next turn the later
+the smaller its weight is (start-time fair queueing, as between tenants), and one that had no work saves nothing up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,16 +20,15 @@ from typing import Final
 
 import structlog
 
-from rowcall.errors import RowcallError
 from rowcall.queue.marks import LowWaterMark
-from rowcall.queue.model import ClaimedJob, PolicyRow, QueueRow
+from rowcall.queue.model import ClaimedJob
 from rowcall.queue.protocol import WorkQueue
-from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall_worker.executor import Executor
-from rowcall_worker.handlers import ServedMethod
+from rowcall_worker.intake import Intake
 from rowcall_worker.registration import Registrar, Registration
 from rowcall_worker.settler import Settler
+from rowcall_worker.shares import Share
 from rowcall_worker.slots import Slots
+from rowcall_worker.solitude import Solitude
 
 BATCH: Final = 200
 """The most jobs in one claim."""
@@ -41,29 +44,14 @@ _LONGEST_FAILED_PAUSE: Final = 2.0
 _log = structlog.get_logger(__name__)
 
 
-class Policies:
-    """The shard's policies, fetched when a job has one that is not known yet."""
-
-    def __init__(self, queue: WorkQueue) -> None:
-        self._queue = queue
-        self._known: dict[int, PolicyRow] = {}
-        self._fetching = asyncio.Lock()
-
-    async def of(self, jobs: Iterable[ClaimedJob]) -> Mapping[int, PolicyRow]:
-        """At least the policies of these jobs. Raises RowcallError."""
-        needed = {job.policy_id for job in jobs}
-        if not needed <= self._known.keys():
-            async with self._fetching:
-                if not needed <= self._known.keys():
-                    self._known = await self._queue.policies()
-        return self._known
-
-
 class Source:
     """A queue as one claimer looks at it."""
 
-    def __init__(self, queue_id: int, longest_pause: float) -> None:
+    def __init__(self, queue_id: int, share: Share, longest_pause: float) -> None:
         self.queue_id = queue_id
+        self.share = share
+        self.turn = 0.0
+        """When it has its next turn, in the claimer's virtual time: jobs by weight."""
         self.mark = LowWaterMark()
         self.full = False
         """Whether the last claim got all that it asked for."""
@@ -99,39 +87,40 @@ class Claimer:
         self,
         queue: WorkQueue,
         registrar: Registrar,
-        executor: Executor,
         settler: Settler,
-        policies: Policies,
+        intake: Intake,
+        solitude: Solitude,
         *,
         shard: str,
-        methods: Mapping[int, ServedMethod],
+        method_ids: Iterable[int],
         slots: Slots,
         longest_pause: float,
     ) -> None:
         """Args:
         queue: The shard's.
         registrar: Knows under which identity to claim.
-        executor: Runs what was claimed.
         settler: Claims wait while it has too much to write.
-        policies: The shard's.
-        shard: Its name, for the log.
-        methods: What to claim, by the shard's method ids; all of one kind.
+        intake: Starts what was claimed.
+        solitude: Claims wait while something runs alone.
+        shard: The shard's name, for the log.
+        method_ids: What to claim, as the shard numbers it; all of one kind.
         slots: The kind's.
         longest_pause: Seconds an idle queue is left alone at most.
         """
         self._queue = queue
         self._registrar = registrar
-        self._executor = executor
         self._settler = settler
-        self._policies = policies
+        self._intake = intake
+        self._solitude = solitude
         self._shard = shard
-        self._methods = methods
-        self._method_ids = sorted(methods)
+        self._method_ids = sorted(method_ids)
         self._slots = slots
         self._longest_pause = longest_pause
         self._sources: dict[int, Source] = {}
         self._order: list[Source] = []
         self._paused: frozenset[int] = frozenset()
+        self._now = 0.0
+        """The virtual time: the turn that was had last."""
         self._wake = asyncio.Event()
         self._stopping = False
         self._failed_pause = 0.0
@@ -150,16 +139,18 @@ class Claimer:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def look_at(self, queues: Iterable[QueueRow]) -> None:
-        """These are the queues to claim from."""
-        wanted = {queue.queue_id: queue for queue in queues}
-        for queue_id in wanted.keys() - self._sources.keys():
-            self._sources[queue_id] = Source(queue_id, self._longest_pause)
+    def look_at(self, queues: Mapping[int, Share], paused: Collection[int]) -> None:
+        """These are the queues to claim from, with their shares, and those of them that are paused."""
+        for queue_id in queues.keys() - self._sources.keys():
+            share = queues[queue_id]
+            self._sources[queue_id] = Source(queue_id, share, self._longest_pause)
+            if share.cap is not None:
+                share.cap.when_freed(self._wake.set)
             self._wake.set()
-        for queue_id in self._sources.keys() - wanted.keys():
+        for queue_id in self._sources.keys() - queues.keys():
             del self._sources[queue_id]
         self._order = list(self._sources.values())
-        self.pause({queue.queue_id for queue in queues if queue.paused})
+        self.pause(paused)
 
     def pause(self, queue_ids: Collection[int]) -> None:
         """These queues are paused now, and no others: those are not asked until they are resumed."""
@@ -183,6 +174,7 @@ class Claimer:
         while not self._stopping:
             registration = await self._registrar.usable()
             await self._settler.room()
+            await self._solitude.opened()
             await self._slots.wait()
             if any(source.full for source in self._open()) and self._slots.free < min(BATCH, self._slots.capacity) // 2:
                 await asyncio.sleep(_GATHER)
@@ -199,17 +191,26 @@ class Claimer:
 
     def _open(self) -> list[Source]:
         """The queues that may be asked."""
-        return [source for source in self._order if source.queue_id not in self._paused]
+        return [source for source in self._order if source.queue_id not in self._paused and source.share.room > 0]
+
+    def _due(self) -> list[Source]:
+        """The queues whose time has come, those that have had the least for their weight first."""
+        # Among equals each round begins one queue further on, so that with few slots all of them have their turn.
+        self._order = self._order[1:] + self._order[:1]
+        now = time.monotonic()
+        due = [source for source in self._open() if source.due_at <= now]
+        return sorted(due, key=lambda source: max(source.turn, self._now))
 
     async def _round(self, registration: Registration) -> bool:
         """Claims once from each queue whose time has come; whether another round may be of use at once."""
         again = False
-        # Each round begins one queue further on, so that with few slots all of them have their turn.
-        self._order = self._order[1:] + self._order[:1]
-        for source in self._open():
-            if source.due_at > time.monotonic():
-                continue
-            limit = self._slots.take(BATCH)
+        due = self._due()
+        weights = sum(source.share.weight for source in due)
+        for source in due:
+            if self._solitude.wanted:
+                return True
+            limit = self._take(source, weights)
+            weights -= source.share.weight
             if limit == 0:
                 return True
             # Shielded from `stop`: what a claim took must be started or handed back.
@@ -223,18 +224,26 @@ class Claimer:
                 return True
         return again
 
+    def _take(self, source: Source, weights: float) -> int:
+        """Takes the places that a queue may fill: its part of those that are free, by its weight among those to come."""
+        part = math.ceil(self._slots.free * source.share.weight / max(weights, source.share.weight))
+        limit = self._slots.take(int(min(part, source.share.room, BATCH)))
+        source.share.take(limit)
+        return limit
+
     async def _claim(self, registration: Registration, source: Source, limit: int) -> bool:
         """Claims from one queue; whether there is probably more."""
         registration.hold(limit)
         started = 0
         try:
             jobs = await self._fetch(registration, source, limit)
-            started = await self._begin(registration, jobs)
+            started = len(await self._intake.start(registration, jobs, source.share.cap))
         except Exception as error:  # noqa: BLE001  a claimer that ended would end the worker's work
             self._failed(registration, error)
             return False
         finally:
             self._slots.give(limit - started)
+            source.share.give(limit - started)
             registration.let_go(limit - started)
         self._failed_pause = 0.0
         return source.full
@@ -248,37 +257,14 @@ class Claimer:
         ended = time.monotonic()
         source.mark.claimed(scan, ((job.lane, job.order_key) for job in jobs), limit=limit, began=began, ended=ended)
         source.found(len(jobs), limit, ended)
+        if jobs:
+            # What had no work meanwhile has its turn from now on, and nothing saved up.
+            self._now = max(source.turn, self._now)
+            source.turn = self._now + len(jobs) / source.share.weight
         return jobs
 
-    async def _begin(self, registration: Registration, jobs: Sequence[ClaimedJob]) -> int:
-        """Starts what was claimed, or hands it back; how many were started."""
-        if not jobs:
-            return 0
-        if self._stopping:
-            await self._hand_back(registration, jobs)
-            return 0
-        try:
-            policies = await self._policies.of(jobs)
-        except RowcallError:
-            await self._hand_back(registration, jobs)
-            raise
-        if registration.lost:
-            return 0
-        for job in jobs:
-            attempt = self._executor.start(job, self._methods[job.method_id], policies[job.policy_id], registration)
-            registration.attempts.add(attempt)
-        return len(jobs)
-
-    async def _hand_back(self, registration: Registration, jobs: Sequence[ClaimedJob]) -> None:
-        try:
-            await self._queue.release(jobs)
-        except RowcallError:
-            # Nobody runs them, and this identity lives: only its end brings them back.
-            self._registrar.doubt(registration)
-
     def _failed(self, registration: Registration, error: Exception) -> None:
-        if not isinstance(error, RowcallError) or error.reason == ErrorReason.ERROR_REASON_COMMIT_UNKNOWN:
-            self._registrar.doubt(registration)
+        self._intake.failed(registration, error)
         if not self._failed_pause:
             _log.warning("claims fail, trying again", shard=self._shard, exc_info=error)
         self._failed_pause = min(max(2 * self._failed_pause, _FAILED_PAUSE), _LONGEST_FAILED_PAUSE)

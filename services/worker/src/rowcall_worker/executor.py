@@ -35,7 +35,7 @@ from rowcall_worker.children import refusal
 from rowcall_worker.context import AsyncJobContext, AttemptState, SyncJobContext
 from rowcall_worker.handlers import ServedMethod
 from rowcall_worker.outcome_values import OutcomeValue
-from rowcall_worker.slots import Slots
+from rowcall_worker.slots import Cap, Slots
 from rowcall_worker.transaction import AttemptTransaction
 
 CANCEL_GRACE: Final = timedelta(seconds=1)
@@ -78,10 +78,18 @@ class Sink(Protocol):
 class Attempt(AttemptState):
     """One attempt while it runs."""
 
-    __slots__ = ("ended", "method", "policy", "settled", "sink", "slots", "stop", "task", "timer")
+    __slots__ = ("cap", "ended", "method", "policy", "settled", "sink", "slots", "stop", "stuck", "task", "timer")
 
     def __init__(
-        self, job: ClaimedJob, method: ServedMethod, policy: PolicyRow, *, sink: Sink, slots: Slots, worker: str
+        self,
+        job: ClaimedJob,
+        method: ServedMethod,
+        policy: PolicyRow,
+        *,
+        sink: Sink,
+        slots: Slots,
+        cap: Cap | None,
+        worker: str,
     ) -> None:
         trace = (
             TraceContext.mint() if job.traceparent is None else TraceContext(job.traceparent, job.tracestate).child()
@@ -100,12 +108,16 @@ class Attempt(AttemptState):
         self.policy = policy
         self.sink = sink
         self.slots = slots
+        self.cap = cap
+        """Of its queue, where it has one."""
         self.stop: Stop | None = None
         """Set when it was ended from outside."""
         self.settled = False
         """Whether its outcome was handed on, or is not wanted."""
         self.ended = False
         """Whether its handler has returned."""
+        self.stuck = False
+        """Whether its handler goes on although the attempt is over."""
         self.task: asyncio.Task[None] | None = None
         """Of an async handler."""
         self.timer: asyncio.TimerHandle | None = None
@@ -136,9 +148,14 @@ class Executor:
         """The slots that a method's attempts take."""
         return self.async_slots if method.is_async else self.sync_slots
 
-    def start(self, job: ClaimedJob, method: ServedMethod, policy: PolicyRow, sink: Sink) -> Attempt:
-        """Starts an attempt at a claimed job. Its slot was taken; it is given back when the handler has returned."""
-        attempt = Attempt(job, method, policy, sink=sink, slots=self.slots_of(method), worker=self._worker)
+    def start(
+        self, job: ClaimedJob, method: ServedMethod, policy: PolicyRow, sink: Sink, *, cap: Cap | None = None
+    ) -> Attempt:
+        """Starts an attempt at a claimed job.
+
+        Its slot was taken, and its place under its queue's cap; both are given back when the handler has returned.
+        """
+        attempt = Attempt(job, method, policy, sink=sink, slots=self.slots_of(method), cap=cap, worker=self._worker)
         # The whole job's deadline, where it comes before the end of the attempt's own time.
         over = Stop.DEADLINE if allowed_time(job, policy) < policy.timeout else Stop.TIMEOUT
         attempt.timer = self._loop.call_later(allowed_time(job, policy).total_seconds(), self._end, attempt, over)
@@ -162,6 +179,7 @@ class Executor:
         if attempt.transaction is not None:
             attempt.transaction.cut()
         self._stop(attempt, Stop.DROPPED)
+        _mark_stuck(attempt)
 
     def close(self) -> None:
         """Lets the threads go; those that still run a handler are not waited for."""
@@ -199,7 +217,11 @@ class Executor:
         attempt.ended = True
         if attempt.timer is not None:
             attempt.timer.cancel()
+        if attempt.stuck:
+            attempt.slots.unstick()
         attempt.slots.give(1)
+        if attempt.cap is not None:
+            attempt.cap.give(1)
         lost = attempt.transaction.seal() if attempt.transaction is not None else None
         if not attempt.settled:
             attempt.settled = True
@@ -258,6 +280,7 @@ class Executor:
             if attempt.transaction is not None:
                 attempt.transaction.cut()
             attempt.sink.settle(attempt, _stopped(attempt))
+            _mark_stuck(attempt)
 
     def _stop(self, attempt: Attempt, why: Stop) -> None:
         attempt.stop = why
@@ -301,6 +324,12 @@ def allowed_time(job: ClaimedJob, policy: PolicyRow) -> timedelta:
     if job.time_left is None:
         return policy.timeout
     return max(min(policy.timeout, job.time_left), timedelta(0))
+
+
+def _mark_stuck(attempt: Attempt) -> None:
+    if not (attempt.ended or attempt.stuck):
+        attempt.stuck = True
+        attempt.slots.stick()
 
 
 def _raised(attempt: Attempt, error: BaseException) -> Settlement:

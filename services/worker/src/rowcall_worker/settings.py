@@ -7,9 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, ClassVar, Final
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from rowcall.settings import ClusterSettings, Duration, ReadableFiles
+from rowcall_worker.shares import QueueChoice
 
 _SERVICER: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _MIN_LEASE: Final = timedelta(seconds=1)
@@ -18,6 +19,10 @@ _MIN_LEASE: Final = timedelta(seconds=1)
 def is_servicer(text: str) -> bool:
     """Whether it is written module:function; `rowcall_worker.servicers` finds out what is behind it."""
     return _SERVICER.fullmatch(text) is not None
+
+
+def _queue_choice(value: object) -> object:
+    return QueueChoice.parse(value) if isinstance(value, str) else value
 
 
 class WorkerSettings(ClusterSettings):
@@ -43,11 +48,13 @@ class WorkerSettings(ClusterSettings):
         examples=["documents.binpb"],
         json_schema_extra={"flag": "image", "metavar": "FILE"},
     )
-    queues: tuple[str, ...] = Field(
+    queues: tuple[Annotated[QueueChoice, BeforeValidator(_queue_choice)], ...] = Field(
         default=(),
-        description="Claim from these queues only; from all where none is named.",
-        examples=["documents,ask"],
-        json_schema_extra={"flag": "queue", "metavar": "NAME"},
+        description="Claim from these queues only; from all where none is named. WEIGHT, from 0.01 to 100 and 1 where "
+        "nothing is said, is a queue's share of the free slots while several have work; SLOTS is the most of its jobs "
+        "at once in this process.",
+        examples=["documents=3:50,ask"],
+        json_schema_extra={"flag": "queue", "metavar": "NAME[=WEIGHT[:SLOTS]]"},
     )
     probe: bool = Field(
         default=True, description="Serve the built-in ProbeService, for canaries and benchmarks.", examples=["true"]
@@ -114,6 +121,15 @@ class WorkerSettings(ClusterSettings):
             if not is_servicer(servicer):
                 raise ValueError(f"has {servicer!r}, which is not module:function")
         return servicers
+
+    @field_validator("queues")
+    @classmethod
+    def _check_queues(cls, queues: tuple[QueueChoice, ...]) -> tuple[QueueChoice, ...]:
+        names = [queue.name for queue in queues]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"names {', '.join(map(repr, twice))} twice; say a queue's weight and slots together")
+        return queues
 
     @field_validator("lease")
     @classmethod

@@ -27,9 +27,10 @@ from rowcall.queue.renewal import LeaseRenewal
 from rowcall.sharding import Shard, Workload
 from rowcall_worker.abilities import Abilities, transaction_limits
 from rowcall_worker.children import Children
-from rowcall_worker.claimer import Claimer, Policies
+from rowcall_worker.claimer import Claimer
 from rowcall_worker.executor import Attempt, Executor
 from rowcall_worker.handlers import ServedMethod
+from rowcall_worker.intake import Intake
 from rowcall_worker.looplag import LoopLag
 from rowcall_worker.maintainer import Maintainer
 from rowcall_worker.maintenance import Maintenance, Telling
@@ -37,6 +38,9 @@ from rowcall_worker.progress import ProgressBoard
 from rowcall_worker.registration import Registrar
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.settler import Settler
+from rowcall_worker.shares import Share, Shares
+from rowcall_worker.solitude import Solitude
+from rowcall_worker.suspects import Suspects
 
 DEDICATED_CONNECTIONS: Final = 3
 """A shard's connections beside the pools: lease, listening, hints. A change of identity briefly makes it four."""
@@ -66,6 +70,8 @@ class ShardWorker:
         catalogue: Catalogue,
         *,
         name: str,
+        shares: Shares,
+        solitude: Solitude,
         loop_lag: LoopLag,
     ) -> None:
         """Args:
@@ -75,6 +81,8 @@ class ShardWorker:
         settings: The process's.
         catalogue: The methods that handlers may submit jobs of.
         name: The worker process's name.
+        shares: What each queue may have of the process.
+        solitude: The process's.
         loop_lag: The process's.
         """
         self.name = shard.name
@@ -99,7 +107,9 @@ class ShardWorker:
                 connected=self._listening,
                 name="rowcall-worker listen",
             )
-        telling = Telling(self._ready, self._done)
+        self._shares = shares
+        self._solitude = solitude
+        self._telling = telling = Telling(self._ready, self._done)
         self._maintenance = Maintenance(self._queue, shard=shard.name, telling=telling)
         self._maintainer = Maintainer(
             self._queue, shard=shard.name, worker_id=lambda: self._registrar.worker_id, telling=telling
@@ -125,7 +135,9 @@ class ShardWorker:
             paused=self._paused,
             loop_lag=loop_lag,
         )
+        self._intake: Intake | None = None
         self._claimers: list[Claimer] = []
+        self._suspects: Suspects | None = None
         self._known_queues: frozenset[int] = frozenset()
         self._look_for_queues = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
@@ -144,24 +156,36 @@ class ShardWorker:
         self._registrar.start()
         self._maintenance.start()
         self._maintainer.start()
-        policies = Policies(self._queue)
+        self._intake = Intake(self._queue, self._registrar, self._executor, self._telling, methods=by_id)
+        self._suspects = Suspects(
+            self._queue,
+            self._registrar,
+            self._executor,
+            self._settler,
+            self._intake,
+            solitude=self._solitude,
+            shard=self.name,
+            methods=by_id,
+            queue_names=self._shares.names,
+        )
         for is_async, slots in ((True, self._executor.async_slots), (False, self._executor.sync_slots)):
-            methods = {method_id: method for method_id, method in by_id.items() if method.is_async is is_async}
-            if methods:
+            method_ids = [method_id for method_id, method in by_id.items() if method.is_async is is_async]
+            if method_ids:
                 self._claimers.append(
                     Claimer(
                         self._queue,
                         self._registrar,
-                        self._executor,
                         self._settler,
-                        policies,
+                        self._intake,
+                        self._solitude,
                         shard=self.name,
-                        methods=methods,
+                        method_ids=method_ids,
                         slots=slots,
                         longest_pause=self._settings.poll.total_seconds() / (1 if self._settings.uses_hints else 4),
                     )
                 )
         self._look_at(queues)
+        self._suspects.start()
         for claimer in self._claimers:
             claimer.start()
         self._watcher = asyncio.create_task(self._watch_queues(), name=f"watch queues {self.name}")
@@ -185,7 +209,9 @@ class ShardWorker:
 
     async def stop_claiming(self) -> None:
         """The first step of a drain."""
-        await asyncio.gather(*(claimer.stop() for claimer in self._claimers))
+        if self._intake is not None and self._suspects is not None:
+            self._intake.close()
+            await asyncio.gather(self._suspects.stop(), *(claimer.stop() for claimer in self._claimers))
 
     async def finish(self, grace: float) -> int:
         """Waits for what runs; hands back what has not ended when the grace (seconds) is over. How many that were."""
@@ -217,7 +243,7 @@ class ShardWorker:
 
     async def _hand_back(self) -> int:
         unfinished = self._unfinished()
-        if not unfinished:
+        if not unfinished or self._intake is None:
             return 0
         for attempt in unfinished:
             self._executor.drop(attempt)
@@ -225,7 +251,7 @@ class ShardWorker:
         if tasks:
             await asyncio.wait(tasks, timeout=_CLEAN_UP)
         try:
-            await self._queue.release([attempt.job for attempt in unfinished])
+            await self._intake.release([attempt.job for attempt in unfinished])
         except RowcallError as error:
             # They are rescued when the identity is retired; that counts as lost with their worker.
             _log.warning("jobs not handed back", shard=self.name, jobs=len(unfinished), error=str(error))
@@ -272,9 +298,13 @@ class ShardWorker:
 
     def _look_at(self, queues: Sequence[QueueRow]) -> None:
         self._known_queues = frozenset(queue.queue_id for queue in queues)
-        wanted = [queue for queue in queues if not self._settings.queues or queue.name in self._settings.queues]
+        found = {queue.queue_id: self._shares.of(queue.name) for queue in queues}
+        wanted: dict[int, Share] = {queue_id: share for queue_id, share in found.items() if share is not None}
+        paused = {queue.queue_id for queue in queues if queue.paused}
         for claimer in self._claimers:
-            claimer.look_at(wanted)
+            claimer.look_at(wanted, paused)
+        if self._suspects is not None:
+            self._suspects.look_at(wanted)
 
     def _heard(self, channel: str, payload: str) -> None:
         if channel == CANCEL_CHANNEL:

@@ -1,12 +1,14 @@
 """How many jobs a worker may run at once: counted places that claimers take before they claim.
 
-One `Slots` for handlers in the event loop, one for those in threads. All of it happens in the event loop.
+One `Slots` for handlers in the event loop, one for those in threads, and a `Cap` for each queue that may not have them
+all. All of it happens in the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 
 class Slots:
@@ -18,6 +20,9 @@ class Slots:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._woken = 0
         """How many were woken and have not run yet."""
+        self._stuck = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
 
     @property
     def capacity(self) -> int:
@@ -29,17 +34,43 @@ class Slots:
         """How many are free now."""
         return self._free
 
+    @property
+    def stuck(self) -> int:
+        """How many are taken by handlers that go on although their attempts are over."""
+        return self._stuck
+
+    @property
+    def running(self) -> int:
+        """How many are taken by attempts that are not over, or by claims."""
+        return self._capacity - self._free - self._stuck
+
     def take(self, most: int) -> int:
         """Takes up to so many; how many it got. While others wait, one takes no more than an even share."""
         share = max(self._free // (len(self._waiting) + self._woken + 1), 1)
         taken = min(most, share, self._free)
         self._free -= taken
+        self._look()
         return taken
 
     def give(self, count: int) -> None:
         """Gives places back, and wakes those that wait, one after the other."""
         self._free += count
+        self._look()
         self._wake()
+
+    def stick(self) -> None:
+        """The attempt that has one is over, and its handler goes on."""
+        self._stuck += 1
+        self._look()
+
+    def unstick(self) -> None:
+        """Such a handler has ended; its place is given back beside."""
+        self._stuck -= 1
+        self._look()
+
+    async def quiet(self) -> None:
+        """Waits until no attempt has one that is not over."""
+        await self._quiet.wait()
 
     async def wait(self) -> None:
         """Waits until a place is free; take it before awaiting anything else, or it may be gone."""
@@ -60,6 +91,12 @@ class Slots:
         if self._free > 1:
             self._wake()
 
+    def _look(self) -> None:
+        if self.running:
+            self._quiet.clear()
+        else:
+            self._quiet.set()
+
     def _wake(self) -> None:
         while self._waiting and self._free:
             future = self._waiting.popleft()
@@ -67,3 +104,32 @@ class Slots:
                 future.set_result(None)
                 self._woken += 1
                 return
+
+
+class Cap:
+    """The most jobs of one queue that run at once in this process, on whichever shard and in whichever slots."""
+
+    def __init__(self, capacity: int) -> None:
+        self._free = capacity
+        self._wake: list[Callable[[], None]] = []
+
+    @property
+    def free(self) -> int:
+        """How many more may run."""
+        return self._free
+
+    def when_freed(self, wake: Callable[[], None]) -> None:
+        """Has this called whenever a place comes free where there was none."""
+        self._wake.append(wake)
+
+    def take(self, count: int) -> None:
+        """Takes so many, of those that are free."""
+        self._free -= count
+
+    def give(self, count: int) -> None:
+        """Gives so many back."""
+        was_full = self._free <= 0
+        self._free += count
+        if was_full and count:
+            for wake in self._wake:
+                wake()

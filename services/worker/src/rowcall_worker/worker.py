@@ -32,6 +32,8 @@ from rowcall_worker.looplag import LoopLag
 from rowcall_worker.probe import ProbeServicer
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.shard import DEDICATED_CONNECTIONS, ShardWorker
+from rowcall_worker.shares import Shares
+from rowcall_worker.solitude import Solitude
 
 _PROBE: Final = "rowcall.probe.v1.ProbeService"
 _NO_PORT: Final = (
@@ -192,9 +194,19 @@ class Worker(grpc.aio.Server):
         self._loop_lag = LoopLag(worker=self.name)
         self._loop_lag.start()
         methods = list(served.methods.values())
+        shares = Shares(self._settings.queues)
+        solitude = Solitude((self._executor.async_slots, self._executor.sync_slots))
         shards = [
             ShardWorker(
-                shard, self._executor, methods, self._settings, catalogue, name=self.name, loop_lag=self._loop_lag
+                shard,
+                self._executor,
+                methods,
+                self._settings,
+                catalogue,
+                name=self.name,
+                shares=shares,
+                solitude=solitude,
+                loop_lag=self._loop_lag,
             )
             for shard in router.shards.values()
         ]
