@@ -178,6 +178,7 @@ async def heard(cluster: Cluster) -> AsyncIterator[tuple[UUID, list[UUID]]]:
         await listener.close()
 
 
+@pytest.mark.hinted("it hears hints")
 async def test_a_gateway_that_waits_hears_of_every_end(
     calls: Calls, workers: Workers, heard: tuple[UUID, list[UUID]]
 ) -> None:
