@@ -30,7 +30,12 @@ from rowcall.embedded import Postgres, guardian
 from rowcall.embedded import account as accounts
 
 LOGINS: Mapping[str, str] = MappingProxyType(
-    {"test_gateway": "rowcall_gateway", "test_worker": "rowcall_worker", "test_nobody": ""}
+    {
+        "test_gateway": "rowcall_gateway",
+        "test_worker": "rowcall_worker",
+        "test_submitter": "rowcall_submitter",
+        "test_nobody": "",
+    }
 )
 """Login roles of the run's server, beside the superuser, and the role each is in. A pooler must know them beforehand."""
 PASSWORD = "only-for-tests"

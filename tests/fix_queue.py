@@ -49,6 +49,8 @@ class Logins:
     admin: str = field(repr=False)
     gateway: str = field(repr=False)
     worker: str = field(repr=False)
+    submitter: str = field(repr=False)
+    """Of a service that shares the shard and submits in its own transactions."""
     nobody: str = field(repr=False)
     """A login that was granted nothing."""
     access: Access
@@ -173,7 +175,7 @@ def logins(cluster: Cluster, queue_roles: None) -> Logins:
     def of(user: str) -> str:
         return make_conninfo(cluster.access.dsn(admin), user=user, password=PASSWORD)
 
-    return Logins(admin, of("test_gateway"), of("test_worker"), of("test_nobody"), cluster.access)
+    return Logins(admin, of("test_gateway"), of("test_worker"), of("test_submitter"), of("test_nobody"), cluster.access)
 
 
 @asynccontextmanager

@@ -166,6 +166,66 @@ begin
 end
 $$;
 
+-- What submit_v1 is told in its options; refuses what it does not know, rather than leave
+-- it out. Only functions with a search_path of their own call it.
+create function rowcall.check_submit_options(p_options jsonb)
+returns void
+language plpgsql immutable
+as $$
+declare
+  v_name text;
+begin
+  if jsonb_typeof(p_options) <> 'object' then
+    raise exception 'submit_v1: the options are a JSON %, not an object', jsonb_typeof(p_options)
+      using errcode = 'invalid_parameter_value';
+  end if;
+  select o.key into v_name
+  from jsonb_each(p_options) o
+  where o.key not in ('run_at', 'priority', 'labels', 'actor', 'traceparent', 'tracestate')
+    or jsonb_typeof(o.value) <> case when o.key = 'labels' then 'object' else 'string' end
+  limit 1;
+  if found then
+    raise exception 'submit_v1: the option % is unknown or not of its type', quote_literal(left(v_name, 100))
+      using
+        errcode = 'invalid_parameter_value',
+        hint = 'Strings: run_at, priority, actor, traceparent, tracestate. An object of strings: labels.';
+  end if;
+  -- The regular expression alone would let a 31st of June through, the cast alone "tomorrow".
+  if p_options ->> 'run_at' !~ '^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$' then
+    raise exception 'submit_v1: run_at % is no time with its zone', quote_literal(left(p_options ->> 'run_at', 100))
+      using errcode = 'invalid_parameter_value', hint = 'Write it as RFC 3339: 2031-05-04T13:30:00Z.';
+  end if;
+  if p_options ->> 'priority' not in ('URGENT', 'HIGH', 'NORMAL', 'LOW') then
+    raise exception 'submit_v1: % is no priority', quote_literal(left(p_options ->> 'priority', 100))
+      using errcode = 'invalid_parameter_value', hint = 'The priorities are URGENT, HIGH, NORMAL and LOW.';
+  end if;
+  select l.key into v_name
+  from jsonb_each(p_options -> 'labels') with ordinality as l (key, value, place)
+  where l.place > 16
+    or l.key !~ '^[a-z0-9][a-z0-9_.-]{0,62}$'
+    or jsonb_typeof(l.value) <> 'string'
+    or length(l.value #>> '{}') > 255
+  limit 1;
+  if found then
+    raise exception 'submit_v1: the label % is none, or one too many', quote_literal(left(v_name, 100))
+      using
+        errcode = 'invalid_parameter_value',
+        hint = 'Up to 16 strings of up to 255 characters, under names of lower-case letters, digits, "_", "." and "-", '
+          '63 characters at most.';
+  end if;
+  if length(p_options ->> 'actor') not between 1 and 255 then
+    raise exception 'submit_v1: the actor has % characters; 1 to 255 are possible', length(p_options ->> 'actor')
+      using errcode = 'invalid_parameter_value';
+  end if;
+  if p_options ->> 'traceparent' !~ '^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$'
+    or length(p_options ->> 'tracestate') > 512
+  then
+    raise exception 'submit_v1: traceparent or tracestate is none of W3C Trace Context'
+      using errcode = 'invalid_parameter_value', hint = 'A traceparent of version 00, a tracestate of 512 characters at most.';
+  end if;
+end
+$$;
+
 -- For services that share the shard: one call, in their own transaction. It commits
 -- with it or not at all. Stable: a change of meaning is another function.
 --
@@ -175,6 +235,11 @@ $$;
 -- "priority" ("URGENT", "HIGH", "NORMAL", "LOW"), "labels" (an object of strings),
 -- "actor", "traceparent", "tracestate" (strings).
 -- Answers with the job's id: of the new job, or of the one that has the key.
+--
+-- The job is SCHEDULED for now. What makes it ready, half a second later at most, gives
+-- it its turn: how far a tenant has moved ahead is known to the gateways, and here, in
+-- somebody else's transaction, it could not be written without holding up all others
+-- until that ends. Workers are told of it then too, without a NOTIFY in that transaction.
 create function rowcall.submit_v1(
   p_tenant text, p_method text, p_request bytea, p_request_id text default null, p_options jsonb default '{}'
 )
@@ -182,93 +247,86 @@ returns uuid
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_method rowcall.method;
-  v_lane smallint;
-  v_unknown text;
-  v_key bytea;
+  v_options jsonb := coalesce(p_options, '{}');
   v_run_at timestamptz;
+  v_method rowcall.method;
+  v_key bytea;
   v_deadline interval;
   v_row record;
 begin
   if p_tenant is null or p_tenant !~ '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$' then
-    raise exception 'submit_v1: % is no tenant: lower-case letters, digits and "-", 63 characters at most', coalesce(quote_literal(p_tenant), 'null')
-      using errcode = 'invalid_parameter_value';
+    raise exception 'submit_v1: % is no tenant', coalesce(quote_literal(left(p_tenant, 100)), 'null')
+      using errcode = 'invalid_parameter_value', hint = 'Lower-case letters, digits and inner "-", 63 characters at most.';
   end if;
   if p_request is null then
-    raise exception 'submit_v1: the request is null; pass the serialised message, \x for an empty one'
-      using errcode = 'null_value_not_allowed';
+    raise exception 'submit_v1: the request is null'
+      using errcode = 'null_value_not_allowed', hint = 'Pass the serialised message, an empty one as \x.';
   end if;
   if octet_length(p_request) > 1048576 then
     raise exception 'submit_v1: the request has % bytes; 1048576 are possible', octet_length(p_request)
-      using errcode = 'program_limit_exceeded';
+      using errcode = 'program_limit_exceeded', hint = 'Pass large data by reference.';
   end if;
   if octet_length(p_request_id) not between 1 and 255 or p_request_id ~ '[^ -~]' then
-    raise exception 'submit_v1: a request id has 1 to 255 printable ASCII characters' using errcode = 'invalid_parameter_value';
+    raise exception 'submit_v1: a request id has 1 to 255 printable ASCII characters'
+      using errcode = 'invalid_parameter_value', hint = 'Without one, pass null.';
   end if;
-  p_options := coalesce(p_options, '{}');
-  if jsonb_typeof(p_options) <> 'object' then
-    raise exception 'submit_v1: the options are a JSON %, not an object', jsonb_typeof(p_options)
-      using errcode = 'invalid_parameter_value';
+  perform rowcall.check_submit_options(v_options);
+  if v_options ? 'run_at' then
+    begin
+      v_run_at := (v_options ->> 'run_at')::timestamptz;
+    exception
+      when invalid_datetime_format or datetime_field_overflow or invalid_time_zone_displacement_value then null;
+    end;
+    if v_run_at is null or v_run_at not between '1970-01-01Z' and '9998-12-31Z' then
+      raise exception 'submit_v1: run_at % is no time from 1970 to 9998', quote_literal(left(v_options ->> 'run_at', 100))
+        using errcode = 'invalid_parameter_value', hint = 'Write it as RFC 3339: 2031-05-04T13:30:00Z.';
+    end if;
   end if;
-  select o.key into v_unknown
-  from jsonb_each(p_options) o
-  where o.key not in ('run_at', 'priority', 'labels', 'actor', 'traceparent', 'tracestate')
-    or jsonb_typeof(o.value) <> case when o.key = 'labels' then 'object' else 'string' end
-  limit 1;
-  if found then
-    raise exception 'submit_v1: the option % is unknown or not of its type', quote_literal(v_unknown)
-      using
-        errcode = 'invalid_parameter_value',
-        hint = 'Strings: run_at, priority, actor, traceparent, tracestate. An object of strings: labels.';
-  end if;
-  if exists (select from jsonb_each(p_options -> 'labels') l where jsonb_typeof(l.value) <> 'string' or l.key !~ '^[a-z0-9][a-z0-9_.-]{0,62}$') then
-    raise exception 'submit_v1: a label is a string under a name of lower-case letters, digits, "_", "." and "-"'
-      using errcode = 'invalid_parameter_value';
-  end if;
-  if p_options ->> 'traceparent' !~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$' then
-    raise exception 'submit_v1: the traceparent is none of W3C Trace Context' using errcode = 'invalid_parameter_value';
-  end if;
-  begin
-    v_run_at := (p_options ->> 'run_at')::timestamptz;
-  exception
-    when invalid_datetime_format or datetime_field_overflow then
-      raise exception 'submit_v1: run_at % is no time; write it as 2026-01-31T12:00:00Z', quote_literal(p_options ->> 'run_at')
-        using errcode = 'invalid_parameter_value';
-  end;
   select * into v_method from rowcall.method m where m.name = ltrim(p_method, '/') and m.policy_id is not null;
   if not found then
-    raise exception 'submit_v1: no gateway has published the method %', coalesce(quote_literal(p_method), 'null')
+    raise exception 'submit_v1: no gateway has published the method %', coalesce(quote_literal(left(p_method, 300)), 'null')
       using
         errcode = 'undefined_object',
         hint = 'It is written package.Service/Method, and known to a shard when a gateway that serves it has started.';
-  end if;
-  v_lane := coalesce(array_position(array['URGENT', 'HIGH', 'NORMAL', 'LOW'], p_options ->> 'priority'), v_method.lane);
-  if p_options ? 'priority' and v_lane is distinct from array_position(array['URGENT', 'HIGH', 'NORMAL', 'LOW'], p_options ->> 'priority') then
-    raise exception 'submit_v1: % is no priority; set URGENT, HIGH, NORMAL or LOW', quote_literal(p_options ->> 'priority')
-      using errcode = 'invalid_parameter_value';
   end if;
   select i.fingerprint_key into v_key from rowcall.shard_info i;
   select p.deadline into v_deadline from rowcall.policy p where p.policy_id = v_method.policy_id;
   select * into v_row
   from rowcall.submit_jobs(
-    array[p_tenant], array[rowcall.uuid_v7()], array[v_method.method_id], array[v_method.policy_id],
-    array[v_method.queue_id], array[v_lane], array[0::bigint], array[rowcall.order_stride()], array[v_run_at],
-    array[p_request], array[p_request_id], array[substr(sha256(v_key || p_request), 1, 16)],
-    array[p_options ->> 'actor'], array[null::text], array[p_options ->> 'traceparent'],
-    array[p_options ->> 'tracestate'], array[nullif(p_options -> 'labels', '{}')], array[null::uuid], array[v_deadline],
-    array[null::uuid], array[null::text], interval '7 days'
+    p_tenant => array[p_tenant],
+    p_job_id => array[rowcall.uuid_v7()],
+    p_method_id => array[v_method.method_id],
+    p_policy_id => array[v_method.policy_id],
+    p_queue_id => array[v_method.queue_id],
+    p_lane => array[
+      coalesce(array_position(array['URGENT', 'HIGH', 'NORMAL', 'LOW'], v_options ->> 'priority'), v_method.lane)::smallint
+    ],
+    p_last_key => array[0::bigint],
+    p_step => array[rowcall.order_stride()],
+    p_run_at => array[greatest(v_run_at, statement_timestamp() + interval '1 microsecond')],
+    p_request => array[p_request],
+    p_request_id => array[p_request_id],
+    p_fingerprint => array[substr(sha256(v_key || p_request), 1, 16)],
+    p_actor => array[v_options ->> 'actor'],
+    p_fairness_key => array[null::text],
+    p_traceparent => array[v_options ->> 'traceparent'],
+    p_tracestate => array[v_options ->> 'tracestate'],
+    p_labels => array[nullif(v_options -> 'labels', '{}')],
+    p_waiter_id => array[null::uuid],
+    p_deadline => array[v_deadline],
+    p_parent_job_id => array[null::uuid],
+    p_on_done => array[null::text],
+    p_key_ttl => interval '7 days'
   );
-  case v_row.outcome
-    when 3 then
-      raise exception 'submit_v1: the request id % names job % with another request', quote_literal(p_request_id), v_row.job_id
-        using errcode = 'unique_violation', hint = 'Use a new request id for a new call.';
-    when 4 then
-      raise exception 'submit_v1: the tenant % does not live on this shard', quote_literal(p_tenant)
-        using
-          errcode = 'foreign_key_violation',
-          hint = 'A gateway places a new tenant at its first call; one that moved lives on another shard.';
-    else
-      return v_row.job_id;
-  end case;
+  if v_row.outcome = 3 then
+    raise exception 'submit_v1: the request id % names job % with another request', quote_literal(p_request_id), v_row.job_id
+      using errcode = 'unique_violation', hint = 'Use a new request id for a new call.';
+  elsif v_row.outcome = 4 then
+    raise exception 'submit_v1: the tenant % does not live on this shard', quote_literal(p_tenant)
+      using
+        errcode = 'foreign_key_violation',
+        hint = 'A gateway places a new tenant at its first call; one that moved lives on another shard.';
+  end if;
+  return v_row.job_id;
 end
 $$;
