@@ -17,7 +17,7 @@ class ExitCode(enum.IntEnum):
     UNREACHABLE = 3
     """No gateway, or no database, answers there."""
     UNFINISHED = 4
-    """The job goes on: it was not finished within the wait that was asked for."""
+    """The job goes on: it was not finished within the wait that was asked for; or more jobs match than were done."""
 
 
 class CommandError(Exception):

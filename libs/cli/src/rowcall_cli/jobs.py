@@ -1,34 +1,49 @@
-"""`rowcall jobs`: one job looked at, one job cancelled, through the gateway's JobService."""
+"""`rowcall jobs`: jobs looked at, one or many, and dead letters in groups, through the gateway's JobService.
+
+What is done to jobs is `job_actions`'.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated
 
 import typer
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from rowcall.names import parse_operation_name
-from rowcall.options.v1 import job_pb2 as options_pb2
-from rowcall.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
-from rowcall_cli.errors import CommandError, ExitCode
-from rowcall_cli.gateway import DEFAULT_ADDRESS, RPC_SECONDS, AddressOption, connect, explain_status
-from rowcall_cli.output import examples, result_fields, result_json, result_table, say
+from rowcall.v1 import job_service_pb2, job_service_pb2_grpc
+from rowcall_cli import job_actions
+from rowcall_cli.gateway import (
+    DEFAULT_ADDRESS,
+    DEFAULT_TENANT,
+    RPC_SECONDS,
+    AddressOption,
+    TenantOption,
+    connect,
+    explain_status,
+)
+from rowcall_cli.job_actions import JsonOption, NameArgument, NameTenantOption, caller
+from rowcall_cli.job_filters import (
+    ActorOption,
+    FingerprintOption,
+    FinishedSinceOption,
+    FinishedUntilOption,
+    KeyOption,
+    LabelOption,
+    MethodOption,
+    ParentOption,
+    QueueOption,
+    SinceOption,
+    StateOption,
+    UntilOption,
+    job_filter,
+    time_flag,
+)
+from rowcall_cli.job_output import JOB_COLUMNS, job_json, job_row, message_json, print_job, time_text
+from rowcall_cli.output import examples, result_json, result_table, say
 from rowcall_cli.reflection import Types
 
-app = typer.Typer(no_args_is_help=True, help="Look at jobs and cancel them.")
+app = typer.Typer(no_args_is_help=True, help="Look at jobs, cancel them, run failed ones again, mark them as handled.")
 
-NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="The job's name: tenants/{tenant}/operations/{uuid}.", show_default=False)
-]
-TenantOption = Annotated[
-    str | None,
-    typer.Option(
-        "--tenant", envvar="ROWCALL_TENANT", metavar="NAME", help="The tenant to call for. [default: the one in NAME]"
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the job as JSON.")]
+GROUP_COLUMNS = ("jobs", "method", "error", "first", "last", "fingerprint", "sample")
 
 
 @app.command(epilog=examples("rowcall jobs show tenants/default/operations/0199d1f0-… --full"))
@@ -37,118 +52,131 @@ def show(
     *,
     full: Annotated[bool, typer.Option("--full", help="With request and response.")] = False,
     address: AddressOption = DEFAULT_ADDRESS,
-    tenant: TenantOption = None,
+    tenant: NameTenantOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show one job: where it stands, and every attempt."""
-    caller = _caller(name, tenant)
     view = job_service_pb2.JOB_VIEW_FULL if full else job_service_pb2.JOB_VIEW_BASIC
-    with connect(address, caller) as gateway:
+    with connect(address, caller([name], tenant)) as gateway:
         stub = job_service_pb2_grpc.JobServiceStub(gateway.channel)
         request = job_service_pb2.GetJobRequest(name=name, view=view)
         job = stub.GetJob(request, timeout=RPC_SECONDS, metadata=gateway.metadata()).job
-        _print(job, Types(gateway.channel), as_json=as_json)
+        print_job(job, Types(gateway.channel), as_json=as_json)
 
 
-@app.command(epilog=examples("rowcall jobs cancel tenants/default/operations/0199d1f0-…"))
-def cancel(
-    name: NameArgument,
+@app.command(
+    "list",
+    epilog=examples(
+        "rowcall jobs list --state failed --since 2h", "rowcall jobs list --label team=clocks --limit 500 --json"
+    ),
+)
+def list_(
     *,
+    state: StateOption = None,
+    method: MethodOption = "",
+    queue: QueueOption = "",
+    label: LabelOption = None,
+    fingerprint: FingerprintOption = "",
+    actor: ActorOption = "",
+    key: KeyOption = "",
+    parent: ParentOption = "",
+    since: SinceOption = "",
+    until: UntilOption = "",
+    finished_since: FinishedSinceOption = "",
+    finished_until: FinishedUntilOption = "",
+    limit: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="How many at most.")] = 50,
+    page_token: Annotated[
+        str, typer.Option(metavar="TOKEN", help="Go on where a list ended; the other flags must be the same.")
+    ] = "",
     address: AddressOption = DEFAULT_ADDRESS,
-    tenant: TenantOption = None,
+    tenant: TenantOption = DEFAULT_TENANT,
     as_json: JsonOption = False,
 ) -> None:
-    """Cancel a job that waits, or mark one that runs.
-
-    A marked job is finished by its handler, and not tried again if the handler fails. Exits with 1 when the job was finished already.
-    """
-    caller = _caller(name, tenant)
-    with connect(address, caller) as gateway:
+    """List the tenant's jobs, newest first; without flags, all of them."""
+    wanted = job_filter(
+        state=state,
+        method=method,
+        queue=queue,
+        label=label,
+        fingerprint=fingerprint,
+        actor=actor,
+        key=key,
+        parent=parent,
+        since=since,
+        until=until,
+        finished_since=finished_since,
+        finished_until=finished_until,
+    )
+    found = job_service_pb2.ListJobsResponse(next_page_token=page_token)
+    with connect(address, tenant) as gateway:
         stub = job_service_pb2_grpc.JobServiceStub(gateway.channel)
-        request = job_service_pb2.CancelJobRequest(name=name)
-        job = stub.CancelJob(request, timeout=RPC_SECONDS, metadata=gateway.metadata()).job
+        while not found.jobs or (found.next_page_token and len(found.jobs) < limit):
+            request = job_service_pb2.ListJobsRequest(
+                filter=wanted, page_size=min(limit - len(found.jobs), 1000), page_token=found.next_page_token
+            )
+            page = stub.ListJobs(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
+            found.jobs.extend(page.jobs)
+            found.next_page_token = page.next_page_token
+            if not page.next_page_token:
+                break
         if as_json:
-            _print(job, Types(gateway.channel), as_json=True)
-    if job.state == job_pb2.JOB_STATE_CANCELLED:
-        say(f"{name} is cancelled.")
-    elif job.cancel_requested and job.state == job_pb2.JOB_STATE_RUNNING:
-        say(f"{name} runs (attempt {job.attempt}): it is marked, and its handler decides when it ends.")
-    else:
-        raise CommandError(f"{name} was {_state(job.state)} already: nothing is left to cancel.")
+            types = Types(gateway.channel)
+            jobs = [job_json(job, types) for job in found.jobs]
+            result_json({"jobs": jobs, "next_page_token": found.next_page_token})
+            return
+    result_table(JOB_COLUMNS, [job_row(job) for job in found.jobs])
+    if found.next_page_token:
+        say(f"There are more: raise --limit, or go on with --page-token {found.next_page_token}")
+    elif not found.jobs:
+        say(f"No job of the tenant {tenant} matches.")
 
 
-def _caller(name: str, tenant: str | None) -> str:
-    parsed = parse_operation_name(name)
-    if parsed is None:
-        raise CommandError(
-            f"{name!r} is not a job's name: it looks like tenants/{{tenant}}/operations/{{uuid}}.", ExitCode.USAGE
-        )
-    return tenant or parsed[0]
+@app.command(
+    epilog=examples("rowcall jobs failures --since 1d", "rowcall jobs failures --method acme.v1.PrintService/Print")
+)
+def failures(
+    *,
+    method: MethodOption = "",
+    since: Annotated[
+        str, typer.Option("--since", metavar="TIME", help="Failed then or later: a time, or how long ago (2h, 3d).")
+    ] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="How many groups at most.")] = 100,
+    address: AddressOption = DEFAULT_ADDRESS,
+    tenant: TenantOption = DEFAULT_TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Count the tenant's dead letters by method and what they died of, most first.
 
-
-def _print(job: job_pb2.Job, types: Types, *, as_json: bool) -> None:
-    request = types.render(job.request) if job.HasField("request") else None
-    response = types.render(job.response) if job.HasField("response") else None
+    A group's jobs are listed, run again or marked as handled by its fingerprint: rowcall jobs retry --fingerprint HEX
+    """
+    request = job_service_pb2.ListFailureGroupsRequest(
+        method=method, finished_from=time_flag("--since", since), page_size=limit
+    )
+    with connect(address, tenant) as gateway:
+        stub = job_service_pb2_grpc.JobServiceStub(gateway.channel)
+        groups = stub.ListFailureGroups(request, timeout=RPC_SECONDS, metadata=gateway.metadata()).groups
     if as_json:
-        job.ClearField("request")
-        job.ClearField("response")
-        result: dict[str, object] = MessageToDict(job, preserving_proto_field_name=True)
-        result |= {} if request is None else {"request": request}
-        result |= {} if response is None else {"response": response}
-        result_json(result)
+        result_json({"groups": [message_json(group) for group in groups]})
         return
-    result_fields(
+    result_table(
+        GROUP_COLUMNS,
         [
-            ("name", job.name),
-            ("method", job.method),
-            ("state", _state(job.state) + (", cancel requested" if job.cancel_requested else "")),
-            ("queue", f"{job.queue}, {_priority(job.priority)}"),
-            ("attempt", f"{job.attempt} of {job.max_attempts}"),
-            ("created", _time(job.create_time)),
-            ("not before", _time(job.run_time)),
-            ("started", _time(job.start_time)),
-            ("finished", _time(job.finish_time)),
-            ("actor", job.actor),
-            ("key", job.request_id),
-            ("trace", job.trace_id),
-            ("labels", ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items()))),
-            ("error", explain_status(job.error) if job.HasField("error") else ""),
-        ]
+            (
+                str(group.job_count),
+                group.method,
+                explain_status(group.error),
+                time_text(group.first_fail_time),
+                time_text(group.last_fail_time),
+                group.error_fingerprint,
+                group.sample,
+            )
+            for group in groups
+        ],
     )
-    if job.attempts:
-        result_table(("", "outcome", "started", "seconds", "worker", "error"), [_attempt(one) for one in job.attempts])
-    for title, payload in (("request", request), ("response", response)):
-        if payload is not None:
-            result_json({title: payload})
+    if not groups:
+        say(f"The tenant {tenant} has no dead letters that match.")
 
 
-def _attempt(attempt: job_pb2.Attempt) -> tuple[str, ...]:
-    seconds = ""
-    if attempt.HasField("start_time") and attempt.HasField("end_time"):
-        seconds = f"{(_local(attempt.end_time) - _local(attempt.start_time)).total_seconds():.3f}"
-    return (
-        str(attempt.attempt),
-        job_pb2.AttemptOutcome.Name(attempt.outcome).removeprefix("ATTEMPT_OUTCOME_").lower(),
-        _time(attempt.start_time),
-        seconds,
-        attempt.worker,
-        explain_status(attempt.error) if attempt.HasField("error") else "",
-    )
-
-
-def _state(state: job_pb2.JobState.ValueType) -> str:
-    return job_pb2.JobState.Name(state).removeprefix("JOB_STATE_").lower()
-
-
-def _priority(priority: options_pb2.Priority.ValueType) -> str:
-    return options_pb2.Priority.Name(priority).removeprefix("PRIORITY_").lower()
-
-
-def _time(timestamp: Timestamp) -> str:
-    if timestamp == Timestamp():
-        return ""
-    return _local(timestamp).isoformat(sep=" ", timespec="milliseconds")
-
-
-def _local(timestamp: Timestamp) -> datetime:
-    return datetime.fromtimestamp(timestamp.ToNanoseconds() / 1e9).astimezone()
+app.command(epilog=job_actions.CANCEL_EXAMPLES)(job_actions.cancel)
+app.command(epilog=job_actions.RETRY_EXAMPLES)(job_actions.retry)
+app.command(epilog=job_actions.RESOLVE_EXAMPLES)(job_actions.resolve)

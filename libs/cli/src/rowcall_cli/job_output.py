@@ -1,0 +1,185 @@
+"""What commands print of jobs: one with everything that is known of it, many in a table. Used by `jobs`, `job_actions`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import cast
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.status_pb2 import Status
+
+from rowcall.options.v1 import job_pb2 as options_pb2
+from rowcall.v1 import job_pb2
+from rowcall_cli.gateway import explain_status
+from rowcall_cli.output import result_fields, result_json, result_table
+from rowcall_cli.reflection import Types
+
+JOB_COLUMNS = ("name", "method", "state", "attempt", "created", "finished", "error")
+
+_HELD = {
+    job_pb2.HOLD_PAUSED: "held: its tenant or method is paused",
+    job_pb2.HOLD_SUSPECT: "held: its worker died, it runs alone next time",
+}
+
+
+def print_job(job: job_pb2.Job, types: Types, *, as_json: bool) -> None:
+    """Print one job: for a script as JSON, for a person with its attempts; payloads where it has them.
+
+    Args:
+        job: As the gateway sent it.
+        types: Know the payloads' types.
+        as_json: For a script.
+    """
+    if as_json:
+        result_json(job_json(job, types))
+        return
+    result_fields(
+        [
+            ("name", job.name),
+            ("method", job.method),
+            ("state", _standing(job)),
+            ("queue", f"{job.queue}, {_priority(job.priority)}"),
+            ("attempt", f"{job.attempt} of {job.max_attempts}"),
+            ("created", time_text(job.create_time)),
+            ("not before", time_text(job.run_time)),
+            ("started", time_text(job.start_time)),
+            ("finished", time_text(job.finish_time)),
+            ("deadline", time_text(job.deadline)),
+            ("progress", _progress(job.progress) if job.HasField("progress") else ""),
+            ("lost", f"{job.lost_attempts} attempts, with their workers" if job.lost_attempts else ""),
+            ("replayed", f"{job.replays} times" if job.replays else ""),
+            ("follows", job.parent),
+            ("actor", job.actor),
+            ("key", job.request_id),
+            ("trace", job.trace_id),
+            ("labels", ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items()))),
+            ("error", explain_status(job.error) if job.HasField("error") else ""),
+            ("fingerprint", job.error_fingerprint),
+            ("resolved", _resolution(job.resolution) if job.HasField("resolution") else ""),
+        ]
+    )
+    if job.attempts:
+        result_table(("", "outcome", "started", "seconds", "worker", "error"), [_attempt(one) for one in job.attempts])
+    if job.HasField("request"):
+        result_json({"request": types.render(job.request)})
+    if job.HasField("response"):
+        result_json({"response": types.render(job.response)})
+
+
+def _attempt(attempt: job_pb2.Attempt) -> tuple[str, ...]:
+    seconds = ""
+    if attempt.HasField("start_time") and attempt.HasField("end_time"):
+        seconds = f"{(_local(attempt.end_time) - _local(attempt.start_time)).total_seconds():.3f}"
+    return (
+        str(attempt.attempt),
+        job_pb2.AttemptOutcome.Name(attempt.outcome).removeprefix("ATTEMPT_OUTCOME_").lower(),
+        time_text(attempt.start_time),
+        seconds,
+        attempt.worker,
+        explain_status(attempt.error) if attempt.HasField("error") else "",
+    )
+
+
+def message_json(message: Message) -> dict[str, object]:
+    """A message for a script; there is nothing in it of a type that this command does not know."""
+    return cast("dict[str, object]", MessageToDict(message, preserving_proto_field_name=True))
+
+
+def job_json(job: job_pb2.Job, types: Types) -> Mapping[str, object]:
+    """A job for a script. Payloads and the details of errors may be of types that only the gateway knows."""
+    rest = job_pb2.Job()
+    rest.CopyFrom(job)
+    for name in ("error", "request", "response", "attempts"):
+        rest.ClearField(name)
+    result = message_json(rest)
+    if job.attempts:
+        result["attempts"] = [_attempt_json(each, types) for each in job.attempts]
+    if job.HasField("error"):
+        result["error"] = _status_json(job.error, types)
+    if job.HasField("request"):
+        result["request"] = types.render(job.request)
+    if job.HasField("response"):
+        result["response"] = types.render(job.response)
+    return result
+
+
+def job_row(job: job_pb2.Job) -> tuple[str, ...]:
+    """A job as a row under JOB_COLUMNS."""
+    return (
+        job.name,
+        job.method,
+        _standing(job),
+        f"{job.attempt} of {job.max_attempts}",
+        time_text(job.create_time),
+        time_text(job.finish_time),
+        explain_status(job.error) if job.HasField("error") else "",
+    )
+
+
+def state_name(state: job_pb2.JobState.ValueType) -> str:
+    """A state as people write it."""
+    return job_pb2.JobState.Name(state).removeprefix("JOB_STATE_").lower()
+
+
+def time_text(timestamp: Timestamp) -> str:
+    """A time in the terminal's own zone; empty if there is none."""
+    if timestamp == Timestamp():
+        return ""
+    return _local(timestamp).isoformat(sep=" ", timespec="milliseconds")
+
+
+def _attempt_json(attempt: job_pb2.Attempt, types: Types) -> Mapping[str, object]:
+    rest = job_pb2.Attempt()
+    rest.CopyFrom(attempt)
+    rest.ClearField("error")
+    result = message_json(rest)
+    if attempt.HasField("error"):
+        result["error"] = _status_json(attempt.error, types)
+    return result
+
+
+def _status_json(status: Status, types: Types) -> Mapping[str, object]:
+    result = message_json(Status(code=status.code, message=status.message))
+    if status.details:
+        result["details"] = [_detail_json(each, types) for each in status.details]
+    return result
+
+
+def _detail_json(detail: Any, types: Types) -> Mapping[str, object]:
+    try:
+        return message_json(detail)
+    except TypeError:  # not one of google.rpc's
+        return types.render(detail)
+
+
+def _standing(job: job_pb2.Job) -> str:
+    words = [state_name(job.state)]
+    if job.hold:
+        words.append(_HELD.get(job.hold, "held"))
+    if job.cancel_requested:
+        words.append("cancel requested")
+    return ", ".join(words)
+
+
+def _progress(progress: job_pb2.Progress) -> str:
+    words = [f"{progress.fraction:.0%}"] if progress.HasField("fraction") else []
+    words += [progress.message] if progress.message else []
+    return f"{': '.join(words)} ({time_text(progress.update_time)})"
+
+
+def _resolution(resolution: job_pb2.Resolution) -> str:
+    by = f" by {resolution.actor}" if resolution.actor else ""
+    note = f": {resolution.note}" if resolution.note else ""
+    return f"{time_text(resolution.resolve_time)}{by}{note}"
+
+
+def _priority(priority: options_pb2.Priority.ValueType) -> str:
+    return options_pb2.Priority.Name(priority).removeprefix("PRIORITY_").lower()
+
+
+def _local(timestamp: Timestamp) -> datetime:
+    return datetime.fromtimestamp(timestamp.ToNanoseconds() / 1e9).astimezone()
