@@ -81,9 +81,10 @@ class Counted:
         return dict(await (await self._queue.admin.execute(_TOUCHED)).fetchall())
 
     async def flush(self) -> None:
-        """Has the session report what it did."""
+        """Has the sessions report what they did: the counted one, and the test's own, whose report must not come later."""
         async with self._pool.connection() as connection:
             await connection.execute("select pg_stat_force_next_flush()")
+        await self._queue.admin.execute("select pg_stat_force_next_flush()")
 
     async def claim(self, worker: UUID, limit: int, start: Sequence[int] = FROM_THE_FRONT) -> list[ClaimedJob]:
         ids = self._queue.ids
