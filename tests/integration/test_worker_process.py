@@ -134,7 +134,7 @@ def test_a_database_without_the_schema_is_refused(services: Services, cluster: C
 async def test_a_killed_worker_loses_nothing(calls: Calls, services: Services) -> None:
     first = services.worker("--lease", "1s")
     await asyncio.to_thread(first.ready)
-    jobs = await calls.submit_many("Await", [AwaitRequest(payload=b"x", work=Duration(seconds=1))] * 50)
+    jobs = await calls.submit_many("Await", [AwaitRequest(payload=b"x", work=Duration(nanos=300_000_000))] * 12)
     await calls.until(jobs[0], lambda row: row.state == JobState.JOB_STATE_RUNNING)
     await asyncio.to_thread(first.kill)
     second = services.worker("--lease", "1s")

@@ -75,7 +75,7 @@ class Solitude:
                 yield True
             finally:
                 ended = time.monotonic()
-                self._rested_at = ended + min(ended - began, _LONGEST_REST)
+                self._rested_at = max(self._rested_at, ended + min(ended - began, _LONGEST_REST))
                 self._open.set()
 
     async def quiet(self, seconds: float) -> bool:
