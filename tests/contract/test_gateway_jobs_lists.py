@@ -256,7 +256,10 @@ async def test_dead_letters_are_grouped_by_what_they_died_of(client: Client, ben
     assert info_of(await refused(client.groups(page_size=1001))).reason == "INVALID_REQUEST"
 
 
-async def test_no_tenant_sees_anothers_lists(client: Client, bench: Bench) -> None:
+async def test_no_tenant_sees_anothers_lists(gateways: Gateways, bench: Bench, cluster: Cluster) -> None:
+    # All of them on one shard: nothing but the tenant's name is between them.
+    shards = {"a": cluster.service_shards["a"]}
+    client = Client(await gateways.channel(await gateways.start(shards=shards)))
     [name] = await client.submit(spec(), metadata=tenant("acme"))
     [other] = await client.submit(spec(), metadata=tenant("bolt"))
     for held in await bench.claim(2):

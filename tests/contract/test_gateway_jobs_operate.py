@@ -410,7 +410,10 @@ async def test_waiting_calls_hear_of_a_bulk_cancel(client: Client, gateways: Gat
         assert (error.code(), info_of(error).reason) == (grpc.StatusCode.CANCELLED, "JOB_CANCELLED")
 
 
-async def test_no_tenant_touches_anothers_jobs(client: Client, bench: Bench, cluster: Cluster) -> None:
+async def test_no_tenant_touches_anothers_jobs(gateways: Gateways, bench: Bench, cluster: Cluster) -> None:
+    # All of them on one shard: nothing but the tenant's name is between them.
+    shards = {"a": cluster.service_shards["a"]}
+    client = Client(await gateways.channel(await gateways.start(shards=shards)))
     bolt = tenant("bolt")
     failed, waiting = await client.submit(spec(), spec())
     [own] = await client.submit(spec(), metadata=bolt)  # bolt is on a shard too

@@ -85,6 +85,8 @@ async def test_tenants_cannot_see_or_touch_each_other(queue: Queue) -> None:
         assert await queue.store.cancel_many("bolt", [job_id]) == {}
         assert not await queue.store.delete("bolt", job_id)
     assert await queue.store.list("bolt", limit=10) == []
+    for states in (None, LIVE, DONE):
+        assert await queue.store.find("bolt", JobFilter(states=states), limit=10) == []
     assert await queue.state("acme", live.job_id) == READY
     assert await queue.state("acme", finished.job_id) == SUCCEEDED
 
