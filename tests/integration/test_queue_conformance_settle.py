@@ -89,6 +89,62 @@ async def test_a_retry_waits_and_keeps_what_happened(queue: Queue) -> None:
     assert attempt.started_at <= attempt.ended_at
 
 
+async def test_a_snooze_gives_the_attempt_back(queue: Queue) -> None:
+    ids = await queue.store.method_ids(METHOD, Policy(max_attempts=1))
+    call = queue.call(ids=ids)
+    await queue.submit(call)
+    worker = await queue.worker()
+    for _ in range(3):
+        [job] = await queue.claim(worker, ids=ids)
+        assert (job.attempt, job.lost) == (1, 0)
+        settled = await queue.settle(job, SCHEDULED, delay=timedelta(hours=1), snoozed=True)
+        assert settled.state == SCHEDULED
+        assert await queue.claim(worker, ids=ids) == []
+        await queue.ready_now()
+    row = await queue.row(call)
+    outcomes = [(each.attempt, each.outcome, each.error) for each in row.attempts]
+    assert outcomes == [(1, AttemptOutcome.ATTEMPT_OUTCOME_SNOOZED, None)] * 3
+
+
+async def test_a_job_remembers_its_last_hundred_attempts(queue: Queue) -> None:
+    call = queue.call()
+    await queue.submit(call)
+    worker = await queue.worker()
+    for number in range(103):
+        [job] = await queue.claim(worker)
+        # It gives the attempt back, so the time tells them apart.
+        await queue.settle(job, SCHEDULED, delay=timedelta(0), snoozed=True, span_id=f"{number:016x}")
+        await queue.ready_now()
+    row = await queue.row(call)
+    assert [each.span_id for each in row.attempts] == [f"{number:016x}" for number in range(3, 103)]
+
+
+async def test_a_finished_job_keeps_everything_that_was_known_of_it(queue: Queue) -> None:
+    """Every column that both tables have, each with a value of its own."""
+    await queue.submit(queue.call())
+    [job] = await queue.claim(await queue.worker())
+    await queue.admin.execute(
+        """
+        update rowcall.job
+        set
+          lane = 2, priority = 4, order_key = 77, attempt = 3, lost = 5, lost_alone = 1, replays = 6, payload_key_id = 8,
+          deadline = now() + interval '1 hour', run_at = now() - interval '2 hours', created_at = now() - interval '3 hours',
+          ready_at = now() - interval '4 hours', started_at = now() - interval '5 hours',
+          cancel_requested_at = now() - interval '6 hours', request_id = 'k', actor = 'ann', fairness_key = 'f',
+          traceparent = 'tp', tracestate = 'ts', parent_job_id = gen_random_uuid(), on_done = null, labels = '{"a": "b"}',
+          progress = 0.5, progress_message = 'half', progress_at = now() - interval '7 hours', attempts = '[]'
+        """
+    )
+    known = await queue.value("select to_jsonb(j) from rowcall.job j")
+    await queue.settle(job)
+    kept = await queue.value("select to_jsonb(h) from rowcall.job_history h")
+    assert set(known) - set(kept) == {"held", "attempt_deadline", "waiter_id"}
+    assert {name: kept[name] for name in known if name in kept} == {
+        **{n: known[n] for n in known if n in kept},
+        "state": 4,
+    }
+
+
 @pytest.mark.parametrize("state", [SUCCEEDED, FAILED, SCHEDULED])
 async def test_a_zombie_cannot_settle(queue: Queue, state: int) -> None:
     await queue.submit(queue.call())

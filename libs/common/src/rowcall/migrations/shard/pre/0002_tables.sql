@@ -203,7 +203,7 @@ create table rowcall.job (
   autovacuum_vacuum_cost_delay = 0
 );
 create index job_ready on rowcall.job (queue_id, lane, order_key, job_id) where state = 2 and held = 0;
-create index job_held on rowcall.job (held, tenant, queue_id) where state = 2 and held > 0;
+create index job_held on rowcall.job (held, tenant, queue_id, order_key) where state = 2 and held > 0;
 create index job_due on rowcall.job (run_at) where state = 1;
 create index job_deadline on rowcall.job (deadline) where deadline is not null;
 create index job_running on rowcall.job (worker_id) where state = 3;

@@ -242,8 +242,8 @@ begin
   end if;
   for v_try in 1..p_tries loop
     begin
-      -- The root too: a foreign key or a plan of it must not see half of the change.
-      execute format('lock table rowcall.%I in access exclusive mode nowait', v_parent);
+      -- Of the other days none: a vacuum of one is no hindrance.
+      execute format('lock table only rowcall.%I, only rowcall.%I in access exclusive mode nowait', v_parent, v_table);
       execute format('alter table rowcall.%I detach partition rowcall.%I', v_parent, v_table);
       execute format('drop table rowcall.%I', v_table);
       return v_table;

@@ -317,7 +317,7 @@ $$;
 create function rowcall.free_resumed(p_limit integer)
 returns table (queue_id integer, freed bigint)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
 set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
@@ -330,6 +330,8 @@ begin
     select j.tenant, j.job_id, j.queue_id, j.lane, j.order_key
     from rowcall.job j
     where j.state = 2 and j.held = 1 and j.tenant <> all (v_tenants) and j.method_id <> all (v_methods)
+    -- A tenant's jobs in their order, also where it takes many batches.
+    order by j.held, j.tenant, j.queue_id, j.order_key
     limit p_limit
     for update skip locked
   ),
