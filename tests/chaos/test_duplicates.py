@@ -118,7 +118,9 @@ async def deadlocks(cluster: Cluster) -> dict[str, int]:
 
             async def alone(connection: psycopg.AsyncConnection[tuple[object, ...]] = connection) -> bool:
                 others = await connection.execute(
-                    "select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+                    # What is left is a pooler's: it reports when it is ended.
+                    "select pg_terminate_backend(pid) from pg_stat_activity "
+                    "where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()"
                 )
                 return await others.fetchone() is None
 
