@@ -67,6 +67,8 @@ class PolicyChanges(TypedDict, total=False):
     backoff_initial: timedelta
     backoff_maximum: timedelta
     timeout: timedelta
+    deadline: timedelta
+    retry_codes: tuple[int, ...]
 
 
 class Calls:
@@ -138,6 +140,7 @@ class Calls:
                 traceparent=call.traceparent,
                 labels=call.labels,
                 waiter_id=call.waiter_id,
+                deadline=policy.deadline,
             )
             for request in requests
         ]
@@ -147,6 +150,13 @@ class Calls:
         if self.hints:
             self._notifiers[route.shard].ready([ids.queue_id])
         return [Job(call.tenant, each.job_id, route.shard) for each in submissions]
+
+    async def cancel(self, job: Job, *, hinted: bool = True) -> None:
+        """Cancels a job; tells the worker that runs it, unless told not to."""
+        cancelled = await self._stores[job.shard].cancel(job.tenant, job.job_id)
+        assert cancelled is not None
+        if hinted and self.hints and cancelled.worker_id is not None:
+            self._notifiers[job.shard].cancel([cancelled.worker_id])
 
     async def row(self, job: Job) -> JobRow:
         """The job as it stands."""
