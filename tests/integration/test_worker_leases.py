@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -230,6 +231,14 @@ async def test_a_killed_postgres_costs_no_attempt(restartable_cluster: Restartab
         cluster.postgres.kill()
         handler.let_go.set()
         cluster.postgres.start()
+
+        async def readable() -> bool:
+            # A pooler notices what it has lost when it is used.
+            with contextlib.suppress(RowcallError):
+                return bool(await calls.rows(jobs))
+            return False
+
+        await until(readable)
         for row in await calls.all_done(jobs):
             assert answer(row.response).payload == b"patient"
             assert row.attempts == []
