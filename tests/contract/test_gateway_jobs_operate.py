@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 from google.longrunning.operations_pb2 import DeleteOperationRequest, GetOperationRequest
 from google.longrunning.operations_pb2_grpc import OperationsStub
@@ -220,6 +221,26 @@ async def test_a_replayed_job_is_worked(client: Client, workers: Workers) -> Non
         AttemptOutcome.ATTEMPT_OUTCOME_FAILED,
         AttemptOutcome.ATTEMPT_OUTCOME_FAILED,
     ]
+
+
+async def test_a_job_that_lost_its_workers_runs_again_and_tells_of_them(
+    client: Client, bench: Bench, cluster: Cluster
+) -> None:
+    [name] = await client.submit(spec())
+    await bench.claim()
+    for dsn in cluster.shards.values():  # as if it had been lost twice while it ran alone
+        with psycopg.connect(dsn) as connection:
+            connection.execute("update rowcall.job set held = 2, lost_alone = 2")
+    await bench.die()
+    lost = await client.get(name)
+    assert lost.state == JobState.JOB_STATE_FAILED
+    assert lost.attempts[-1].outcome == AttemptOutcome.ATTEMPT_OUTCOME_LOST
+
+    again = await client.retry(name)
+
+    assert (again.state, again.lost_attempts) == (JobState.JOB_STATE_READY, 0)
+    assert [each.outcome for each in again.attempts] == [each.outcome for each in lost.attempts]
+    assert again.attempts[-1].error.code == Code.ABORTED
 
 
 async def test_a_failure_is_marked_as_handled(client: Client, bench: Bench) -> None:

@@ -185,15 +185,13 @@ def _attempts(row: JobRow) -> Iterable[Attempt]:
     # A job that was cancelled while it waited has no worker: its last attempt is in the list already.
     if row.done and row.worker is not None:
         error = None if row.error is None else _error(row, row.error)
-        info = None if error is None else read_envelope(error)
-        lost = info is not None and info.reason == _WORKER_LOST
         made.append(
             Attempt(
                 attempt=row.attempt,
                 worker=row.worker,
                 start_time=timestamp(row.started_at),
                 end_time=timestamp(row.finished_at),
-                outcome=AttemptOutcome.ATTEMPT_OUTCOME_LOST if lost else _ENDED_AS[JobState.ValueType(row.state)],
+                outcome=_ended_as(_ENDED_AS[JobState.ValueType(row.state)], error),
                 error=error,
                 span_id=row.span_id or "",
             )
@@ -201,13 +199,20 @@ def _attempts(row: JobRow) -> Iterable[Attempt]:
     return made
 
 
+def _ended_as(outcome: AttemptOutcome.ValueType, error: Status | None) -> AttemptOutcome.ValueType:
+    """How an attempt ended: one whose loss was the job's failure was lost all the same."""
+    info = None if error is None else read_envelope(error)
+    return AttemptOutcome.ATTEMPT_OUTCOME_LOST if info is not None and info.reason == _WORKER_LOST else outcome
+
+
 def _attempt(row: AttemptRow) -> Attempt:
+    error = None if row.error is None else Status.FromString(row.error)
     return Attempt(
         attempt=row.attempt,
         worker=row.worker or "",
         start_time=timestamp(row.started_at),
         end_time=timestamp(row.ended_at),
-        outcome=AttemptOutcome.ValueType(row.outcome),
-        error=None if row.error is None else Status.FromString(row.error),
+        outcome=_ended_as(AttemptOutcome.ValueType(row.outcome), error),
+        error=error,
         span_id=row.span_id or "",
     )
