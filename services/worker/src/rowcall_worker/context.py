@@ -28,7 +28,9 @@ from rowcall_worker.outcome_values import Fail, Retry, Snooze
 from rowcall_worker.transaction import AttemptTransaction
 
 _CALLBACKS = threading.Lock()
-"""Held for an instant whenever callbacks are added or taken: handlers may add them from threads of their own."""
+"""Held for an instant whenever something is added to an attempt or taken: handlers may do so from threads of their own."""
+
+_OVER = "the attempt is over: nothing can be done for its job any more"
 
 
 class Metadatum(NamedTuple):
@@ -98,24 +100,31 @@ class AttemptState:
 
     def given(self) -> Abilities:
         """What the shard gives to handlers, while the attempt lasts. Raises RuntimeError when it is over."""
-        if self.abilities is None or self.callbacks is None:
-            raise RuntimeError("the attempt is over: nothing can be done for its job any more")
+        if self.abilities is None:
+            raise RuntimeError(_OVER)
         return self.abilities
+
+    def give_up(self) -> None:
+        """The attempt is over, as far as its handler is concerned: nothing more can be done for the job."""
+        with _CALLBACKS:
+            self.abilities = None
 
     def submit(self, child: Child) -> str:
         """Keeps a child; its operation's name. Raises RowcallError: CHILD_REFUSED: it is one too many."""
         with _CALLBACKS:
+            self.given()
             if len(self.children) >= MAX_CHILDREN:
                 raise too_many()
             self.children.append(child)
         return child_name(self.job, child)
 
     def own_transaction(self) -> AttemptTransaction:
-        """The attempt's transaction, which may not have begun."""
+        """The attempt's transaction, which may not have begun. Raises RuntimeError when the attempt is over."""
         with _CALLBACKS:
+            self.given()
             if self.transaction is None:
                 if self.make_transaction is None:
-                    raise RuntimeError("the attempt is not one of a shard's job")
+                    raise RuntimeError(_OVER)
                 self.transaction = self.make_transaction()
             return self.transaction
 

@@ -176,6 +176,7 @@ class Executor:
     def drop(self, attempt: Attempt) -> None:
         """Ends an attempt whose result no longer counts. Its handler is cancelled, or told so if it is in a thread."""
         attempt.settled = True
+        attempt.give_up()
         if attempt.transaction is not None:
             attempt.transaction.cut()
         self._stop(attempt, Stop.DROPPED)
@@ -222,6 +223,7 @@ class Executor:
         attempt.slots.give(1)
         if attempt.cap is not None:
             attempt.cap.give(1)
+        attempt.give_up()
         lost = attempt.transaction.seal() if attempt.transaction is not None else None
         if not attempt.settled:
             attempt.settled = True
@@ -277,6 +279,7 @@ class Executor:
         if not attempt.settled:
             attempt.settled = True
             reports.hung(attempt)
+            attempt.give_up()
             if attempt.transaction is not None:
                 attempt.transaction.cut()
             attempt.sink.settle(attempt, _stopped(attempt))

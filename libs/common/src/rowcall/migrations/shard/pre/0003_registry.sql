@@ -170,3 +170,48 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select q.queue_id, q.name, q.paused_at is not null from rowcall.queue q order by q.queue_id
 $$;
+
+-- Says that handlers write a table of the users' in their job's own transaction: its
+-- rows belong to the tenant as its jobs do, and move with it. For operators (members of
+-- the owner); once more for the same table changes the column. Answers with the name
+-- under which the table is kept.
+create function rowcall.register_tenant_table(p_table text, p_tenant_column text)
+returns text
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_table regclass := to_regclass(p_table);
+  v_schema text;
+  v_kind "char";
+  v_name text;
+  v_column pg_attribute;
+begin
+  if v_table is null then
+    raise exception 'There is no table % here.', p_table
+      using errcode = 'undefined_table', hint = 'Create it on this shard first, and name it with its schema.';
+  end if;
+  select n.nspname, c.relkind, format('%I.%I', n.nspname, c.relname) into v_schema, v_kind, v_name
+  from pg_class c
+  join pg_namespace n on n.oid = c.relnamespace
+  where c.oid = v_table;
+  if v_kind not in ('r', 'p') or v_schema = 'rowcall' or v_schema like 'pg\_%' or v_schema = 'information_schema' then
+    raise exception '% is no table of yours.', v_name
+      using errcode = 'wrong_object_type', hint = 'Name a table that your handlers write: no view, and none of Rowcall or Postgres.';
+  end if;
+  select a.* into v_column
+  from pg_attribute a
+  where a.attrelid = v_table and a.attname = p_tenant_column and a.attnum > 0 and not a.attisdropped;
+  if not found then
+    raise exception 'The table % has no column %.', v_name, p_tenant_column
+      using errcode = 'undefined_column', hint = 'Name the column that says whose a row is.';
+  end if;
+  if v_column.atttypid not in ('text'::regtype, 'character varying'::regtype) or not v_column.attnotnull then
+    raise exception 'The column % of % must be text, and not null.', p_tenant_column, v_name
+      using errcode = 'datatype_mismatch', hint = 'It holds the tenant''s name, as the handler''s context.tenant.';
+  end if;
+  insert into rowcall.tenant_table as t (name, tenant_column)
+  values (v_name, p_tenant_column)
+  on conflict (name) do update set tenant_column = excluded.tenant_column;
+  return v_name;
+end
+$$;
