@@ -351,3 +351,53 @@ async def test_a_worker_that_always_dies_is_not_tried_for_ever(
     info = read_envelope(error_of(row))
     assert info is not None
     assert info.reason == "WORKER_LOST"
+
+
+async def test_a_worker_is_guarded_by_its_session_but_not_through_a_transaction_pooler(
+    cluster: Cluster, workers: Workers
+) -> None:
+    async def guarded() -> list[bool]:
+        found: list[bool] = []
+        for dsn in cluster.shards.values():
+            async with await psycopg.AsyncConnection.connect(dsn) as connection:
+                rows = await connection.execute(
+                    "select guarded from rowcall.worker where dead_at is null and renewed_at > started_at"
+                )
+                found += [row[0] for row in await rows.fetchall()]
+        return found
+
+    async def each_renewed() -> bool:
+        return len(await guarded()) == len(cluster.shards)
+
+    straight = "transaction_pooler" not in cluster.access.settings
+    worker = await workers.start()
+    await until(each_renewed)
+    if straight:
+
+        async def each_guarded() -> bool:
+            return await guarded() == [True, True]
+
+        await until(each_guarded)
+    await worker.drain()
+    await workers.start(transaction_pooler=True)
+    await until(each_renewed)
+    assert await guarded() == [False, False]
+
+
+async def test_the_shard_hears_how_late_the_loop_was(cluster: Cluster, calls: Calls, workers: Workers) -> None:
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        time.sleep(1)  # noqa: ASYNC251  the fault under test
+        return EchoResponse()
+
+    worst = timedelta(0)
+
+    async def told() -> bool:
+        nonlocal worst
+        async with await psycopg.AsyncConnection.connect(cluster.shards[job.shard]) as connection:
+            row = await (await connection.execute("select max(loop_lag) from rowcall.worker")).fetchone()
+        worst = max(worst, row[0] if row is not None and row[0] is not None else worst)
+        return worst > timedelta(milliseconds=500)
+
+    await workers.start(serve(echo=echo))
+    job = await calls.submit("Echo", EchoRequest())
+    await until(told)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -16,6 +16,8 @@ from google.rpc.code_pb2 import Code
 from rowcall.catalogue.model import Policy
 from rowcall.probe.v1.probe_pb2 import AwaitRequest, EchoRequest, EchoResponse
 from rowcall.queue.hints import Listener, done_channel, parse_done
+from rowcall.queue.model import ClaimedJob
+from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.context import AsyncJobContext, SyncJobContext
 from tests.fix_cluster import Cluster
@@ -77,6 +79,98 @@ async def test_a_paused_queue_is_left_alone_until_it_is_resumed(
         assert (await calls.row(paused)).state == JobState.JOB_STATE_READY
         await connection.execute("update rowcall.queue set paused_at = null where name = 'probe'")
     await calls.done(paused)
+
+
+async def test_a_renewal_tells_of_paused_queues(
+    cluster: Cluster, calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rowcall_worker.shard._QUEUES_EVERY", 60.0)
+    claim = PostgresWorkQueue.claim
+    asked: list[int] = []
+
+    async def asking(
+        self: PostgresWorkQueue,
+        worker_id: UUID,
+        queue_id: int,
+        method_ids: Sequence[int],
+        limit: int,
+        *,
+        start: Sequence[int],
+    ) -> list[ClaimedJob]:
+        asked.append(queue_id)
+        return await claim(self, worker_id, queue_id, method_ids, limit, start=start)
+
+    monkeypatch.setattr(PostgresWorkQueue, "claim", asking)
+    first = [await calls.submit("Echo", EchoRequest(), policy={"queue": queue}) for queue in ("probe", "other")]
+    await workers.start(poll=timedelta(milliseconds=50))
+    await calls.all_done(first)
+    async with await psycopg.AsyncConnection.connect(cluster.shards[first[0].shard], autocommit=True) as connection:
+        row = await (await connection.execute("select queue_id from rowcall.queue where name = 'probe'")).fetchone()
+        assert row is not None
+        await connection.execute("update rowcall.queue set paused_at = clock_timestamp() where name = 'probe'")
+
+        async def left_alone() -> bool:
+            asked.clear()
+            await until(lambda: asked.count(row[0]) > 0 or len(asked) > 20)
+            return row[0] not in asked
+
+        await until(left_alone)
+        await connection.execute("update rowcall.queue set paused_at = null where name = 'probe'")
+    await until(lambda: row[0] in asked)
+
+
+async def test_free_slots_are_shared_by_weight(calls: Calls, workers: Workers) -> None:
+    let_go = asyncio.Event()
+    order: list[bytes] = []
+
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        order.append(request.payload)
+        await let_go.wait()
+        await asyncio.sleep(0.002)
+        return EchoResponse()
+
+    jobs = []
+    for queue in ("light", "heavy"):
+        jobs += await calls.submit_many("Echo", [EchoRequest(payload=queue.encode())] * 200, policy={"queue": queue})
+    await workers.start(serve(echo=echo), slots=4, queues=["light=1", "heavy=3"])
+    await until(lambda: len(order) == 4)
+    assert sorted(order) == [b"heavy"] * 3 + [b"light"]
+    let_go.set()
+    await calls.all_done(jobs)
+    # While both have work; the heavy one is through first.
+    both = order[: len(order) - order[::-1].index(b"heavy")]
+    assert 0.22 <= both.count(b"light") / len(both) <= 0.28
+
+
+async def test_a_queue_has_no_more_slots_than_it_was_given_on_all_shards(calls: Calls, workers: Workers) -> None:
+    let_go = asyncio.Event()
+    running: list[bytes] = []
+    most = 0
+
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        nonlocal most
+        running.append(request.payload)
+        most = max(most, running.count(b"few"))
+        await let_go.wait()
+        running.remove(request.payload)
+        return EchoResponse()
+
+    jobs = []
+    for tenant in range(4):
+        for queue in ("few", "many"):
+            jobs += await calls.submit_many(
+                "Echo",
+                [EchoRequest(payload=queue.encode())] * 5,
+                call=Call(f"tenant-{tenant}"),
+                policy={"queue": queue},
+            )
+    assert {job.shard for job in jobs} == {"a", "b"}
+    await workers.start(serve(echo=echo), slots=50, queues=["few=1:3", "many"])
+    await until(lambda: len(running) == 3 + 20)
+    assert most == 3
+    let_go.set()
+    await calls.all_done(jobs)
+    assert most == 3
 
 
 async def test_no_more_jobs_are_held_than_there_are_slots(cluster: Cluster, calls: Calls, workers: Workers) -> None:

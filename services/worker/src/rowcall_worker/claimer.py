@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
+import heapq
 import random
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -78,6 +78,35 @@ class Source:
         self._due_at = now if self.full else now + self._pause * random.uniform(0.8, 1.2)  # noqa: S311  spreads
         if not count:
             self._pause = min(2 * self._pause, self._longest_pause)
+
+
+def share_out(free: int, due: Sequence[Source], now: float) -> list[tuple[Source, int]]:
+    """Shares free slots out among queues, one after the other to the one whose turn it is.
+
+    Args:
+        free: How many there are.
+        due: The queues; of those whose turns are equal, the first comes first.
+        now: The virtual time: no turn lies further back.
+
+    Returns:
+        Those that get some, in the order of their turns, each with how many.
+    """
+    turns = [(max(source.turn, now), place) for place, source in enumerate(due)]
+    parts: dict[int, int] = {}
+    heapq.heapify(turns)
+    while free > 0 and turns:
+        turn, place = turns[0]
+        share = due[place].share
+        parts[place] = parts.get(place, 0) + 1
+        free -= 1
+        if len(turns) == 1:
+            parts[place] += free
+            break
+        if parts[place] < min(share.room, BATCH):
+            heapq.heapreplace(turns, (turn + 1 / share.weight, place))
+        else:
+            heapq.heappop(turns)
+    return [(due[place], part) for place, part in parts.items()]
 
 
 class Claimer:
@@ -193,26 +222,24 @@ class Claimer:
         """The queues that may be asked."""
         return [source for source in self._order if source.queue_id not in self._paused and source.share.room > 0]
 
-    def _due(self) -> list[Source]:
-        """The queues whose time has come, those that have had the least for their weight first."""
+    def _due(self) -> list[tuple[Source, int]]:
+        """The queues whose time has come and that get some of the free slots now, and how many of them."""
         # Among equals each round begins one queue further on, so that with few slots all of them have their turn.
         self._order = self._order[1:] + self._order[:1]
         now = time.monotonic()
         due = [source for source in self._open() if source.due_at <= now]
-        return sorted(due, key=lambda source: max(source.turn, self._now))
+        return share_out(self._slots.free, due, self._now)
 
     async def _round(self, registration: Registration) -> bool:
         """Claims once from each queue whose time has come; whether another round may be of use at once."""
         again = False
-        due = self._due()
-        weights = sum(source.share.weight for source in due)
-        for source in due:
+        for source, part in self._due():
             if self._solitude.wanted:
                 return True
-            limit = self._take(source, weights)
-            weights -= source.share.weight
+            limit = self._slots.take(int(min(part, source.share.room, BATCH)))
             if limit == 0:
                 return True
+            source.share.take(limit)
             # Shielded from `stop`: what a claim took must be started or handed back.
             claim = asyncio.ensure_future(self._claim(registration, source, limit))
             try:
@@ -223,13 +250,6 @@ class Claimer:
             if not registration.usable:
                 return True
         return again
-
-    def _take(self, source: Source, weights: float) -> int:
-        """Takes the places that a queue may fill: its part of those that are free, by its weight among those to come."""
-        part = math.ceil(self._slots.free * source.share.weight / max(weights, source.share.weight))
-        limit = self._slots.take(int(min(part, source.share.room, BATCH)))
-        source.share.take(limit)
-        return limit
 
     async def _claim(self, registration: Registration, source: Source, limit: int) -> bool:
         """Claims from one queue; whether there is probably more."""

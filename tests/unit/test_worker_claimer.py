@@ -1,0 +1,55 @@
+"""Free slots are shared out among queues: by weight, from turn to turn, and nobody saves turns up."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from rowcall_worker.claimer import Source, share_out
+from rowcall_worker.shares import Share
+from rowcall_worker.slots import Cap
+
+
+def source(number: int, weight: float = 1.0, cap: int | None = None, turn: float = 0.0) -> Source:
+    """A queue as a claimer has it."""
+    made = Source(number, Share(weight, None if cap is None else Cap(cap)), 1.0)
+    made.turn = turn
+    return made
+
+
+def parts(free: int, *sources: Source, now: float = 0.0) -> dict[int, int]:
+    """How many slots each queue gets."""
+    return {each.queue_id: part for each, part in share_out(free, sources, now)}
+
+
+def test_slots_are_shared_by_weight() -> None:
+    assert parts(8, source(1), source(2, 3)) == {1: 2, 2: 6}
+    assert parts(9, source(1), source(2), source(3)) == {1: 3, 2: 3, 3: 3}
+    assert parts(200, source(1)) == {1: 200}
+    assert parts(0, source(1), source(2)) == {}
+    assert parts(5) == {}
+
+
+def test_what_a_queue_may_not_have_is_for_the_others() -> None:
+    assert parts(10, source(1, 3, cap=2), source(2)) == {1: 2, 2: 8}
+    assert parts(10, source(1, cap=2), source(2, cap=3)) == {1: 2, 2: 3}
+
+
+def test_whoever_had_the_least_for_its_weight_comes_first() -> None:
+    assert list(parts(3, source(1, turn=5), source(2, turn=3), source(3, turn=4))) == [2, 3]
+    # One slot at a time, over a while.
+    queues = [source(1, 1), source(2, 3), source(3, 0.5)]
+    got: Counter[int] = Counter()
+    now = 0.0
+    for _ in range(900):
+        ((first, part),) = share_out(1, queues, now)
+        now = max(first.turn, now)
+        first.turn = now + part / first.share.weight
+        got[first.queue_id] += part
+    assert (got[1], got[2], got[3]) == (200, 600, 100)
+
+
+def test_a_queue_that_had_no_work_has_no_more_than_its_share_afterwards() -> None:
+    idle, busy = source(1, turn=0), source(2, turn=1000)
+    assert parts(10, idle, busy, now=1000) == {1: 5, 2: 5}
+    assert math.isinf(idle.share.room)
