@@ -100,7 +100,7 @@ def share_out(free: int, due: Sequence[Source], now: float) -> list[tuple[Source
         parts[place] = parts.get(place, 0) + 1
         free -= 1
         if len(turns) == 1:
-            parts[place] += free
+            parts[place] += int(min(free, share.room - parts[place]))
             break
         if parts[place] < min(share.room, BATCH):
             heapq.heapreplace(turns, (turn + 1 / share.weight, place))
