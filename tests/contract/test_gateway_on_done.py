@@ -30,6 +30,7 @@ from rowcall.v1.job_service_pb2 import (
     RetryJobRequest,
     SubmitRequest,
 )
+from rowcall_gateway.upkeep import Upkeep
 from rowcall_worker import Worker
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, HeldJob, info_of, jobs, keyed, refused, violations_of
@@ -90,6 +91,12 @@ class Client:
 
 
 @pytest.fixture
+def unpublished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gateways do not tell their shards of their methods before they are called."""
+    monkeypatch.setattr(Upkeep, "start", lambda _: None)
+
+
+@pytest.fixture
 async def client(build_image: ImageBuilder, gateways: Gateways, bench: Bench) -> Client:
     image = build_image({"acme/v1/notice.proto": PROTO})
     catalogue = load_catalogue([image])
@@ -123,6 +130,18 @@ async def test_a_success_is_told_with_its_response(client: Client, bench: Bench)
     await bench.answer(follower, client.catalogue.methods[NOTE].response_class())
     assert await client.followers(follower.name) == []
     assert len(await client.followers(name)) == 1
+
+
+async def test_the_shard_knows_the_answers_type_however_early_the_call_comes(
+    unpublished: None, client: Client, bench: Bench
+) -> None:
+    await client.submit()
+    [held] = await bench.claim()
+    await bench.answer(held, RunResponse(payload=b"x"))
+
+    _, operation, _ = await client.noted()
+
+    assert operation.response.Unpack(RunResponse())
 
 
 async def test_a_typed_calls_metadata_asks_for_it_too(client: Client, bench: Bench) -> None:
