@@ -354,8 +354,12 @@ async def test_a_worker_that_always_dies_is_not_tried_for_ever(
 
 
 async def test_a_worker_is_guarded_by_its_session_but_not_through_a_transaction_pooler(
-    cluster: Cluster, workers: Workers
+    cluster: Cluster, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # From its start on, not from the first beat.
+    monkeypatch.setattr("rowcall_worker.lease._MAX_INTERVAL", timedelta(minutes=10))
+    long = timedelta(minutes=30)
+
     async def guarded() -> list[bool]:
         found: list[bool] = []
         for dsn in cluster.shards.values():
@@ -370,7 +374,7 @@ async def test_a_worker_is_guarded_by_its_session_but_not_through_a_transaction_
         return len(await guarded()) == len(cluster.shards)
 
     straight = "transaction_pooler" not in cluster.access.settings
-    worker = await workers.start()
+    worker = await workers.start(lease=long)
     await until(each_renewed)
     if straight:
 
@@ -379,7 +383,7 @@ async def test_a_worker_is_guarded_by_its_session_but_not_through_a_transaction_
 
         await until(each_guarded)
     await worker.drain()
-    await workers.start(transaction_pooler=True)
+    await workers.start(transaction_pooler=True, lease=long)
     await until(each_renewed)
     assert await guarded() == [False, False]
 
