@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from psycopg_pool import AsyncConnectionPool
@@ -19,6 +20,7 @@ from rowcall.catalogue.model import Policy
 from rowcall.errors import RowcallError, reason_name
 from rowcall.queue.model import MethodIds, Submission, SubmitOutcome, Submitted
 from rowcall.queue.postgres import PostgresJobStore
+from rowcall.queue.renewal import LeaseRenewal
 from tests.fix_standby import ReplicatedCluster
 from tests.postgres_proxy import PostgresProxy
 from tests.waiting import until
@@ -186,3 +188,15 @@ async def test_a_commit_whose_wait_somebody_else_ended_is_not_acknowledged(shard
         await asyncio.to_thread(shard.cluster.standby.start)
         # The connection serves on, and the next commit is an ordinary one.
         assert await answer_of(store.submit([shard.call("next")])) == "CREATED"
+
+
+async def test_leases_are_renewed_while_the_standby_is_away(shard: Shard) -> None:
+    """A renewal that only the primary has loses nothing; one that waited would let every lease run out."""
+    worker_id = uuid4()
+    lease = timedelta(minutes=1)
+    await shard.cluster.on_primary("select rowcall.register_worker(%s, 'worker', %s)::text", worker_id, lease)
+    await asyncio.to_thread(shard.cluster.standby.kill)
+    renewal = LeaseRenewal(shard.cluster.shards["a"], worker_id, lease, shard="a")
+    async with asyncio.timeout(BOUND):
+        assert (await asyncio.to_thread(renewal.renew)).alive
+    await asyncio.to_thread(renewal.close)

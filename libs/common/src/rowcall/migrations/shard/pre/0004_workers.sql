@@ -19,6 +19,20 @@ as $$
   select hashtextextended(p_worker_id::text, 8247343964)
 $$;
 
+-- Has the transaction not wait for a synchronous standby. For what keeps a lease: it
+-- loses nothing that only this server has it, and while the standby is away all
+-- leases would run out.
+create function rowcall.without_standby()
+returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('synchronous_commit') in ('on', 'remote_apply', 'remote_write') then
+    perform set_config('synchronous_commit', 'local', true);
+  end if;
+end
+$$;
+
 -- Has this session stand for a worker: when it ends, the worker is suspected at
 -- once, not only when its lease is over. Not through a transaction pooler. False:
 -- another session still stands for it.
@@ -30,6 +44,7 @@ declare
   v_locked boolean := pg_try_advisory_lock(rowcall.worker_lock(p_worker_id));
 begin
   if v_locked then
+    perform rowcall.without_standby();
     update rowcall.worker w set guarded = true where w.worker_id = p_worker_id and not w.guarded;
   end if;
   return v_locked;
@@ -46,6 +61,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 begin
+  perform rowcall.without_standby();
   update rowcall.worker w
   set renewed_at = clock_timestamp(), lease_until = clock_timestamp() + p_lease, loop_lag = p_loop_lag
   where w.worker_id = p_worker_id and w.dead_at is null;
