@@ -137,13 +137,12 @@ async def beat(stage: Stage, after: datetime) -> None:
     await until(lambda: asyncio.to_thread(renewed), seconds=BOUND, every=0.1)
 
 
-@pytest.mark.timeout(scaled(120, 1800))
+@pytest.mark.straight("through a pooler the end of a session says nothing of its worker: the lease alone counts")
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("_round", range(ROUNDS))
 async def test_a_killed_workers_jobs_are_ready_long_before_its_lease_is_over(
     cluster: Cluster, tmp_path: Path, _round: int
 ) -> None:
-    if "transaction_pooler" in cluster.access.settings:
-        pytest.skip("through a pooler the end of a session says nothing of its worker: the lease alone counts")
     async with held_jobs(cluster, tmp_path, lease="60s") as held:
         first, second = held.stage.workers
         second.start()
