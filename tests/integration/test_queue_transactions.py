@@ -113,14 +113,26 @@ async def test_a_commit_is_not_cancelled(opened: Opened) -> None:
     settling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await settling
-    # Neither does the handler's end, or the worker's.
-    opened.transaction.cut()
+    # The worker's end waits for it.
     closing = asyncio.create_task(queue.work.close())
     await queue.somebody_waits()
     assert not closing.done()
     await queue.admin.execute("select pg_advisory_unlock(%s)", [HOLD])
     await closing
     assert (await opened.state(), await opened.effects()) == (SUCCEEDED, 1)
+
+
+async def test_a_commit_is_not_cut_off_with_the_attempt(opened: Opened) -> None:
+    """A lease that is lost while it is under way ends handlers, not commits."""
+    queue = opened.queue
+    await queue.admin.execute("select pg_advisory_lock(%s)", [HOLD])
+    assert opened.transaction.seal() is None
+    settling = asyncio.create_task(opened.transaction.settle(opened.success))
+    await queue.somebody_waits()
+    opened.transaction.cut()
+    await queue.admin.execute("select pg_advisory_unlock(%s)", [HOLD])
+    assert await settling == Settled(settled=True, state=SUCCEEDED, waiter_id=None)
+    assert await opened.effects() == 1
 
 
 async def test_a_settle_behind_a_commit_in_doubt_waits_until_it_is_known(opened: Opened) -> None:

@@ -272,6 +272,9 @@ async def test_a_lost_lease_ends_the_transaction_at_once(
                     connection.execute(INSERT, ["lost too"])
                 except psycopg.OperationalError as error:
                     refused.append(str(error))
+        else:
+            with context.transaction() as connection:
+                connection.execute(INSERT, ["kept"])
         return EchoResponse()
 
     async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
@@ -280,9 +283,12 @@ async def test_a_lost_lease_ends_the_transaction_at_once(
             async with context.transaction() as connection:
                 await connection.execute(INSERT, ["lost"])
                 await asyncio.Event().wait()
+        async with context.transaction() as connection:
+            await connection.execute(INSERT, ["kept"])
         return EchoResponse()
 
-    await workers.start(serve(echo=echo_in_thread if sync else echo))
+    # A thread keeps its connection as it keeps its slot; a task that was cancelled gives it back.
+    await workers.start(serve(echo=echo_in_thread if sync else echo), pool_transaction=2 if sync else 1)
     try:
         job = await calls.submit("Echo", EchoRequest(), policy=QUICK)
         await until(lambda: effects.are_open(1))
@@ -296,7 +302,7 @@ async def test_a_lost_lease_ends_the_transaction_at_once(
     if sync:
         await until(lambda: bool(refused))
         assert "the job's transaction is over" in refused[0]
-    assert await effects.notes() == []
+    assert await effects.notes() == ["kept"]
 
 
 async def test_a_drain_rolls_back_what_it_hands_back(calls: Calls, workers: Workers, effects: Effects) -> None:

@@ -9,15 +9,18 @@ from rowcall_worker.context import AsyncJobContext, JobContext, SyncJobContext
 from rowcall_worker.handlers import RegistrationError
 from rowcall_worker.operations import OperationFailed, finished, response
 from rowcall_worker.outcome_values import Cancel, Fail, Retry, Snooze
+from rowcall_worker.served import AsyncOutcomeInterceptor, OutcomeInterceptor
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.worker import Worker
 
 __all__ = [
     "AsyncJobContext",
+    "AsyncOutcomeInterceptor",
     "Cancel",
     "Fail",
     "JobContext",
     "OperationFailed",
+    "OutcomeInterceptor",
     "RegistrationError",
     "Retry",
     "Snooze",
