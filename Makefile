@@ -49,7 +49,7 @@ test-%: setup ## One kind of tests: make test-unit, test-contract, test-integrat
 test-postgres: setup ## Tests on Postgres 15, 16, 18, without hints, through PgBouncer: 40 minutes; ONLY=name runs one
 	@$(BIN)/python -m tools.postgres_suite $(if $(ONLY),--only $(ONLY)) $(if $(ARGS),-- $(ARGS))
 
-chaos: setup ## The tests that break things, in their long form: 45 minutes
+chaos: setup ## The tests that break things, in their long form: an hour
 	@ROWCALL_CHAOS=long $(BIN)/pytest -m chaos -s $(ARGS)
 
 proofs: setup ## Fairness, held snapshots, ten million rows: figures into build/proofs.json (45 min; ONLY=fairness, snapshot or size)
