@@ -38,7 +38,8 @@ async def test_a_renewal_that_comes_first_saves_the_worker(queue: Queue) -> None
     await queue.die(worker)
     async with await psycopg.AsyncConnection.connect(queue.logins.admin) as renewing:
         await renewing.execute("select rowcall.renew_worker(%s, '1 minute', null)", [worker])
-        assert await queue.work.bury_workers(NO_GRACE) == []
+        async with asyncio.timeout(20):
+            assert await queue.work.bury_workers(NO_GRACE) == []
         await renewing.commit()
     assert await queue.work.bury_workers(NO_GRACE) == []
 

@@ -206,3 +206,14 @@ async def test_a_release_uses_no_attempt_up(queue: Queue) -> None:
     assert [(each.attempt, each.outcome, each.worker) for each in row.attempts] == [
         (1, AttemptOutcome.ATTEMPT_OUTCOME_RELEASED, "drained")
     ]
+
+
+async def test_a_release_of_a_lease_that_was_lost_is_refused(queue: Queue) -> None:
+    """While another one runs the job."""
+    await queue.submit(queue.call())
+    [mine] = await queue.claim(await queue.worker("zombie"))
+    await queue.work.release([mine])
+    [theirs] = await queue.claim(await queue.worker("heir"))
+    assert await queue.work.release([mine]) == [NOT_OURS]
+    assert await queue.state(mine.tenant, mine.job_id) == RUNNING
+    assert (await queue.settle(theirs, response=b"right")).settled
