@@ -24,7 +24,8 @@ from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker import OperationFailed, finished, outcomes, response
-from rowcall_worker.context import AsyncJobContext, AttemptState, SyncJobContext
+from rowcall_worker.attempt import AttemptState
+from rowcall_worker.context import AsyncJobContext, SyncJobContext
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -7,7 +7,6 @@ can tell where it runs. What differs from a served call is listed in docs/servic
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -20,17 +19,8 @@ import psycopg
 from google.protobuf.message import Message
 from psycopg.rows import TupleRow
 
-from rowcall.context import CallContext
-from rowcall.queue.model import ClaimedJob
-from rowcall_worker.abilities import Abilities
-from rowcall_worker.children import MAX_CHILDREN, Child, child_name, too_many
+from rowcall_worker.attempt import AttemptState
 from rowcall_worker.outcome_values import Fail, Retry, Snooze
-from rowcall_worker.transaction import AttemptTransaction
-
-_CALLBACKS = threading.Lock()
-"""Held for an instant whenever something is added to an attempt or taken: handlers may do so from threads of their own."""
-
-_OVER = "the attempt is over: nothing can be done for its job any more"
 
 
 class Metadatum(NamedTuple):
@@ -38,102 +28,6 @@ class Metadatum(NamedTuple):
 
     key: str
     value: str | bytes
-
-
-class AttemptState:
-    """What an attempt is and what its handler has said so far; shared by the context and the executor."""
-
-    __slots__ = (
-        "abilities",
-        "abort",
-        "call",
-        "callbacks",
-        "cancelled",
-        "children",
-        "code",
-        "deadline",
-        "details",
-        "done",
-        "job",
-        "make_transaction",
-        "max_attempts",
-        "trailing_metadata",
-        "transaction",
-        "worker",
-    )
-
-    def __init__(
-        self, job: ClaimedJob, call: CallContext, *, worker: str, max_attempts: int, deadline: float | None = None
-    ) -> None:
-        self.job = job
-        """The claimed row."""
-        self.call = call
-        """Identity and trace of the attempt."""
-        self.worker = worker
-        """The name of the worker process."""
-        self.max_attempts = max_attempts
-        """How often the job may be tried."""
-        self.deadline = deadline
-        """When the attempt's time is over, by time.monotonic()."""
-        self.code: grpc.StatusCode | None = None
-        """What set_code or abort said."""
-        self.details = ""
-        """What set_details or abort said."""
-        self.trailing_metadata: tuple[tuple[str, str | bytes], ...] = ()
-        """What set_trailing_metadata or abort said."""
-        self.abort: grpc.aio.AbortError | None = None
-        """The exception that ends an aborted call; whatever the handler does with it, the call stays aborted."""
-        self.cancelled = False
-        """Whether the handler should stop: its time or its lease is over, or the worker drains."""
-        self.done = False
-        """Whether the attempt has its outcome."""
-        self.callbacks: list[Callable[[], object]] | None = []
-        """To be called when the attempt ends; None when it has."""
-        self.abilities: Abilities | None = None
-        """What the shard gives to handlers."""
-        self.children: list[Child] = []
-        """The jobs that the handler has submitted."""
-        self.transaction: AttemptTransaction | None = None
-        """The job's own transaction, once the handler has asked for it."""
-        self.make_transaction: Callable[[], AttemptTransaction] | None = None
-        """Makes it."""
-
-    def given(self) -> Abilities:
-        """What the shard gives to handlers, while the attempt lasts. Raises RuntimeError when it is over."""
-        if self.abilities is None:
-            raise RuntimeError(_OVER)
-        return self.abilities
-
-    def give_up(self) -> None:
-        """The attempt is over, as far as its handler is concerned: nothing more can be done for the job."""
-        with _CALLBACKS:
-            self.abilities = None
-
-    def submit(self, child: Child) -> str:
-        """Keeps a child; its operation's name. Raises RowcallError: CHILD_REFUSED: it is one too many."""
-        with _CALLBACKS:
-            self.given()
-            if len(self.children) >= MAX_CHILDREN:
-                raise too_many()
-            self.children.append(child)
-        return child_name(self.job, child)
-
-    def own_transaction(self) -> AttemptTransaction:
-        """The attempt's transaction, which may not have begun. Raises RuntimeError when the attempt is over."""
-        with _CALLBACKS:
-            self.given()
-            if self.transaction is None:
-                if self.make_transaction is None:
-                    raise RuntimeError(_OVER)
-                self.transaction = self.make_transaction()
-            return self.transaction
-
-    def finish(self) -> list[Callable[[], object]]:
-        """Marks the attempt done; the callbacks to call now."""
-        with _CALLBACKS:
-            self.done = True
-            callbacks, self.callbacks = self.callbacks, None
-        return callbacks or []
 
 
 class JobContext:
@@ -323,11 +217,7 @@ class JobContext:
         return tuple(pairs)
 
     def _add(self, callback: Callable[[], object]) -> bool:
-        with _CALLBACKS:
-            if self._state.callbacks is None:
-                return False
-            self._state.callbacks.append(callback)
-            return True
+        return self._state.add(callback)
 
     def _abort(
         self, code: grpc.StatusCode, details: str, trailing_metadata: Iterable[tuple[str, str | bytes]]

@@ -31,8 +31,9 @@ from rowcall.tracing import TraceContext
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker import outcomes, reports
 from rowcall_worker.abilities import Abilities
+from rowcall_worker.attempt import AttemptState
 from rowcall_worker.children import refusal
-from rowcall_worker.context import AsyncJobContext, AttemptState, SyncJobContext
+from rowcall_worker.context import AsyncJobContext, SyncJobContext
 from rowcall_worker.handlers import ServedMethod
 from rowcall_worker.outcome_values import OutcomeValue
 from rowcall_worker.slots import Cap, Slots

@@ -31,7 +31,7 @@ from rowcall.errors import DETAILS_KEY, Origin, RowcallError, envelope, handler_
 from rowcall.queue.model import PolicyRow, Settlement
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
-from rowcall_worker.context import AttemptState
+from rowcall_worker.attempt import AttemptState
 from rowcall_worker.handlers import ServedMethod
 from rowcall_worker.operations import packed_type
 from rowcall_worker.outcome_values import Fail, OutcomeValue, Retry, Snooze
