@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from rowcall.v1.job_pb2 import JobState
 from rowcall_worker import Fail
 from rowcall_worker.children import MAX_CHILDREN
 from rowcall_worker.context import AsyncJobContext, SyncJobContext
+from rowcall_worker.shard import ShardWorker
 from tests.fix_cluster import Cluster
 from tests.fix_worker import Call, Calls, Job, Workers, error_of, serve
 from tests.waiting import until
@@ -185,8 +186,16 @@ async def test_a_refused_child_fails_its_parent_and_says_so(
     assert await rows_of(cluster, second.shard) == 5
 
 
-async def test_a_child_is_claimed_although_nobody_looks_for_it(calls: Calls, workers: Workers) -> None:
-    """Its worker is told of it, and so are others: the poll would come much later."""
+async def test_workers_are_told_of_a_child(calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This one and, by a hint, the others: a poll would find it later."""
+    told: list[list[int]] = []
+    ready = ShardWorker._ready
+
+    def noted(worker: ShardWorker, queue_ids: Iterable[int]) -> None:
+        told.append(list(queue_ids))
+        ready(worker, told[-1])
+
+    monkeypatch.setattr(ShardWorker, "_ready", noted)
     names: list[str] = []
 
     async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
@@ -194,10 +203,12 @@ async def test_a_child_is_claimed_although_nobody_looks_for_it(calls: Calls, wor
             names.append(context.submit(ECHO, EchoRequest(payload=CHILD)))
         return EchoResponse()
 
-    await workers.start(serve(echo=echo), poll=timedelta(minutes=10), hints=False)
+    await workers.start(serve(echo=echo))
     job = await calls.submit("Echo", EchoRequest(payload=PARENT))
     await calls.done(job)
     assert (await calls.done(named(names[0], job))).state == JobState.JOB_STATE_SUCCEEDED
+    await until(lambda: len(told) == 1)
+    assert len(told[0]) == 1
 
 
 async def test_a_child_can_be_scheduled(calls: Calls, workers: Workers) -> None:
