@@ -23,7 +23,7 @@ export UV_SYSTEM_CERTS ?= true
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test proofs test-postgres check check-list lint format generate lock chaos bench clean
+.PHONY: help setup demo dev test proofs test-postgres check check-list lint format generate lock chaos guards bench clean
 
 help: ## This list
 	@echo "Rowcall: a typed gRPC call, kept as a Postgres row until it is answered."
@@ -54,6 +54,9 @@ chaos: setup ## The tests that break things, in their long form: an hour
 
 proofs: setup ## Fairness, held snapshots, ten million rows: figures into build/proofs.json (45 min; ONLY=fairness, snapshot or size)
 	@$(BIN)/pytest -m proofs -s $(if $(ONLY),tests/proofs/test_$(ONLY).py) $(ARGS)
+
+guards: setup ## Take out each guard in turn and see its tests fail, in a copy: 15 minutes; ONLY=text for some
+	@$(BIN)/python -m tools.guards $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
 bench: setup ## The benchmarks: figures, not verdicts
 	@$(BIN)/pytest -m bench -s $(ARGS)
