@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 
 import psycopg
@@ -25,9 +26,11 @@ class Writes:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.batches: list[Sequence[Progress]] = []
         self.kept: list[Sequence[Progress]] = []
+        self.sent_at: list[float] = []
         report = PostgresWorkQueue.report_progress
 
         async def noted(queue: PostgresWorkQueue, progress: Sequence[Progress]) -> list[Progress]:
+            self.sent_at.append(time.monotonic())
             kept = await report(queue, progress)
             self.batches.append(progress)
             self.kept.append(kept)
@@ -88,6 +91,25 @@ async def test_words_are_coalesced_and_the_last_one_wins(
     # 20,000 words: one statement if all jobs were claimed at once, one a second otherwise.
     assert len(writes.batches) <= 5
     assert max(map(len, writes.batches)) > 1
+
+
+async def test_a_shard_is_written_to_once_a_second(
+    calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes = Writes(monkeypatch)
+
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        def said_until_three_were_written() -> bool:
+            context.progress(0.5)
+            return len(writes.sent_at) >= 3
+
+        await until(said_until_three_were_written)
+        return EchoResponse()
+
+    await workers.start(serve(echo=echo))
+    await calls.done(await calls.submit("Echo", EchoRequest()))
+    first, second, third = writes.sent_at[:3]
+    assert min(second - first, third - second) > 0.9
 
 
 async def test_a_zombies_progress_is_not_kept(
