@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -17,7 +18,7 @@ from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.sharding.placement import place
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker import suspects
-from rowcall_worker.context import AsyncJobContext
+from rowcall_worker.context import AsyncJobContext, SyncJobContext
 from tests.fix_cluster import Cluster
 from tests.fix_worker import PROBE, Call, Calls, Job, Workers, serve
 from tests.waiting import until
@@ -324,6 +325,37 @@ async def test_a_handler_that_was_given_up_keeps_suspects_from_running_only_for_
         await calls.done(job)
     finally:
         let_go.set()
+
+
+async def test_a_suspect_is_left_to_others_while_handlers_that_were_given_up_have_every_slot(
+    cluster: Cluster, calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch, looks: Looks
+) -> None:
+    """In threads, whose handlers nobody can stop: behind them its time would run out before it began."""
+    monkeypatch.setattr("rowcall_worker.executor.CANCEL_GRACE", timedelta(milliseconds=50))
+    monkeypatch.setattr(suspects, "_BESIDE_STUCK", timedelta(seconds=1))
+    let_go = threading.Event()
+    started: list[bytes] = []
+
+    def echo(request: EchoRequest, context: SyncJobContext) -> EchoResponse:
+        started.append(request.payload)
+        if request.payload == b"hangs":
+            let_go.wait()
+        return EchoResponse()
+
+    await workers.start(serve(echo=echo), threads=1)
+    try:
+        hung = await calls.submit(
+            "Echo", EchoRequest(payload=b"hangs"), policy={"timeout": timedelta(milliseconds=100), "max_attempts": 1}
+        )
+        await calls.done(hung)
+        (job,) = await make_suspects(cluster, calls, requests("suspect", 1))
+        await looks.more(4)
+        assert await held(cluster, job) == (JobState.JOB_STATE_READY, 2)
+    finally:
+        let_go.set()
+    row = await calls.done(job)
+    assert (row.state, row.attempt) == (JobState.JOB_STATE_SUCCEEDED, 1)
+    assert started == [b"hangs", b"suspect 0"]
 
 
 def test_a_worker_waits_for_quiet_a_part_of_the_suspects_own_wait() -> None:

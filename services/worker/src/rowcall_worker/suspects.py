@@ -190,10 +190,14 @@ class Suspects:
         return not self._solitude.stuck and await self._solitude.quiet(_LOOK)
 
     async def _claim(self, registration: Registration) -> Attempt | None:
+        # Handlers that were given up and go on may have every slot of their kind. Nobody takes one meanwhile.
+        method_ids = [each for each in self._method_ids if self._executor.slots_of(self._methods[each]).free]
+        if not method_ids:
+            return None
         registration.hold(1)
         started = False
         try:
-            job = await self._queue.claim_alone(registration.worker_id, self._queue_ids, self._method_ids)
+            job = await self._queue.claim_alone(registration.worker_id, self._queue_ids, method_ids)
             if job is None:
                 return None
             slots = self._executor.slots_of(self._methods[job.method_id])
