@@ -5,15 +5,17 @@ Each test of a guard fails when the guard is taken out of the SQL.
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from rowcall.catalogue.model import Policy
 from rowcall.queue.model import Settled, Settlement
 from rowcall.v1.job_pb2 import AttemptOutcome
-from tests.fix_queue import FAILED, METHOD, NOT_OURS, READY, RUNNING, SCHEDULED, SUCCEEDED, Queue
+from tests.fix_queue import CANCELLED, FAILED, METHOD, NOT_OURS, READY, RUNNING, SCHEDULED, SUCCEEDED, Queue
 
 
 async def test_a_settled_job_is_history_with_its_answer(queue: Queue) -> None:
@@ -190,6 +192,26 @@ async def test_the_answers_of_a_batch_are_in_its_order(queue: Queue) -> None:
     answers = await queue.work.settle(batch)
     states = [answer.state if isinstance(answer, Settled) else answer for answer in answers]
     assert states == [SUCCEEDED, SCHEDULED, FAILED, None, SUCCEEDED]
+
+
+@pytest.mark.parametrize("states", [(SUCCEEDED,) * 3, (SCHEDULED,) * 3, (SUCCEEDED, SCHEDULED, SUCCEEDED)])
+async def test_an_outcome_counts_though_its_job_was_changed_meanwhile(queue: Queue, states: tuple[int, ...]) -> None:
+    """Its handler said how far it is, or somebody asked for it to be cancelled: of any of a batch, not only the first."""
+    await queue.submit(*(queue.call() for _ in states))
+    jobs = await queue.claim(await queue.worker())
+    settlements = [
+        Settlement(job.tenant, job.job_id, job.lease, state, delay=timedelta(0), error=b"e")
+        for job, state in zip(jobs, states, strict=True)
+    ]
+    async with await psycopg.AsyncConnection.connect(queue.logins.admin) as other:
+        # It has the rows; the settle waits for them with a snapshot from before it.
+        await other.execute("update rowcall.job set progress = 0.5, cancel_requested_at = clock_timestamp()")
+        settling = asyncio.create_task(queue.work.settle(settlements))
+        await queue.somebody_waits()
+        await other.commit()
+    expected = [CANCELLED if state == SCHEDULED else state for state in states]
+    assert [answer.state for answer in await settling if isinstance(answer, Settled)] == expected
+    assert await queue.value("select count(*) from rowcall.job") == 0
 
 
 async def test_a_release_uses_no_attempt_up(queue: Queue) -> None:

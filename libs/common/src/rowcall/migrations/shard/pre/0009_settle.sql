@@ -58,7 +58,10 @@ begin
     ) j
     where i.state = 1
   ),
-  ending as (
+  -- Kept as rows: where a job was changed since the statement began (its progress, a mark
+  -- for cancelling), Postgres asks again with the row it has at hand. Of a union that is
+  -- part of the join it has none, runs that from where it was, and passes the job over.
+  ending as materialized (
     select i.place, i.tenant, i.job_id, i.lease, i.state, i.response, i.error, i.error_code, i.error_message, i.span_id
     from input i
     where i.state <> 1
@@ -186,7 +189,9 @@ end
 $$;
 
 -- Keeps what handlers say of how far they are; under their lease number only. Answers
--- with the places (from 1) that were kept.
+-- with the places (from 1) that were kept. A job that another one has locked is being
+-- ended or taken back: it is not waited for, nor does that ever wait for this and
+-- this for that.
 create function rowcall.report_progress(
   p_tenant text[], p_job_id uuid[], p_lease bigint[], p_progress real[], p_message text[]
 )
@@ -203,10 +208,20 @@ begin
     from unnest(p_tenant, p_job_id, p_lease, p_progress, p_message) with ordinality as i (
       tenant, job_id, lease, progress, message, place
     )
+  ),
+  owned as materialized (
+    select i.*
+    from input i
+    cross join lateral (
+      select
+      from rowcall.job j
+      where j.tenant = i.tenant and j.job_id = i.job_id and j.lease = i.lease and j.state > 2
+      for no key update skip locked
+    ) j
   )
   update rowcall.job j
   set progress = i.progress, progress_message = i.message, progress_at = clock_timestamp()
-  from input i
+  from owned i
   where j.tenant = any (array[i.tenant]) and j.job_id = i.job_id and j.lease = i.lease and j.state > 2
   returning i.place;
 end
