@@ -1,0 +1,42 @@
+"""The list of guards is what the source is: noticed at once, where `make guards` takes minutes."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tools.guards import LIST, ROOT, Guard, listed
+
+GUARDS = listed(LIST)
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
+def test_a_guard_is_where_it_is_said_to_be(guard: Guard) -> None:
+    text = (ROOT / guard.file).read_text()
+    for take, put in zip(guard.take, guard.put, strict=True):
+        assert text.count(take) == 1, f"in {guard.file}: {take}"
+        assert take != put
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
+def test_a_guards_tests_are_there(guard: Guard) -> None:
+    assert guard.tests
+    for test in guard.tests:
+        path, _, name = test.partition("::")
+        functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+        module = ast.parse((ROOT / path).read_text())
+        assert name in {each.name for each in module.body if isinstance(each, functions)}, test
+
+
+def test_a_guard_is_listed_once(tmp_path: Path) -> None:
+    entry = '[[guard]]\nname = "one"\nfile = "f"\ntake = "a"\ntests = ["t.py::test"]\n'
+    twice = tmp_path / "guards.toml"
+    twice.write_text(entry * 2)
+    with pytest.raises(SystemExit, match="one"):
+        listed(twice)
+    unknown = tmp_path / "unknown.toml"
+    unknown.write_text(entry + 'tset = "x"\n')
+    with pytest.raises(TypeError):
+        listed(unknown)
