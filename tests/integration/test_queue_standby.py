@@ -200,3 +200,20 @@ async def test_leases_are_renewed_while_the_standby_is_away(shard: Shard) -> Non
     async with asyncio.timeout(BOUND):
         assert (await asyncio.to_thread(renewal.renew)).alive
     await asyncio.to_thread(renewal.close)
+
+
+async def test_nobody_is_buried_within_the_grace_after_a_promotion(shard: Shard) -> None:
+    """The standby's server has run for long, but none of the living has a session there yet."""
+    cluster = shard.cluster
+    bury = "select string_agg(name, ',') from rowcall.bury_workers(%s)"
+    now = timedelta(0)
+    # Workers look every half second; what they saw last, the standby has.
+    assert await cluster.on_primary(bury, now) is None
+    await cluster.on_primary("select rowcall.register_worker(%s, 'worker', %s)::text", uuid4(), now)
+    await until(lambda: cluster.on_standby("select count(*) = 1 from rowcall.worker"))
+    await asyncio.to_thread(cluster.primary.kill)
+    assert await cluster.on_standby("select pg_promote()")
+    age: timedelta = await cluster.on_standby("select clock_timestamp() - pg_postmaster_start_time()")
+    assert await cluster.on_standby(bury, age) is None
+    await cluster.on_standby("update rowcall.shard_info set timeline_since = timeline_since - %s returning 1", 2 * age)
+    assert await cluster.on_standby(bury, age) == "worker"

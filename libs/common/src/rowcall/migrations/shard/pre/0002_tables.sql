@@ -6,7 +6,11 @@ create table rowcall.shard_info (
   singleton boolean primary key default true check (singleton),
   shard text not null,
   -- Keys the fingerprints of requests, so that they tell nothing about payloads.
-  fingerprint_key bytea not null
+  fingerprint_key bytea not null,
+  -- Postgres's, which a promoted standby changes; and since when it is this one, if
+  -- there was another before.
+  timeline text,
+  timeline_since timestamptz
 );
 
 -- Who lives here. The shard is the authority: a submit joins this table.

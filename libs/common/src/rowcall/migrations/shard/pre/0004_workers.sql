@@ -93,15 +93,23 @@ $$;
 -- their jobs are taken back: those whose lease is over; and, sooner, those whose
 -- session is gone and who have missed two beats of a second. A session that was cut
 -- (or a server that was restarted) frees the locks of the living: they have two beats, and
--- after the server's start p_grace, to come back. Forgets those that are dead for a
--- day and hold nothing any more.
+-- after the server's start, or a standby's promotion, p_grace, to come back. Forgets those
+-- that are dead for a day and hold nothing any more.
 create function rowcall.bury_workers(p_grace interval)
 returns table (worker_id uuid, name text)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
+declare
+  -- The name of a file of WAL begins with it. A standby has run for long when it is promoted.
+  v_timeline text := left(pg_walfile_name(pg_current_wal_lsn()), 8);
 begin
-  if pg_postmaster_start_time() > clock_timestamp() - p_grace then
+  update rowcall.shard_info i
+  set timeline = v_timeline, timeline_since = case when i.timeline is not null then clock_timestamp() end
+  where i.timeline is distinct from v_timeline;
+  if greatest(pg_postmaster_start_time(), (select i.timeline_since from rowcall.shard_info i))
+    > clock_timestamp() - p_grace
+  then
     return;
   end if;
   delete from rowcall.worker w
