@@ -105,6 +105,26 @@ async def test_deaths_in_company_condemn_nobody(queue: Queue) -> None:
         assert await queue.value("select array[lost, lost_alone] from rowcall.job") == [times, 0]
 
 
+async def test_what_a_worker_leaves_behind_unharmed_is_as_suspect_as_before(queue: Queue) -> None:
+    """Its claim was lost on the way back: nobody ever began these jobs."""
+    suspected = await suspect(queue)
+    for times in range(1, 5):
+        worker = await queue.worker()
+        await alone(queue, worker)
+        await queue.work.retire_worker(worker, unharmed=True)
+        assert [each.state for each in await queue.work.rescue(10)] == [READY]
+        assert await queue.value("select array[held, lost, lost_alone] from rowcall.job") == [SUSPECT, times + 1, 0]
+    ordinary = queue.call()
+    await queue.submit(ordinary)
+    worker, heir = await queue.worker(), await queue.worker()
+    assert [job.job_id for job in await queue.claim(worker)] == [ordinary.job_id]
+    await queue.work.retire_worker(worker, unharmed=True)
+    await queue.work.rescue(10)
+    [again] = await queue.claim(heir)
+    assert (again.job_id, again.attempt, again.lost) == (ordinary.job_id, 1, 1)
+    assert await queue.value("select array_agg(job_id) from rowcall.job where held = 2") == [suspected]
+
+
 async def test_a_job_that_is_lost_three_times_alone_fails(queue: Queue) -> None:
     gateway = uuid4()
     await suspect(queue, waiter_id=gateway)

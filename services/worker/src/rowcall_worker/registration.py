@@ -3,7 +3,7 @@
 A `Registrar` keeps its shard's worker registered. It takes a new identity when the old one's lease is over (what runs
 under it is stopped, its results are dropped), and when a claim's connection was lost before the shard answered: the
 rows may have been claimed without anybody knowing which. The old identity is then kept until what it runs has
-ended, and retired, whereupon the unknown rows are rescued like those of a dead worker.
+ended, and retired, whereupon the unknown rows are rescued like those of a dead worker, but are no suspects.
 """
 
 from __future__ import annotations
@@ -312,7 +312,8 @@ class Registrar:
             return
         lease.stop()
         try:
-            await self._queue.retire_worker(registration.worker_id)
+            # Unless its lease was lost, this worker is well: what is left under it never began, or was to be handed back.
+            await self._queue.retire_worker(registration.worker_id, unharmed=not registration.lost)
         except RowcallError as error:
             # Its lease ends by itself, and its jobs are rescued then.
             _log.warning(

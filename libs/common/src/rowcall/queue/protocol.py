@@ -144,8 +144,8 @@ class WorkQueue(Protocol):
     async def register_worker(self, worker_id: UUID, name: str, lease: timedelta) -> None:
         """Registers a worker process under an identity that is new at each start."""
 
-    async def retire_worker(self, worker_id: UUID) -> None:
-        """Ends a worker's lease; what it still holds is rescued."""
+    async def retire_worker(self, worker_id: UUID, *, unharmed: bool = False) -> None:
+        """Ends a worker's lease; what it still holds is rescued: as suspects, unless it did the worker no harm."""
 
     async def claim(
         self,

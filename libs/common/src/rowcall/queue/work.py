@@ -105,9 +105,9 @@ class PostgresWorkQueue:
         """See WorkQueue.register_worker."""
         await self._house.rows("register_worker", {"worker_id": worker_id, "name": name, "lease": lease})
 
-    async def retire_worker(self, worker_id: UUID) -> None:
+    async def retire_worker(self, worker_id: UUID, *, unharmed: bool = False) -> None:
         """See WorkQueue.retire_worker."""
-        await self._house.rows("retire_worker", {"worker_id": worker_id})
+        await self._house.rows("retire_worker", {"worker_id": worker_id, "unharmed": unharmed})
 
     async def claim(
         self,

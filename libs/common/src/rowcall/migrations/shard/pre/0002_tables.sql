@@ -121,6 +121,8 @@ create table rowcall.worker (
   renewed_at timestamptz not null default clock_timestamp(),
   lease_until timestamptz not null,
   dead_at timestamptz,
+  -- Whether it took its leave in good health: what it still held is no suspect.
+  unharmed boolean not null default false,
   -- Whether its renewing session holds an advisory lock, which vanishes with it.
   guarded boolean not null default false,
   -- How late its event loop was at worst since the renewal before.

@@ -79,13 +79,14 @@ begin
 end
 $$;
 
--- A worker that has drained takes its leave; what it still held is rescued.
-create function rowcall.retire_worker(p_worker_id uuid)
+-- A worker that has drained, or takes another identity, takes its leave; what it still
+-- held is rescued. p_unharmed: that did the worker no harm, and perhaps was never begun.
+create function rowcall.retire_worker(p_worker_id uuid, p_unharmed boolean)
 returns void
 language sql security definer set search_path = pg_catalog, pg_temp
 as $$
   update rowcall.worker w
-  set dead_at = clock_timestamp()
+  set dead_at = clock_timestamp(), unharmed = p_unharmed
   where w.worker_id = p_worker_id and w.dead_at is null
 $$;
 

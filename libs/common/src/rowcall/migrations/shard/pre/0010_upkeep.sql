@@ -50,6 +50,7 @@ $$;
 -- open transaction left for the next round. The lease number rises, so that the
 -- zombie's settle comes too late. A death condemns nobody: what was lost is a suspect
 -- and runs alone next time. Only a job that was lost p_lost_limit times while it ran alone fails.
+-- What a worker left behind that retired unharmed is as suspect as before.
 create function rowcall.rescue_jobs(
   p_limit integer, p_lost_limit integer, p_lost_error bytea, p_cancelled_error bytea
 )
@@ -63,10 +64,10 @@ begin
   return query
   with orphan as materialized (
     select
-      j.tenant, j.job_id, j.lease, w.name as worker,
+      j.tenant, j.job_id, j.lease, w.name as worker, w.unharmed,
       case
         when j.cancel_requested_at is not null then 6
-        when j.held = 2 and j.lost_alone + 1 >= p_lost_limit then 5
+        when j.held = 2 and not w.unharmed and j.lost_alone + 1 >= p_lost_limit then 5
         else 2
       end::smallint as new_state
     from rowcall.worker w
@@ -84,8 +85,8 @@ begin
       lease = j.lease + 1,
       attempt = j.attempt - 1,
       lost = j.lost + 1,
-      lost_alone = j.lost_alone + case when j.held = 2 then 1 else 0 end,
-      held = 2,
+      lost_alone = j.lost_alone + case when j.held = 2 and not o.unharmed then 1 else 0 end,
+      held = case when o.unharmed then j.held else 2 end,
       worker_id = null,
       attempt_deadline = null,
       attempts = rowcall.with_attempt(j, o.worker, 5, null, null, null, null)
