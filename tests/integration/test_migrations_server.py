@@ -12,7 +12,7 @@ from rowcall.errors import RowcallError
 from rowcall.migrations import MigrationError, check_schema, discover, migrate
 from tests.fix_postgres import RestartablePostgres
 
-ROLES = ["rowcall_gateway", "rowcall_owner", "rowcall_reader", "rowcall_worker"]
+ROLES = ["rowcall_gateway", "rowcall_owner", "rowcall_reader", "rowcall_submitter", "rowcall_worker"]
 
 
 def run(dsn: str, *statements: str) -> list[tuple[object, ...]]:

@@ -224,3 +224,32 @@ async def test_one_session_at_a_time_stands_for_a_worker(queue: Queue) -> None:
     ):
         assert await (await first.execute(guard, [worker])).fetchone() == (True,)
         assert await (await second.execute(guard, [worker])).fetchone() == (False,)
+
+
+async def test_who_was_cut_off_itself_buries_nobody_before_the_others_could_come_back(queue: Queue) -> None:
+    """A network that is away for all makes everybody look dead to the first who is back."""
+    grace = timedelta(seconds=1)
+    first, other = await queue.worker("first"), await queue.worker("other")
+    await queue.admin.execute(
+        "update rowcall.worker set steady_since = steady_since - interval '1 hour', "
+        "renewed_at = renewed_at - interval '10 seconds'"
+    )
+    await queue.die(other)
+    assert await queue.renew(first)
+    assert await queue.work.bury_workers(grace, by=first) == [], "it is back for an instant only"
+    await queue.admin.execute("update rowcall.worker set steady_since = steady_since - interval '2 seconds'")
+    assert await queue.work.bury_workers(grace, by=first) == [(other, "other")]
+
+
+async def test_renewals_that_come_in_time_are_steady_and_the_long_dead_need_nobody_steady(queue: Queue) -> None:
+    grace = timedelta(seconds=1)
+    first, second, third = [await queue.worker(name) for name in ("first", "second", "third")]
+    await queue.admin.execute("update rowcall.worker set steady_since = steady_since - interval '1 hour'")
+    assert await queue.renew(first)
+    await queue.die(second)
+    assert await queue.work.bury_workers(grace, by=first) == [(second, "second")]
+    await queue.admin.execute(
+        "update rowcall.worker set lease_until = clock_timestamp() - interval '2 minutes' where worker_id = %s", [third]
+    )
+    assert await queue.work.bury_workers(grace, by=await queue.worker("new")) == [(third, "third")]
+    assert not await queue.renew(third)

@@ -164,3 +164,12 @@ async def test_failures_are_grouped_most_first(queue: Queue) -> None:
 
     assert await found(JobFilter(error_fingerprint=most.error_fingerprint)) == [call.job_id for call in reversed(jams)]
     assert await found(JobFilter(states=[FAILED], error_fingerprint=least.error_fingerprint)) == [torn.job_id]
+
+
+async def test_a_job_that_never_ran_has_no_attempt_after_its_replay(queue: Queue) -> None:
+    call = queue.call(deadline=timedelta(hours=1))
+    await queue.submit(call)
+    await queue.admin.execute("update rowcall.job set deadline = clock_timestamp()")
+    assert [ended.job_id for ended in await queue.work.expire_jobs(10)] == [call.job_id]
+    assert set(await queue.store.replay("acme", [call.job_id])) == {call.job_id}
+    assert (await queue.row(call)).attempts == []

@@ -205,7 +205,7 @@ async def test_leases_are_renewed_while_the_standby_is_away(shard: Shard) -> Non
 async def test_nobody_is_buried_within_the_grace_after_a_promotion(shard: Shard) -> None:
     """The standby's server has run for long, but none of the living has a session there yet."""
     cluster = shard.cluster
-    bury = "select string_agg(name, ',') from rowcall.bury_workers(%s)"
+    bury = "select string_agg(name, ',') from rowcall.bury_workers(%s, null)"
     now = timedelta(0)
     # Workers look every half second; what they saw last, the standby has.
     assert await cluster.on_primary(bury, now) is None

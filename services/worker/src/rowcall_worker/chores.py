@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +29,8 @@ class Chore:
     """Does it once; whatever it raises is logged, and it is tried again."""
     every: float
     """Seconds between rounds, spread by a fifth: workers that were started together do not come together."""
+    share: float = 1.0
+    """Of the time, at most, that it may take: after a long round it comes less often."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Set to have the next round at once."""
 
@@ -60,6 +63,7 @@ class Chores:
         failing = False
         while True:
             chore.wake.clear()
+            began = time.monotonic()
             try:
                 await chore.work()
                 failing = False
@@ -73,6 +77,7 @@ class Chores:
                         exc_info=None if isinstance(error, RowcallError) else error,
                     )
                 failing = True
-            pause = chore.every * random.uniform(0.8, 1.2)  # noqa: S311  spreads, guards nothing
+            least = max(chore.every, (time.monotonic() - began) / chore.share)
+            pause = least * random.uniform(0.8, 1.2)  # noqa: S311  spreads, guards nothing
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(chore.wake.wait(), pause)

@@ -35,6 +35,8 @@ PAUSES_EVERY: Final = 1.0
 AGE_EVERY: Final = 1.0
 FORGET_EVERY: Final = 60.0
 HISTORY_EVERY: Final = 3600.0
+PAUSES_SHARE: Final = 0.05
+"""Of the time, at most: with a million jobs behind a pause a look takes a second, and claims honour pauses by themselves."""
 DROP_AGAIN_EVERY: Final = 30.0
 """Seconds. A day that could not be dropped is tried again: somebody was reading history."""
 
@@ -61,7 +63,7 @@ class Maintainer:
         """When the days were last all in order."""
         self._elected_chores = (
             Chore("end attempts and jobs over their time", self._if_elected(self._expire), SWEEP_EVERY),
-            Chore("set aside what is paused", self._if_elected(self._pauses), PAUSES_EVERY),
+            Chore("set aside what is paused", self._if_elected(self._pauses), PAUSES_EVERY, share=PAUSES_SHARE),
             Chore("age jobs", self._if_elected(self._age), AGE_EVERY),
             Chore("forget keys and turns", self._if_elected(self._forget), FORGET_EVERY),
             Chore("make days of history", self._if_elected(self._make_days), HISTORY_EVERY),

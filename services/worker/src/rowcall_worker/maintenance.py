@@ -62,14 +62,18 @@ class Telling:
 class Maintenance:
     """The housekeeping that every worker does on one shard."""
 
-    def __init__(self, queue: WorkQueue, *, shard: str, telling: Telling) -> None:
+    def __init__(
+        self, queue: WorkQueue, *, shard: str, worker_id: Callable[[], UUID | None], telling: Telling
+    ) -> None:
         """Args:
         queue: The shard's.
         shard: Its name, for the log.
+        worker_id: The worker's present identity; None while it has none.
         telling: Is told of the jobs that were moved.
         """
         self._queue = queue
         self._shard = shard
+        self._worker_id = worker_id
         self._telling = telling
         self._promote_chore = Chore("promote due jobs", self._promote, PROMOTE_EVERY)
         self._rescue_chore = Chore("rescue jobs", self._rescue, BURY_EVERY)
@@ -101,7 +105,10 @@ class Maintenance:
             full = sum(promoted.values()) >= PROMOTE_BATCH
 
     async def _rescue(self) -> None:
-        for worker_id, name in await self._queue.bury_workers():
+        own_id = self._worker_id()
+        # Who is not registered itself may have been cut off together with those it would bury.
+        dead = [] if own_id is None else await self._queue.bury_workers(by=own_id)
+        for worker_id, name in dead:
             _log.warning("worker declared dead", shard=self._shard, worker=name, worker_id=str(worker_id))
         full = True
         while full:

@@ -110,10 +110,12 @@ class ShardWorker:
         self._shares = shares
         self._solitude = solitude
         self._telling = telling = Telling(self._ready, self._done)
-        self._maintenance = Maintenance(self._queue, shard=shard.name, telling=telling)
-        self._maintainer = Maintainer(
-            self._queue, shard=shard.name, worker_id=lambda: self._registrar.worker_id, telling=telling
-        )
+
+        def worker_id() -> UUID | None:
+            return self._registrar.worker_id
+
+        self._maintenance = Maintenance(self._queue, shard=shard.name, worker_id=worker_id, telling=telling)
+        self._maintainer = Maintainer(self._queue, shard=shard.name, worker_id=worker_id, telling=telling)
         self._settler = Settler(
             self._queue, shard=shard.name, done=self._done, again=self._maintenance.due_in, ready=self._ready
         )

@@ -187,10 +187,11 @@ class WorkQueue(Protocol):
     async def promote(self, limit: int) -> dict[int, int]:
         """Makes due jobs ready; how many in which queue."""
 
-    async def bury_workers(self, grace: timedelta = ...) -> list[tuple[UUID, str]]:
+    async def bury_workers(self, grace: timedelta = ..., *, by: UUID | None = None) -> list[tuple[UUID, str]]:
         """Marks workers dead whose lease is over, or whose session is gone and who missed two beats; their ids and names.
 
-        None within the grace after the server's start: the living come back first.
+        None within the grace after the server's start, nor while the worker that asks has not itself renewed
+        steadily for so long: the living come back first.
         """
 
     async def rescue(self, limit: int) -> list[Rescued]:

@@ -1,1 +1,1 @@
-select worker_id, name from rowcall.bury_workers(p_grace => %(grace)s)
+select worker_id, name from rowcall.bury_workers(p_grace => %(grace)s, p_by => %(by)s::uuid)

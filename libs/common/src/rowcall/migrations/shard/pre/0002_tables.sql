@@ -123,6 +123,8 @@ create table rowcall.worker (
   dead_at timestamptz,
   -- Whether it took its leave in good health: what it still held is no suspect.
   unharmed boolean not null default false,
+  -- Since when its renewals have come without a gap of more than three beats.
+  steady_since timestamptz not null default clock_timestamp(),
   -- Whether its renewing session holds an advisory lock, which vanishes with it.
   guarded boolean not null default false,
   -- How late its event loop was at worst since the renewal before.

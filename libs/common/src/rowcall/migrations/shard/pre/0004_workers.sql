@@ -63,7 +63,12 @@ as $$
 begin
   perform rowcall.without_standby();
   update rowcall.worker w
-  set renewed_at = clock_timestamp(), lease_until = clock_timestamp() + p_lease, loop_lag = p_loop_lag
+  set
+    renewed_at = clock_timestamp(), lease_until = clock_timestamp() + p_lease, loop_lag = p_loop_lag,
+    steady_since = case
+      when w.renewed_at < clock_timestamp() - interval '3 seconds' then clock_timestamp()
+      else w.steady_since
+    end
   where w.worker_id = p_worker_id and w.dead_at is null;
   if not found then
     return query select false, null::text[], null::uuid[], null::bigint[], null::integer[];
@@ -94,9 +99,12 @@ $$;
 -- their jobs are taken back: those whose lease is over; and, sooner, those whose
 -- session is gone and who have missed two beats of a second. A session that was cut
 -- (or a server that was restarted) frees the locks of the living: they have two beats, and
--- after the server's start, or a standby's promotion, p_grace, to come back. Forgets those
--- that are dead for a day and hold nothing any more.
-create function rowcall.bury_workers(p_grace interval)
+-- after the server's start, or a standby's promotion, p_grace, to come back. Nor does p_by,
+-- the worker that asks (null: nobody in particular), bury others before its own renewals
+-- have come steadily for so long: what cut it off may have cut them off too. But a
+-- worker whose lease has been over for a minute is dead in any case. Forgets those that
+-- are dead for a day and hold nothing any more.
+create function rowcall.bury_workers(p_grace interval, p_by uuid)
 returns table (worker_id uuid, name text)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -104,6 +112,9 @@ as $$
 declare
   -- The name of a file of WAL begins with it. A standby has run for long when it is promoted.
   v_timeline text := left(pg_walfile_name(pg_current_wal_lsn()), 8);
+  v_steady boolean := p_by is null or exists (
+    select from rowcall.worker w where w.worker_id = p_by and w.steady_since <= clock_timestamp() - p_grace
+  );
 begin
   update rowcall.shard_info i
   set timeline = v_timeline, timeline_since = case when i.timeline is not null then clock_timestamp() end
@@ -124,8 +135,9 @@ begin
       from rowcall.worker d
       where d.dead_at is null
         and (
-          d.lease_until < clock_timestamp()
-          or d.guarded
+          d.lease_until < clock_timestamp() - case when v_steady then interval '0' else interval '1 minute' end
+          or v_steady
+          and d.guarded
           and d.renewed_at < clock_timestamp() - interval '2 seconds'
           and not exists (
             select

@@ -103,10 +103,11 @@ begin
       f.lease + 1, 0, f.replays + 1, f.payload_key_id, clock_timestamp() + p.deadline, clock_timestamp(), f.created_at,
       clock_timestamp(), f.request, f.request_id, f.actor, f.fairness_key, f.traceparent, f.tracestate,
       f.parent_job_id, f.on_done, f.labels,
-      coalesce(f.attempts, '[]'::jsonb) || jsonb_strip_nulls(jsonb_build_object(
+      -- One whose deadline was over before it ever ran has no attempt to add.
+      case when f.attempt = 0 then f.attempts else coalesce(f.attempts, '[]'::jsonb) || jsonb_strip_nulls(jsonb_build_object(
         'attempt', f.attempt, 'worker', f.worker, 'started', f.started_at, 'ended', f.finished_at, 'outcome', 3,
         'code', f.error_code, 'message', f.error_message, 'span', f.span_id, 'error', encode(f.error, 'base64')
-      ))
+      )) end
     from placed f
     cross join turn t
     join rowcall.policy p on p.policy_id = f.policy_id
