@@ -34,6 +34,9 @@ class ServiceProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # A group of its own: one that is stopped by a test must not be among the jobs of this run's group. Were that
+            # orphaned meanwhile, the kernel would hang up the whole run.
+            process_group=0,
         )
         # A pipe that nobody reads fills up and stops the process.
         self._reader = threading.Thread(target=self._read_log, daemon=True)

@@ -62,9 +62,7 @@ class Telling:
 class Maintenance:
     """The housekeeping that every worker does on one shard."""
 
-    def __init__(
-        self, queue: WorkQueue, *, shard: str, worker_id: Callable[[], UUID | None], telling: Telling
-    ) -> None:
+    def __init__(self, queue: WorkQueue, *, shard: str, worker_id: Callable[[], UUID | None], telling: Telling) -> None:
         """Args:
         queue: The shard's.
         shard: Its name, for the log.

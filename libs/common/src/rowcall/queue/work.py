@@ -199,9 +199,7 @@ class PostgresWorkQueue:
         """See WorkQueue.promote."""
         return {row[0]: row[1] for row in await self._house.rows("promote_jobs", {"limit": limit})}
 
-    async def bury_workers(
-        self, grace: timedelta = START_GRACE, *, by: UUID | None = None
-    ) -> list[tuple[UUID, str]]:
+    async def bury_workers(self, grace: timedelta = START_GRACE, *, by: UUID | None = None) -> list[tuple[UUID, str]]:
         """See WorkQueue.bury_workers."""
         return [(row[0], row[1]) for row in await self._house.rows("bury_workers", {"grace": grace, "by": by})]
 
