@@ -3,6 +3,9 @@
 
 PYTHON ?= $(shell command -v python3.11 2>/dev/null || command -v python3 2>/dev/null || echo python3)
 
+# As many tests run at a time, each with a Postgres of its own.
+PROCESSES ?= 2
+
 UV       := .tools/uv/bin/uv
 BIN      := .venv/bin
 # Inside .venv, so that a removed environment takes its stamp along.
@@ -41,7 +44,7 @@ dev: setup ## The whole system in one process on 127.0.0.1:50051, until Ctrl-C
 	@$(BIN)/rowcall dev --listen 127.0.0.1:50051 --data-dir .rowcall/dev --shards 2
 
 test: setup ## All tests but the benchmarks, on a real Postgres of their own
-	@$(BIN)/pytest -m "not bench and not proofs" $(ARGS)
+	@$(BIN)/pytest -n $(PROCESSES) --dist loadfile -m "not bench and not proofs" $(ARGS)
 
 test-%: setup ## One kind of tests: make test-unit, test-contract, test-integration, test-polyglot, test-chaos
 	@$(BIN)/pytest -m "$*" $(ARGS)

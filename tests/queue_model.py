@@ -207,10 +207,11 @@ class Model:
     def replay(self, job_id: UUID) -> None:
         """A failed job is made ready again."""
         job = self.jobs[job_id]
+        # One whose deadline was over before it ever ran has no attempt to be remembered.
+        job.attempts += min(job.attempt, 1)
         job.state, job.held, job.worker, job.cancel = READY, 0, None, False
         job.attempt = job.lost = job.lost_alone = 0
         job.lease += 1
         job.replays += 1
-        job.attempts += 1
         # As its policy says, which has none.
         job.deadline = None
