@@ -164,7 +164,7 @@ async def test_many_waiting_calls_are_asked_for_together(
 
     # Each call asks some ten times in two seconds: 2,000 questions, had each its own.
     assert len(asked) < 400
-    assert max(asked) > 20
+    assert sum(asked) > 2 * len(asked)
     assert {await call.code() for call in calls} == {grpc.StatusCode.DEADLINE_EXCEEDED}
 
 

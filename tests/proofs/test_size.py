@@ -106,7 +106,8 @@ async def test_a_full_store_beside_an_empty_one_and_a_day_dropped_beside_a_reade
 async def drop_a_day(dsn: str) -> None:
     """A day's partition goes while history is read for two minutes and the queue works."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        # A day of long ago, with a million rows of the others'.
+        # A day of long ago, with a million rows of the others'; the owner's, as every day is.
+        connection.execute("set role rowcall_owner")
         connection.execute(
             "create table rowcall.job_history_standard_20200101 (like rowcall.job_history_standard including all)"
         )
