@@ -229,6 +229,7 @@ async def test_one_session_at_a_time_stands_for_a_worker(queue: Queue) -> None:
 async def test_who_was_cut_off_itself_buries_nobody_before_the_others_could_come_back(queue: Queue) -> None:
     """A network that is away for all makes everybody look dead to the first who is back."""
     grace = timedelta(seconds=1)
+    await until(lambda: queue.value("select pg_postmaster_start_time() < clock_timestamp() - %s", grace))
     first, other = await queue.worker("first"), await queue.worker("other")
     await queue.admin.execute(
         "update rowcall.worker set steady_since = steady_since - interval '1 hour', "
@@ -243,6 +244,7 @@ async def test_who_was_cut_off_itself_buries_nobody_before_the_others_could_come
 
 async def test_renewals_that_come_in_time_are_steady_and_the_long_dead_need_nobody_steady(queue: Queue) -> None:
     grace = timedelta(seconds=1)
+    await until(lambda: queue.value("select pg_postmaster_start_time() < clock_timestamp() - %s", grace))
     first, second, third = [await queue.worker(name) for name in ("first", "second", "third")]
     await queue.admin.execute("update rowcall.worker set steady_since = steady_since - interval '1 hour'")
     assert await queue.renew(first)
