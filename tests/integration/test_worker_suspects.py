@@ -143,6 +143,7 @@ async def test_an_idle_worker_runs_suspects_one_by_one_on_all_its_shards(
     assert all(handler.alone(name) for name in handler.order)
 
 
+@pytest.mark.hinted("without hints suspects are noticed a second later, when the ordinary work of this test is over")
 async def test_a_busy_worker_goes_quiet_for_a_suspect_and_works_on(
     cluster: Cluster, calls: Calls, workers: Workers
 ) -> None:
@@ -158,7 +159,7 @@ async def test_a_busy_worker_goes_quiet_for_a_suspect_and_works_on(
     assert all(handler.alone(name) for name in names)
     # In the middle of the others, which run together.
     last = max(handler.order.index(name) for name in names)
-    assert 4 < last < len(handler.order) - 1
+    assert 4 < last < len(handler.order) - 20
     assert not all(handler.alone(f"ordinary {number}") for number in range(200))
 
 
