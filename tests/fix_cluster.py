@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,19 @@ def migrate_all(catalogue_dsn: str, shards: Mapping[str, str]) -> None:
 
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, run()).result()
+
+
+@contextmanager
+def durable_cluster(settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+    """A catalogue and the shard "a" on a durable Postgres of their own on disk, for what is measured."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        with embedded.start(Path(directory) / "postgres", settings=settings) as postgres:
+            for name in (CATALOGUE, "a"):
+                postgres.create_database(name)
+            cluster = Cluster(postgres.dsn(CATALOGUE), {"a": postgres.dsn("a")})
+            migrate_all(cluster.catalogue_dsn, cluster.shards)
+            yield cluster
 
 
 @pytest.fixture(scope="session")

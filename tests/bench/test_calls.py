@@ -10,19 +10,16 @@ import asyncio
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TypeAlias
 
 import grpc
 import pytest
 
-from rowcall import embedded
 from rowcall.probe.v1 import probe_pb2, probe_pb2_grpc
-from tests.fix_cluster import Cluster, migrate_all
+from tests.fix_cluster import durable_cluster
 from tests.fix_services import Services
 
 ROUNDS = 3
@@ -92,13 +89,7 @@ async def rate(address: str, call: Call, in_flight: int) -> tuple[float, float]:
 def system() -> Iterator[tuple[str, str]]:
     """Gateway and worker on a durable Postgres on disk, a bare echo server beside them; their addresses."""
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        directory.chmod(0o755)
-        postgres = stack.enter_context(embedded.start(directory / "postgres"))
-        for name in ("catalogue", "a"):
-            postgres.create_database(name)
-        cluster = Cluster(postgres.dsn("catalogue"), {"a": postgres.dsn("a")})
-        migrate_all(cluster.catalogue_dsn, cluster.shards)
+        cluster = stack.enter_context(durable_cluster())
         services = Services(cluster, stack)
         gateway = services.gateway()
         worker = services.worker()

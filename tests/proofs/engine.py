@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
-from rowcall import embedded
 from rowcall.catalogue.model import Policy
 from rowcall.queue.marks import LowWaterMark
 from rowcall.queue.model import MethodIds, Settled, Settlement, Submission
 from rowcall.queue.postgres import PostgresJobStore, PostgresWorkQueue
 from rowcall.v1.job_pb2 import JobState
-from tests.fix_cluster import migrate_all
+from tests.fix_cluster import durable_cluster
 
 BATCH = 100
 REQUEST = bytes(200)
@@ -38,16 +35,11 @@ CLAIMERS = 2
 @contextmanager
 def shard(**postgres: str) -> Iterator[str]:
     """A migrated shard on a durable Postgres of its own; its connection string as superuser."""
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        directory.chmod(0o755)
-        server = stack.enter_context(embedded.start(directory / "postgres", settings=postgres or None))
-        for name in ("catalogue", "a"):
-            server.create_database(name)
-        migrate_all(server.dsn("catalogue"), {"a": server.dsn("a")})
-        with psycopg.connect(server.dsn("a"), autocommit=True) as connection:
+    with durable_cluster(postgres or None) as cluster:
+        dsn = cluster.shards["a"]
+        with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute("select rowcall.adopt_tenant('acme', 1)")
-        yield server.dsn("a")
+        yield dsn
 
 
 @dataclass(slots=True)

@@ -7,12 +7,10 @@ rows: from ready to started, both by the database's clock.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import psycopg
@@ -20,13 +18,12 @@ import pytest
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 
-from rowcall import embedded
 from rowcall.probe.v1.probe_pb2 import RunRequest
 from rowcall.v1.job_service_pb2 import BatchSubmitRequest, JobSpec
 from rowcall.v1.job_service_pb2_grpc import JobServiceStub
 from rowcall.v1.queue_service_pb2 import SetTenantWeightRequest
 from rowcall.v1.queue_service_pb2_grpc import QueueServiceStub
-from tests.fix_cluster import Cluster, migrate_all
+from tests.fix_cluster import durable_cluster
 from tests.fix_services import Services
 from tests.proofs.figures import keep, percentile, say
 
@@ -53,16 +50,10 @@ class System:
 def system() -> Iterator[System]:
     """A gateway on a durable Postgres with one shard."""
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        directory.chmod(0o755)
-        postgres = stack.enter_context(embedded.start(directory / "postgres"))
-        for name in ("catalogue", "a"):
-            postgres.create_database(name)
-        cluster = Cluster(postgres.dsn("catalogue"), {"a": postgres.dsn("a")})
-        migrate_all(cluster.catalogue_dsn, cluster.shards)
+        cluster = stack.enter_context(durable_cluster())
         services = Services(cluster, stack)
         gateway = services.gateway()
-        yield System(gateway.address(), postgres.dsn("a"), services)
+        yield System(gateway.address(), cluster.shards["a"], services)
 
 
 def job() -> JobSpec:
