@@ -26,7 +26,7 @@ export UV_SYSTEM_CERTS ?= true
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test proofs test-postgres check check-list lint format generate lock chaos guards bench clean
+.PHONY: help setup demo dev test proofs test-postgres check check-list lint format generate lock chaos guards bench bench-long clean
 
 help: ## This list
 	@echo "Rowcall: a typed gRPC call, kept as a Postgres row until it is answered."
@@ -55,14 +55,19 @@ test-postgres: setup ## Tests on Postgres 15, 16, 18, without hints, through PgB
 chaos: setup ## The tests that break things, in their long form: an hour
 	@ROWCALL_CHAOS=long $(BIN)/pytest tests/chaos tests/integration/test_queue_model.py -s $(ARGS)
 
-proofs: setup ## Fairness, held snapshots, ten million rows: figures into build/proofs.json (45 min; ONLY=fairness, snapshot or size)
+proofs: setup ## Fairness, held snapshots, a day dropped: figures into build/proofs.json (45 min; ONLY=fairness, snapshot or size)
 	@$(BIN)/pytest -m proofs -s $(if $(ONLY),tests/proofs/test_$(ONLY).py) $(ARGS)
 
 guards: setup ## Take out each guard in turn and see its tests fail, in a copy: 15 minutes; ONLY=text for some
 	@$(BIN)/python -m tools.guards $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
-bench: setup ## The benchmarks: figures, not verdicts
-	@$(BIN)/pytest -m bench -s $(ARGS)
+bench: setup ## Limits, other queues and ourselves, in turn: 15 minutes; ONLY=name runs one, into build/bench.json and .svg
+	@$(UV) sync --quiet --frozen --all-packages --group bench
+	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+bench-long: setup ## The benchmarks that take long: history, snapshot, tail; an hour and a half
+	@$(UV) sync --quiet --frozen --all-packages --group bench
+	@$(BIN)/python -m tests.bench --long $(ARGS)
 
 check: setup ## Every check of the source; make check-NAME runs one, make check-list names them
 	@$(BIN)/python tools/check.py

@@ -7,35 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import pytest
 
 from tests.proofs.engine import Seen, engine, held_snapshot, shard
 from tests.proofs.figures import keep, percentile, say
+from tests.proofs.snapshot import BURST, FULL_RATE_SECONDS, full_rate_and_burst
 
-FULL_RATE_SECONDS = 60.0
-BURST = 50_000
 READERS = 3
 READER_SECONDS = 120.0
 READER_QUERY = "select count(*), max(finished_at) from rowcall.job_history"
-
-
-async def full_rate_and_burst(dsn: str, beside: Callable[[], AbstractContextManager[None]]) -> tuple[float, Seen]:
-    """Jobs a second over a minute at full rate and a burst, until all are settled."""
-    async with engine(dsn) as load:
-        await load.submit(2_000)
-        await load.drain()
-        load.seen = Seen()
-        with beside():
-            began = time.monotonic()
-            async with load.claiming():
-                await load.produce(FULL_RATE_SECONDS)
-                await load.submit(BURST)
-            elapsed = time.monotonic() - began
-        assert load.seen.settled == load.seen.submitted
-        return load.seen.settled / elapsed, load.seen
 
 
 @pytest.mark.timeout(1200)

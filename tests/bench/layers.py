@@ -1,0 +1,51 @@
+"""What can be switched on beside the defaults, to see what it costs: `--with NAME`.
+
+What is not built yet is listed too: asked for, it is refused and not left out in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One switch."""
+
+    name: str
+    about: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What services are started with."""
+    built: bool = True
+    """Whether this release has it."""
+
+
+LAYERS = (
+    Layer(
+        "tracing",
+        "a span for each RPC, 5 % of them recorded, exported over OTLP to nobody",
+        {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": "0.05",
+        },
+    ),
+    Layer("jwt", "callers known by bearer tokens", built=False),
+    Layer("rls", "row level security for reads", built=False),
+    Layer("metrics", "OpenTelemetry metrics", built=False),
+)
+
+
+class UnknownLayer(ValueError):
+    """A layer that there is not, or not yet."""
+
+
+def named(name: str) -> Layer:
+    """A layer. Raises UnknownLayer."""
+    for layer in LAYERS:
+        if layer.name == name:
+            if not layer.built:
+                raise UnknownLayer(f"{name} ({layer.about}) is not built in this release; leave it out")
+            return layer
+    raise UnknownLayer(f"there is no layer {name!r}; there are {', '.join(layer.name for layer in LAYERS)}")

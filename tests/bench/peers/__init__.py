@@ -1,0 +1,130 @@
+"""Other queues, each in an environment of its own that is made below build/bench and pinned by a lock file beside its driver.
+
+A driver is a script with the actions prepare, fill, drain and starts; it runs in a process of its own, times itself, counts
+its rows, and prints a JSON object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tests.bench.figures import BUILD
+
+ROOT: Final = Path(__file__).parents[3]
+HERE: Final = Path(__file__).parent
+
+
+class NotHad(Exception):
+    """A queue cannot be installed here; says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another queue."""
+
+    name: str
+    command: Callable[[], Sequence[str]]
+    """How its driver is run, in its environment."""
+    install: Callable[[], str]
+    """Makes the environment; returns the queue's version. Raises NotHad."""
+
+    async def prepare(self, dsn: str) -> None:
+        """Makes its schema where it is not there."""
+        await self._drive("prepare", dsn)
+
+    async def fill(self, dsn: str, count: int) -> None:
+        """Enqueues jobs that do nothing, with 200 bytes each, in bulk."""
+        await self._drive("fill", dsn, count)
+
+    async def drain(self, dsn: str, count: int) -> float:
+        """Does all of them in one worker process; seconds from the first job's start until every row says done."""
+        found: float = (await self._drive("drain", dsn, count))["seconds"]
+        return found
+
+    async def starts(self, dsn: str, count: int) -> list[float]:
+        """Milliseconds from just before a job is enqueued to its first line in an idle worker process, one by one."""
+        found: list[float] = (await self._drive("starts", dsn, count))["milliseconds"]
+        return found
+
+    async def _drive(self, action: str, dsn: str, count: int = 0) -> dict[str, Any]:
+        process = await asyncio.create_subprocess_exec(
+            *self.command(),
+            action,
+            dsn,
+            str(count),
+            cwd=_home(self.name),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, errors = await process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"{self.name}, {action}: ended with {process.returncode}: {errors.decode()[-2000:]}")
+        found: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return found
+
+
+def _home(name: str) -> Path:
+    """Where a peer's environment is made."""
+    return BUILD / "bench" / name
+
+
+def _npm(name: str, package: str, folder: str) -> Peer:
+    home = _home(name)
+
+    def install() -> str:
+        npm = shutil.which("npm")
+        if npm is None:
+            raise NotHad("there is no npm on PATH; install Node.js 20 or later")
+        _copy(folder, home, "package.json", "package-lock.json")
+        _run([npm, "ci", "--no-audit", "--no-fund"], home)
+        version: str = json.loads((home / "node_modules" / package / "package.json").read_text())["version"]
+        return version
+
+    return Peer(name, lambda: ["node", str(HERE / folder / "drive.mjs")], install)
+
+
+def _uv(name: str, folder: str) -> Peer:
+    home = _home(name)
+
+    def install() -> str:
+        own = ROOT / ".tools/uv/bin/uv"
+        uv = str(own) if own.exists() else shutil.which("uv")
+        if uv is None:
+            raise NotHad("there is no uv: run make setup")
+        _copy(folder, home, "pyproject.toml", "uv.lock")
+        _run([uv, "sync", "--quiet", "--frozen"], home)
+        code = f"import importlib.metadata; print(importlib.metadata.version({name!r}))"
+        return _run([str(home / ".venv/bin/python"), "-c", code], home).strip()
+
+    return Peer(name, lambda: [str(home / ".venv/bin/python"), str(HERE / folder / "drive.py")], install)
+
+
+def _copy(folder: str, home: Path, *names: str) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    for each in names:
+        shutil.copyfile(HERE / folder / each, home / each)
+
+
+def _run(command: Sequence[str], folder: Path) -> str:
+    # The workspace's own environment must not be taken for the peer's.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("UV_PROJECT", "VIRTUAL"))}
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise NotHad(f"{' '.join(command[:3])} in {folder} failed: {(ran.stderr or ran.stdout).strip()[-500:]}")
+    return ran.stdout
+
+
+PEERS: Final = (
+    _npm("graphile-worker", "graphile-worker", "graphile_worker"),
+    _uv("pgqueuer", "pgqueuer"),
+    _uv("procrastinate", "procrastinate"),
+)
