@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from rowcall.queue.work import START_GRACE
 from tests.chaos import effects
 from tests.chaos.calls import Caller, caller
 from tests.chaos.receipts import Receipt
@@ -40,6 +41,9 @@ select j.ready_at from rowcall.job j
 where exists (select from jsonb_array_elements(j.attempts) a where a ->> 'worker' like %s)
 """
 _RENEWED = "select min(renewed_at) from rowcall.worker where dead_at is null"
+_STEADY = """
+select bool_and(steady_since <= clock_timestamp() - %s) from rowcall.worker where dead_at is null
+"""
 _TERMINATE = "select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = %s"
 _LOST = """
 select sum(lost) from (select lost from rowcall.job union all select lost from rowcall.job_history) j
@@ -137,6 +141,21 @@ async def beat(stage: Stage, after: datetime) -> None:
     await until(lambda: asyncio.to_thread(renewed), seconds=BOUND, every=0.1)
 
 
+async def steady(stage: Stage) -> None:
+    """Waits until every living worker has been renewing for so long that it may declare others dead."""
+
+    def all_steady() -> bool:
+        for dsn in stage.cluster.shards.values():
+            with psycopg.connect(dsn) as connection:
+                row = connection.execute(_STEADY, [START_GRACE]).fetchone()
+                assert row is not None
+                if not row[0]:
+                    return False
+        return True
+
+    await until(lambda: asyncio.to_thread(all_steady), seconds=BOUND, every=0.1)
+
+
 @pytest.mark.straight("through a pooler the end of a session says nothing of its worker: the lease alone counts")
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("_round", range(ROUNDS))
@@ -147,6 +166,7 @@ async def test_a_killed_workers_jobs_are_ready_long_before_its_lease_is_over(
         first, second = held.stage.workers
         second.start()
         await asyncio.to_thread(second.process.ready)
+        await steady(held.stage)
         killed_at = held.stage.now()
         await asyncio.to_thread(first.process.kill)
         ready = await rescued(held.stage, first)

@@ -298,11 +298,16 @@ async def test_a_shard_that_is_away_is_named_and_a_pause_says_where_it_holds(
     assert pause.info == known[0].info
 
 
+_HAS_QUEUE = f"select name from rowcall.queue where name = '{QUEUE}'"
+
+
 async def test_a_shard_that_hangs_costs_the_call_its_bound_and_no_more(
     gateways: Gateways, cluster: Cluster, gate: Gate
 ) -> None:
     gateway = await gateways.start(shards={**cluster.service_shards, "a": gate.dsn}, connect_timeout="2s")
     client = Client(await gateways.channel(gateway))
+    # The methods, and so their queues, are published after the start, on each shard by itself.
+    await until(lambda: all(shard_rows(cluster, _HAS_QUEUE).values()))
     await client.list()
     gate.freeze()
 
