@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 from hypothesis import example, given
@@ -123,9 +125,24 @@ def test_minted_positions_differ() -> None:
 
 
 def test_mint_never_gives_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = iter(["0" * 32, TRACE, "0" * 16, "0" * 16, SPAN])
-    monkeypatch.setattr("rowcall.tracing.secrets.token_hex", lambda size: next(drawn))
-    assert TraceContext.mint().traceparent == f"00-{TRACE}-{SPAN}-00"
+    monkeypatch.setattr("rowcall.tracing._RANDOM.getrandbits", lambda bits: 0)
+    assert is_valid(TraceContext.mint())
+
+
+def test_processes_do_not_mint_the_same_ids() -> None:
+    code = "from rowcall.tracing import TraceContext; print(TraceContext.mint().traceparent)"
+    minted = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)}
+    assert len(minted) == 2
+
+
+def test_a_fork_mints_ids_of_its_own() -> None:
+    # In one write each: the two of them write into the same pipe.
+    code = (
+        "import os; from rowcall.tracing import TraceContext; os.fork(); "
+        "os.write(1, TraceContext.mint().traceparent.encode() + b' ')"
+    )
+    minted = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split()
+    assert len(set(minted)) == 2
 
 
 def test_child_stays_in_the_trace() -> None:

@@ -16,11 +16,9 @@ from google.rpc.status_pb2 import Status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowcall.context import CallContext
 from rowcall.errors import RowcallError
 from rowcall.probe.v1.probe_pb2 import EchoResponse, RunResponse
 from rowcall.queue.model import ClaimedJob, PolicyRow
-from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker import OperationFailed, finished, outcomes, response
@@ -33,8 +31,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def state(attempt: int = 1) -> AttemptState:
     """An attempt at a job."""
     job = ClaimedJob("acme", UUID(int=7), 3, attempt, 3, 1, 1, 1, b"", "r-1", None, None, None, {}, NOW, NOW, 0)
-    call = CallContext("acme", None, "r-1", TraceContext.mint(), "tenants/acme/operations/x", attempt)
-    return AttemptState(job, call, worker="w", max_attempts=5)
+    return AttemptState(job, worker="w", max_attempts=5)
 
 
 def policy(
@@ -138,7 +135,7 @@ async def test_a_context_remembers_as_grpcs_own() -> None:
     context.set_trailing_metadata([("key", "value")])
     assert (context.code(), context.details()) == (grpc.StatusCode.NOT_FOUND, "gone")
     assert tuple(context.trailing_metadata()) == (("key", "value"),)
-    assert context.peer() == "rowcall:tenants/acme/operations/x"
+    assert context.peer() == "rowcall:tenants/acme/operations/00000000-0000-0000-0000-000000000007"
     assert (context.peer_identities(), context.peer_identity_key(), context.auth_context()) == (None, None, {})
     assert context.time_remaining() is None
     await context.send_initial_metadata(())

@@ -8,15 +8,13 @@ It is a context variable: it follows awaits, child tasks and `asyncio.to_thread`
 from __future__ import annotations
 
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
 from rowcall.tracing import TraceContext
 
 
-@dataclass(frozen=True, slots=True)
-class CallContext:
+class CallContext(NamedTuple):
     """The identity and the trace of one call, or of one attempt at the job it became."""
 
     tenant: str
@@ -33,12 +31,26 @@ class CallContext:
     """Which attempt, from 1; None at the gateway."""
 
 
-_current: Final[ContextVar[CallContext | None]] = ContextVar("rowcall_call", default=None)
+class Bearer(Protocol):
+    """What knows a call, and need not say it before somebody asks: most attempts are never asked."""
+
+    @property
+    def call(self) -> CallContext:
+        """The call; the same each time."""
+
+
+_current: Final[ContextVar[CallContext | Bearer | None]] = ContextVar("rowcall_call", default=None)
 
 
 def current() -> CallContext | None:
     """The call that the running code belongs to; None outside of one."""
-    return _current.get()
+    found = _current.get()
+    return found if found is None or isinstance(found, CallContext) else found.call
+
+
+def enter(bearer: Bearer) -> None:
+    """Makes its call the current one for the rest of the running context, which must be nobody else's."""
+    _current.set(bearer)
 
 
 class bind:  # noqa: N801  used as a verb: with bind(call): …
@@ -48,7 +60,7 @@ class bind:  # noqa: N801  used as a verb: with bind(call): …
 
     def __init__(self, call: CallContext) -> None:
         self._call = call
-        self._token: Token[CallContext | None] | None = None
+        self._token: Token[CallContext | Bearer | None] | None = None
 
     def __enter__(self) -> CallContext:
         if self._token is not None:

@@ -6,6 +6,8 @@ Used by the gateway (accept), the worker (rehydrate) and `rowcall.context`.
 
 from __future__ import annotations
 
+import os
+import random
 import re
 import secrets
 from collections.abc import Iterable
@@ -28,6 +30,12 @@ _NO_SPAN: Final = "0" * 16
 _SAMPLED: Final = 0x01
 # "trace-flags": bits that this version does not define are not passed on.
 _KNOWN_FLAGS: Final = 0x03
+
+
+# Ids must differ, not be secret ("trace-id": "randomly generated"); seeded by the system, each process for itself. A read of
+# the system's own for every id costs ten times as much.
+_RANDOM: Final = random.Random(secrets.randbits(256))  # noqa: S311
+os.register_at_fork(after_in_child=lambda: _RANDOM.seed(secrets.randbits(256)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +89,16 @@ class TraceContext:
     @classmethod
     def mint(cls, *, sampled: bool = False) -> Self:
         """The root of a new trace, with random ids."""
-        return cls(f"00-{_random_id(16)}-{_random_id(8)}-{int(sampled):02x}")
+        return cls(f"00-{_random_id(16)}-{new_span_id()}-{int(sampled):02x}")
 
-    def child(self) -> Self:
-        """A new position below this one, in the same trace."""
-        return type(self)(f"{self.traceparent[:36]}{_random_id(8)}{self.traceparent[52:]}", self.tracestate)
+    def child(self, span_id: str | None = None) -> Self:
+        """A new position below this one, in the same trace.
+
+        Args:
+            span_id: One of `new_span_id` that was given to it already.
+        """
+        found = span_id or new_span_id()
+        return type(self)(f"{self.traceparent[:36]}{found}{self.traceparent[52:]}", self.tracestate)
 
     @property
     def trace_id(self) -> str:
@@ -103,12 +116,14 @@ class TraceContext:
         return bool(int(self.traceparent[53:], 16) & _SAMPLED)
 
 
+def new_span_id() -> str:
+    """16 hex digits, for a position that is yet to be."""
+    return _random_id(8)
+
+
 def _random_id(size: int) -> str:
-    while True:
-        text = secrets.token_hex(size)
-        # All zeros mean "none"; as likely as not ever to happen, and refused by every reader if it does.
-        if text.strip("0"):
-            return text
+    # All zeros mean "none", and are refused by every reader.
+    return f"{_RANDOM.getrandbits(size * 8) or 1:0{size * 2}x}"
 
 
 def _valid_tracestate(text: str | None) -> str | None:

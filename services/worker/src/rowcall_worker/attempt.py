@@ -12,7 +12,9 @@ import grpc
 import grpc.aio
 
 from rowcall.context import CallContext
+from rowcall.names import operation_name
 from rowcall.queue.model import ClaimedJob
+from rowcall.tracing import TraceContext, new_span_id
 from rowcall_worker.abilities import Abilities
 from rowcall_worker.children import MAX_CHILDREN, Child, child_name, too_many
 from rowcall_worker.transaction import AttemptTransaction
@@ -27,9 +29,9 @@ class AttemptState:
     """What an attempt is and what its handler has said so far; shared by the context and the executor."""
 
     __slots__ = (
+        "_call",
         "abilities",
         "abort",
-        "call",
         "callbacks",
         "cancelled",
         "children",
@@ -40,18 +42,18 @@ class AttemptState:
         "job",
         "make_transaction",
         "max_attempts",
+        "span_id",
         "trailing_metadata",
         "transaction",
         "worker",
     )
 
-    def __init__(
-        self, job: ClaimedJob, call: CallContext, *, worker: str, max_attempts: int, deadline: float | None = None
-    ) -> None:
+    def __init__(self, job: ClaimedJob, *, worker: str, max_attempts: int, deadline: float | None = None) -> None:
         self.job = job
         """The claimed row."""
-        self.call = call
-        """Identity and trace of the attempt."""
+        self.span_id = new_span_id()
+        """Its position in the job's trace."""
+        self._call: CallContext | None = None
         self.worker = worker
         """The name of the worker process."""
         self.max_attempts = max_attempts
@@ -78,8 +80,24 @@ class AttemptState:
         """The jobs that the handler has submitted."""
         self.transaction: AttemptTransaction | None = None
         """The job's own transaction, once the handler has asked for it."""
-        self.make_transaction: Callable[[], AttemptTransaction] | None = None
+        self.make_transaction: Callable[[AttemptState], AttemptTransaction] | None = None
         """Makes it."""
+
+    @property
+    def call(self) -> CallContext:
+        """Identity and trace of the attempt; made when somebody asks."""
+        return self._call or self._make_call()
+
+    def _make_call(self) -> CallContext:
+        job = self.job
+        above = TraceContext.mint() if job.traceparent is None else TraceContext(job.traceparent, job.tracestate)
+        name = operation_name(job.tenant, job.job_id)
+        made = CallContext(job.tenant, job.actor, job.request_id, above.child(self.span_id), name, job.attempt)
+        # A handler's threads may ask at once, and must hear the same.
+        with _CALLBACKS:
+            if self._call is None:
+                self._call = made
+            return self._call
 
     def given(self) -> Abilities:
         """What the shard gives to handlers, while the attempt lasts. Raises RuntimeError when it is over."""
@@ -108,7 +126,7 @@ class AttemptState:
             if self.transaction is None:
                 if self.make_transaction is None:
                     raise RuntimeError(_OVER)
-                self.transaction = self.make_transaction()
+                self.transaction = self.make_transaction(self)
             return self.transaction
 
     def add(self, callback: Callable[[], object]) -> bool:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import contextvars
 import enum
-import functools
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +21,10 @@ import psycopg
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
-from rowcall.context import CallContext, bind
-from rowcall.names import operation_name
+from rowcall.context import enter
 from rowcall.queue.model import ClaimedJob, PolicyRow, Settlement
 from rowcall.queue.submitting import ChildRefusedError
 from rowcall.queue.transaction import TransactionFault, too_long
-from rowcall.tracing import TraceContext
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker import outcomes, reports
 from rowcall_worker.abilities import Abilities
@@ -37,6 +34,7 @@ from rowcall_worker.context import AsyncJobContext, SyncJobContext
 from rowcall_worker.handlers import ServedMethod
 from rowcall_worker.outcome_values import OutcomeValue
 from rowcall_worker.slots import Cap, Slots
+from rowcall_worker.timers import Timer, Timers
 from rowcall_worker.transaction import AttemptTransaction
 
 CANCEL_GRACE: Final = timedelta(seconds=1)
@@ -87,23 +85,17 @@ class Attempt(AttemptState):
         method: ServedMethod,
         policy: PolicyRow,
         *,
+        seconds: float,
         sink: Sink,
         slots: Slots,
         cap: Cap | None,
         worker: str,
     ) -> None:
-        trace = (
-            TraceContext.mint() if job.traceparent is None else TraceContext(job.traceparent, job.tracestate).child()
-        )
-        call = CallContext(
-            job.tenant, job.actor, job.request_id, trace, operation_name(job.tenant, job.job_id), job.attempt
-        )
         super().__init__(
             job,
-            call,
             worker=worker,
             max_attempts=policy.max_attempts,
-            deadline=time.monotonic() + allowed_time(job, policy).total_seconds(),
+            deadline=time.monotonic() + seconds,
         )
         self.method = method
         self.policy = policy
@@ -121,7 +113,7 @@ class Attempt(AttemptState):
         """Whether its handler goes on although the attempt is over."""
         self.task: asyncio.Task[None] | None = None
         """Of an async handler."""
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: Timer[Attempt] | None = None
         """Until its time is over, then until it is given up."""
 
 
@@ -142,6 +134,9 @@ class Executor:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="rowcall-handler")
         self._loop = asyncio.get_running_loop()
         self._closing: set[asyncio.Task[None]] = set()
+        self._timers: Timers[Attempt] = Timers(self._time_over)
+        # Bound once, not for every attempt.
+        self._make_transaction = self._transaction
         # What the process had set up when it started, for every attempt afresh; never another attempt's.
         self._context = contextvars.copy_context()
 
@@ -156,12 +151,20 @@ class Executor:
 
         Its slot was taken, and its place under its queue's cap; both are given back when the handler has returned.
         """
-        attempt = Attempt(job, method, policy, sink=sink, slots=self.slots_of(method), cap=cap, worker=self._worker)
-        # The whole job's deadline, where it comes before the end of the attempt's own time.
-        over = Stop.DEADLINE if allowed_time(job, policy) < policy.timeout else Stop.TIMEOUT
-        attempt.timer = self._loop.call_later(allowed_time(job, policy).total_seconds(), self._end, attempt, over)
+        seconds = allowed_time(job, policy).total_seconds()
+        attempt = Attempt(
+            job,
+            method,
+            policy,
+            seconds=seconds,
+            sink=sink,
+            slots=self.async_slots if method.is_async else self.sync_slots,
+            cap=cap,
+            worker=self._worker,
+        )
+        attempt.timer = self._timers.start(attempt, seconds)
         attempt.abilities = sink.abilities
-        attempt.make_transaction = functools.partial(self._transaction, attempt)
+        attempt.make_transaction = self._make_transaction
         context = self._context.copy()
         if method.is_async:
             attempt.task = self._loop.create_task(self._run(attempt), context=context)
@@ -188,26 +191,27 @@ class Executor:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, attempt: Attempt) -> None:
-        with bind(attempt.call):
-            try:
-                request = _decode(attempt)
-                result = await cast("Awaitable[Message]", attempt.method.behaviour(request, AsyncJobContext(attempt)))
-            except GeneratorExit:
-                raise
-            except BaseException as error:  # noqa: BLE001  whatever a handler raises is its attempt's outcome
-                self._finish(attempt, None, error)
-            else:
-                self._finish(attempt, result, None)
+        # For good: its context is its own, and ends with it.
+        enter(attempt)
+        try:
+            request = _decode(attempt)
+            result = await cast("Awaitable[Message]", attempt.method.behaviour(request, AsyncJobContext(attempt)))
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001  whatever a handler raises is its attempt's outcome
+            self._finish(attempt, None, error)
+        else:
+            self._finish(attempt, result, None)
 
     def _run_in_thread(self, attempt: Attempt) -> None:
         result: object = None
         raised: BaseException | None = None
-        with bind(attempt.call):
-            try:
-                request = _decode(attempt)
-                result = attempt.method.behaviour(request, SyncJobContext(attempt))
-            except BaseException as error:  # noqa: BLE001  as above
-                raised = error
+        enter(attempt)
+        try:
+            request = _decode(attempt)
+            result = attempt.method.behaviour(request, SyncJobContext(attempt))
+        except BaseException as error:  # noqa: BLE001  as above
+            raised = error
         # The loop may have been closed without waiting for this handler; its job was handed back then.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._finish, attempt, result, raised)
@@ -217,8 +221,7 @@ class Executor:
         if attempt.ended:
             return
         attempt.ended = True
-        if attempt.timer is not None:
-            attempt.timer.cancel()
+        self._stop_timer(attempt)
         if attempt.stuck:
             attempt.slots.unstick()
         attempt.slots.give(1)
@@ -264,13 +267,22 @@ class Executor:
             job.lease,
             _SUCCEEDED,
             encoded,
-            span_id=attempt.call.trace.span_id,
+            span_id=attempt.span_id,
         )
+
+    def _time_over(self, attempt: Attempt) -> None:
+        # The whole job's deadline, where it comes before the end of the attempt's own time.
+        by_deadline = allowed_time(attempt.job, attempt.policy) < attempt.policy.timeout
+        self._end(attempt, Stop.DEADLINE if by_deadline else Stop.TIMEOUT)
+
+    def _stop_timer(self, attempt: Attempt) -> None:
+        if attempt.timer is not None:
+            self._timers.stop(attempt, attempt.timer)
+            attempt.timer = None
 
     def _end(self, attempt: Attempt, why: Stop) -> None:
         """Ends an attempt that is to be settled accordingly, with or without its handler."""
-        if attempt.timer is not None:
-            attempt.timer.cancel()
+        self._stop_timer(attempt)
         self._stop(attempt, why)
         if not attempt.ended:
             attempt.timer = self._loop.call_later(CANCEL_GRACE.total_seconds(), self._give_up, attempt)
@@ -294,7 +306,10 @@ class Executor:
             attempt.task.add_done_callback(lambda _: self._finish(attempt, None, asyncio.CancelledError()))
             attempt.task.cancel()
 
-    def _transaction(self, attempt: Attempt) -> AttemptTransaction:
+    def _transaction(self, state: AttemptState) -> AttemptTransaction:
+        # Every state that was given this function is one of ours.
+        attempt = cast("Attempt", state)
+
         def expired() -> None:
             if attempt.stop is None and not attempt.ended:
                 self._end(attempt, Stop.TRANSACTION)

@@ -160,7 +160,7 @@ def snoozed(state: AttemptState, delay: timedelta) -> Settlement:
         JobState.JOB_STATE_SCHEDULED,
         delay=delay,
         snoozed=True,
-        span_id=state.call.trace.span_id,
+        span_id=state.span_id,
     )
 
 
@@ -256,7 +256,7 @@ def _settlement(
         error_code=failed.status.code,
         error_message=failed.status.message,
         delay=delay,
-        span_id=state.call.trace.span_id,
+        span_id=state.span_id,
     )
 
 

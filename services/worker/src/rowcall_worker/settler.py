@@ -11,7 +11,6 @@ import asyncio
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -222,7 +221,7 @@ class Settler:
                 if error.reason not in _PASSING:
                     raise
             else:
-                outcome.settlement = replace(outcome.settlement, children=children)
+                outcome.settlement = outcome.settlement._replace(children=children)
                 return
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  spreads, guards nothing
             pause = min(2 * pause, _LONGEST_PAUSE)

@@ -10,6 +10,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 LANES = (1, 2, 3, 4)
@@ -206,8 +207,7 @@ class Outcome:
     """W3C trace context of the call that the job was made by."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedJob:
+class ClaimedJob(NamedTuple):
     """A job that a worker holds, with what its handler needs."""
 
     tenant: str
@@ -234,8 +234,7 @@ class ClaimedJob:
     """Until the whole job's deadline, at the claim; None: it has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """How an attempt ended, to be written under the job's lease number."""
 
     tenant: str
@@ -261,8 +260,7 @@ class Settlement:
     """16 hex digits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """What became of a settlement."""
 
     settled: bool

@@ -29,9 +29,9 @@ def outcome(row: TupleRow) -> Outcome:
 
 def claimed_job(row: TupleRow) -> ClaimedJob:
     """A row of claim_jobs.sql or claim_alone.sql."""
-    values = list(row)
-    values[13] = row[13] or _NO_LABELS
-    return ClaimedJob(*values)
+    if row[13]:
+        return ClaimedJob._make(row)
+    return ClaimedJob._make((*row[:13], _NO_LABELS, *row[14:]))
 
 
 def rescued(row: TupleRow) -> Rescued:

@@ -44,7 +44,9 @@ class Settler:
         """The answers in the settlements' order. Not to be cancelled: run it shielded."""
         # Rows are locked in the order of their names, here as in rescue and release: no deadlocks between them.
         order = sorted(
-            range(len(settlements)), key=lambda index: (settlements[index].tenant, settlements[index].job_id)
+            range(len(settlements)),
+            # A UUID compares as its number does, ten times as slowly.
+            key=lambda index: (settlements[index].tenant, settlements[index].job_id.int),
         )
         answers = dict(zip(order, await self._halving([settlements[index] for index in order]), strict=True))
         return [answers[index] for index in range(len(settlements))]

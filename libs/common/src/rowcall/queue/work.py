@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from operator import attrgetter
 from uuid import UUID
 
 from rowcall.catalogue.model import Policy
@@ -28,6 +29,7 @@ from rowcall.queue.submitting import Submitter
 from rowcall.queue.transaction import TransactionLimits, Transactions
 from rowcall.queue.turns import Turns
 
+_ORDER = attrgetter("lane", "order_key", "job_id")
 LOST_LIMIT = 3
 """A job that is lost with its worker this often while it ran alone fails: WORKER_LOST."""
 KEY_TTL = timedelta(days=7)
@@ -130,7 +132,7 @@ class PostgresWorkQueue:
             },
         )
         jobs = [rows.claimed_job(row) for row in found]
-        jobs.sort(key=lambda job: (job.lane, job.order_key, job.job_id))
+        jobs.sort(key=_ORDER)
         return jobs
 
     async def claim_alone(
