@@ -188,6 +188,7 @@ async def test_a_vanished_hosts_jobs_are_ready_when_its_lease_is_over_and_no_soo
         first, second = held.stage.workers
         second.start()
         await asyncio.to_thread(second.process.ready)
+        await steady(held.stage)
         first.proxy.hold()
         ready = await rescued(held.stage, first)
         over = times(held.stage, _LEASES, first)
