@@ -30,7 +30,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 def state(attempt: int = 1) -> AttemptState:
     """An attempt at a job."""
-    job = ClaimedJob("acme", UUID(int=7), 3, attempt, 3, 1, 1, 1, b"", "r-1", None, None, None, {}, NOW, NOW, 0)
+    job = ClaimedJob("acme", UUID(int=7), 3, attempt, 3, 1, 1, 1, b"", "r-1", None, None, None, {}, 0)
     return AttemptState(job, worker="w", max_attempts=5)
 
 

@@ -226,8 +226,6 @@ class ClaimedJob(NamedTuple):
     traceparent: str | None
     tracestate: str | None
     labels: Mapping[str, str]
-    created_at: datetime
-    ready_at: datetime | None
     lost: int
     """How many earlier attempts were lost with their worker."""
     time_left: timedelta | None = None

@@ -5,7 +5,7 @@ set local role rowcall_owner;
 create type rowcall.claimed_job as (
   tenant text, job_id uuid, lease bigint, attempt integer, lane smallint, order_key bigint,
   method_id integer, policy_id integer, request bytea, request_id text, actor text,
-  traceparent text, tracestate text, labels jsonb, created_at timestamptz, ready_at timestamptz, lost integer,
+  traceparent text, tracestate text, labels jsonb, lost integer,
   time_left interval
 );
 
@@ -99,7 +99,7 @@ begin
         where j.ctid = picked.ctid and p.policy_id = j.policy_id
         returning
           j.tenant, j.job_id, j.lease, j.attempt, j.lane, j.order_key, j.method_id, j.policy_id, j.request,
-          j.request_id, j.actor, j.traceparent, j.tracestate, j.labels, j.created_at, j.ready_at, j.lost,
+          j.request_id, j.actor, j.traceparent, j.tracestate, j.labels, j.lost,
           j.deadline - clock_timestamp()
       ),
       advanced as materialized (
@@ -158,7 +158,7 @@ begin
   where j.tenant = k.tenant and j.job_id = k.job_id and p.policy_id = j.policy_id
   returning
     j.tenant, j.job_id, j.lease, j.attempt, j.lane, j.order_key, j.method_id, j.policy_id, j.request,
-    j.request_id, j.actor, j.traceparent, j.tracestate, j.labels, j.created_at, j.ready_at, j.lost,
+    j.request_id, j.actor, j.traceparent, j.tracestate, j.labels, j.lost,
     j.deadline - clock_timestamp();
 end
 $$;
