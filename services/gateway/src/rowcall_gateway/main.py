@@ -67,6 +67,7 @@ def _watch_signals() -> asyncio.Future[None]:
 
     def came(number: signal.Signals) -> None:
         if stopping.done():
+            logs.flush()
             os._exit(128 + number)
         _log.info("stopping", signal=number.name)
         stopping.set_result(None)

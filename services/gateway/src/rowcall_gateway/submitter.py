@@ -1,22 +1,28 @@
 """Writes calls as rows, many in one commit: one flusher for each shard.
 
-A call that comes alone is written at once. While many calls are in flight the flusher gathers for some milliseconds,
-because their neighbours are then on their way: fewer, larger commits carry several times as many calls.
-Called by `submissions`.
+A call that comes alone is written at once. While many calls are in flight the flusher gathers, because their
+neighbours are on their way: until none has come for a moment (then the gateway has nothing better to do), or for as long
+as it may. Fewer, larger commits carry several times as many calls. Called by `submissions`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Final
 
 from rowcall.errors import RowcallError
 from rowcall.queue.model import Submission, SubmitOutcome, Submitted
 from rowcall.queue.protocol import JobStore
 from rowcall_gateway.failures import draining, internal, rebuilt
+from rowcall_gateway.time_limits import TimeIsUp, TimeLimits, Wake
+
+PAUSE: Final = 0.001
+"""Seconds without a call after which the flusher no longer waits for neighbours: a few calls' time at full speed."""
 
 
 class _Stage(enum.Enum):
@@ -26,21 +32,52 @@ class _Stage(enum.Enum):
 
 
 class Ticket:
-    """One submission on its way. Await `answer`, shielded: the flusher sets it whatever becomes of the caller."""
+    """One submission on its way. The flusher answers it whatever becomes of its caller."""
 
-    __slots__ = ("_stage", "answer", "submission")
+    __slots__ = ("_answer", "_limits", "_stage", "_wake", "submission")
 
-    answer: asyncio.Future[Submitted]
-    """What became of it; raises RowcallError."""
     submission: Submission
     """What is to be written."""
 
-    def __init__(self, submission: Submission) -> None:
+    def __init__(self, submission: Submission, limits: TimeLimits) -> None:
         self.submission = submission
-        self.answer = asyncio.get_running_loop().create_future()
-        # Its caller may be gone by then.
-        self.answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
+        self._limits = limits
         self._stage = _Stage.WAITING
+        self._answer: Submitted | RowcallError | None = None
+        self._wake: Wake | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether it is known what became of it."""
+        return self._answer is not None
+
+    async def written(self, until: float | None = None) -> Submitted:
+        """What became of it, once that is known. One at a time may ask; to be cancelled costs the submission nothing.
+
+        Args:
+            until: The loop's time to wait until; None: as long as it takes.
+
+        Raises:
+            RowcallError: Why it was not written, or that nobody knows.
+            TimeIsUp: It is not known in time.
+        """
+        if self._answer is None:
+            wake = self._wake = asyncio.get_running_loop().create_future()
+            if until is not None:
+                self._limits.end(wake, until)
+            await wake
+        answer = self._answer
+        if answer is None:
+            raise TimeIsUp
+        if isinstance(answer, RowcallError):
+            raise answer
+        return answer
+
+    def answer(self, answer: Submitted | RowcallError) -> None:
+        """Tells whoever waits, now or later."""
+        self._answer = answer
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
 
     def withdraw(self) -> bool:
         """Takes the submission back. False: it is in flight or written, and cannot be taken back any more."""
@@ -72,7 +109,7 @@ class Submitter:
         """
         Args:
             store: The shard.
-            gather: How long to wait for neighbours while many calls are in flight.
+            gather: How long to wait for neighbours at most while many calls are in flight.
             gather_above: How many calls in flight are many.
             batch: How many calls are written at a time, at most.
             in_flight: How many calls this gateway serves now.
@@ -85,6 +122,9 @@ class Submitter:
         self._in_flight = in_flight
         self._written = written
         self._queue: deque[Ticket] = deque()
+        self._limits = TimeLimits()
+        self._last_batch = 0
+        self._last_at = -math.inf
         self._arrived = asyncio.Event()
         self._closing = False
         self._flusher: asyncio.Task[None] | None = None
@@ -99,6 +139,7 @@ class Submitter:
         self._arrived.set()
         if self._flusher is not None:
             await self._flusher
+        self._limits.close()
 
     def enqueue(self, submission: Submission) -> Ticket:
         """Puts a submission in line.
@@ -108,20 +149,37 @@ class Submitter:
         """
         if self._closing:
             raise draining()
-        ticket = Ticket(submission)
+        ticket = Ticket(submission, self._limits)
         self._queue.append(ticket)
         self._arrived.set()
         return ticket
 
     async def _flush_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
-            if self._gather and self._in_flight() > self._gather_above and len(self._queue) < self._batch:
-                await asyncio.sleep(self._gather)
+            if self._gather:
+                await self._gather_neighbours()
             batch = self._next_batch()
             if batch:
+                self._last_batch = len(batch)
                 await self._flush(batch)
+                self._last_at = loop.time()
             elif self._closing:
+                return
+
+    async def _gather_neighbours(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        end = now + self._gather
+        # Who was answered together calls again together: the first of them is not alone, though nobody else is here yet.
+        company = self._last_batch if now < self._last_at + self._gather else 0
+        while max(self._in_flight(), company) > self._gather_above and not self._closing:
+            come = len(self._queue)
+            if come >= self._batch or loop.time() >= end:
+                return
+            await asyncio.sleep(min(PAUSE, self._gather))
+            if len(self._queue) == come:
                 return
 
     def _next_batch(self) -> list[Ticket]:
@@ -142,18 +200,14 @@ class Submitter:
             answers = [error] * len(batch)
         created: list[Submission] = []
         for ticket, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, RowcallError):
-                # An error of its own for each call: tracebacks would pile up on a shared one.
-                own = rebuilt(answer)
-                own.__cause__ = answer
-                ticket.answer.set_exception(own)
-            elif isinstance(answer, Exception):
-                own = internal()
-                own.__cause__ = answer
-                ticket.answer.set_exception(own)
-            else:
-                ticket.answer.set_result(answer)
+            if isinstance(answer, Submitted):
+                ticket.answer(answer)
                 if answer.outcome is SubmitOutcome.CREATED:
                     created.append(ticket.submission)
+            else:
+                # An error of its own for each call: tracebacks would pile up on a shared one.
+                own = rebuilt(answer) if isinstance(answer, RowcallError) else internal()
+                own.__cause__ = answer
+                ticket.answer(own)
         if created:
             self._written(created)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -107,6 +107,10 @@ class Submitted:
     """CREATED and JOINED mean that the job is committed."""
     job_id: UUID
     """The job's id: the submission's own, or that of the job that was joined."""
+    created_at: datetime | None = field(default=None, compare=False)
+    """Of a job that is new: when the row was written, by the shard's clock."""
+    scheduled: bool = field(default=False, compare=False)
+    """Whether a job that is new is SCHEDULED; otherwise it is READY."""
 
 
 @dataclass(frozen=True, slots=True)
