@@ -123,8 +123,8 @@ def test_minted_positions_differ() -> None:
 
 
 def test_mint_never_gives_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = iter(["0" * 32, TRACE, "0" * 16, "0" * 16, SPAN])
-    monkeypatch.setattr("rowcall.tracing.secrets.token_hex", lambda size: next(drawn))
+    drawn = iter(["0" * 32 + SPAN, TRACE + "0" * 16, TRACE + SPAN])
+    monkeypatch.setattr("rowcall.tracing.os.urandom", lambda size: bytes.fromhex(next(drawn)))
     assert TraceContext.mint().traceparent == f"00-{TRACE}-{SPAN}-00"
 
 

@@ -6,8 +6,8 @@ Used by the gateway (accept), the worker (rehydrate) and `rowcall.context`.
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Self
@@ -76,16 +76,19 @@ class TraceContext:
                 parents.append(value)
             elif key == "tracestate" and isinstance(value, str):
                 states.append(value)
+        if not parents:
+            return cls.mint()
         return cls.accept(parents[0] if len(parents) == 1 else None, ",".join(states) if states else None)
 
     @classmethod
     def mint(cls, *, sampled: bool = False) -> Self:
         """The root of a new trace, with random ids."""
-        return cls(f"00-{_random_id(16)}-{_random_id(8)}-{int(sampled):02x}")
+        ids = _random_hex(24)
+        return cls(f"00-{ids[:32]}-{ids[32:]}-{int(sampled):02x}")
 
     def child(self) -> Self:
         """A new position below this one, in the same trace."""
-        return type(self)(f"{self.traceparent[:36]}{_random_id(8)}{self.traceparent[52:]}", self.tracestate)
+        return type(self)(f"{self.traceparent[:36]}{_random_hex(8)}{self.traceparent[52:]}", self.tracestate)
 
     @property
     def trace_id(self) -> str:
@@ -103,11 +106,11 @@ class TraceContext:
         return bool(int(self.traceparent[53:], 16) & _SAMPLED)
 
 
-def _random_id(size: int) -> str:
+def _random_hex(size: int) -> str:
     while True:
-        text = secrets.token_hex(size)
-        # All zeros mean "none"; as likely as not ever to happen, and refused by every reader if it does.
-        if text.strip("0"):
+        text = os.urandom(size).hex()
+        # An id of all zeros means "none"; as likely as not ever to happen, and refused by every reader if it does.
+        if _NO_SPAN not in text:
             return text
 
 

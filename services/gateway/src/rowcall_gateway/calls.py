@@ -84,6 +84,8 @@ class JobCalls:
         self._slots = slots
         self._background = background
         self._max_call_wait = max_call_wait
+        # Asked for once: that asks the operating system whether the process was forked, each time.
+        self._loop = asyncio.get_running_loop()
 
     async def typed(self, method: JobMethod, request: bytes, call: IncomingCall) -> bytes:
         """Answers a call of a method that returns its response: the response's bytes.
@@ -132,9 +134,7 @@ class JobCalls:
         return self._resources.operation(row), not job.created
 
     def _budget(self, call: IncomingCall, wait: timedelta | None) -> Budget:
-        return Budget.of(
-            asyncio.get_running_loop().time(), call.remaining(), max_call_wait=self._max_call_wait, wait=wait
-        )
+        return Budget.of(self._loop.time(), call.remaining(), max_call_wait=self._max_call_wait, wait=wait)
 
     async def _submit(self, call: IncomingCall, draft: Draft, budget: Budget) -> _Job:
         """Makes the call a durable row, or joins the one that its key names."""
@@ -142,13 +142,15 @@ class JobCalls:
         call.repeatable = draft.request_id is not None
         if call.metadata.previous_attempts and not call.repeatable:
             raise key_required()
-        flight = Flight()
+        flight = Flight(self._loop)
         try:
             link, submitted = await self._in_time(call, draft, budget, flight)
             name = operation_name(call.tenant, submitted.job_id)
             if submitted.outcome is SubmitOutcome.KEY_REUSED:
                 raise key_reused(name)
-            await call.name_operation(name)
+            telling = call.name_operation(name)
+            if telling is not None:
+                await telling
         except asyncio.CancelledError:
             # The caller is gone before its submission was answered.
             cancels = draft.method.policy.on_abandon == OnAbandon.ON_ABANDON_CANCEL_IF_NOT_STARTED
@@ -160,7 +162,7 @@ class JobCalls:
     async def _in_time(
         self, call: IncomingCall, draft: Draft, budget: Budget, flight: Flight
     ) -> tuple[ShardLink, Submitted]:
-        waits = budget.wait_until > asyncio.get_running_loop().time()
+        waits = budget.wait_until > self._loop.time()
         try:
             return await self._submissions.submit(call, draft, flight, waits=waits, until=budget.submit_until)
         except TimeIsUp:
@@ -205,9 +207,9 @@ class JobCalls:
 
 def _not_written_in_time(flight: Flight) -> RowcallError:
     """Whose fault it is that a call's time was up before its row was on its way: the deadline's or the shard's."""
-    if flight.link is None or flight.asked_at is None:
+    if flight.link is None:
         return deadline_too_short()
-    waited = asyncio.get_running_loop().time() - flight.asked_at
+    waited = flight.waited()
     return deadline_too_short() if waited < _ANSWERS_WITHIN else shard_silent(flight.link.name, waited)
 
 

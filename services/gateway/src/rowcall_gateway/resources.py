@@ -31,6 +31,9 @@ from rowcall_gateway.failures import JobFailure
 TYPE_URL: Final = "type.googleapis.com/"
 
 _METADATA_URL: Final = TYPE_URL + JobMetadata.DESCRIPTOR.full_name
+# Looked up once: a value of protobuf's enumerations is found by its name.
+_SCHEDULED: Final = JobState.JOB_STATE_SCHEDULED
+_READY: Final = JobState.JOB_STATE_READY
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _WORKER_LOST: Final = reason_name(ErrorReason.ERROR_REASON_WORKER_LOST)
@@ -71,7 +74,7 @@ class Resources:
         metadata = JobMetadata(
             method=method.name,
             queue=method.policy.queue,
-            state=JobState.JOB_STATE_SCHEDULED if submitted.scheduled else JobState.JOB_STATE_READY,
+            state=_SCHEDULED if submitted.scheduled else _READY,
             create_time=timestamp(submitted.created_at),
             trace_id=trace,
         )

@@ -24,7 +24,7 @@ from rowcall_gateway.time_limits import TimeIsUp
 class Flight:
     """One call's submission: where it stands when the caller is gone or its time is up."""
 
-    __slots__ = ("asked_at", "job_id", "link", "ticket")
+    __slots__ = ("_asked_at", "_loop", "job_id", "link", "ticket")
 
     job_id: UUID
     """The job's id, if it is new: minted before the database is asked, so that there is a name to ask with."""
@@ -32,21 +32,24 @@ class Flight:
     """The shard that it was sent to last."""
     ticket: Ticket | None
     """Its place in that shard's submitter."""
-    asked_at: float | None
-    """When it was taken to that shard first, in the loop's time; None: it is not known yet which shard that is."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._asked_at = 0.0
         self.job_id = uuid7()
         self.link = None
         self.ticket = None
-        self.asked_at = None
 
     def sent_to(self, link: ShardLink) -> None:
         """It is taken to a shard, which is asked for what belongs into the row, and for the row."""
         if self.link is not link:
-            self.asked_at = asyncio.get_running_loop().time()
+            self._asked_at = self._loop.time()
         self.link = link
         self.ticket = None
+
+    def waited(self) -> float:
+        """For how many seconds the shard that it was sent to last has been asked."""
+        return self._loop.time() - self._asked_at
 
     def recall(self) -> bool:
         """Takes the submission back. False: it is being written or was written."""
@@ -84,8 +87,9 @@ class Submissions:
         if link is not None and known is not None:
             # What a call needs in nearly every case is at hand.
             flight.sent_to(link)
-            flight.ticket = link.submitter.enqueue(_submission(call, draft, flight.job_id, link, known, waits=waits))
-            submitted = await flight.ticket.written(until)
+            ticket = link.submitter.enqueue(_submission(call, draft, flight.job_id, link, known, waits=waits))
+            flight.ticket = ticket
+            submitted = await ticket.written(until)
             if submitted.outcome is not SubmitOutcome.WRONG_SHARD:
                 return link, submitted
         timer = asyncio.timeout_at(until)
@@ -181,22 +185,25 @@ async def _facts(draft: Draft, link: ShardLink) -> _Facts:
 def _submission(
     call: IncomingCall, draft: Draft, job_id: UUID, link: ShardLink, facts: _Facts, *, waits: bool
 ) -> Submission:
+    method, request, _, request_id, lane, run_at, fairness_key, labels, _ = draft
+    tenant, actor = call.principal
+    trace = call.trace
     return Submission(
-        tenant=call.tenant,
-        job_id=job_id,
-        ids=facts.ids,
-        lane=draft.lane,
-        request=draft.request,
-        request_id=draft.request_id,
-        fingerprint=facts.fingerprint,
-        run_at=draft.run_at,
-        actor=call.principal.actor,
-        fairness_key=draft.fairness_key,
-        traceparent=call.trace.traceparent,
-        tracestate=call.trace.tracestate,
-        labels=draft.labels,
+        tenant,
+        job_id,
+        facts.ids,
+        lane,
+        request,
+        request_id,
+        facts.fingerprint,
+        run_at,
+        actor,
+        fairness_key,
+        trace.traceparent,
+        trace.tracestate,
+        labels,
         waiter_id=link.waiter_id if waits else None,
-        deadline=draft.method.policy.deadline,
+        deadline=method.policy.deadline,
         on_done=facts.on_done,
     )
 

@@ -21,7 +21,7 @@ from rowcall.queue.protocol import JobStore
 from rowcall_gateway.failures import draining, internal, rebuilt
 from rowcall_gateway.time_limits import TimeIsUp, TimeLimits, Wake
 
-PAUSE: Final = 0.001
+PAUSE: Final = 0.003
 """Seconds without a call after which the flusher no longer waits for neighbours: a few calls' time at full speed."""
 
 
@@ -31,18 +31,23 @@ class _Stage(enum.Enum):
     WITHDRAWN = enum.auto()
 
 
+# Looked up once: a member of an enumeration is found by a descriptor.
+_WAITING: Final = _Stage.WAITING
+
+
 class Ticket:
     """One submission on its way. The flusher answers it whatever becomes of its caller."""
 
-    __slots__ = ("_answer", "_limits", "_stage", "_wake", "submission")
+    __slots__ = ("_answer", "_limits", "_loop", "_stage", "_wake", "submission")
 
     submission: Submission
     """What is to be written."""
 
-    def __init__(self, submission: Submission, limits: TimeLimits) -> None:
+    def __init__(self, submission: Submission, limits: TimeLimits, loop: asyncio.AbstractEventLoop) -> None:
         self.submission = submission
         self._limits = limits
-        self._stage = _Stage.WAITING
+        self._loop = loop
+        self._stage = _WAITING
         self._answer: Submitted | RowcallError | None = None
         self._wake: Wake | None = None
 
@@ -62,7 +67,7 @@ class Ticket:
             TimeIsUp: It is not known in time.
         """
         if self._answer is None:
-            wake = self._wake = asyncio.get_running_loop().create_future()
+            wake = self._wake = self._loop.create_future()
             if until is not None:
                 self._limits.end(wake, until)
             await wake
@@ -123,15 +128,16 @@ class Submitter:
         self._written = written
         self._queue: deque[Ticket] = deque()
         self._limits = TimeLimits()
-        self._last_batch = 0
-        self._last_at = -math.inf
+        self._loop = asyncio.get_running_loop()
+        self._company = 0
+        self._company_until = -math.inf
         self._arrived = asyncio.Event()
         self._closing = False
         self._flusher: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Starts the flusher."""
-        self._flusher = asyncio.get_running_loop().create_task(self._flush_for_ever(), name="submitter")
+        self._flusher = self._loop.create_task(self._flush_for_ever(), name="submitter")
 
     async def close(self) -> None:
         """Writes what waits and stops. Whoever comes later is refused."""
@@ -149,36 +155,38 @@ class Submitter:
         """
         if self._closing:
             raise draining()
-        ticket = Ticket(submission, self._limits)
+        ticket = Ticket(submission, self._limits, self._loop)
         self._queue.append(ticket)
-        self._arrived.set()
+        if len(self._queue) == 1:
+            self._arrived.set()
         return ticket
 
     async def _flush_for_ever(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
             if self._gather:
                 await self._gather_neighbours()
             batch = self._next_batch()
             if batch:
-                self._last_batch = len(batch)
                 await self._flush(batch)
-                self._last_at = loop.time()
             elif self._closing:
                 return
 
     async def _gather_neighbours(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        """Waits for those who are on their way, as long as it is likely that there are some."""
+        now = self._loop.time()
         end = now + self._gather
         # Who was answered together calls again together: the first of them is not alone, though nobody else is here yet.
-        company = self._last_batch if now < self._last_at + self._gather else 0
-        while max(self._in_flight(), company) > self._gather_above and not self._closing:
+        company = self._company if now < self._company_until else 0
+        while True:
             come = len(self._queue)
-            if come >= self._batch or loop.time() >= end:
+            expected = max(self._in_flight(), company)
+            if expected <= self._gather_above or come >= min(expected, self._batch) or self._closing:
                 return
-            await asyncio.sleep(min(PAUSE, self._gather))
+            left = end - self._loop.time()
+            if left <= 0:
+                return
+            await asyncio.sleep(min(PAUSE, left))
             if len(self._queue) == come:
                 return
 
@@ -198,6 +206,8 @@ class Submitter:
             answers = await self._store.submit([ticket.submission for ticket in batch])
         except Exception as error:  # noqa: BLE001 - every call of the batch is answered, and the flusher lives on
             answers = [error] * len(batch)
+        self._company = self._in_flight()
+        self._company_until = self._loop.time() + self._gather
         created: list[Submission] = []
         for ticket, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Submitted):
