@@ -93,7 +93,8 @@ _hot_processor: Processor | None = None
 def hot_lines() -> HotLines | None:
     """What takes lines that are made by hand; None where they must be left to structlog: as text for people, below the
     level, or when somebody else has taken the lines over (a test that captures them)."""
-    return _hot if _PROCESSORS and _PROCESSORS[-1] is _hot_processor else None
+    ours = structlog.get_config()["processors"] is _PROCESSORS and _PROCESSORS[-1] is _hot_processor
+    return _hot if ours else None
 
 
 def flush() -> None:
