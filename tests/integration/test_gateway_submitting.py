@@ -99,7 +99,7 @@ async def test_calls_that_come_together_share_a_transaction(rig: Rig, cluster: C
 
     answers = []
     for submission in submissions:
-        answers.append(rig.submitter.enqueue(submission).answer)
+        answers.append(rig.submitter.enqueue(submission).written())
         await asyncio.sleep(0)
     found = await asyncio.gather(*answers)
 
@@ -114,7 +114,7 @@ async def test_a_batch_is_bounded(rig: Rig) -> None:
     rig.in_flight = 120
     tickets = [rig.submitter.enqueue(await rig.submission()) for _ in range(120)]
 
-    await asyncio.gather(*(ticket.answer for ticket in tickets))
+    await asyncio.gather(*(ticket.written() for ticket in tickets))
 
     assert max(rig.store.batches) == 50
     assert sum(rig.store.batches) == 120
@@ -132,7 +132,7 @@ async def test_each_call_of_a_batch_has_its_own_answer(rig: Rig, cluster: Cluste
         )
     ]
 
-    outcomes = [(await ticket.answer).outcome for ticket in tickets]
+    outcomes = [(await ticket.written()).outcome for ticket in tickets]
 
     assert outcomes == [
         SubmitOutcome.CREATED,
@@ -153,9 +153,9 @@ async def test_what_is_not_on_its_way_can_be_taken_back_and_what_is_cannot(rig: 
     assert waiting.withdraw()
     rig.store.free.set()
 
-    assert (await flying.answer).outcome is SubmitOutcome.CREATED
+    assert (await flying.written()).outcome is SubmitOutcome.CREATED
     last = rig.submitter.enqueue(await rig.submission("last"))
-    await last.answer
+    await last.written()
     assert not last.withdraw()
     assert sorted(key for (key,) in jobs(cluster, "request_id")) == ["flying", "last"]
 
@@ -165,7 +165,7 @@ async def test_a_caller_that_is_gone_does_not_stop_what_is_being_written(rig: Ri
     ticket = rig.submitter.enqueue(await rig.submission("k"))
 
     async def caller() -> None:
-        await asyncio.shield(ticket.answer)
+        await ticket.written()
 
     call = asyncio.ensure_future(caller())
     await rig.store.entered.wait()
@@ -173,7 +173,7 @@ async def test_a_caller_that_is_gone_does_not_stop_what_is_being_written(rig: Ri
     await asyncio.wait({call})
     rig.store.free.set()
 
-    assert (await ticket.answer).outcome is SubmitOutcome.CREATED
+    assert (await ticket.written()).outcome is SubmitOutcome.CREATED
     assert jobs(cluster, "request_id") == [("k",)]
 
 
@@ -194,12 +194,12 @@ async def test_a_fault_is_told_to_every_call_and_ends_no_submitter(
     with monkeypatch.context() as patch:
         patch.setattr(Watched, "submit", broken)
         tickets = [rig.submitter.enqueue(await rig.submission()) for _ in range(3)]
-        errors = await asyncio.gather(*(ticket.answer for ticket in tickets), return_exceptions=True)
+        errors = await asyncio.gather(*(ticket.written() for ticket in tickets), return_exceptions=True)
 
     assert [reason_name(error.reason) for error in errors if isinstance(error, RowcallError)] == [reason] * 3
     # Not one error in three calls: a traceback would grow with each.
     assert len({id(error) for error in errors}) == 3
-    assert (await rig.submitter.enqueue(await rig.submission()).answer).outcome is SubmitOutcome.CREATED
+    assert (await rig.submitter.enqueue(await rig.submission()).written()).outcome is SubmitOutcome.CREATED
 
 
 async def test_closing_writes_what_waits_and_refuses_what_comes_later(rig: Rig, cluster: Cluster) -> None:
@@ -208,7 +208,7 @@ async def test_closing_writes_what_waits_and_refuses_what_comes_later(rig: Rig, 
 
     await rig.submitter.close()
 
-    assert all(ticket.answer.done() for ticket in tickets)
+    assert all(ticket.answered for ticket in tickets)
     assert len(jobs(cluster, "name")) == 5
     with pytest.raises(RowcallError) as error:
         rig.submitter.enqueue(await rig.submission())

@@ -7,14 +7,10 @@ or suffers afterwards takes the job back, unless the method's policy says so (on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
-import structlog
 from google.longrunning.operations_pb2 import Operation
 
 from rowcall.catalogue.model import JobMethod
@@ -40,30 +36,33 @@ from rowcall_gateway.incoming import IncomingCall
 from rowcall_gateway.links import ShardLink
 from rowcall_gateway.resources import Resources, response_bytes, trace_id
 from rowcall_gateway.submissions import Flight, Submissions
+from rowcall_gateway.time_limits import TimeIsUp
 from rowcall_gateway.waiters import Slots
 
 _ANSWERS_WITHIN: Final = 0.5
 """Seconds within which a shard that is well has taken a row, neighbours included: some hundred times a commit."""
 
-_log = structlog.get_logger(__name__)
+_NOT_AT_ALL: Final = timedelta(0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(NamedTuple):
     """A call's job, durable."""
 
     link: ShardLink
     """Its shard."""
     key: tuple[str, UUID]
     """Tenant and job."""
-    created: bool
-    """False: the call joined it."""
+    name: str
+    """Its operation's."""
+    submitted: Submitted
+    """What became of the submission."""
     trace_id: str
     """Of the call that created it."""
 
     @property
-    def name(self) -> str:
-        return operation_name(*self.key)
+    def created(self) -> bool:
+        """False: the call joined it."""
+        return self.submitted.outcome is SubmitOutcome.CREATED
 
 
 class JobCalls:
@@ -85,6 +84,8 @@ class JobCalls:
         self._slots = slots
         self._background = background
         self._max_call_wait = max_call_wait
+        # Asked for once: that asks the operating system whether the process was forked, each time.
+        self._loop = asyncio.get_running_loop()
 
     async def typed(self, method: JobMethod, request: bytes, call: IncomingCall) -> bytes:
         """Answers a call of a method that returns its response: the response's bytes.
@@ -123,6 +124,9 @@ class JobCalls:
         budget = self._budget(call, wait)
         with self._slots.take():
             job = await self._submit(call, draft, budget)
+            if wait <= _NOT_AT_ALL and job.created:
+                # Just written, and nobody waits for more: there is nothing to ask the database for.
+                return self._resources.operation_submitted(draft.method, job.name, job.submitted, job.trace_id), False
             await self._outcome(job, draft, budget, abandoned_at_deadline=False)
             row = await job.link.rows.read(job.key, response=True)
         if row is None:
@@ -130,9 +134,7 @@ class JobCalls:
         return self._resources.operation(row), not job.created
 
     def _budget(self, call: IncomingCall, wait: timedelta | None) -> Budget:
-        return Budget.of(
-            asyncio.get_running_loop().time(), call.remaining(), max_call_wait=self._max_call_wait, wait=wait
-        )
+        return Budget.of(self._loop.time(), call.remaining(), max_call_wait=self._max_call_wait, wait=wait)
 
     async def _submit(self, call: IncomingCall, draft: Draft, budget: Budget) -> _Job:
         """Makes the call a durable row, or joins the one that its key names."""
@@ -140,26 +142,30 @@ class JobCalls:
         call.repeatable = draft.request_id is not None
         if call.metadata.previous_attempts and not call.repeatable:
             raise key_required()
-        flight = Flight()
-        with self._abandoning(draft, call, flight):
+        flight = Flight(self._loop)
+        try:
             link, submitted = await self._in_time(call, draft, budget, flight)
-            job = _Job(link, (call.tenant, submitted.job_id), _created(submitted), call.trace.trace_id)
+            name = operation_name(call.tenant, submitted.job_id)
             if submitted.outcome is SubmitOutcome.KEY_REUSED:
-                raise key_reused(job.name)
-            await call.name_operation(job.name)
-        return job
+                raise key_reused(name)
+            telling = call.name_operation(name)
+            if telling is not None:
+                await telling
+        except asyncio.CancelledError:
+            # The caller is gone before its submission was answered.
+            cancels = draft.method.policy.on_abandon == OnAbandon.ON_ABANDON_CANCEL_IF_NOT_STARTED
+            if not flight.recall() and cancels:
+                self._background.spawn(_cancel_when_written(flight, call.tenant), "abandon a submission")
+            raise
+        return _Job(link, (call.tenant, submitted.job_id), name, submitted, call.trace.trace_id)
 
     async def _in_time(
         self, call: IncomingCall, draft: Draft, budget: Budget, flight: Flight
     ) -> tuple[ShardLink, Submitted]:
-        waits = budget.wait_until > asyncio.get_running_loop().time()
-        timer = asyncio.timeout_at(budget.submit_until)
+        waits = budget.wait_until > self._loop.time()
         try:
-            async with timer:
-                return await self._submissions.submit(call, draft, flight, waits=waits)
-        except TimeoutError:
-            if not timer.expired():
-                raise
+            return await self._submissions.submit(call, draft, flight, waits=waits, until=budget.submit_until)
+        except TimeIsUp:
             if flight.recall():
                 raise _not_written_in_time(flight) from None
             # A key may name an older job than the id that was minted for this call.
@@ -198,23 +204,12 @@ class JobCalls:
                 raise
         return None if outcome is None else (outcome, trace)
 
-    @contextmanager
-    def _abandoning(self, draft: Draft, call: IncomingCall, flight: Flight) -> Iterator[None]:
-        """Sees to a submission whose caller is gone before it is answered."""
-        try:
-            yield
-        except asyncio.CancelledError:
-            cancels = draft.method.policy.on_abandon == OnAbandon.ON_ABANDON_CANCEL_IF_NOT_STARTED
-            if not flight.recall() and cancels:
-                self._background.spawn(_cancel_when_written(flight, call.tenant), "abandon a submission")
-            raise
-
 
 def _not_written_in_time(flight: Flight) -> RowcallError:
     """Whose fault it is that a call's time was up before its row was on its way: the deadline's or the shard's."""
-    if flight.link is None or flight.asked_at is None:
+    if flight.link is None:
         return deadline_too_short()
-    waited = asyncio.get_running_loop().time() - flight.asked_at
+    waited = flight.waited()
     return deadline_too_short() if waited < _ANSWERS_WITHIN else shard_silent(flight.link.name, waited)
 
 
@@ -222,11 +217,11 @@ async def _cancel_when_written(flight: Flight, tenant: str) -> None:
     if flight.ticket is None or flight.link is None:
         return
     try:
-        submitted = await flight.ticket.answer
+        submitted = await flight.ticket.written()
     except RowcallError:
         # Nothing was written, or nobody knows.
         return
-    if _created(submitted):
+    if submitted.outcome is SubmitOutcome.CREATED:
         await _cancel_unstarted(flight.link, (tenant, submitted.job_id))
 
 
@@ -234,10 +229,6 @@ async def _cancel_unstarted(link: ShardLink, key: tuple[str, UUID]) -> None:
     cancelled = await link.store.cancel(*key, only_unstarted=True)
     if cancelled is not None:
         link.cancelled({key[1]: cancelled})
-
-
-def _created(submitted: Submitted) -> bool:
-    return submitted.outcome is SubmitOutcome.CREATED
 
 
 def _outcome_of(row: JobRow) -> Outcome:

@@ -7,9 +7,8 @@ together up to 100 ms. Too late, and the client sees a bare DEADLINE_EXCEEDED.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 SHORT: Final = 0.2
 """Seconds: below, half of what is left is the margin."""
@@ -39,8 +38,7 @@ def margin(remaining: float) -> float:
     return min(base * random.uniform(1, 1 + JITTER), remaining / 2)  # noqa: S311  spread, not secrecy
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """What a call may spend, in seconds of the loop's clock."""
 
     submit_until: float | None
@@ -69,10 +67,10 @@ class Budget:
             max_call_wait: How long a call may wait at most.
             wait: How long this call would wait; None: as long as it may.
         """
-        bound = max_call_wait if wait is None else min(wait, max_call_wait)
+        bound = max_call_wait if wait is None or wait > max_call_wait else wait
         wait_until = now + bound.total_seconds()
         if remaining is None:
-            return cls(submit_until=None, wait_until=wait_until, margin=MOST, at_deadline=False)
+            return cls(None, wait_until, MOST, False)  # noqa: FBT003 - as the fields are named above
         kept = margin(remaining)
         end = now + remaining - kept
-        return cls(submit_until=end, wait_until=min(wait_until, end), margin=kept, at_deadline=end <= wait_until)
+        return cls(end, min(wait_until, end), kept, end <= wait_until)

@@ -6,9 +6,8 @@ The row keeps the bytes as they came; the decoded message is for the checks and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.message import Message
@@ -34,8 +33,7 @@ from rowcall_gateway.metadata import (
 _OPERATION: Final = Operation.DESCRIPTOR.full_name
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A call that was checked and may be written."""
 
     method: JobMethod
@@ -64,6 +62,7 @@ class Drafts:
     def __init__(self, catalogue: Catalogue, *, max_request_bytes: int) -> None:
         self._catalogue = catalogue
         self._limit = max_request_bytes
+        self._check = catalogue.validator.check
 
     def of_call(self, method: JobMethod, request: bytes, metadata: CallMetadata) -> Draft:
         """The draft of a call of a job method.
@@ -72,20 +71,21 @@ class Drafts:
             RowcallError: UNDECODABLE_REQUEST, INVALID_REQUEST, REQUEST_ID_MISMATCH, INVALID_METADATA.
         """
         message = decode(method, request)
-        key = _one_key(metadata.idempotency_key, _own_key(method, message))
+        key = metadata.idempotency_key
+        if method.has_request_id:
+            key = _one_key(key, _own_key(method, message))
         _check_key(key, "request_id")
-        self._catalogue.validator.check(message)
-        on_done = self._on_done(metadata)
+        self._check(message)
         return Draft(
-            method=method,
-            request=request,
-            message=message,
-            request_id=key,
-            lane=metadata.priority or method.policy.priority,
-            run_at=metadata.run_at,
-            fairness_key=metadata.fairness_key,
-            labels=metadata.labels,
-            on_done=on_done,
+            method,
+            request,
+            message,
+            key,
+            metadata.priority or method.policy.priority,
+            metadata.run_at,
+            metadata.fairness_key,
+            metadata.labels,
+            None if metadata.on_done is None else self._on_done(metadata),
         )
 
     def of_spec(self, spec: JobSpec, metadata: CallMetadata, *, path: str, key: str | None) -> Draft:

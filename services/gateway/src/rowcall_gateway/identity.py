@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rowcall.errors import RowcallError
 from rowcall.names import is_tenant
@@ -29,8 +28,7 @@ class IdentityMode(enum.StrEnum):
     """Callers are believed, whoever reaches the port: for a network that only trusted programs can reach."""
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(NamedTuple):
     """Who calls."""
 
     tenant: str
@@ -66,7 +64,7 @@ class BelievedCallers:
                 f"The metadata {TENANT} is not the name of a tenant: lower-case letters, digits and inner '-', "
                 "63 characters at most.",
             )
-        return Principal(tenant=tenant, actor=metadata.actor)
+        return Principal(tenant, metadata.actor)
 
 
 def check_address(mode: IdentityMode, host: str) -> None:

@@ -6,6 +6,7 @@ are written from it.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -50,16 +51,15 @@ class IncomingCall:
         remaining: float | None = self.context.time_remaining()
         return remaining
 
-    async def name_operation(self, name: str) -> None:
-        """Tells the caller the name of its job, which is durable now.
+    def name_operation(self, name: str) -> Awaitable[None] | None:
+        """Tells the caller the name of its job, which is durable now; what is returned, if anything, is to be awaited.
 
         With a key the headers are held back until the answer: early headers commit a call, and gRPC would no longer
         repeat it. Without one that is just what is wanted, because a repetition would submit it twice.
         """
         self.operation = name
         self.context.set_trailing_metadata(((OPERATION, name),))
-        if self.request_id is None:
-            await self.context.send_initial_metadata(((OPERATION, name),))
+        return None if self.request_id is not None else self.context.send_initial_metadata(((OPERATION, name),))
 
 
 _current: Final[ContextVar[IncomingCall]] = ContextVar("rowcall_gateway_call")

@@ -1,4 +1,4 @@
-"""What every call goes through: the gateway's one server interceptor.
+"""What every call goes through, put around each handler once, when the server is assembled.
 
 It reads the metadata, resolves the tenant, refuses what is too large, makes an envelope of every error and writes the
 request line. Health checks and reflection pass by it.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
@@ -28,9 +28,11 @@ from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway import incoming, telemetry
 from rowcall_gateway.failures import JobFailure, internal, too_large
 from rowcall_gateway.gate import Gate
+from rowcall_gateway.handlers import ByPath, Handler, MethodPath
 from rowcall_gateway.identity import TenantScope
 from rowcall_gateway.incoming import IncomingCall, ServicerContext
 from rowcall_gateway.metadata import OPERATION, read_metadata
+from rowcall_gateway.request_line import write_request_line
 
 PASSED_BY: Final = ("/grpc.health.", "/grpc.reflection.")
 """Services whose calls are nobody's, are answered even while the gateway drains, and are not logged."""
@@ -39,7 +41,6 @@ _FAULTS: Final = frozenset({ErrorReason.ERROR_REASON_INTERNAL, ErrorReason.ERROR
 
 _log = structlog.get_logger(__name__)
 
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Behaviour: TypeAlias = Callable[[Any, ServicerContext], Awaitable[Any]]
 Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
@@ -69,8 +70,11 @@ class _Refusal:
     """The type of what lies behind it, such as the database's error."""
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Stands between gRPC and the handlers."""
+class CallInterceptor:
+    """Stands between gRPC and the handlers.
+
+    It is no grpc.aio.ServerInterceptor: those are asked at each call, which then makes its handler anew.
+    """
 
     def __init__(
         self,
@@ -92,23 +96,34 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._rules = rules
         self._spans = spans
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """Called by gRPC for each call; the handler that is returned serves it."""
-        path = handler_call_details.method
-        handler = await continuation(handler_call_details)
+    async def guard(self, handlers: Mapping[str, Handler]) -> grpc.GenericRpcHandler:
+        """The same handlers, by their paths, each with everything that a call needs; and an answer for every other path."""
+        guarded = {
+            path: handler if path.startswith(PASSED_BY) else await self._serving(path, handler)
+            for path, handler in handlers.items()
+        }
+        return ByPath(guarded, self._unknown)
+
+    def _unknown(self, path: str) -> Handler | None:
         if path.startswith(PASSED_BY):
-            return handler
+            return None
+
+        async def serve(request: bytes, context: ServicerContext) -> bytes:
+            behaviour = cast("Behaviour", (await self._serving(path, None)).unary_unary)
+            return cast("bytes", await behaviour(request, context))
+
+        return _unary(serve)
+
+    async def _serving(self, path: str, handler: Handler | None) -> Handler:
         guarded = self._guarded(path, handler)
         if self._spans is not None:
 
             async def next_handler(_: grpc.HandlerCallDetails) -> Handler | None:
                 return _unary(guarded)
 
-            traced = await self._spans.intercept_service(next_handler, handler_call_details)
+            traced = await self._spans.intercept_service(
+                next_handler, cast("grpc.HandlerCallDetails", MethodPath(path))
+            )
             if traced is not None and traced.unary_unary is not None:
                 guarded = cast("Behaviour", traced.unary_unary)
 
@@ -123,29 +138,25 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _guarded(self, path: str, handler: Handler | None) -> Behaviour:
         """The method's behaviour from bytes to bytes or a refusal, with everything that every call needs."""
         rules = self._rules(path)
+        resolve, gate, traced = self._scope.resolve, self._gate, self._spans is not None
+        limit_bytes, reads = rules.limit_bytes, not rules.writes
+        answer = _answering(path, handler, rules)
 
         async def behave(request: bytes, context: ServicerContext) -> bytes | _Refusal:
             started = time.perf_counter()
             items = context.invocation_metadata() or ()
-            trace = telemetry.position() or TraceContext.from_metadata(items)
+            trace = (telemetry.position() if traced else None) or TraceContext.from_metadata(items)
             call: IncomingCall | None = None
             ended: bytes | _Refusal | None = None
             try:
                 metadata = read_metadata(items)
-                call = IncomingCall(
-                    context=context,
-                    metadata=metadata,
-                    principal=self._scope.resolve(metadata),
-                    trace=trace,
-                    repeatable=not rules.writes or metadata.idempotency_key is not None,
-                    request_id=metadata.idempotency_key,
-                )
+                principal = resolve(metadata)
+                key = metadata.idempotency_key
+                call = IncomingCall(context, metadata, principal, trace, reads or key is not None, key)
                 incoming.bind(call)
-                bound = calls_context.CallContext(
-                    tenant=call.tenant, actor=call.principal.actor, request_id=call.request_id, trace=trace
-                )
-                with calls_context.bind(bound), self._gate:
-                    ended = await _answer(path, handler, rules, request, context)
+                with calls_context.bind(calls_context.CallContext(principal.tenant, principal.actor, key, trace)), gate:
+                    _check_size(request, limit_bytes)
+                    ended = await answer(request, context)
             except asyncio.CancelledError as error:
                 if _is_cancelled():
                     raise
@@ -162,7 +173,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 ended = _refusal(internal(), call, trace)
                 _log.error("a call failed", method=path[1:], trace_id=trace.trace_id, exc_info=error)
             finally:
-                _report(path, call, trace, ended, started)
+                _report(path, call, trace, ended, started, traced=traced)
             return ended
 
         return behave
@@ -173,30 +184,46 @@ def _unary(behaviour: Behaviour) -> Handler:
     return grpc.unary_unary_rpc_method_handler(cast("Callable[[Any, grpc.ServicerContext], Any]", behaviour))
 
 
-async def _answer(
-    path: str, handler: Handler | None, rules: MethodRules, request: bytes, context: ServicerContext
-) -> bytes:
+def _check_size(request: bytes, limit_bytes: int) -> None:
+    if len(request) > limit_bytes:
+        raise too_large(len(request), limit_bytes)
+
+
+def _answering(
+    path: str, handler: Handler | None, rules: MethodRules
+) -> Callable[[bytes, ServicerContext], Awaitable[bytes]]:
+    """What the method itself does, from bytes to bytes."""
     if handler is None or handler.unary_unary is None:
-        raise RowcallError(
-            ErrorReason.ERROR_REASON_UNKNOWN_METHOD,
-            f"No image of this gateway has the method {path[1:]!r}, or it is not a job type.",
-            metadata={"method": path[1:]},
-        )
-    if len(request) > rules.limit_bytes:
-        raise too_large(len(request), rules.limit_bytes)
-    message: bytes | Message = request
-    if handler.request_deserializer is not None:
-        try:
-            message = handler.request_deserializer(request)
-        except DecodeError as error:
+
+        async def unknown(_request: bytes, _context: ServicerContext) -> bytes:
             raise RowcallError(
-                ErrorReason.ERROR_REASON_UNDECODABLE_REQUEST,
-                f"{path[1:]} takes a {rules.request_type}, and the bytes are not such a message; generate the client "
-                "from the proto that the gateway serves.",
-                metadata={"type": rules.request_type},
-            ) from error
-    response = await cast("Behaviour", handler.unary_unary)(message, context)
-    return cast("bytes", response if handler.response_serializer is None else handler.response_serializer(response))
+                ErrorReason.ERROR_REASON_UNKNOWN_METHOD,
+                f"No image of this gateway has the method {path[1:]!r}, or it is not a job type.",
+                metadata={"method": path[1:]},
+            )
+
+        return unknown
+    behaviour = cast("Behaviour", handler.unary_unary)
+    deserialize, serialize = handler.request_deserializer, handler.response_serializer
+    if deserialize is None and serialize is None:
+        return behaviour
+
+    async def answer(request: bytes, context: ServicerContext) -> bytes:
+        message: bytes | Message = request
+        if deserialize is not None:
+            try:
+                message = deserialize(request)
+            except DecodeError as error:
+                raise RowcallError(
+                    ErrorReason.ERROR_REASON_UNDECODABLE_REQUEST,
+                    f"{path[1:]} takes a {rules.request_type}, and the bytes are not such a message; generate the client "
+                    "from the proto that the gateway serves.",
+                    metadata={"type": rules.request_type},
+                ) from error
+        response = await behaviour(message, context)
+        return cast("bytes", response if serialize is None else serialize(response))
+
+    return answer
 
 
 def _is_cancelled() -> bool:
@@ -249,22 +276,28 @@ def _operation_trailer(name: str | None) -> Trailers:
 
 
 def _report(
-    path: str, call: IncomingCall | None, trace: TraceContext, ended: bytes | _Refusal | None, started: float
+    path: str,
+    call: IncomingCall | None,
+    trace: TraceContext,
+    ended: bytes | _Refusal | None,
+    started: float,
+    *,
+    traced: bool,
 ) -> None:
     """Ends the span and writes the request line."""
     if ended is None:
-        code, reason = grpc.StatusCode.CANCELLED, None
+        code, reason, cause = grpc.StatusCode.CANCELLED, None, None
     elif isinstance(ended, _Refusal):
-        code, reason = ended.code, ended.reason
+        code, reason, cause = ended.code, ended.reason, ended.cause
     else:
-        code, reason = grpc.StatusCode.OK, None
-    telemetry.end(code, reason)
-    _log.info(
-        "call",
+        code, reason, cause = grpc.StatusCode.OK, None, None
+    if traced:
+        telemetry.end(code, reason)
+    write_request_line(
         method=path[1:],
         code=code.name,
         reason=reason,
-        exception=ended.cause if isinstance(ended, _Refusal) else None,
+        exception=cause,
         duration_ms=round((time.perf_counter() - started) * 1000, 3),
         trace_id=trace.trace_id,
         tenant=None if call is None else call.tenant,

@@ -154,6 +154,10 @@ class Links:
     def __getitem__(self, shard: str) -> ShardLink:
         return self._links[shard]
 
+    def get(self, shard: str) -> ShardLink | None:
+        """A shard's link; None if the shard is not configured here."""
+        return self._links.get(shard)
+
     def start(self) -> None:
         """Starts all of them."""
         for link in self._links.values():

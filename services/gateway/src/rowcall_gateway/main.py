@@ -7,6 +7,7 @@ second signal ends it at once.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -25,6 +26,9 @@ from rowcall_gateway.telemetry import provider_from_environment
 
 CANNOT_START: Final = 1
 WRONG_SETTINGS: Final = 2
+
+_YOUNG: Final = 10_000
+"""New objects between two looks at the youngest, instead of 700."""
 
 _log = structlog.get_logger(__name__)
 
@@ -51,6 +55,7 @@ async def serve(settings: GatewaySettings) -> int:
         refuse(error)
     except (ImageError, RowcallError, OSError) as error:
         return _say(str(error), CANNOT_START)
+    _spare_collections()
     sys.stdout.write(f"rowcall-gateway: ready on {gateway.address}\n")
     sys.stdout.flush()
     await stopping
@@ -60,6 +65,18 @@ async def serve(settings: GatewaySettings) -> int:
     return 0
 
 
+def _spare_collections() -> None:
+    """Has the garbage collector leave alone what is there for good, and come when a few hundred calls are worth it.
+
+    Modules, descriptors and handlers are some hundred thousand objects: to look through them holds every call up for tens of
+    milliseconds. What a call leaves behind goes by reference counting; of the little that is in cycles (tracebacks of
+    refused calls, mostly) more waits meanwhile.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG, 20, 20)
+
+
 def _watch_signals() -> asyncio.Future[None]:
     """The first signal sets the result; the second one ends the process: what was acknowledged is committed."""
     loop = asyncio.get_running_loop()
@@ -67,6 +84,7 @@ def _watch_signals() -> asyncio.Future[None]:
 
     def came(number: signal.Signals) -> None:
         if stopping.done():
+            logs.flush()
             os._exit(128 + number)
         _log.info("stopping", signal=number.name)
         stopping.set_result(None)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from rowcall.errors import RowcallError
 from rowcall.options.v1.job_pb2 import Priority
@@ -46,6 +45,8 @@ MAX_WAIT: Final = timedelta(days=1)
 """A longer `prefer: wait` means this much: every call ends sooner anyway."""
 
 _T = TypeVar("_T")
+_ZERO: Final = timedelta(0)
+_NOT_AT_ALL: Final = ["wait=0"]
 _OURS: Final = "rowcall-"
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _RFC_3339: Final = re.compile(
@@ -57,8 +58,10 @@ _LANES: Final[Mapping[str, int]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CallMetadata:
+_NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class CallMetadata(NamedTuple):
     """What a call's metadata says."""
 
     idempotency_key: str | None = None
@@ -71,7 +74,7 @@ class CallMetadata:
     """rowcall.options.v1.Priority, if not the method's."""
     fairness_key: str | None = None
     """Shares the tenant's turn within the tenant."""
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = _NO_LABELS
     """To find the job by."""
     on_done: str | None = None
     """The method of a job to be submitted when this one has ended; `drafts` decides whether it can be."""
@@ -90,39 +93,45 @@ def read_metadata(items: Iterable[tuple[str, str | bytes]]) -> CallMetadata:
         RowcallError: UNKNOWN_METADATA or INVALID_METADATA, with the key.
     """
     values: dict[str, str] = {}
-    labels: dict[str, str] = {}
-    preferences: list[str] = []
+    labels: dict[str, str] | None = None
+    preferences: list[str] | None = None
     for key, value in items:
-        if key == PREFER:
-            preferences.append(_text(key, value))
-        elif key.startswith(LABEL_PREFIX):
-            _add_label(labels, key, value)
-        elif key in _SINGLE:
+        if key in _SINGLE:
             if key in values:
                 raise _invalid(key, "is given more than once; give it once")
             values[key] = _text(key, value)
+        elif key == PREFER:
+            preferences = preferences or []
+            preferences.append(_text(key, value))
+        elif key.startswith(LABEL_PREFIX):
+            labels = labels or {}
+            _add_label(labels, key, value)
         elif key.startswith(_OURS):
             raise _unknown(key)
+    # What is absent nearly always costs nothing.
+    get = values.get
+    rare = values.keys() & _RARE
     return CallMetadata(
-        idempotency_key=_read(values, IDEMPOTENCY_KEY, _bounded),
-        wait=_wait(preferences),
-        run_at=_read(values, RUN_AT, _time),
-        priority=_read(values, PRIORITY, _lane),
-        fairness_key=_read(values, FAIRNESS_KEY, _fairness),
-        labels=labels,
-        on_done=_read(values, ON_DONE, _bounded),
-        tenant=values.get(TENANT),
-        actor=_read(values, ACTOR, _bounded),
-        previous_attempts=_read(values, PREVIOUS_ATTEMPTS, _count) or 0,
+        _read(IDEMPOTENCY_KEY, get(IDEMPOTENCY_KEY), _bounded),
+        None if preferences is None else _wait(preferences),
+        _read(RUN_AT, get(RUN_AT), _time) if rare else None,
+        _read(PRIORITY, get(PRIORITY), _lane) if rare else None,
+        _read(FAIRNESS_KEY, get(FAIRNESS_KEY), _fairness) if rare else None,
+        _NO_LABELS if labels is None else labels,
+        _read(ON_DONE, get(ON_DONE), _bounded) if rare else None,
+        get(TENANT),
+        _read(ACTOR, get(ACTOR), _bounded),
+        (_read(PREVIOUS_ATTEMPTS, get(PREVIOUS_ATTEMPTS), _count) or 0) if rare else 0,
     )
 
 
-_SINGLE: Final = frozenset({IDEMPOTENCY_KEY, RUN_AT, PRIORITY, FAIRNESS_KEY, ON_DONE, TENANT, ACTOR, PREVIOUS_ATTEMPTS})
+_RARE: Final = frozenset({RUN_AT, PRIORITY, FAIRNESS_KEY, ON_DONE, PREVIOUS_ATTEMPTS})
+_SINGLE: Final = frozenset({IDEMPOTENCY_KEY, TENANT, ACTOR}) | _RARE
 _KNOWN: Final = sorted(key for key in _SINGLE if key.startswith(_OURS))
 
 
-def _read(values: Mapping[str, str], key: str, parse: Callable[[str, str], _T]) -> _T | None:
-    return None if key not in values else parse(key, values[key])
+def _read(key: str, value: str | None, parse: Callable[[str, str], _T]) -> _T | None:
+    return None if value is None else parse(key, value)
 
 
 def _text(key: str, value: str | bytes) -> str:
@@ -171,6 +180,8 @@ def _count(key: str, value: str) -> int:
 
 def _wait(preferences: Iterable[str]) -> timedelta | None:
     """RFC 7240: the first `wait` counts, parameters and other preferences are nobody's fault."""
+    if preferences == _NOT_AT_ALL:
+        return _ZERO
     for preference in ",".join(preferences).split(","):
         name, _, value = preference.partition(";")[0].partition("=")
         if name.strip().lower() == "wait":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from rowcall.catalogue.images import Catalogue
@@ -15,6 +16,15 @@ OUR_SERVICES: Final = (JOB_SERVICE, OPERATIONS, QUEUE_SERVICE)
 """The services that every gateway serves, beside the catalogue's."""
 
 _SUBMITTING: Final = frozenset({f"{JOB_SERVICE}/Submit", f"{JOB_SERVICE}/BatchSubmit"})
+
+
+def method_paths(catalogue: Catalogue, services: Iterable[str]) -> list[str]:
+    """The paths of the methods of services that the catalogue's pool has."""
+    return [
+        f"/{service}/{method.name}"
+        for service in services
+        for method in catalogue.pool.FindServiceByName(service).methods
+    ]
 
 
 class Rules:

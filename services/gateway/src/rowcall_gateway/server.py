@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Final, cast
 from uuid import uuid4
 
 import grpc.aio
 import structlog
 from google.longrunning import operations_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from opentelemetry.trace import TracerProvider
 
+from rowcall import logs
 from rowcall.catalogue.images import Catalogue, load_catalogue
 from rowcall.sharding import GATEWAY_WORKLOADS, Router
 from rowcall.v1 import job_service_pb2_grpc, queue_service_pb2_grpc
@@ -23,7 +24,8 @@ from rowcall_gateway.background import Background
 from rowcall_gateway.calls import JobCalls
 from rowcall_gateway.drafts import Drafts
 from rowcall_gateway.gate import Gate
-from rowcall_gateway.generic import JobMethodHandlers
+from rowcall_gateway.generic import job_method_handlers
+from rowcall_gateway.handlers import Collected
 from rowcall_gateway.identity import BelievedCallers, IdentityMode
 from rowcall_gateway.interceptor import CallInterceptor
 from rowcall_gateway.jobs import Jobs
@@ -32,7 +34,7 @@ from rowcall_gateway.operations import Operations
 from rowcall_gateway.queues import Queues
 from rowcall_gateway.reading import JobReader
 from rowcall_gateway.resources import Resources
-from rowcall_gateway.rules import OUR_SERVICES, Rules
+from rowcall_gateway.rules import OUR_SERVICES, Rules, method_paths
 from rowcall_gateway.schema import check_schemas
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_gateway.submissions import Submissions
@@ -156,6 +158,7 @@ class Gateway:
         if self._owns_router and self._router is not None:
             await self._router.close()
             self._router = None
+        logs.flush()
 
     def _load(self) -> Catalogue:
         catalogue = load_catalogue(
@@ -184,7 +187,7 @@ class Gateway:
             in_flight=lambda: self._gate.inside,
             methods=list(catalogue.methods.values()),
         )
-        self._server = self._assemble(catalogue, self._router, self._links)
+        self._server = await self._assemble(catalogue, self._router, self._links)
         self._port = _bind(self._server, settings.address)
         self._links.start()
         await self._server.start()
@@ -196,7 +199,7 @@ class Gateway:
             )
         _log.info("serving", address=self.address, methods=len(catalogue.methods), shards=sorted(settings.shards))
 
-    def _assemble(self, catalogue: Catalogue, router: Router, links: Links) -> grpc.aio.Server:
+    async def _assemble(self, catalogue: Catalogue, router: Router, links: Links) -> grpc.aio.Server:
         settings = self._settings
         resources = Resources(catalogue)
         drafts = Drafts(catalogue, max_request_bytes=settings.max_request_bytes)
@@ -217,16 +220,9 @@ class Gateway:
             rules=Rules(catalogue, settings).of,
             spans=None if self._tracer_provider is None else span_interceptor(self._tracer_provider),
         )
-        server = grpc.aio.server(
-            interceptors=(interceptor,),
-            options=(
-                # On by default, it lets a second process on the port take calls away in silence.
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-            ),
-        )
-        server.add_generic_rpc_handlers((JobMethodHandlers(catalogue, calls),))
+        served = Collected()
+        # The stubs know gRPC's own servers only.
+        adding = cast("grpc.aio.Server", served)
         jobs = Jobs(
             calls=calls,
             drafts=drafts,
@@ -236,14 +232,27 @@ class Gateway:
             slots=slots,
             validator=catalogue.validator,
         )
-        job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
+        job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, adding)
         operations = Operations(reader, resources, slots, max_call_wait=settings.max_call_wait)
-        operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)
-        queue_service_pb2_grpc.add_QueueServiceServicer_to_server(Queues(catalogue, router, links), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        operations_pb2_grpc.add_OperationsServicer_to_server(operations, adding)
+        queue_service_pb2_grpc.add_QueueServiceServicer_to_server(Queues(catalogue, router, links), adding)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, adding)
         if settings.reflection:
             names = (*self._services(catalogue), health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, server, pool=catalogue.pool)
+            servicer = reflection.aio.ReflectionServicer(names, pool=catalogue.pool)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, adding)  # type: ignore[no-untyped-call]
+        server = grpc.aio.server(
+            options=(
+                # On by default, it lets a second process on the port take calls away in silence.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+            ),
+        )
+        # Where an image has a service of ours, ours is served.
+        ours = (*OUR_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        handlers = {**job_method_handlers(catalogue, calls), **served.of(method_paths(catalogue, ours))}
+        server.add_generic_rpc_handlers((await interceptor.guard(handlers),))
         return server
 
     def _services(self, catalogue: Catalogue) -> Sequence[str]:

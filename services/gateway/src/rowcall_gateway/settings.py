@@ -63,9 +63,9 @@ class GatewaySettings(ClusterSettings):
         default=timedelta(days=7), description="How long an idempotency key names its job.", examples=["7d"]
     )
     gather: Duration = Field(
-        default=timedelta(milliseconds=3),
-        description="How long a submit waits for its neighbours while many calls are in flight; 0 is not at all.",
-        examples=["3ms"],
+        default=timedelta(milliseconds=10),
+        description="How long a submit waits for its neighbours at most while many calls are in flight; 0 is not at all.",
+        examples=["10ms"],
     )
     gather_above: Annotated[int, Field(ge=0)] = Field(
         default=8, description="How many calls in flight are many.", examples=["8"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
 from rowcall.errors import RowcallError
-from rowcall.queue.model import FollowUp, Submission, SubmitOutcome, Submitted
+from rowcall.queue.model import FollowUp, MethodIds, Submission, SubmitOutcome, Submitted
 from rowcall.sharding import Router, Shard
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.validation import fingerprint
@@ -17,10 +18,13 @@ from rowcall_gateway.drafts import Draft
 from rowcall_gateway.incoming import IncomingCall
 from rowcall_gateway.links import Links, ShardLink
 from rowcall_gateway.submitter import Ticket
+from rowcall_gateway.time_limits import TimeIsUp
 
 
 class Flight:
     """One call's submission: where it stands when the caller is gone or its time is up."""
+
+    __slots__ = ("_asked_at", "_loop", "job_id", "link", "ticket")
 
     job_id: UUID
     """The job's id, if it is new: minted before the database is asked, so that there is a name to ask with."""
@@ -28,21 +32,24 @@ class Flight:
     """The shard that it was sent to last."""
     ticket: Ticket | None
     """Its place in that shard's submitter."""
-    asked_at: float | None
-    """When it was taken to that shard first, in the loop's time; None: it is not known yet which shard that is."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._asked_at = 0.0
         self.job_id = uuid7()
         self.link = None
         self.ticket = None
-        self.asked_at = None
 
     def sent_to(self, link: ShardLink) -> None:
         """It is taken to a shard, which is asked for what belongs into the row, and for the row."""
         if self.link is not link:
-            self.asked_at = asyncio.get_running_loop().time()
+            self._asked_at = self._loop.time()
         self.link = link
         self.ticket = None
+
+    def waited(self) -> float:
+        """For how many seconds the shard that it was sent to last has been asked."""
+        return self._loop.time() - self._asked_at
 
     def recall(self) -> bool:
         """Takes the submission back. False: it is being written or was written."""
@@ -57,22 +64,54 @@ class Submissions:
         self._links = links
 
     async def submit(
-        self, call: IncomingCall, draft: Draft, flight: Flight, *, waits: bool
+        self, call: IncomingCall, draft: Draft, flight: Flight, *, waits: bool, until: float | None
     ) -> tuple[ShardLink, Submitted]:
         """Writes one call, together with its neighbours.
 
         Cancelled before the row is on its way, nothing is written; afterwards the row is, and `flight` knows it.
 
+        Args:
+            call: Who calls.
+            draft: What is to be written.
+            flight: Is told how far it has come.
+            waits: Whether the call waits for the job's end.
+            until: The loop's time to be done by; None: whenever.
+
         Raises:
             RowcallError: What router and store raise.
+            TimeIsUp: It is not known in time what became of it; `flight` knows whether it can be taken back.
         """
+        route = self._router.route_cached(call.tenant)
+        link = None if route is None else self._links.get(route.shard)
+        known = None if link is None else _known_facts(draft, link)
+        if link is not None and known is not None:
+            # What a call needs in nearly every case is at hand.
+            flight.sent_to(link)
+            ticket = link.submitter.enqueue(_submission(call, draft, flight.job_id, link, known, waits=waits))
+            flight.ticket = ticket
+            submitted = await ticket.written(until)
+            if submitted.outcome is not SubmitOutcome.WRONG_SHARD:
+                return link, submitted
+        timer = asyncio.timeout_at(until)
+        try:
+            async with timer:
+                return await self._look_and_submit(call, draft, flight, waits=waits)
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise TimeIsUp from None
+
+    async def _look_and_submit(
+        self, call: IncomingCall, draft: Draft, flight: Flight, *, waits: bool
+    ) -> tuple[ShardLink, Submitted]:
+        """Asks for everything that is not known, and again where the tenant is not where it was thought to be."""
 
         async def on(shard: Shard) -> tuple[ShardLink, Submitted]:
             link = self._links[shard.name]
             flight.sent_to(link)
-            submission = await _submission(call, draft, flight.job_id, link, waits=waits)
+            submission = _submission(call, draft, flight.job_id, link, await _facts(draft, link), waits=waits)
             flight.ticket = link.submitter.enqueue(submission)
-            submitted = await asyncio.shield(flight.ticket.answer)
+            submitted = await flight.ticket.written()
             _refuse_wrong_shard([submitted], call.tenant, shard)
             return link, submitted
 
@@ -89,7 +128,7 @@ class Submissions:
         async def on(shard: Shard) -> list[Submitted]:
             link = self._links[shard.name]
             submissions = [
-                await _submission(call, draft, job_id, link, waits=False)
+                _submission(call, draft, job_id, link, await _facts(draft, link), waits=False)
                 for draft, job_id in zip(drafts, job_ids, strict=True)
             ]
             submitted = await link.store.submit_atomic(submissions)
@@ -107,34 +146,65 @@ class Submissions:
         return await self._router.call_on_shard(call.tenant, on)
 
 
-async def _submission(call: IncomingCall, draft: Draft, job_id: UUID, link: ShardLink, *, waits: bool) -> Submission:
+class _Facts(NamedTuple):
+    """What of a row only the shard knows."""
+
+    ids: MethodIds
+    """Of the method and its policy."""
+    fingerprint: bytes | None
+    """Of the request, under the shard's key; None where there is no idempotency key."""
+    on_done: FollowUp | None
+    """The follow-up, as the shard numbers it."""
+
+
+def _known_facts(draft: Draft, link: ShardLink) -> _Facts | None:
+    """The facts, where nothing must be asked for them."""
+    if draft.on_done is not None:
+        return None
+    ids = link.store.known_ids(draft.method.name, draft.method.policy)
+    if ids is None:
+        return None
+    if draft.request_id is None:
+        return _Facts(ids, None, None)
+    key = link.store.known_fingerprint_key
+    return None if key is None else _Facts(ids, fingerprint(key, draft.message), None)
+
+
+async def _facts(draft: Draft, link: ShardLink) -> _Facts:
     hashed = None
     if draft.request_id is not None:
         hashed = fingerprint(await link.store.fingerprint_key(), draft.message)
     if draft.on_done is None:
-        ids, on_done = await link.store.method_ids(draft.method.name, draft.method.policy), None
-    else:
-        # The shard packs the answer into the follow-up's operation, for which it must know the answer's type.
-        ids = await link.store.publish(draft.method)
-        following = await link.store.method_ids(draft.on_done.name, draft.on_done.policy)
-        on_done = FollowUp(following, draft.on_done.policy.priority)
+        return _Facts(await link.store.method_ids(draft.method.name, draft.method.policy), hashed, None)
+    # The shard packs the answer into the follow-up's operation, for which it must know the answer's type.
+    ids = await link.store.publish(draft.method)
+    following = await link.store.method_ids(draft.on_done.name, draft.on_done.policy)
+    return _Facts(ids, hashed, FollowUp(following, draft.on_done.policy.priority))
+
+
+def _submission(
+    call: IncomingCall, draft: Draft, job_id: UUID, link: ShardLink, facts: _Facts, *, waits: bool
+) -> Submission:
+    method, request, _, request_id, lane, run_at, fairness_key, labels, _ = draft
+    tenant, actor = call.principal
+    trace = call.trace
     return Submission(
-        tenant=call.tenant,
-        job_id=job_id,
-        ids=ids,
-        lane=draft.lane,
-        request=draft.request,
-        request_id=draft.request_id,
-        fingerprint=hashed,
-        run_at=draft.run_at,
-        actor=call.principal.actor,
-        fairness_key=draft.fairness_key,
-        traceparent=call.trace.traceparent,
-        tracestate=call.trace.tracestate,
-        labels=draft.labels,
+        tenant,
+        job_id,
+        facts.ids,
+        lane,
+        request,
+        request_id,
+        facts.fingerprint,
+        run_at,
+        actor,
+        fairness_key,
+        trace.traceparent,
+        trace.tracestate,
+        labels,
         waiter_id=link.waiter_id if waits else None,
-        deadline=draft.method.policy.deadline,
-        on_done=on_done,
+        deadline=method.policy.deadline,
+        on_done=facts.on_done,
     )
 
 

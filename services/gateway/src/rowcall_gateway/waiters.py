@@ -13,10 +13,10 @@ import math
 import random
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final, NamedTuple, TypeAlias
+from types import TracebackType
+from typing import Final, NamedTuple, Self, TypeAlias
 from uuid import UUID
 
 import structlog
@@ -24,6 +24,7 @@ import structlog
 from rowcall.queue.model import Outcome
 from rowcall.queue.protocol import JobStore
 from rowcall_gateway.failures import draining, too_many_waiters
+from rowcall_gateway.time_limits import TimeLimits, Wake
 
 JobKey: TypeAlias = tuple[str, UUID]
 """Tenant and job."""
@@ -36,6 +37,8 @@ RECENT_HINTS: Final = 4096
 
 TOGETHER: Final = 0.002
 """Seconds: who is due within them comes along, one question for many calls."""
+
+_UNHEARD: Final = object()
 
 _log = structlog.get_logger(__name__)
 
@@ -71,38 +74,55 @@ class Slots:
         """How many calls wait or are about to."""
         return self._taken
 
-    @contextmanager
-    def take(self) -> Iterator[None]:
-        """Holds a place for the length of a `with` block.
+    def take(self) -> Self:
+        """For a `with` block: holds a place for its length.
 
         Raises:
             RowcallError: TOO_MANY_WAITERS.
         """
         if self._taken >= self._limit:
             raise too_many_waiters(self._limit)
+        return self
+
+    def __enter__(self) -> None:
         self._taken += 1
-        try:
-            yield
-        finally:
-            self._taken -= 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._taken -= 1
 
 
-@dataclass(slots=True, eq=False)
 class Waiting:
-    """One call that waits for one job."""
+    """One call that waits for one job, for the length of a `with` block."""
+
+    __slots__ = ("_waiters", "_wake", "due", "ended", "interval", "key", "leaving_at", "outcome", "pace")
 
     key: JobKey
     """The job."""
     pace: Pace
     """How often it is asked for."""
-    answer: asyncio.Future[Outcome | None]
-    """None when the gateway drains first."""
     interval: float
     """Seconds until it is asked for again."""
     due: float
     """The loop's time when it is asked for next; infinite while it is."""
-    leaving_at: float = 0.0
+    ended: bool
+    """Whether nothing more is waited for: the outcome is here, the gateway drains, or the block is over."""
+    outcome: Outcome | None
+    """None until it is here, and for good when the gateway drains first."""
+    leaving_at: float
     """The loop's time when a draining gateway lets go of its clients' connections."""
+
+    def __init__(self, waiters: Waiters, key: JobKey, pace: Pace, due: float) -> None:
+        self.key = key
+        self.pace = pace
+        self.interval = pace.first.total_seconds() * pace.growth
+        self.due = due
+        self.ended = False
+        self.outcome = None
+        self.leaving_at = 0.0
+        self._waiters = waiters
+        self._wake: Wake | None = None
 
     async def until(self, end: float) -> Outcome | None:
         """The job's outcome; None if it is not finished at the given time of the loop.
@@ -110,19 +130,35 @@ class Waiting:
         Raises:
             RowcallError: GATEWAY_DRAINING.
         """
-        if not self.answer.done():
-            await asyncio.wait({self.answer}, timeout=max(end - asyncio.get_running_loop().time(), 0))
-        if not self.answer.done():
+        loop = asyncio.get_running_loop()
+        if not self.ended:
+            # Whoever has no time to wait still lets the others come first.
+            self._wake = loop.create_future()
+            self._waiters.limits.end(self._wake, end)
+            await self._wake
+        if not self.ended:
             return None
-        outcome = self.answer.result()
-        if outcome is None:
-            raise draining(self.leaving_at - asyncio.get_running_loop().time())
-        return outcome
+        if self.outcome is None:
+            raise draining(self.leaving_at - loop.time())
+        return self.outcome
 
     def end(self, outcome: Outcome | None) -> None:
         """Ends the wait, with an outcome or, draining, without."""
-        if not self.answer.done():
-            self.answer.set_result(outcome)
+        if not self.ended:
+            self.ended = True
+            self.outcome = outcome
+            if self._wake is not None and not self._wake.done():
+                self._wake.set_result(None)
+
+    def __enter__(self) -> Self:
+        self._waiters.enter(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.ended = True
+        self._waiters.leave(self)
 
 
 class _Drain(NamedTuple):
@@ -147,7 +183,7 @@ class _Schedule:
     def next_due(self) -> float | None:
         while self.heap:
             due, _, waiting = self.heap[0]
-            if due == waiting.due and not waiting.answer.done():
+            if due == waiting.due and not waiting.ended:
                 return due
             heapq.heappop(self.heap)
         return None
@@ -167,16 +203,20 @@ class _Schedule:
 class Waiters:
     """The calls that wait for jobs of one shard."""
 
+    limits: TimeLimits
+    """When they stop waiting."""
+
     def __init__(self, store: JobStore, *, shard: str) -> None:
         self._store = store
         self._shard = shard
         self._waiting: dict[UUID, list[Waiting]] = {}
         self._schedule = _Schedule()
-        self._recent: OrderedDict[UUID, None] = OrderedDict()
+        self._recent: OrderedDict[UUID, object] = OrderedDict()
         self._wake = asyncio.Event()
         self._drain: _Drain | None = None
         self._poller: asyncio.Task[None] | None = None
         self._failing = False
+        self.limits = TimeLimits()
 
     def start(self) -> None:
         """Starts asking."""
@@ -189,33 +229,28 @@ class Waiters:
             await asyncio.wait({self._poller})
         for waiting in self._everybody():
             waiting.end(None)
+        self.limits.close()
 
-    @contextmanager
-    def wait(self, key: JobKey, *, pace: Pace) -> Iterator[Waiting]:
-        """Waits for a job for the length of a `with` block."""
-        loop = asyncio.get_running_loop()
-        first = pace.first.total_seconds()
-        hinted = key[1] in self._recent
-        self._recent.pop(key[1], None)
-        waiting = Waiting(
-            key=key,
-            pace=pace,
-            answer=loop.create_future(),
-            interval=first * pace.growth,
-            due=loop.time() + (0 if hinted else _spread(first)),
-        )
-        self._waiting.setdefault(key[1], []).append(waiting)
+    def wait(self, key: JobKey, *, pace: Pace) -> Waiting:
+        """For a `with` block: waits for a job for its length."""
+        now = asyncio.get_running_loop().time()
+        if self._recent.pop(key[1], _UNHEARD) is _UNHEARD:
+            now += _spread(pace.first.total_seconds())
+        return Waiting(self, key, pace, now)
+
+    def enter(self, waiting: Waiting) -> None:
+        """Called by `Waiting`."""
+        self._waiting.setdefault(waiting.key[1], []).append(waiting)
         self._put(waiting)
         if self._drain is not None:
             self._end_later(waiting, self._drain)
-        try:
-            yield waiting
-        finally:
-            waiting.answer.cancel()
-            others = self._waiting[key[1]]
-            others.remove(waiting)
-            if not others:
-                del self._waiting[key[1]]
+
+    def leave(self, waiting: Waiting) -> None:
+        """Called by `Waiting`."""
+        others = self._waiting[waiting.key[1]]
+        others.remove(waiting)
+        if not others:
+            del self._waiting[waiting.key[1]]
 
     def others(self, key: JobKey) -> bool:
         """Whether more than one call waits for a job here."""
@@ -298,7 +333,7 @@ class Waiters:
                     waiting.end(outcome)
         for waiting in batch:
             # A hint that came meanwhile has put it in line again already.
-            if not waiting.answer.done() and waiting.due == math.inf:
+            if not waiting.ended and waiting.due == math.inf:
                 waiting.due = asyncio.get_running_loop().time() + _spread(waiting.interval)
                 waiting.interval = min(waiting.interval * waiting.pace.growth, waiting.pace.most.total_seconds())
                 self._put(waiting)

@@ -8,6 +8,8 @@ import signal
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from rowcall import logs
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _T = TypeVar("_T")
@@ -33,6 +35,7 @@ class Signals:
         if self._first.done():
             # At once means without any handler's leave. The embedded Postgres is stopped by its guardian, and what was
             # acknowledged is committed.
+            logs.flush()
             os._exit(128 + number)
         self._first.set_result(number)
 

@@ -121,16 +121,15 @@ class _ArrayDumper(Dumper):
     format = Format.BINARY
     element_oid: ClassVar[int]
 
-    def __init__(self, cls: type, context: AdaptContext | None = None) -> None:
-        super().__init__(cls, context)
-        connection = context.connection if context else None
-        self.encoding = connection.info.encoding if connection else "utf-8"
-
     def dump(self, obj: Array[Any]) -> bytes:
-        if not obj.values:
+        values = obj.values
+        if not values:
             return _EMPTY.pack(0, 0, self.element_oid)
+        if values[0] is None and values.count(None) == len(values):
+            # Half of a batch's columns are.
+            return _HEADER.pack(1, 1, self.element_oid, len(values), 1) + _NULL * len(values)
         try:
-            elements = self.elements(obj.values)
+            elements = self.elements(values)
         except struct.error as error:
             raise psycopg.DataError(f"{type(obj).__name__}: {error}") from error
         return _HEADER.pack(1, _NULL in elements, self.element_oid, len(elements), 1) + b"".join(elements)
@@ -144,14 +143,28 @@ def _sized(data: bytes) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
-class _TextArrayDumper(_ArrayDumper):
-    def elements(self, values: Sequence[str | None]) -> list[bytes]:
-        return [_NULL if value is None else self.element(value) for value in values]
+class _EncodingDumper(_ArrayDumper):
+    """Of what is sent in the client's encoding. The others do not ask for that: a dumper is made for each statement."""
 
-    def element(self, value: str) -> bytes:
-        if "\0" in value:
-            raise psycopg.DataError("PostgreSQL text cannot contain NUL (0x00) bytes.")
-        return _sized(value.encode(self.encoding))
+    def __init__(self, cls: type, context: AdaptContext | None = None) -> None:
+        super().__init__(cls, context)
+        connection = context.connection if context else None
+        self.encoding = connection.info.encoding if connection else "utf-8"
+
+
+class _TextArrayDumper(_EncodingDumper):
+    def elements(self, values: Sequence[str | None]) -> list[bytes]:
+        encoding = self.encoding
+        elements = []
+        for value in values:
+            if value is None:
+                elements.append(_NULL)
+            elif "\0" in value:
+                raise psycopg.DataError("PostgreSQL text cannot contain NUL (0x00) bytes.")
+            else:
+                data = value.encode(encoding)
+                elements.append(_LENGTH.pack(len(data)) + data)
+        return elements
 
 
 class _ByteaArrayDumper(_ArrayDumper):
@@ -199,7 +212,7 @@ class _IntervalArrayDumper(_ArrayDumper):
         return [_NULL if value is None else _INTERVAL.pack(16, value // _MICROSECOND, 0, 0) for value in values]
 
 
-class _JsonbArrayDumper(_ArrayDumper):
+class _JsonbArrayDumper(_EncodingDumper):
     def elements(self, values: Sequence[Mapping[str, str] | None]) -> list[bytes]:
         return [_NULL if value is None else _sized(b"\x01" + self.document(value)) for value in values]
 

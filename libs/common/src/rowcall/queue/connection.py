@@ -10,9 +10,10 @@ import asyncio
 import random
 import select
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
 import psycopg
@@ -52,18 +53,45 @@ async def is_alive(connection: Connection) -> bool:
     return True
 
 
-@asynccontextmanager
-async def connection(pool: Pool) -> AsyncIterator[Connection]:
-    """A live connection in autocommit mode. Raises psycopg_pool.PoolTimeout when there is none in time."""
-    while True:
-        async with pool.connection() as found:
-            if await is_alive(found):
-                if not found.autocommit:
+class connection:  # noqa: N801  used as a function: async with connection(pool) as found: …
+    """A live connection in autocommit mode. Raises psycopg_pool.PoolTimeout when there is none in time.
+
+    Without the pool's own context manager, which commits or rolls back: there is no transaction that is not its own
+    block's. What is given back in another state than idle is mended or replaced by the pool all the same.
+    """
+
+    __slots__ = ("_found", "_pool")
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._found: Connection | None = None
+
+    async def __aenter__(self) -> Connection:
+        while True:
+            found: Connection = await self._pool.getconn()
+            usable = False
+            try:
+                usable = await is_alive(found)
+                if not usable:
+                    # The pool replaces a closed one; each round takes one dead connection away.
+                    await found.close()
+                elif not found.autocommit:
+                    usable = False
                     await found.set_autocommit(True)
-                yield found
-                return
-            # The pool replaces a closed one; each round takes one dead connection away.
-            await found.close()
+                    usable = True
+            finally:
+                if not usable:
+                    await self._pool.putconn(found)
+            if usable:
+                self._found = found
+                return found
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._found is not None:
+            found, self._found = self._found, None
+            await self._pool.putconn(found)
 
 
 async def execute(connection: Connection, name: str, parameters: Mapping[str, object] | None = None) -> list[TupleRow]:

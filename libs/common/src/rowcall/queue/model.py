@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -55,9 +55,11 @@ class FollowUp:
     """1 URGENT to 4 LOW."""
 
 
-@dataclass(frozen=True, slots=True)
+# Neither this nor `Submitted` is frozen, as they should be: it triples what making one costs, and one of each is made for
+# every call.
+@dataclass(slots=True)
 class Submission:
-    """One call to be written as a row."""
+    """One call to be written as a row. Nobody changes one."""
 
     tenant: str
     """Whose job it is."""
@@ -100,14 +102,18 @@ class Submission:
         return None if self.request_id is None else (self.tenant, self.ids.method_id, self.request_id)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Submitted:
-    """What became of one submission, durably."""
+    """What became of one submission, durably. Nobody changes one."""
 
     outcome: SubmitOutcome
     """CREATED and JOINED mean that the job is committed."""
     job_id: UUID
     """The job's id: the submission's own, or that of the job that was joined."""
+    created_at: datetime | None = field(default=None, compare=False)
+    """Of a job that is new: when the row was written, by the shard's clock."""
+    scheduled: bool = field(default=False, compare=False)
+    """Whether a job that is new is SCHEDULED; otherwise it is READY."""
 
 
 @dataclass(frozen=True, slots=True)

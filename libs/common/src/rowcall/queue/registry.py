@@ -18,11 +18,19 @@ class Registry:
         """
         self._session = session
         self._known: dict[tuple[str, Policy], MethodIds] = {}
+        # By name, with the policy that was asked for last: to hash a policy takes a while, and it is the same one each time.
+        self._last: dict[str, tuple[Policy, MethodIds]] = {}
         self._published: set[tuple[str, Policy]] = set()
 
     def known(self, method: str, policy: Policy) -> MethodIds | None:
         """What is remembered."""
-        return self._known.get((method, policy))
+        last = self._last.get(method)
+        if last is not None and last[0] is policy:
+            return last[1]
+        found = self._known.get((method, policy))
+        if found is not None:
+            self._last[method] = (policy, found)
+        return found
 
     async def method_ids(self, method: str, policy: Policy) -> MethodIds:
         """The ids of a method ("package.Service/Method") with its policy. Raises RowcallError."""

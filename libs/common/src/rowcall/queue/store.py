@@ -79,6 +79,15 @@ class PostgresJobStore:
             known = await self._registry.method_ids(method, policy)
         return known
 
+    def known_ids(self, method: str, policy: Policy) -> MethodIds | None:
+        """What `method_ids` answers, if it need not ask."""
+        return self._registry.known(method, policy)
+
+    @property
+    def known_fingerprint_key(self) -> bytes | None:
+        """What `fingerprint_key` answers, if it need not ask."""
+        return self._fingerprint_key
+
     async def publish(self, method: JobMethod) -> MethodIds:
         """See JobStore.publish."""
         await self.fingerprint_key()

@@ -173,6 +173,9 @@ class Submitter:
                 f"The gateway's clock is more than an hour ahead of the clock of shard {self._session.shard!r}; nothing "
                 "was written. The operator must set the clocks right.",
             )
+        if row[1] == SubmitOutcome.CREATED:
+            # A job that is not ready has no place in line yet.
+            return Submitted(SubmitOutcome.CREATED, row[2], row[4], row[3] == 0)
         return Submitted(SubmitOutcome(row[1]), row[2])
 
     def _fault(self, error: Exception, submission: Submission) -> RowcallError:

@@ -1,4 +1,4 @@
-select place, outcome, job_id, order_key
+select place, outcome, job_id, order_key, created_at
 from rowcall.submit_jobs(
   p_tenant => %(tenant)s,
   p_job_id => %(job_id)s,

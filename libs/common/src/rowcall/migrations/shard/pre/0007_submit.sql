@@ -33,7 +33,8 @@ $$;
 -- call, and the answer has one row for each, by its place (from 1).
 -- outcome: 1 CREATED; 2 JOINED the job that has the key; 3 KEY_REUSED with another
 -- fingerprint; 4 WRONG_SHARD, the tenant is not (or no longer) here; 5 the id's time
--- is more than an hour ahead of this clock (history is looked up by it).
+-- is more than an hour ahead of this clock (history is looked up by it). order_key
+-- and created_at are a new job's; the key is 0 until it is ready.
 -- A batch must not hold one key twice, and keyed calls must come sorted by key
 -- (else two gateways deadlock); the caller sees to both. p_last_key and p_step
 -- give start-time fair queueing: the job's order key is
@@ -65,7 +66,7 @@ create function rowcall.submit_jobs(
   p_on_done text[],
   p_key_ttl interval
 )
-returns table (place bigint, outcome smallint, job_id uuid, order_key bigint)
+returns table (place bigint, outcome smallint, job_id uuid, order_key bigint, created_at timestamptz)
 -- plpgsql, because it keeps the plan for the session; a function in SQL is planned
 -- at each call before Postgres 18. The plan is made without knowing a batch's size:
 -- its parts are hashed, never compared each with each.
@@ -142,7 +143,8 @@ begin
         when l.lane is null then null
         when i.run_at > statement_timestamp() then 0
         else greatest(l.frontier, i.known_key) + i.weighed_step
-      end as new_key
+      end as new_key,
+      clock_timestamp() as created_at
     from input i
     left join lane l on l.queue_id = i.queue_id and l.lane = i.lane
     left join keyed k on k.tenant = i.tenant and k.method_id = i.method_id and k.request_id = i.request_id
@@ -150,19 +152,20 @@ begin
   created as (
     insert into rowcall.job (
       tenant, job_id, state, lane, priority, queue_id, order_key, method_id, policy_id, run_at, ready_at, waiter_id,
-      request, request_id, actor, fairness_key, traceparent, tracestate, labels, deadline, parent_job_id, on_done
+      request, request_id, actor, fairness_key, traceparent, tracestate, labels, deadline, parent_job_id, on_done, created_at
     )
     select
       j.tenant, j.job_id, case when j.later then 1 else 2 end, j.lane, j.lane, j.queue_id, j.new_key,
       j.method_id, j.policy_id, coalesce(j.run_at, clock_timestamp()),
       case when j.later then null else clock_timestamp() end, j.waiter_id,
       j.request, j.request_id, j.actor, j.fairness_key, j.traceparent, j.tracestate, j.labels,
-      greatest(j.run_at, statement_timestamp()) + j.deadline, j.parent_job_id, string_to_array(j.on_done, ',')::integer[]
+      greatest(j.run_at, statement_timestamp()) + j.deadline, j.parent_job_id, string_to_array(j.on_done, ',')::integer[],
+      j.created_at
     from judged j
     where j.outcome = 1
     order by j.place
   )
-  select j.place, j.outcome, j.named_job_id, coalesce(j.new_key, 0) from judged j order by j.place;
+  select j.place, j.outcome, j.named_job_id, coalesce(j.new_key, 0), j.created_at from judged j order by j.place;
 end
 $$;
 
