@@ -115,16 +115,21 @@ class Jobs(JobServiceServicer):
             reused = [index for index, each in enumerate(submitted) if each.outcome is SubmitOutcome.KEY_REUSED]
             if reused:
                 raise _keys_reused(reused, operation_name(call.tenant, submitted[reused[0]].job_id))
-            link = await self._reader.link(call)
-            keys = [(call.tenant, each.job_id) for each in submitted]
-            rows = {} if link is None else await link.store.read(keys, response=True)
+            # Of those that were just written everything is known; those that were there already may have ended.
+            there = [(call.tenant, each.job_id) for each in submitted if each.outcome is not SubmitOutcome.CREATED]
+            link = await self._reader.link(call) if there else None
+            rows = {} if link is None else await link.store.read(there, response=True)
         response = BatchSubmitResponse()
-        for key, each in zip(keys, submitted, strict=True):
-            if key not in rows:
-                raise operation_deleted(operation_name(*key))
-            response.results.add(
-                operation=self._resources.operation(rows[key]), joined=each.outcome is SubmitOutcome.JOINED
-            )
+        for draft, each in zip(drafts, submitted, strict=True):
+            name = operation_name(call.tenant, each.job_id)
+            if each.outcome is SubmitOutcome.CREATED:
+                made = self._resources.operation_submitted(draft.method, name, each, call.trace.trace_id)
+                response.results.add(operation=made)
+                continue
+            row = rows.get((call.tenant, each.job_id))
+            if row is None:
+                raise operation_deleted(name)
+            response.results.add(operation=self._resources.operation(row), joined=True)
         return response
 
     async def GetJob(self, request: GetJobRequest, context: Any) -> GetJobResponse:  # noqa: ARG002, N802

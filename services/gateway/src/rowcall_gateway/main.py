@@ -7,7 +7,6 @@ second signal ends it at once.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ import uvloop
 from rowcall import logs
 from rowcall.catalogue.images import ImageError
 from rowcall.errors import RowcallError
+from rowcall.garbage import spare_collections
 from rowcall.settings import SettingsError, load_settings, refuse
 from rowcall_gateway.server import Gateway
 from rowcall_gateway.settings import GatewaySettings
@@ -26,9 +26,6 @@ from rowcall_gateway.telemetry import provider_from_environment
 
 CANNOT_START: Final = 1
 WRONG_SETTINGS: Final = 2
-
-_YOUNG: Final = 10_000
-"""New objects between two looks at the youngest, instead of 700."""
 
 _log = structlog.get_logger(__name__)
 
@@ -55,7 +52,7 @@ async def serve(settings: GatewaySettings) -> int:
         refuse(error)
     except (ImageError, RowcallError, OSError) as error:
         return _say(str(error), CANNOT_START)
-    _spare_collections()
+    spare_collections()
     sys.stdout.write(f"rowcall-gateway: ready on {gateway.address}\n")
     sys.stdout.flush()
     await stopping
@@ -63,18 +60,6 @@ async def serve(settings: GatewaySettings) -> int:
     if provider is not None:
         await asyncio.to_thread(provider.shutdown)
     return 0
-
-
-def _spare_collections() -> None:
-    """Has the garbage collector leave alone what is there for good, and come when a few hundred calls are worth it.
-
-    Modules, descriptors and handlers are some hundred thousand objects: to look through them holds every call up for tens of
-    milliseconds. What a call leaves behind goes by reference counting; of the little that is in cycles (tracebacks of
-    refused calls, mostly) more waits meanwhile.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_YOUNG, 20, 20)
 
 
 def _watch_signals() -> asyncio.Future[None]:

@@ -21,6 +21,7 @@ import uvloop
 from rowcall import logs
 from rowcall.catalogue.images import ImageError
 from rowcall.errors import RowcallError
+from rowcall.garbage import spare_collections
 from rowcall.settings import SettingsError, load_settings, refuse
 from rowcall_worker.alive import sign_of_life
 from rowcall_worker.handlers import RegistrationError
@@ -66,6 +67,7 @@ async def _serve(settings: WorkerSettings) -> None:
     await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
         await starting  # raises what it raised
+        spare_collections()
         async with sign_of_life(settings.health_file):
             sys.stdout.write(f"{READY_LINE}\n")
             sys.stdout.flush()
