@@ -70,6 +70,17 @@ begin
   end if;
   for v_lane in 1..4 loop
     exit when v_left <= 0;
+    -- To begin the statement below costs more than to look whether there is anything: most
+    -- lanes of most queues are empty.
+    continue when not exists (
+      select
+      from rowcall.job j
+      where j.state = 2
+        and j.held = 0
+        and j.queue_id = p_queue_id
+        and j.lane = v_lane
+        and j.order_key >= p_from[v_lane]
+    );
     return query
       with picked as materialized (
         select j.ctid
