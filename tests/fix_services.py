@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -59,6 +60,16 @@ class ServiceProcess:
     def address(self) -> str:
         """Waits until a gateway is ready; returns its host and port."""
         return self.ready().removeprefix("on ")
+
+    def members(self) -> dict[int, int]:
+        """The process ids of several processes of one command, by their numbers: those that were started last."""
+        lines = [json.loads(line) for line in list(self.log) if '"process started"' in line]
+        return {line["process"]: line["pid"] for line in lines}
+
+    def all_gone(self) -> bool:
+        """Waits until every one of its processes has ended: each of them holds its stderr."""
+        self._reader.join(END_SECONDS)
+        return not self._reader.is_alive()
 
     def kill(self) -> None:
         """Kills it as a crash or the kernel would: no clean-up, no goodbye."""
