@@ -98,6 +98,8 @@ class Services:
         """Starts a program with the cluster's settings and some more; does not wait for it."""
         service = ServiceProcess(program, arguments, {**self._variables, **variables})
         self._stack.enter_context(service.process)
+        # What it had started ends with it, a little later.
+        self._stack.callback(service.all_gone)
         self._stack.callback(service.process.kill)
         return service
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from rowcall.processes import Member
+from rowcall.processes.member import READY, introduced
 from tests.waiting import until
 
 END_SECONDS = 30.0
@@ -45,10 +47,11 @@ async def serve():
         return does("refuses")
     (folder / f"{member.number}-serves-{os.getpid()}").write_text(member.told)
     member.ready()
-    await ended.wait()
+    # Bounded: a test that fails leaves nobody behind for ever.
+    await asyncio.wait_for(ended.wait(), 120)
     if does("stays") is not None:
         (folder / f"{member.number}-hears").touch()
-        await asyncio.sleep(3600)
+        await asyncio.sleep(120)
     (folder / f"{member.number}-drained").touch()
     return does("ends") or 0
 
@@ -102,6 +105,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
+                    process_group=0,
                 )
             )
             stack.callback(process.kill)
@@ -199,5 +203,33 @@ async def test_no_other_takes_the_place_of_one_that_dies_during_the_drain(start:
     assert len(program.pids(1)) == 1
 
 
+def test_ctrl_c_reaches_the_supervisor_alone(start: Start) -> None:
+    program = start(2)
+    program.ready()
+
+    # As a terminal does it: to every process of the group.
+    os.killpg(program.process.pid, signal.SIGINT)
+
+    code, err = program.ended()
+    assert code == 0, err
+    assert program.has("1-drained")
+    assert program.has("2-drained")
+
+
 def test_a_process_that_nobody_supervises_is_no_member() -> None:
     assert Member.from_environment({"PATH": "/bin"}) is None
+
+
+def test_what_a_member_starts_is_no_member() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        environment = introduced(3, "what was told", theirs)
+        line = theirs.detach()
+        member = Member.from_environment(environment)
+        assert member is not None
+        with member._line:
+            assert (member.number, member.told) == (3, "what was told")
+            assert not os.get_inheritable(line)
+            assert environment == dict(os.environ)
+            member.ready()
+            assert ours.recv(16) == READY
