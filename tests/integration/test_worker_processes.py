@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from google.protobuf.duration_pb2 import Duration
@@ -37,7 +38,8 @@ async def test_all_processes_take_jobs_and_drain(calls: Calls, services: Service
     worker.process.send_signal(signal.SIGTERM)
     await until(lambda: sum('"worker drains"' in line for line in list(worker.log)) == 2)
     for member in worker.members().values():
-        os.kill(member, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.kill(member, signal.SIGTERM)
 
     assert await asyncio.to_thread(worker.process.wait, END_SECONDS) == 0, "".join(worker.log)
     # Those that ran were waited for, by either of them.
@@ -114,6 +116,11 @@ def healthcheck(file: Path) -> tuple[int, str]:
     return ended.returncode, ended.stdout.strip()
 
 
+def left(folder: Path) -> list[Path]:
+    """What is still in a folder."""
+    return list(folder.iterdir())
+
+
 async def test_a_worker_is_alive_while_all_its_processes_are(calls: Calls, services: Services, tmp_path: Path) -> None:
     file = tmp_path / "alive"
     assert healthcheck(file) == (1, f"rowcall-worker: no sign of life: {file}: No such file or directory")
@@ -139,7 +146,7 @@ async def test_a_worker_is_alive_while_all_its_processes_are(calls: Calls, servi
     await until(lambda: healthcheck(file)[0] == 0)
     await calls.done(await calls.submit("Echo", EchoRequest()))
     assert await asyncio.to_thread(worker.end) == 0, "".join(worker.log)
-    assert not list(tmp_path.iterdir())
+    assert not left(tmp_path)
 
 
 async def test_one_alone_has_one_file_whatever_was_there(services: Services, tmp_path: Path) -> None:
@@ -149,4 +156,4 @@ async def test_one_alone_has_one_file_whatever_was_there(services: Services, tmp
     await asyncio.to_thread(worker.ready)
     assert healthcheck(file) == (0, "rowcall-worker: is alive")
     assert await asyncio.to_thread(worker.end) == 0
-    assert not list(tmp_path.iterdir())
+    assert not left(tmp_path)

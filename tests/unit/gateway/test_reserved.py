@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from rowcall_gateway.address import Address
-from rowcall_gateway.reserved import reserved
+from rowcall_gateway.reserved import bound, kept_for_sharing, reserved
 
 ANY = Address("127.0.0.1", 0)
 
@@ -30,13 +30,13 @@ def test_it_is_for_those_that_share_it_and_no_others() -> None:
     with reserved(ANY) as address:
         assert address.port
         # Before any of ours listens.
-        with pytest.raises(OSError, match="in use"):
-            listening(address, shared=False)
+        with pytest.raises(OSError, match="in use"), listening(address, shared=False):
+            pass
         with pytest.raises(OSError, match="cannot listen on"), reserved(address):
             pass
         with listening(address, shared=True), listening(address, shared=True):
-            with pytest.raises(OSError, match="in use"):
-                listening(address, shared=False)
+            with pytest.raises(OSError, match="in use"), listening(address, shared=False):
+                pass
             with pytest.raises(OSError, match="cannot listen on"), reserved(address):
                 pass
     listening(address, shared=False).close()
@@ -48,6 +48,17 @@ def test_it_is_refused_while_anybody_listens(*, shared: bool) -> None:
         port = server.getsockname()[1]
         with pytest.raises(OSError, match=f"cannot listen on .*:{port}:"), reserved(Address("127.0.0.1", port)):
             pass
+
+
+def test_of_two_that_come_at_the_same_time_one_has_it() -> None:
+    with (
+        bound(socket.AF_INET, ("127.0.0.1", 0)) as first,
+        bound(socket.AF_INET, first.getsockname()) as second,
+        kept_for_sharing(first),
+        pytest.raises(OSError, match="in use"),
+        kept_for_sharing(second),
+    ):
+        pass
 
 
 def test_connections_of_one_that_has_ended_are_no_hindrance() -> None:

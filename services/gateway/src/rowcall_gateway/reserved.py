@@ -33,28 +33,47 @@ def _reserve(address: Address) -> socket.socket:
     refusals = []
     for family, _, _, _, place in socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM):
         try:
-            return _take(family, place)
+            with bound(family, place) as alone:
+                return kept_for_sharing(alone)
         except OSError as error:
             refusals.append(error)
     raise refusals[0]
 
 
-def _take(family: int, place: tuple[object, ...]) -> socket.socket:
-    with socket.socket(family, socket.SOCK_STREAM) as alone:
-        # As every server does: connections of one that has ended are no hindrance.
+def bound(family: int, place: tuple[object, ...]) -> socket.socket:
+    """The first half: a socket at an address as every server has it, which several may have that do not listen yet.
+
+    Raises:
+        OSError: Somebody listens there, or keeps it for others.
+    """
+    alone = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # Connections of one that has ended are no hindrance.
         alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         alone.bind(place)
-        # Without SO_REUSEPORT: fails while anybody else listens, sharing or not, or keeps the port as we do.
-        alone.listen(1)
-        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        kept = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            kept.bind(alone.getsockname())
-            # From here on only who shares may listen, even while no process of ours does.
-            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-        except BaseException:
-            kept.close()
-            raise
-        return kept
+    except BaseException:
+        alone.close()
+        raise
+    return alone
+
+
+def kept_for_sharing(alone: socket.socket) -> socket.socket:
+    """The second half: a socket that keeps the other one's address for who shares it.
+
+    Raises:
+        OSError: Another was faster.
+    """
+    # Without SO_REUSEPORT only one can.
+    alone.listen(1)
+    alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    kept = socket.socket(alone.family, socket.SOCK_STREAM)
+    try:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        kept.bind(alone.getsockname())
+        # From here on only who shares may listen, even while no process of ours does.
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    except BaseException:
+        kept.close()
+        raise
+    return kept
