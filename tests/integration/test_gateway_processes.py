@@ -62,6 +62,15 @@ async def test_all_processes_answer_on_one_port_and_drain(services: Services, cl
     assert all("unlisted" not in line for line in lines), "every field is one that may be written"
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "localhost"])
+def test_addresses_that_are_several_are_shared_too(services: Services, host: str) -> None:
+    gateway = services.gateway(f"{host}:0", *TWO, ROWCALL_IDENTITY="insecure-network")
+    address = gateway.address()
+    assert address.startswith(f"{host}:")
+    assert submit(address.replace("0.0.0.0", "127.0.0.1"), "k")
+    assert gateway.end() == 0, "".join(gateway.log)
+
+
 async def test_no_call_is_lost_with_a_process_that_is_killed(services: Services, cluster: Cluster) -> None:
     gateway = services.gateway("127.0.0.1:0", *TWO)
     address = gateway.address()
