@@ -225,6 +225,7 @@ def test_what_a_member_starts_is_no_member() -> None:
     with ours:
         environment = introduced(3, "what was told", theirs)
         line = theirs.detach()
+        os.set_inheritable(line, True)  # as it comes from the supervisor
         member = Member.from_environment(environment)
         assert member is not None
         with member._line:

@@ -35,6 +35,10 @@ def test_exit_codes_are_as_shells_have_them() -> None:
     assert [End(code, served=None, first=True).exit_code for code in (0, 2, -9)] == [0, 2, 137]
 
 
+def test_signals_are_named_where_they_have_a_name() -> None:
+    assert [End(code, served=1.0, first=True).signal for code in (2, -9, -40)] == [None, "SIGKILL", "40"]
+
+
 class Least(random.Random):
     """Always the least that it may be."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +30,13 @@ class End:
     def exit_code(self) -> int:
         """As shells have it: 128 + the number of a signal."""
         return 128 - self.code if self.code < 0 else self.code
+
+    @property
+    def signal(self) -> str | None:
+        """The name of the signal that ended it, or its number where it has none (a real-time signal); None: none did."""
+        if self.code >= 0:
+            return None
+        return next((each.name for each in signal.Signals if each == -self.code), str(-self.code))
 
     @property
     def is_for_all(self) -> bool:

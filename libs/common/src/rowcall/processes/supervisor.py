@@ -87,8 +87,12 @@ class Supervisor:
                 self._end_all()
                 return
             pause = pauses.after(end.served)
-            how = {"signal": signal.Signals(-end.code).name} if end.code < 0 else {"exit_code": end.code}
-            _log.error("process ended by itself, starting another", process=number, **how, delay_ms=round(pause * 1000))
+            _log.error(
+                "process ended by itself, starting another",
+                process=number,
+                delay_ms=round(pause * 1000),
+                **({"exit_code": end.code} if end.signal is None else {"signal": end.signal}),
+            )
             if not await self._unless_ending(asyncio.sleep(pause)):
                 return
 
