@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,25 @@ class ServiceProcess:
         """Waits until a gateway is ready; returns its host and port."""
         return self.ready().removeprefix("on ")
 
+    def members(self) -> dict[int, int]:
+        """The process ids of several processes of one command, by their numbers: those that were started last."""
+        lines = [json.loads(line) for line in list(self.log) if '"process started"' in line]
+        return {line["process"]: line["pid"] for line in lines}
+
+    def all_gone(self) -> bool:
+        """Waits until every one of its processes has ended: each of them holds its stderr."""
+        self._reader.join(END_SECONDS)
+        return not self._reader.is_alive()
+
+    def put_down(self) -> None:
+        """Kills it and what it had started, which would drain first, or stay if a test has found it out."""
+        self.process.kill()
+        self.process.wait()
+        for member in self.members().values() if self._reader.is_alive() else ():
+            with suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
+        self._reader.join(END_SECONDS)
+
     def kill(self) -> None:
         """Kills it as a crash or the kernel would: no clean-up, no goodbye."""
         self.end(signal.SIGKILL)
@@ -87,7 +108,7 @@ class Services:
         """Starts a program with the cluster's settings and some more; does not wait for it."""
         service = ServiceProcess(program, arguments, {**self._variables, **variables})
         self._stack.enter_context(service.process)
-        self._stack.callback(service.process.kill)
+        self._stack.callback(service.put_down)
         return service
 
     def gateway(self, listen: str = "127.0.0.1:0", *arguments: str, **variables: str) -> ServiceProcess:

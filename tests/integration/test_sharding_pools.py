@@ -340,6 +340,18 @@ async def test_pools_that_a_server_has_no_room_for_are_refused(cluster: Cluster,
     assert "the catalogue: 10 (ROWCALL_POOL_CATALOGUE 10)" in text
     assert "Lower them" in text
 
+    with pytest.raises(SettingsError) as refusal:
+        await Router.open(
+            settings_of(cluster, shards=shards, **fitting),
+            service="gw",
+            workloads=GATEWAY_WORKLOADS,
+            dedicated=4,
+            processes=3,
+        )
+    text = str(refusal.value)
+    assert f"allow 3 processes {3 * total} connections to a server that has {allowed}" in text
+    assert "each 3 times (ROWCALL_PROCESSES)" in text
+
 
 async def test_a_modest_process_is_not_warned(cluster: Cluster) -> None:
     with capture_logs() as logs:

@@ -58,9 +58,10 @@ texts = st.none() | st.text(max_size=40)
     request_id=texts,
     job=texts,
     duration_ms=st.floats(0, 1e9).map(lambda number: round(number, 3)),
+    process=st.none() | st.integers(1, 64),
 )
-def test_it_is_structlogs_letter_for_letter(capsys: Capture, **changes: Any) -> None:
-    logs.configure("info", "json", "gateway")
+def test_it_is_structlogs_letter_for_letter(capsys: Capture, process: int | None, **changes: Any) -> None:
+    logs.configure("info", "json", "gateway", process=process)
     capsys.readouterr()
 
     write_request_line(**{**LINE, **changes})

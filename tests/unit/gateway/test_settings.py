@@ -56,6 +56,8 @@ def test_environment_and_flags_are_read(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ({"ROWCALL_GATHRE": "1s"}, (), "Did you mean ROWCALL_GATHER?"),
         ({"ROWCALL_MAX_CALL_WAIT": "0s"}, (), "ROWCALL_MAX_CALL_WAIT (--max-call-wait) is not above 0"),
         ({"ROWCALL_MAX_WAITERS": "0"}, (), "ROWCALL_MAX_WAITERS (--max-waiters)"),
+        ({"ROWCALL_PROCESSES": "0"}, (), "ROWCALL_PROCESSES (--processes)"),
+        ({}, ("--processes", "65"), "ROWCALL_PROCESSES (--processes)"),
     ],
 )
 def test_what_is_wrong_is_named(
@@ -64,3 +66,12 @@ def test_what_is_wrong_is_named(
     with pytest.raises(SettingsError) as error:
         read(monkeypatch, variables, *arguments)
     assert said in str(error.value)
+
+
+def test_several_processes_need_a_system_that_spreads_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    assert read(monkeypatch, {"ROWCALL_PROCESSES": "4"}).processes == 4
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    assert read(monkeypatch, {"ROWCALL_PROCESSES": "1"}).processes == 1
+    with pytest.raises(SettingsError, match="only Linux spreads connections"):
+        read(monkeypatch, {"ROWCALL_PROCESSES": "2"})

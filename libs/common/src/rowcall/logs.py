@@ -35,7 +35,7 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 FIELDS: Final = frozenset(
     {
         # The line itself.
-        *("event", "level", "timestamp", "logger", "service", "unlisted"),
+        *("event", "level", "timestamp", "logger", "service", "process", "unlisted"),
         # Who and in which trace.
         *("trace_id", "request_id", "tenant", "actor", "job", "operation", "attempt"),
         # What it is about, by name.
@@ -69,11 +69,11 @@ _PENDING: Final[deque[str]] = deque()
 class HotLines:
     """Writes JSON lines that their module has made itself. For one event loop."""
 
-    service: str
-    """What a line's "service" is."""
+    origin: str
+    """Members of each line: whose it is."""
 
-    def __init__(self, service: str) -> None:
-        self.service = service
+    def __init__(self, service: str, process: int | None) -> None:
+        self.origin = f'"service": "{service}"' + ("" if process is None else f', "process": {process}')
 
     def write(self, line: str) -> None:
         """Writes a line of the level "info", its newline included, at once or soon."""
@@ -111,13 +111,20 @@ def flush() -> None:
         sys.stderr.flush()
 
 
-def configure(level: str, format: Literal["json", "console"], service: str) -> None:  # noqa: A002  the setting's name
+def configure(
+    level: str,
+    format: Literal["json", "console"],  # noqa: A002  the setting's name
+    service: str,
+    *,
+    process: int | None = None,
+) -> None:
     """Sends every log line of the process to stderr. Call it once, before anything logs.
 
     Args:
         level: "debug", "info", "warning" or "error": the least that is written.
         format: One JSON object a line, or text for people.
         service: The process's kind, in every line: "gateway", "worker", …
+        process: Which of several processes of one command it is, in every line; None: it is the only one.
 
     Raises:
         ValueError: The level or the format is not one of these.
@@ -129,7 +136,7 @@ def configure(level: str, format: Literal["json", "console"], service: str) -> N
     number = logging.getLevelNamesMapping()[level.upper()]
     common: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        _Service(service),
+        _Service(service, process),
         _add_call,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -141,7 +148,7 @@ def configure(level: str, format: Literal["json", "console"], service: str) -> N
     )
     _PROCESSORS[:] = [*common, *final]
     global _hot, _hot_processor  # noqa: PLW0603 - logging is the process's, like structlog's own configuration
-    _hot = HotLines(service) if format == "json" and number <= logging.INFO else None
+    _hot = HotLines(service, process) if format == "json" and number <= logging.INFO else None
     _hot_processor = final[-1]
     atexit.register(flush)
     stream = cast("TextIO", _Stderr())
@@ -181,13 +188,16 @@ class _Stderr:
 
 
 class _Service:
-    """Puts the process's kind into a line."""
+    """Puts the process's kind into a line, and which of several it is."""
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, process: int | None) -> None:
         self._service = service
+        self._process = process
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         event.setdefault("service", self._service)
+        if self._process is not None:
+            event.setdefault("process", self._process)
         return event
 
 

@@ -1,4 +1,4 @@
-"""The address a gateway listens on, as settings and the health check read it."""
+"""The address a gateway listens on, as settings and the health check read it, and how it is refused."""
 
 from __future__ import annotations
 
@@ -35,3 +35,8 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def cannot_listen(address: Address) -> OSError:
+    """The error of an address that cannot be listened on."""
+    return OSError(f"cannot listen on {address}: is the address this machine's, and the port free?")

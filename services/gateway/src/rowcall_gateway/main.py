@@ -1,7 +1,7 @@
 """The process `rowcall-gateway`: settings, logs, signals, exit codes.
 
 Exit codes: 0 after a drain; 1 when it cannot start; 2 when its settings are wrong; 128 + the signal's number when a
-second signal ends it at once.
+second signal ends it at once. With --processes, this process supervises others, which are this program again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from rowcall import logs
 from rowcall.catalogue.images import ImageError
 from rowcall.errors import RowcallError
 from rowcall.garbage import spare_collections
+from rowcall.processes import Member, supervise
 from rowcall.settings import SettingsError, load_settings, refuse
+from rowcall_gateway.reserved import reserved
 from rowcall_gateway.server import Gateway
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_gateway.telemetry import provider_from_environment
@@ -32,20 +34,39 @@ _log = structlog.get_logger(__name__)
 
 def main() -> None:
     """Runs a gateway until SIGTERM or SIGINT, then drains it."""
+    member = Member.from_environment()
     settings = load_settings(GatewaySettings)
-    logs.configure(settings.log_level, settings.log_format, "gateway")
+    logs.configure(
+        settings.log_level, settings.log_format, "gateway", process=None if member is None else member.number
+    )
+    if member is not None:
+        settings = settings.model_copy(update={"listen": member.told})
+    elif settings.processes > 1:
+        sys.exit(_several(settings))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.exit(runner.run(serve(settings)))
+        sys.exit(runner.run(serve(settings, member)))
 
 
-async def serve(settings: GatewaySettings) -> int:
-    """Serves until a signal comes; the exit code."""
-    stopping = _watch_signals()
+def _several(settings: GatewaySettings) -> int:
+    """Runs several gateways, each as a process of its own, on one port; the exit code."""
+    try:
+        with reserved(settings.address) as address:
+            told = str(address)
+            return supervise(
+                settings.program, settings.processes, ready_line=f"rowcall-gateway: ready on {told}", told=told
+            )
+    except OSError as error:
+        return _say(str(error), CANNOT_START)
+
+
+async def serve(settings: GatewaySettings, member: Member | None = None) -> int:
+    """Serves until a signal comes, or the end of the supervisor that this process is a member of; the exit code."""
+    stopping = _watch_signals(member)
     try:
         provider = provider_from_environment()
     except ValueError as error:
         return _say(str(error), WRONG_SETTINGS)
-    gateway = Gateway(settings, tracer_provider=provider)
+    gateway = Gateway(settings, tracer_provider=provider, shares_port=member is not None)
     try:
         await gateway.start()
     except SettingsError as error:
@@ -53,8 +74,11 @@ async def serve(settings: GatewaySettings) -> int:
     except (ImageError, RowcallError, OSError) as error:
         return _say(str(error), CANNOT_START)
     spare_collections()
-    sys.stdout.write(f"rowcall-gateway: ready on {gateway.address}\n")
-    sys.stdout.flush()
+    if member is None:
+        sys.stdout.write(f"rowcall-gateway: ready on {gateway.address}\n")
+        sys.stdout.flush()
+    else:
+        member.ready()
     await stopping
     await gateway.drain()
     if provider is not None:
@@ -62,20 +86,31 @@ async def serve(settings: GatewaySettings) -> int:
     return 0
 
 
-def _watch_signals() -> asyncio.Future[None]:
-    """The first signal sets the result; the second one ends the process: what was acknowledged is committed."""
+def _watch_signals(member: Member | None) -> asyncio.Future[None]:
+    """The first signal sets the result; the second one ends the process: what was acknowledged is committed.
+
+    The supervisor's word is no signal: whoever signals all processes of a service, as systemd does, signals each once.
+    """
     loop = asyncio.get_running_loop()
     stopping: asyncio.Future[None] = loop.create_future()
+    signalled = asyncio.Event()
+
+    def stop() -> None:
+        if not stopping.done():
+            stopping.set_result(None)
 
     def came(number: signal.Signals) -> None:
-        if stopping.done():
+        if signalled.is_set():
             logs.flush()
             os._exit(128 + number)
+        signalled.set()
         _log.info("stopping", signal=number.name)
-        stopping.set_result(None)
+        stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, came, number)
+    if member is not None:
+        member.on_end(stop)
     return stopping
 
 

@@ -55,5 +55,5 @@ def write_request_line(
         f', "tenant": {_NULL if tenant is None else _quoted(tenant)}'
         f', "request_id": {_NULL if request_id is None else _quoted(request_id)}'
         f', "job": {_NULL if job is None else _quoted(job)}'
-        f', "event": "call", "service": "{lines.service}", "level": "info", "timestamp": "{time}"}}\n'
+        f', "event": "call", {lines.origin}, "level": "info", "timestamp": "{time}"}}\n'
     )

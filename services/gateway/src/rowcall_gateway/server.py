@@ -19,7 +19,7 @@ from rowcall import logs
 from rowcall.catalogue.images import Catalogue, load_catalogue
 from rowcall.sharding import GATEWAY_WORKLOADS, Router
 from rowcall.v1 import job_service_pb2_grpc, queue_service_pb2_grpc
-from rowcall_gateway.address import Address
+from rowcall_gateway.address import Address, cannot_listen
 from rowcall_gateway.background import Background
 from rowcall_gateway.calls import JobCalls
 from rowcall_gateway.drafts import Drafts
@@ -66,17 +66,21 @@ class Gateway:
         *,
         router: Router | None = None,
         tracer_provider: TracerProvider | None = None,
+        shares_port: bool = False,
     ) -> None:
         """
         Args:
             settings: What it is told.
             router: One that others share, open with the gateway's workloads, theirs to close; None: its own.
             tracer_provider: Makes the spans of its RPCs; None: there are none.
+            shares_port: Whether other gateways listen on the same port, as processes of one command do: the kernel then
+                gives each a part of the connections.
         """
         self._settings = settings
         self._router = router
         self._owns_router = router is None
         self._tracer_provider = tracer_provider
+        self._shares_port = shares_port
         self._gate = Gate()
         self._background = Background()
         self._health = health.aio.HealthServicer()
@@ -178,6 +182,7 @@ class Gateway:
                 service=settings.program,
                 workloads=GATEWAY_WORKLOADS,
                 dedicated=DEDICATED if settings.uses_hints else 0,
+                processes=settings.processes,
             )
         await check_schemas(settings, self._router)
         self._links = Links(
@@ -244,7 +249,7 @@ class Gateway:
         server = grpc.aio.server(
             options=(
                 # On by default, it lets a second process on the port take calls away in silence.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(self._shares_port)),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
             ),
@@ -263,5 +268,5 @@ def _bind(server: grpc.aio.Server, address: Address) -> int:
     try:
         port = server.add_insecure_port(str(address))
     except RuntimeError as error:
-        raise OSError(f"cannot listen on {address}: is the address this machine's, and the port free?") from error
+        raise cannot_listen(address) from error
     return port

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 from datetime import timedelta
 from typing import Annotated, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from rowcall.settings import ClusterSettings, Duration, ReadableFiles
+from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFiles
 from rowcall_gateway.address import DEFAULT_LISTEN, Address
 from rowcall_gateway.identity import IdentityMode, check_address
 
@@ -32,6 +33,11 @@ class GatewaySettings(ClusterSettings):
         description="Where to listen; port 0 lets the operating system choose.",
         examples=["127.0.0.1:50051"],
         json_schema_extra={"metavar": "HOST:PORT"},
+    )
+    processes: ProcessCount = Field(
+        default=1,
+        description="How many gateway processes to run, all on the same port. Each has pools and limits of its own.",
+        examples=["2"],
     )
     images: ReadableFiles = Field(
         default=(),
@@ -102,6 +108,13 @@ class GatewaySettings(ClusterSettings):
         # Where the identity is wrong, as the strictest one has it: the mode that would allow it is told with it.
         check_address(info.data.get("identity", IdentityMode.INSECURE_DEV), address.host)
         return listen
+
+    @field_validator("processes")
+    @classmethod
+    def _check_processes(cls, processes: int) -> int:
+        if processes > 1 and platform.system() != "Linux":
+            raise ValueError("is above 1; only Linux spreads connections over the processes that listen on a port")
+        return processes
 
     @field_validator("max_call_wait", "key_ttl")
     @classmethod

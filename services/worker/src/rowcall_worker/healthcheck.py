@@ -1,4 +1,5 @@
-"""`python -m rowcall_worker.healthcheck`: whether the worker of this container is alive, by its sign of life.
+"""`python -m rowcall_worker.healthcheck`: whether the worker of this container is alive, by its sign of life. Of several processes
+(--processes), all must be.
 
 Reads ROWCALL_HEALTH_FILE as the worker does. One line, exit code 0 or 1.
 """
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from rowcall_worker.alive import STALE_AFTER
+from rowcall_worker.alive import STALE_AFTER, files_of
 
 VARIABLE: Final = "ROWCALL_HEALTH_FILE"
 
@@ -22,11 +23,12 @@ def main() -> int:
     if not name:
         return _say(f"{VARIABLE} is not set; give worker and check the same file, such as /tmp/rowcall-worker.alive", 1)
     try:
-        age = time.time() - Path(name).stat().st_mtime
+        for file in files_of(Path(name)):
+            age = time.time() - file.stat().st_mtime
+            if age > STALE_AFTER.total_seconds():
+                return _say(f"no sign of life for {age:.0f} s: {file}", 1)
     except OSError as error:
-        return _say(f"no sign of life: {name}: {error.strerror}", 1)
-    if age > STALE_AFTER.total_seconds():
-        return _say(f"no sign of life for {age:.0f} s", 1)
+        return _say(f"no sign of life: {error.filename}: {error.strerror}", 1)
     return _say("is alive", 0)
 
 

@@ -2,7 +2,7 @@
 
 SIGTERM or SIGINT drains: exit code 0. A second signal ends at once: exit code 130 or 143; what ran is rescued by others.
 Exit code 1: it cannot start, as with a shard of another schema, like a gateway. Exit code 2: something is wrong with
-settings, servicers or images.
+settings, servicers or images. With --processes, this process supervises others, which are this program again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from typing import Final, NoReturn
 
 import structlog
@@ -22,8 +21,9 @@ from rowcall import logs
 from rowcall.catalogue.images import ImageError
 from rowcall.errors import RowcallError
 from rowcall.garbage import spare_collections
+from rowcall.processes import Member, supervise
 from rowcall.settings import SettingsError, load_settings, refuse
-from rowcall_worker.alive import sign_of_life
+from rowcall_worker.alive import file_of, sign_of_life, signs_of_several
 from rowcall_worker.handlers import RegistrationError
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.worker import Worker
@@ -36,15 +36,18 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _log = structlog.get_logger(__name__)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs a worker until it is told to stop. `argv`: without the program's name; None: of this process."""
+def main() -> None:
+    """Runs a worker until it is told to stop."""
+    member = Member.from_environment()
     # As `python -m` has it: the modules that --servicer names may lie in the working directory.
     if "" not in sys.path:
         sys.path.insert(0, "")
-    settings = load_settings(WorkerSettings, argv)
-    logs.configure(settings.log_level, settings.log_format, "worker")
+    settings = load_settings(WorkerSettings)
+    logs.configure(settings.log_level, settings.log_format, "worker", process=None if member is None else member.number)
     try:
-        uvloop.run(_serve(settings))
+        if member is None and settings.processes > 1:
+            sys.exit(_several(settings))
+        uvloop.run(_serve(settings, member))
     except SettingsError as error:
         refuse(error)
     except (RegistrationError, ImageError) as error:
@@ -56,21 +59,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     _exit(0)
 
 
-async def _serve(settings: WorkerSettings) -> None:
+def _several(settings: WorkerSettings) -> int:
+    """Runs several workers, each as a process of its own; the exit code."""
+    with signs_of_several(settings.health_file, settings.processes):
+        return supervise(settings.program, settings.processes, ready_line=READY_LINE)
+
+
+async def _serve(settings: WorkerSettings, member: Member | None) -> None:
     worker = Worker(settings)
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
+    # The supervisor's word is no signal: whoever signals all processes of a service, as systemd does, signals each once.
+    signalled = asyncio.Event()
     for each in _SIGNALS:
-        loop.add_signal_handler(each, _told_to_stop, each, told)
+        loop.add_signal_handler(each, _told_to_stop, each, signalled, told)
+    if member is not None:
+        member.on_end(told.set)
     starting = asyncio.create_task(worker.start(), name="start")
     waiting = asyncio.create_task(told.wait(), name="signal")
     await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
         await starting  # raises what it raised
         spare_collections()
-        async with sign_of_life(settings.health_file):
-            sys.stdout.write(f"{READY_LINE}\n")
-            sys.stdout.flush()
+        async with sign_of_life(file_of(settings.health_file, None if member is None else member.number)):
+            if member is None:
+                sys.stdout.write(f"{READY_LINE}\n")
+                sys.stdout.flush()
+            else:
+                member.ready()
             await waiting
             await worker.drain()
     else:
@@ -79,10 +95,11 @@ async def _serve(settings: WorkerSettings) -> None:
             await starting
 
 
-def _told_to_stop(number: signal.Signals, told: asyncio.Event) -> None:
-    if told.is_set():
+def _told_to_stop(number: signal.Signals, signalled: asyncio.Event, told: asyncio.Event) -> None:
+    if signalled.is_set():
         _log.warning("second signal, ending at once", signal=number.name)
         _exit(128 + number)
+    signalled.set()
     _log.info("signal", signal=number.name)
     told.set()
 

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from rowcall.settings import ClusterSettings, Duration, ReadableFiles
+from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFiles
 from rowcall_worker.shares import QueueChoice
 
 _SERVICER: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -63,6 +63,11 @@ class WorkerSettings(ClusterSettings):
         default=False,
         description="Let probe requests end this process (exit_process). For fault tests, never in production.",
         examples=["false"],
+    )
+    processes: ProcessCount = Field(
+        default=1,
+        description="How many worker processes to run. Each has slots, threads and pools of its own.",
+        examples=["2"],
     )
     slots: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=200, description="How many jobs of async handlers run at once.", examples=["200"]

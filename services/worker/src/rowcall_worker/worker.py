@@ -184,6 +184,7 @@ class Worker(grpc.aio.Server):
                 service="rowcall-worker",
                 workloads=WORKER_WORKLOADS,
                 dedicated=DEDICATED_CONNECTIONS,
+                processes=self._settings.processes,
             )
         self._executor = Executor(
             worker=self.name,

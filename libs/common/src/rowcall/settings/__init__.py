@@ -5,7 +5,7 @@ A program defines a class upon `ClusterSettings` and calls `load_settings` with 
 
 from rowcall.settings.dsn import Dsn, DsnText, parse_dsn, redact
 from rowcall.settings.load import load_settings, read_settings
-from rowcall.settings.model import ClusterSettings, LogSettings, PoolSize, Settings
+from rowcall.settings.model import ClusterSettings, LogSettings, PoolSize, ProcessCount, Settings
 from rowcall.settings.problems import Problem, SettingsError, refuse
 from rowcall.settings.values import Duration, ReadableFiles
 
@@ -17,6 +17,7 @@ __all__ = [
     "LogSettings",
     "PoolSize",
     "Problem",
+    "ProcessCount",
     "ReadableFiles",
     "Settings",
     "SettingsError",

@@ -34,6 +34,9 @@ ShardName = Annotated[str, AfterValidator(_check_shard_name)]
 PoolSize = Annotated[int, Field(ge=1, le=1000)]
 """The type of a setting that says how many connections a pool may open."""
 
+ProcessCount = Annotated[int, Field(ge=1, le=64)]
+"""The type of a setting that says how many processes one command starts (`rowcall.processes`)."""
+
 
 class Settings(BaseSettings):
     """What every program's settings have in common. Frozen; an unknown field is refused.

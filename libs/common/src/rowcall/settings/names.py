@@ -30,6 +30,7 @@ NEIGHBOURS: Final[Mapping[str, frozenset[str]]] = {
             "ROWCALL_MAX_REQUEST_BYTES",
             "ROWCALL_MAX_WAITERS",
             "ROWCALL_PROBE",
+            "ROWCALL_PROCESSES",
             "ROWCALL_REFLECTION",
             "ROWCALL_SUBMIT_BATCH",
         }
@@ -45,6 +46,7 @@ NEIGHBOURS: Final[Mapping[str, frozenset[str]]] = {
             "ROWCALL_MAX_RESPONSE_BYTES",
             "ROWCALL_POLL",
             "ROWCALL_PROBE",
+            "ROWCALL_PROCESSES",
             "ROWCALL_QUEUES",
             "ROWCALL_SERVICERS",
             "ROWCALL_SLOTS",

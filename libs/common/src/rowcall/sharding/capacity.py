@@ -1,4 +1,4 @@
-"""Whether the servers have room for all connections that a process may open. Checked by the router at its start.
+"""Whether the servers have room for all connections that a program's processes may open. Checked by the router at its start.
 
 Without the check the last process to start, or an operator in an emergency, is the one who gets no connection.
 """
@@ -23,7 +23,7 @@ from rowcall.sharding.statements import statement
 _log = structlog.get_logger(__name__)
 
 WARN_ABOVE: Final = 0.8
-"""The part of a server's connections above which one process's maximum is worth a warning."""
+"""The part of a server's connections above which one program's maximum is worth a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,15 @@ class _Limits:
     reserved: int
 
 
-async def check_capacity(program: str, demands: Sequence[Demand], *, patience: float) -> None:
-    """Compares what the process may open with what each server allows. Databases of one server are added up.
+async def check_capacity(program: str, demands: Sequence[Demand], *, patience: float, processes: int = 1) -> None:
+    """Compares what so many processes like this one may open with what each server allows. Databases of one server are
+    added up.
 
     A server that cannot be reached is logged with the cause, and not checked.
 
     Raises:
-        SettingsError: A server does not know the login or the database, or allows fewer connections than this process
-            alone may open.
+        SettingsError: A server does not know the login or the database, or allows fewer connections than these
+            processes alone may open.
     """
     found = await asyncio.gather(*(_limits(demand, patience) for demand in demands))
     refused = [each for each in found if isinstance(each, Problem)]
@@ -69,20 +70,22 @@ async def check_capacity(program: str, demands: Sequence[Demand], *, patience: f
     for group in by_server.values():
         limit = group[0][1]
         allowed = limit.maximum - limit.reserved
-        wanted = sum(demand.connections for demand, _ in group)
+        wanted = processes * sum(demand.connections for demand, _ in group)
         figures = "; ".join(f"{demand.database}: {demand.connections} ({demand.makeup})" for demand, _ in group)
+        if processes > 1:
+            figures += f"; each {processes} times (ROWCALL_PROCESSES)"
         if wanted > allowed:
             problems.append(
                 Problem(
                     "ROWCALL_POOL_*",
-                    f"allow this process {wanted} connections to a server that has {allowed} for all "
+                    f"allow {'this process' if processes == 1 else f'{processes} processes'} {wanted} connections to a server that has {allowed} for all "
                     f"(max_connections {limit.maximum} - {limit.reserved} reserved). {figures}. "
                     "Lower them, or raise max_connections.",
                 )
             )
         elif wanted > WARN_ABOVE * allowed:
             _log.warning(
-                "this process may take most of a server's connections",
+                f"{'this process' if processes == 1 else 'these processes'} may take most of a server's connections",
                 connections=wanted,
                 allowed=allowed,
                 databases=figures,

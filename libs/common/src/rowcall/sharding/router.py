@@ -72,6 +72,7 @@ class Router:
         service: str = "rowcall",
         workloads: Collection[Workload] = frozenset(Workload),
         dedicated: int = 0,
+        processes: int = 1,
     ) -> Self:
         """Checks the sizes of the pools against the servers and begins to connect, without waiting for it.
 
@@ -80,15 +81,17 @@ class Router:
             service: Names the process's connections in pg_stat_activity.
             workloads: Which pools to open: GATEWAY_WORKLOADS or WORKER_WORKLOADS. READ brings the directory.
             dedicated: How many connections a shard the service opens beside the pools (listening, renewal).
+            processes: How many processes like this one there are: the servers must have room for all.
 
         Raises:
-            SettingsError: The pools alone are more than a server allows, or it does not know login or database.
+            SettingsError: The pools of these processes alone are more than a server allows, or it does not know login or database.
         """
         if not settings.transaction_pooler:
             await check_capacity(
                 service,
                 _demands(settings, service, workloads, dedicated),
                 patience=settings.connect_timeout.total_seconds() + 1,
+                processes=processes,
             )
         # A pool says once by itself that its database is away; psycopg_pool would at each attempt.
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
