@@ -341,13 +341,14 @@ async def test_pools_that_a_server_has_no_room_for_are_refused(cluster: Cluster,
     assert "Lower them" in text
 
     with pytest.raises(SettingsError) as refusal:
-        await Router.open(
+        async with await Router.open(
             settings_of(cluster, shards=shards, **fitting),
             service="gw",
             workloads=GATEWAY_WORKLOADS,
             dedicated=4,
             processes=3,
-        )
+        ):
+            pass
     text = str(refusal.value)
     assert f"allow 3 processes {3 * total} connections to a server that has {allowed}" in text
     assert "each 3 times (ROWCALL_PROCESSES)" in text
