@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from tests.bench.limits import insert
-
 from tests.bench import load, requests
 from tests.bench.figures import Figure, beside
+from tests.bench.limits import insert
 from tests.bench.stage import Stage, count
 
 SIZE = 100

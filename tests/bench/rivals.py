@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import dataclass
 
 from tests.bench.peers import PEERS, NotHad, Peer
-
 from tests.bench.stage import say
 
 
