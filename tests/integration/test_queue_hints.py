@@ -85,6 +85,29 @@ async def test_workers_are_told_of_cancellations_together(cluster: Cluster, noti
     assert len(heard.hints) == 3
 
 
+async def test_what_waits_is_sent_before_the_end(cluster: Cluster) -> None:
+    # The second hint waits for its interval: as the last results of a worker that drains.
+    async with listening(cluster.shards["a"], READY_CHANNEL) as heard:
+        made = Notifier(cluster.shards["a"], interval=timedelta(milliseconds=50))
+        made.start()
+        made.ready([1])
+        await until(lambda: heard.hints == [(READY_CHANNEL, "1")])
+        made.ready([2])
+        await made.close()
+        await until(lambda: heard.hints == [(READY_CHANNEL, "1"), (READY_CHANNEL, "2")])
+
+
+async def test_the_end_waits_for_no_database_that_is_away(cluster: Cluster) -> None:
+    gate = Gate(cluster.shards["a"])
+    await gate.open()
+    await gate.shut()
+    made = Notifier(gate.dsn)
+    made.start()
+    made.ready([1])
+    async with asyncio.timeout(10):
+        await made.close()
+
+
 async def test_many_ids_are_sent_in_payloads_that_postgres_takes(cluster: Cluster, notifier: Notifier) -> None:
     gateway, jobs = uuid4(), [uuid4() for _ in range(1000)]
     async with listening(cluster.shards["a"], done_channel(gateway)) as heard:

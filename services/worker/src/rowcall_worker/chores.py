@@ -80,4 +80,5 @@ class Chores:
             least = max(chore.every, (time.monotonic() - began) / chore.share)
             pause = least * random.uniform(0.8, 1.2)  # noqa: S311  spreads, guards nothing
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(chore.wake.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await chore.wake.wait()

@@ -211,7 +211,8 @@ class Claimer:
             if await self._round(registration):
                 continue
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._idle_time())
+                async with asyncio.timeout(self._idle_time()):
+                    await self._wake.wait()
 
     def _idle_time(self) -> float:
         due_at = min((source.due_at for source in self._open()), default=float("inf"))

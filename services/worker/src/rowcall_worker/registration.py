@@ -242,7 +242,8 @@ class Registrar:
     async def _keep(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), _WATCH)
+                async with asyncio.timeout(_WATCH):
+                    await self._wanted.wait()
             for registration, lease in list(self._leases.items()):
                 if not lease.held:
                     self._over(registration, "could not be renewed in time")

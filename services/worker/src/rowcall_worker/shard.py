@@ -292,7 +292,8 @@ class ShardWorker:
     async def _watch_queues(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look_for_queues.wait(), _QUEUES_EVERY)
+                async with asyncio.timeout(_QUEUES_EVERY):
+                    await self._look_for_queues.wait()
             self._look_for_queues.clear()
             # When the shard does not answer, the claims say so.
             with contextlib.suppress(RowcallError):

@@ -184,7 +184,8 @@ class Suspects:
             return False
         while not (attempt.settled or attempt.ended):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._registrar.ended(), _LOOK)
+                async with asyncio.timeout(_LOOK):
+                    await self._registrar.ended()
             await self._keep_role()
         # A handler that goes on although its attempt is over is no company for another suspect.
         return not self._solitude.stuck and await self._solitude.quiet(_LOOK)

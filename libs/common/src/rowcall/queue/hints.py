@@ -8,6 +8,7 @@ tell of (NOTIFY takes a lock of the whole database at commit), from one connecti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Final
@@ -29,6 +30,8 @@ CANCEL_CHANNEL: Final = "rowcall_cancel"
 _DONE_PREFIX: Final = "rowcall_done_"
 _IDS_A_PAYLOAD: Final = 240
 """240 ids of 32 digits with commas are 7919 bytes; Postgres takes 7999."""
+_LAST_WORDS: Final = 0.5
+"""Seconds that closing waits for hints to be sent: whoever waits for them asks by itself not much later."""
 _MOST_WAITING: Final = 20_000
 """Ids of finished jobs that are kept while they cannot be sent; what is beyond is left to polling."""
 
@@ -132,6 +135,9 @@ class Notifier:
         self._done: dict[UUID, list[UUID]] = {}
         self._waiting = 0
         self._wanted = asyncio.Event()
+        self._idle = asyncio.Event()
+        """Set while nothing waits and nothing is on its way."""
+        self._idle.set()
         self._link = Link(conninfo, name, self._send)
 
     def start(self) -> None:
@@ -139,33 +145,45 @@ class Notifier:
         self._link.start()
 
     async def close(self) -> None:
-        """Stops sending. Hints that were not sent are dropped."""
+        """Sends what waits, for half a second at most, and stops. Hints that were not sent are dropped."""
+        if self._link.started:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS):
+                    await self._idle.wait()
         await self._link.close()
 
     def ready(self, queue_ids: Iterable[int]) -> None:
         """Queues have got ready jobs. Never blocks, never fails."""
         self._queues.update(queue_ids)
         if self._queues:
-            self._wanted.set()
+            self._want()
 
     def cancel(self, worker_ids: Iterable[UUID]) -> None:
         """Jobs that these workers run are to be cancelled: they ask which. Never blocks, never fails."""
         self._cancel.update(worker_ids)
         if self._cancel:
-            self._wanted.set()
+            self._want()
 
     def done(self, waiter_id: UUID, job_ids: Sequence[UUID]) -> None:
         """Jobs are finished that a gateway waits for. Never blocks, never fails."""
         if job_ids and self._waiting < _MOST_WAITING:
             self._done.setdefault(waiter_id, []).extend(job_ids)
             self._waiting += len(job_ids)
-            self._wanted.set()
+            self._want()
+
+    def _want(self) -> None:
+        self._idle.clear()
+        self._wanted.set()
 
     async def _send(self, connection: Connection) -> None:
         while True:
+            if not self._wanted.is_set():
+                self._idle.set()
             await self._wanted.wait()
             channels, payloads = self._take()
             await execute(connection, "notify", {"channel": TextArray(channels), "payload": TextArray(payloads)})
+            if not self._wanted.is_set():
+                self._idle.set()
             await asyncio.sleep(self._interval)
 
     def _take(self) -> tuple[list[str], list[str]]:

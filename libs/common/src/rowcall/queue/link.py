@@ -50,6 +50,11 @@ class Link:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name=self._name)
 
+    @property
+    def started(self) -> bool:
+        """Whether it was started, and not closed."""
+        return self._task is not None
+
     async def close(self) -> None:
         """Ends the work and the connection."""
         task, self._task = self._task, None
