@@ -193,15 +193,20 @@ async def test_a_drain_waits_until_every_outcome_is_written(
     assert states <= {JobState.JOB_STATE_SUCCEEDED, JobState.JOB_STATE_READY}
 
 
+@pytest.mark.hinted("what is heard is a hint")
 @pytest.mark.parametrize("steps", range(5))
 async def test_what_is_heard_while_a_drain_ends_the_listening_does_not_hold_it_up(workers: Workers, steps: int) -> None:
     # asyncio.wait_for of Python 3.11 loses a cancellation that comes as what it waits for is there.
     worker = await workers.start()
     [shard, *_] = worker._shards
     assert shard._watcher is not None
+    assert shard._listener is not None
+    # Nothing else is heard, and the watcher waits.
+    await shard._listener.close()
+    await until(lambda: bool(shard._look_for_queues._waiters))
     shard._look_for_queues.set()
     for _ in range(steps):
         await asyncio.sleep(0)
     shard._watcher.cancel()
-    async with asyncio.timeout(20):
-        await worker.drain(timedelta(0))
+    ended, _ = await asyncio.wait({shard._watcher}, timeout=20)
+    assert ended
