@@ -12,7 +12,9 @@ from tests.bench.figures import Figure, beside
 from tests.bench.stage import Stage, count, say
 
 MANY = 10_000
-WORK = timedelta(seconds=45)
+WORK = timedelta(seconds=40)
+RATE = 500.0
+"""Calls begun a second."""
 _PATIENCE = 120.0
 
 
@@ -24,7 +26,7 @@ async def run(stage: Stage) -> list[Figure]:
         # What is made once, by the first ones, is not theirs alone.
         await load.apart(requests.echo(address, in_flight=64, calls=2_000))
         before = {"gateway": resident(gateway.process.pid), "worker": resident(worker.process.pid)}
-        calling = asyncio.create_task(load.apart(requests.waiting(address, calls=MANY, work=WORK)))
+        calling = asyncio.create_task(load.apart(requests.waiting(address, calls=MANY, work=WORK, rate=RATE)))
         until = time.monotonic() + _PATIENCE
         running = 0.0
         while running < MANY and time.monotonic() < until and not calling.done():

@@ -50,10 +50,13 @@ def submit(address: str, *, in_flight: int, seconds: float | None = None, calls:
     )
 
 
-def waiting(address: str, *, calls: int, work: timedelta) -> Load:
-    """Typed calls that all wait at once, for jobs that take so long."""
+def waiting(address: str, *, calls: int, work: timedelta, rate: float) -> Load:
+    """Typed calls that all wait at once, for jobs that take so long; begun at so many a second.
+
+    (gRPC's server cancels calls of which too many come before it has taken up those that are there.)
+    """
     request = AwaitRequest(payload=PAYLOAD, work=_duration(work))
-    return Load(address, f"/{_SERVICE}/Await", request.SerializeToString(), _KEYED, calls, None, calls)
+    return Load(address, f"/{_SERVICE}/Await", request.SerializeToString(), _KEYED, calls, None, calls, rate)
 
 
 def batch(

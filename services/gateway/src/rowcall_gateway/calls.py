@@ -95,12 +95,15 @@ class JobCalls:
             JobFailure: The job failed or was cancelled.
         """
         draft = self._drafts.of_call(method, request, call.metadata)
+        keyed = draft.request_id is not None
         budget = self._budget(call, call.metadata.wait)
         with self._slots.take():
             job = await self._submit(call, draft, budget)
-            outcome = await self._outcome(job, draft, budget)
+            # The wait may be long, and is for an answer: the request need not be kept for it.
+            del draft
+            outcome = await self._outcome(job, method, budget)
         if outcome is None:
-            raise still_running(keyed=draft.request_id is not None)
+            raise still_running(keyed=keyed)
         found, trace = outcome
         return response_bytes(found, trace)
 
@@ -127,7 +130,7 @@ class JobCalls:
             if wait <= _NOT_AT_ALL and job.created:
                 # Just written, and nobody waits for more: there is nothing to ask the database for.
                 return self._resources.operation_submitted(draft.method, job.name, job.submitted, job.trace_id), False
-            await self._outcome(job, draft, budget, abandoned_at_deadline=False)
+            await self._outcome(job, draft.method, budget, abandoned_at_deadline=False)
             row = await job.link.rows.read(job.key, response=True)
         if row is None:
             raise operation_deleted(job.name)
@@ -177,7 +180,7 @@ class JobCalls:
             raise
 
     async def _outcome(
-        self, job: _Job, draft: Draft, budget: Budget, *, abandoned_at_deadline: bool = True
+        self, job: _Job, method: JobMethod, budget: Budget, *, abandoned_at_deadline: bool = True
     ) -> tuple[Outcome, str] | None:
         """The job's outcome and trace id, if it is there in time."""
         trace = job.trace_id
@@ -188,7 +191,7 @@ class JobCalls:
             trace = trace_id(row) or trace
             if row.done:
                 return _outcome_of(row), trace
-        cancels = draft.method.policy.on_abandon == OnAbandon.ON_ABANDON_CANCEL_IF_NOT_STARTED
+        cancels = method.policy.on_abandon == OnAbandon.ON_ABANDON_CANCEL_IF_NOT_STARTED
         waiters = job.link.waiters
         with waiters.wait(job.key, pace=job.link.pace(created=job.created)) as waiting:
             try:
