@@ -14,6 +14,7 @@ IN_FLIGHT = 64
 async def run(stage: Stage) -> list[Figure]:
     """Milliseconds of a lone call; calls a second of many."""
     answered = 0
+    told: dict[str, str] = {}
     parts: dict[str, list[float]] = {"echo": [], "commit": [], "wake-up": []}
     with stage.system() as system, echo_server() as bare:
         gateway, address = system.gateway()
@@ -36,7 +37,11 @@ async def run(stage: Stage) -> list[Figure]:
             return parts["echo"][-1] + 2 * parts["commit"][-1] + 2 * parts["wake-up"][-1]
 
         async def many() -> float:
-            return (await called(address, IN_FLIGHT)).rate
+            nonlocal told
+            used = Used(gateway=gateway.process.pid, worker=worker.process.pid)
+            found = await called(address, IN_FLIGHT)
+            told = used.told()
+            return found.rate
 
         async def echoes() -> float:
             return (await called(bare, IN_FLIGHT)).rate
@@ -45,7 +50,6 @@ async def run(stage: Stage) -> list[Figure]:
         system.fresh()
         lone = await stage.in_turn(alone=alone, unavoidable=unavoidable)
         say("unavoidable: " + ", ".join(f"{name} {median(values):.2f} ms" for name, values in parts.items()))
-        used = Used(gateway=gateway.process.pid, worker=worker.process.pid)
         crowd = await stage.in_turn(many=many, echoes=echoes)
         count("call: jobs done", answered, system.finished())
         count("call: jobs left", 0, system.waiting())
@@ -66,6 +70,6 @@ async def run(stage: Stage) -> list[Figure]:
             against="bare grpc.aio echo",
             theirs=crowd["echoes"],
             goal=">= 0.45",
-            settings={**stage.told, "in flight": str(IN_FLIGHT), **used.told()},
+            settings={**stage.told, "in flight": str(IN_FLIGHT), **told},
         ),
     ]

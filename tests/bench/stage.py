@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -117,14 +118,8 @@ class System:
 
     def postmaster(self) -> int:
         """The process id of the server's first process, whose children are all the others."""
-        directory = Path(self.text("show data_directory"))
-        return int((directory / "postmaster.pid").read_text().splitlines()[0])
-
-    def text(self, query: str) -> str:
-        """What a query says: one text."""
-        with psycopg.connect(self.dsn, autocommit=True) as connection:
-            row = connection.execute(query.encode()).fetchone()
-        return "" if row is None else str(row[0])
+        backend = int(self.value("select pg_backend_pid()"))
+        return psutil.Process(backend).ppid()
 
     def value(self, query: str) -> float:
         """What a query says: one number."""

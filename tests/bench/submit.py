@@ -13,12 +13,15 @@ IN_FLIGHT = 64
 async def run(stage: Stage) -> list[Figure]:
     """Acknowledged calls a second: rows durable, the load's and Postgres's part on the same cores."""
     answered = 0
+    told: dict[str, str] = {}
     with stage.system() as system, echo_server() as bare:
         gateway, address = system.gateway()
 
         async def ours() -> float:
-            nonlocal answered
+            nonlocal answered, told
+            used = Used(gateway=gateway.process.pid)
             found = await load.apart(requests.submit(address, in_flight=IN_FLIGHT, seconds=stage.seconds))
+            told = used.told()
             answered += found.ok
             count("submit: calls answered with OK", sum(found.statuses.values()), found.ok)
             return found.rate
@@ -29,7 +32,6 @@ async def run(stage: Stage) -> list[Figure]:
 
         await load.apart(requests.submit(address, in_flight=IN_FLIGHT, seconds=1))
         system.fresh()
-        used = Used(gateway=gateway.process.pid)
         found = await stage.in_turn(ours=ours, echo=echo)
         count("submit: rows", answered, system.waiting())
     return [
@@ -40,6 +42,6 @@ async def run(stage: Stage) -> list[Figure]:
             against="bare grpc.aio echo",
             theirs=found["echo"],
             goal=">= 0.8",
-            settings={**stage.told, "in flight": str(IN_FLIGHT), "seconds": f"{stage.seconds:g}", **used.told()},
+            settings={**stage.told, "in flight": str(IN_FLIGHT), "seconds": f"{stage.seconds:g}", **told},
         )
     ]

@@ -83,6 +83,8 @@ async def work(dsn: str, count: int) -> None:
 
 async def starts(dsn: str, count: int) -> None:
     found = await queries(dsn)
+    # What the round before had in hand when its worker was killed would be answered for what is enqueued now.
+    await found.clear_queue()
     worker = await asyncio.create_subprocess_exec(sys.executable, __file__, "work", dsn, stdout=asyncio.subprocess.PIPE)
     assert worker.stdout is not None
     await worker.stdout.readline()
