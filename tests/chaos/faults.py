@@ -18,6 +18,8 @@ from tests.waiting import until
 
 _BOUND: Final = 180.0
 """Seconds in which the load must come so far that the next fault is due, or a fault must have its effect."""
+_UNDER_WAY: Final = 0.2
+"""Seconds for a worker to have settles under way: its jobs take less."""
 _LOOK: Final = 0.1
 """Seconds between looks into the shards."""
 _TERMINATE: Final = """
@@ -94,9 +96,13 @@ class Faults:
             seat.start()
             await asyncio.to_thread(seat.process.ready)
         elif fault is Fault.STOP_WORKER:
+            # Its link stands still before: what it has sent of settles then arrives when it has been woken, in any case.
+            seat.proxy.hold()
+            await asyncio.sleep(_UNDER_WAY)
             seat.freeze()
             await self._declared_dead(seat)
             seat.wake()
+            seat.proxy.release()
         else:
             seat.proxy.hold()
             await self._declared_dead(seat)

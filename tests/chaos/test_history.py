@@ -27,7 +27,7 @@ SLOTS = "40"
 
 PLAN = {
     Fault.KILL_WORKER: scaled(3, 60),
-    Fault.STOP_WORKER: scaled(14, 80),
+    Fault.STOP_WORKER: scaled(4, 80),
     Fault.HOLD_WORKER: scaled(1, 15),
     Fault.KILL_GATEWAY: scaled(1, 20),
     Fault.TERMINATE: scaled(3, 40),
