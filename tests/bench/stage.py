@@ -118,8 +118,9 @@ class System:
 
     def postmaster(self) -> int:
         """The process id of the server's first process, whose children are all the others."""
-        backend = int(self.value("select pg_backend_pid()"))
-        return psutil.Process(backend).ppid()
+        # Asked while the connection is open: the backend ends with it.
+        with psycopg.connect(self.dsn) as connection:
+            return psutil.Process(connection.info.backend_pid).ppid()
 
     def value(self, query: str) -> float:
         """What a query says: one number."""
