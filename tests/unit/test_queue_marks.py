@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rowcall.queue.marks import FLOOR_EVERY, FLOOR_LAG, FRONT_EVERY, FRONT_SHARE, LAG, Begin, LowWaterMark, Scan
+from rowcall.queue.marks import (
+    FLOOR_EVERY,
+    FLOOR_LAG,
+    FLOOR_SHARE,
+    FLOOR_WAIT,
+    FRONT_EVERY,
+    FRONT_SHARE,
+    FRONT_WAIT,
+    LAG,
+    Begin,
+    LowWaterMark,
+    Scan,
+)
 from rowcall.queue.model import LANES
 
 Key = tuple[int, int]
@@ -172,14 +184,39 @@ def test_a_sweep_that_did_not_get_through_goes_on() -> None:
 
 
 def test_long_scans_from_the_front_are_made_less_often() -> None:
-    """Ten seconds of dead entries must not be walked over every five."""
+    """Half a second of dead entries must not be walked over every five."""
     model = Model()
-    model.claim(10, took=2.0)
-    assert model.mark.next_sweep() == pytest.approx(model.now + 2.0 / FRONT_SHARE)
+    model.claim(10, took=0.5)
+    assert model.mark.next_sweep() == pytest.approx(model.now + 0.5 / FRONT_SHARE)
     model.mark.hinted()
     model.claim(10)
     scan, _ = model.claim(10)
     assert scan.begins[0] is Begin.MARK, "nor at every hint"
+
+
+def test_a_scan_that_hung_does_not_put_the_next_one_off_for_long() -> None:
+    model = Model()
+    model.claim(10, took=600.0)
+    assert model.mark.next_sweep() == pytest.approx(model.now + FRONT_WAIT)
+
+
+@pytest.mark.parametrize(
+    ("took", "again"), [(0.001, FLOOR_EVERY), (0.05, 0.05 / FLOOR_SHARE), (600.0, FLOOR_WAIT)], ids=str
+)
+def test_long_scans_from_the_floor_are_made_less_often(took: float, again: float) -> None:
+    """While somebody holds a snapshot, two seconds' dead entries are walked over by each."""
+    model = Model()
+    model.commit(3, 100)
+    model.claim(10)
+    model.now += FLOOR_EVERY
+    assert model.claim(10, took)[0].begins[2] is Begin.FLOOR
+    swept = model.now
+    # What was claimed since is what makes another one worth while.
+    model.mark.claimed(model.mark.scan(swept), [(3, 200)], limit=10, began=swept, ended=swept)
+    model.now = swept + again - 0.001
+    assert model.mark.scan(model.now).begins[2] is not Begin.FLOOR
+    model.now = swept + again + 0.001
+    assert model.mark.scan(model.now).begins[2] is Begin.FLOOR
 
 
 steps = st.lists(

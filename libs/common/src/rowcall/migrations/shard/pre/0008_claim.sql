@@ -60,6 +60,7 @@ as $$
 declare
   v_left integer := p_limit;
   v_found integer;
+  v_first bigint;
   v_paused text[] := rowcall.paused_tenants();
   v_method_id integer[] := rowcall.running_methods(p_method_id);
 begin
@@ -71,16 +72,18 @@ begin
   for v_lane in 1..4 loop
     exit when v_left <= 0;
     -- To begin the statement below costs more than to look whether there is anything: most
-    -- lanes of most queues are empty.
-    continue when not exists (
-      select
-      from rowcall.job j
-      where j.state = 2
-        and j.held = 0
-        and j.queue_id = p_queue_id
-        and j.lane = v_lane
-        and j.order_key >= p_from[v_lane]
-    );
+    -- lanes of most queues are empty. It then begins at what was found here, so that dead
+    -- entries are walked over once.
+    select j.order_key into v_first
+    from rowcall.job j
+    where j.state = 2
+      and j.held = 0
+      and j.queue_id = p_queue_id
+      and j.lane = v_lane
+      and j.order_key >= p_from[v_lane]
+    order by j.queue_id, j.lane, j.order_key, j.job_id
+    limit 1;
+    continue when not found;
     return query
       with picked as materialized (
         select j.ctid
@@ -89,7 +92,7 @@ begin
           and j.held = 0
           and j.queue_id = p_queue_id
           and j.lane = v_lane
-          and j.order_key >= p_from[v_lane]
+          and j.order_key >= v_first
           and j.method_id = any (v_method_id)
           and j.tenant <> all (v_paused)
         order by j.queue_id, j.lane, j.order_key, j.job_id
