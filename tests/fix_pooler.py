@@ -97,8 +97,6 @@ class Access:
 
 
 STRAIGHT = Access()
-UNPREPARED: Mapping[str, None] = MappingProxyType({"prepare_threshold": None})
-"""Psycopg's options of a connection that a test makes itself where a service would: right in every run."""
 AccessTo = Callable[[Postgres], AbstractContextManager[Access]]
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 import pytest
 from google.longrunning import operations_pb2_grpc
 from google.longrunning.operations_pb2 import GetOperationRequest
+from psycopg.rows import TupleRow
 
 from rowcall.probe.v1.probe_pb2 import RunRequest
+from rowcall.queue.connection import Connection
 from rowcall.queue.model import Submission, Submitted
 from rowcall.queue.postgres import PostgresJobStore
+from rowcall.queue.prepared import run
 from rowcall.queue.statements import statement
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Gateways, keyed, tenant
@@ -32,7 +36,13 @@ class Counted:
     def __init__(self) -> None:
         self._run: Counter[str] = Counter()
 
+    async def prepared(self, connection: Connection, name: str, *parameters: Any) -> list[TupleRow]:
+        """Where sessions prepare statements."""
+        self._run[name] += 1
+        return await run(connection, name, *parameters)
+
     def statement(self, name: str) -> bytes:
+        """Where they do not."""
         self._run[name] += 1
         return statement(name)
 
@@ -45,6 +55,7 @@ class Counted:
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     made = Counted()
+    monkeypatch.setattr("rowcall.queue.connection.prepared.run", made.prepared)
     monkeypatch.setattr("rowcall.queue.connection.statement", made.statement)
     return made
 

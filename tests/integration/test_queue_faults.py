@@ -20,7 +20,7 @@ from rowcall.names import operation_name
 from rowcall.queue.model import Submission, SubmitOutcome, Submitted
 from rowcall.queue.postgres import PostgresJobStore, PostgresWorkQueue
 from tests.fix_cluster import RestartableCluster
-from tests.fix_pooler import UNPREPARED
+from tests.fix_pooler import Access
 from tests.fix_queue import READY, Queue
 from tests.gate import Gate
 from tests.waiting import until
@@ -34,10 +34,13 @@ def reason(answer: object) -> str:
 
 
 @asynccontextmanager
-async def store_of(dsn: str, *, give_up_after: float = 30, size: int = 2) -> AsyncIterator[PostgresJobStore]:
+async def store_of(
+    dsn: str, access: Access, *, give_up_after: float = 30, size: int = 2
+) -> AsyncIterator[PostgresJobStore]:
     """A store over a pool of its own."""
+    kwargs = {"prepare_threshold": access.prepare_threshold}
     async with AsyncConnectionPool(
-        dsn, kwargs=dict(UNPREPARED), min_size=1, max_size=size, open=False, name="a", timeout=1
+        dsn, kwargs=kwargs, min_size=1, max_size=size, open=False, name="a", timeout=1
     ) as pool:
         store = PostgresJobStore(pool, pool, give_up_after=timedelta(seconds=give_up_after))
         yield store
@@ -72,7 +75,7 @@ async def test_a_connection_lost_under_a_submit_leaves_it_unknown_and_a_repeat_j
     gate = Gate(queue.logins.gateway)
     await gate.open()
     keyed, unkeyed = queue.call(request_id="k"), queue.call()
-    async with store_of(gate.dsn) as store, holding(queue, LOCK_KEY) as lock:
+    async with store_of(gate.dsn, queue.logins.access) as store, holding(queue, LOCK_KEY) as lock:
         submit = asyncio.create_task(store.submit([keyed, unkeyed]))
         await queue.somebody_waits()
         await gate.shut()
@@ -92,7 +95,7 @@ async def test_a_submit_that_takes_too_long_is_given_up_not_cancelled(queue: Que
     """As when a synchronous standby is gone: the commit may come later, so the server is not told to stop."""
     await queue.submit(queue.call(request_id="k"))
     call = queue.call()
-    async with store_of(queue.logins.gateway, give_up_after=0.2) as store:
+    async with store_of(queue.logins.gateway, queue.logins.access, give_up_after=0.2) as store:
         async with holding(queue, LOCK_KEY) as lock:
             async with asyncio.timeout(20):
                 answers = await store.submit([queue.call(request_id="k"), call])
@@ -105,7 +108,7 @@ async def test_a_submit_that_takes_too_long_is_given_up_not_cancelled(queue: Que
 async def test_a_caller_that_is_cancelled_leaves_its_statement_running(queue: Queue) -> None:
     await queue.submit(queue.call(request_id="k"))
     call = queue.call()
-    async with store_of(queue.logins.gateway) as store, holding(queue, LOCK_KEY) as lock:
+    async with store_of(queue.logins.gateway, queue.logins.access) as store, holding(queue, LOCK_KEY) as lock:
         submit = asyncio.create_task(store.submit([queue.call(request_id="k"), call]))
         await queue.somebody_waits()
         submit.cancel()
@@ -122,7 +125,7 @@ async def test_a_caller_that_is_cancelled_leaves_its_statement_running(queue: Qu
 async def test_a_shard_that_cannot_be_reached_is_unavailable(queue: Queue) -> None:
     gate = Gate(queue.logins.gateway)
     await gate.open()
-    async with store_of(gate.dsn) as store:
+    async with store_of(gate.dsn, queue.logins.access) as store:
         assert [reason(answer) for answer in await store.submit([queue.call()])] == ["CREATED"]
         await gate.shut()
         answers = await store.submit([queue.call(request_id="k"), queue.call(request_id="k"), queue.call()])
@@ -142,7 +145,7 @@ async def test_a_shard_that_cannot_be_reached_is_unavailable(queue: Queue) -> No
 async def test_connections_that_died_while_idle_cost_no_call(restartable_cluster: RestartableCluster) -> None:
     """After a restart of Postgres every pooled connection is dead: none of them may leave a call's outcome unknown."""
     dsn = restartable_cluster.shards["a"]
-    async with store_of(dsn, size=4) as store:
+    async with store_of(dsn, restartable_cluster.access, size=4) as store:
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as admin:
             await admin.execute("select rowcall.adopt_tenant('acme', 1)")
         ids = await store.method_ids("a.B/C", Policy())
@@ -172,7 +175,7 @@ async def test_a_lost_atomic_batch_is_unknown_only_once_its_commit_was_sent(queu
     gate = Gate(queue.logins.gateway)
     for lock, expected in ((LOCK_KEY, "SHARD_UNAVAILABLE"), ("select pg_advisory_lock(42)", "COMMIT_UNKNOWN")):
         await gate.open()
-        async with store_of(gate.dsn) as store, holding(queue, lock):
+        async with store_of(gate.dsn, queue.logins.access) as store, holding(queue, lock):
             batch = [queue.call(request_id="k"), queue.call()]
             submit = asyncio.create_task(store.submit_atomic(batch))
             await queue.somebody_waits()
@@ -208,21 +211,25 @@ async def test_a_database_without_our_functions_is_a_schema_mismatch(queue: Queu
 
 
 async def test_a_login_without_its_role_is_told_to_the_operator(queue: Queue) -> None:
-    async with store_of(queue.logins.nobody) as store:
+    async with store_of(queue.logins.nobody, queue.logins.access) as store:
         with pytest.raises(RowcallError, match="rowcall_gateway"):
             await store.method_ids("a.B/C", Policy())
 
 
 async def test_a_shard_without_a_name_is_a_schema_mismatch(queue: Queue) -> None:
     await queue.admin.execute("delete from rowcall.shard_info")
-    async with store_of(queue.logins.gateway) as store:
+    async with store_of(queue.logins.gateway, queue.logins.access) as store:
         with pytest.raises(RowcallError, match="SCHEMA_MISMATCH"):
             await store.fingerprint_key()
 
 
 async def test_nothing_is_submitted_under_another_shards_name(queue: Queue) -> None:
     async with AsyncConnectionPool(
-        queue.logins.gateway, kwargs=dict(UNPREPARED), min_size=1, max_size=2, open=False
+        queue.logins.gateway,
+        kwargs={"prepare_threshold": queue.logins.access.prepare_threshold},
+        min_size=1,
+        max_size=2,
+        open=False,
     ) as pool:
         other = PostgresJobStore(pool, pool, shard="other")
         with pytest.raises(RowcallError, match="configured as shard 'other' is the shard") as error:
@@ -238,7 +245,10 @@ async def test_nothing_is_submitted_under_another_shards_name(queue: Queue) -> N
 async def test_a_read_that_loses_its_connection_is_only_unavailable(queue: Queue) -> None:
     gate = Gate(queue.logins.gateway)
     await gate.open()
-    async with store_of(gate.dsn) as store, holding(queue, "lock table rowcall.job in access exclusive mode"):
+    async with (
+        store_of(gate.dsn, queue.logins.access) as store,
+        holding(queue, "lock table rowcall.job in access exclusive mode"),
+    ):
         read = asyncio.create_task(store.read([("acme", uuid4())]))
         await queue.somebody_waits()
         await gate.shut()
@@ -252,7 +262,12 @@ async def test_a_claim_whose_caller_is_cancelled_runs_to_its_end(queue: Queue) -
     await queue.submit(queue.call())
     worker = await queue.worker()
     async with AsyncConnectionPool(
-        queue.logins.worker, kwargs=dict(UNPREPARED), min_size=1, max_size=1, open=False, name="a"
+        queue.logins.worker,
+        kwargs={"prepare_threshold": queue.logins.access.prepare_threshold},
+        min_size=1,
+        max_size=1,
+        open=False,
+        name="a",
     ) as pool:
         work = PostgresWorkQueue(pool, pool, pool)
         async with holding(queue, "lock table rowcall.queue_lane in access exclusive mode") as lock:

@@ -1,7 +1,7 @@
 """Connections from a pool as the queue uses them, and the running of one statement on one.
 
-Called by the store and the work queue. Each statement is a transaction of its own (autocommit), prepared, with
-parameters and results in binary format. No state is kept in a session.
+Called by the store and the work queue. Each statement is a transaction of its own (autocommit), prepared where the
+session allows it, with parameters and results in binary format. Nothing else is kept in a session.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import psycopg
 from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
-from rowcall.queue import faults
+from rowcall.queue import faults, prepared
 from rowcall.queue.statements import statement
 
 T = TypeVar("T")
@@ -96,8 +96,10 @@ class connection:  # noqa: N801  used as a function: async with connection(pool)
 
 async def execute(connection: Connection, name: str, parameters: Mapping[str, object] | None = None) -> list[TupleRow]:
     """Runs one of the queue's statements and returns its rows. Raises psycopg.Error."""
+    if connection.prepare_threshold is not None:
+        return await prepared.run(connection, name, parameters)
     async with connection.cursor(binary=True, row_factory=tuple_row) as cursor:
-        await cursor.execute(statement(name), parameters, prepare=True)
+        await cursor.execute(statement(name), parameters)
         return await cursor.fetchall()
 
 

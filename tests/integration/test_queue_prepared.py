@@ -1,0 +1,108 @@
+"""The queue's statements as they go over the wire: whatever is sent arrives, and a connection outlives what fails on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from rowcall.queue import prepared
+from rowcall.queue.statements import statement
+from tests.fix_queue import Logins, Queue
+
+
+@pytest.fixture
+async def connection(logins: Logins) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """A worker's, which may wait for a lock for long."""
+    async with await psycopg.AsyncConnection.connect(logins.worker, autocommit=True) as found:
+        yield found
+
+
+async def prepared_here(connection: psycopg.AsyncConnection[Any]) -> set[bytes]:
+    """The texts of what the session has prepared."""
+    cursor = await connection.execute("select statement from pg_prepared_statements", prepare=False)
+    return {text.encode() async for (text,) in cursor}
+
+
+async def test_a_statement_is_prepared_once(connection: psycopg.AsyncConnection[Any]) -> None:
+    for _ in range(3):
+        assert await prepared.run(connection, "policies") == await prepared.run(connection, "policies")
+    assert await prepared_here(connection) == {statement("policies")}
+
+
+async def test_parameters_of_another_type_are_another_statement(connection: psycopg.AsyncConnection[Any]) -> None:
+    """psycopg sends a number in two bytes, four or eight, as it needs."""
+    for limit in (1, 100_000, 2):
+        assert await prepared.run(connection, "age_jobs", {"limit": limit}) == []
+    with pytest.raises(psycopg.errors.NumericValueOutOfRange):
+        await prepared.run(connection, "age_jobs", {"limit": 3_000_000_000})
+    cursor = await connection.execute("select parameter_types::text from pg_prepared_statements", prepare=False)
+    assert sorted([types async for (types,) in cursor]) == ["{bigint}", "{integer}", "{smallint}"]
+
+
+async def test_what_is_larger_than_every_buffer_arrives(queue: Queue) -> None:
+    """In both directions at once: the server sends while it is still being sent to."""
+    calls = [queue.call(request=bytes([number]) * 1_000_000) for number in range(30)]
+    await queue.submit(*calls)
+    names = [("acme", call.job_id) for call in calls]
+    found = await queue.store.read(names, request=True)
+    assert {row.job_id: row.request for row in found.values()} == {call.job_id: call.request for call in calls}
+
+
+async def test_an_error_is_psycopgs_own_and_the_connection_goes_on(connection: psycopg.AsyncConnection[Any]) -> None:
+    nobody = {"worker_id": None, "name": "w", "lease": timedelta(0)}
+    with pytest.raises(psycopg.errors.NotNullViolation, match="worker_id") as raised:
+        await prepared.run(connection, "register_worker", nobody)
+    assert raised.value.diag.column_name == "worker_id"
+    assert await prepared.run(connection, "policies") == []
+
+
+async def test_a_statement_that_cannot_be_prepared_is_tried_again_the_next_time(queue: Queue) -> None:
+    await queue.admin.execute("alter function rowcall.queues() rename to elsewhere")
+    async with await psycopg.AsyncConnection.connect(queue.logins.worker, autocommit=True) as connection:
+        with pytest.raises(psycopg.errors.UndefinedFunction):
+            await prepared.run(connection, "queues")
+        await queue.admin.execute("alter function rowcall.elsewhere() rename to queues")
+        assert len(await prepared.run(connection, "queues")) == 1
+
+
+async def test_a_cancelled_statement_is_cancelled_in_the_server_too(queue: Queue) -> None:
+    async with (
+        await psycopg.AsyncConnection.connect(queue.logins.worker, autocommit=True) as connection,
+        await psycopg.AsyncConnection.connect(queue.logins.admin) as lock,
+    ):
+        await lock.execute("lock table rowcall.policy in access exclusive mode")
+        run = asyncio.create_task(prepared.run(connection, "policies"))
+        await queue.somebody_waits()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        assert await prepared.run(connection, "queues")
+        await lock.rollback()
+        assert await prepared.run(connection, "policies")
+
+
+async def test_a_server_that_ends_the_session_is_an_operational_error(queue: Queue) -> None:
+    async with (
+        await psycopg.AsyncConnection.connect(queue.logins.worker, autocommit=True) as connection,
+        await psycopg.AsyncConnection.connect(queue.logins.admin) as lock,
+    ):
+        await lock.execute("lock table rowcall.policy in access exclusive mode")
+        run = asyncio.create_task(prepared.run(connection, "policies"))
+        await queue.somebody_waits()
+        await queue.admin.execute("select pg_terminate_backend(%s)", [connection.info.backend_pid])
+        with pytest.raises(psycopg.OperationalError):
+            await run
+        assert connection.closed
+        with pytest.raises(psycopg.OperationalError):
+            await prepared.run(connection, "policies")
+
+
+async def test_two_that_share_a_connection_take_turns(connection: psycopg.AsyncConnection[Any]) -> None:
+    found = await asyncio.gather(*(prepared.run(connection, name) for name in ("queues", "policies") * 5))
+    assert found == [await prepared.run(connection, name) for name in ("queues", "policies") * 5]
