@@ -20,7 +20,7 @@ Connection: TypeAlias = psycopg.AsyncConnection[Any]
 
 REQUEST: Final = bytes(200)
 RESPONSE: Final = bytes(100)
-CLAIM: Final = 200
+CLAIM: Final = 300
 """Rows in a claim, and in the settle that follows it: as many as a worker claims at a time. (With 2,000 it is a third faster.)"""
 LONE: Final = 300
 """How often something is done alone."""

@@ -15,8 +15,9 @@ import contextlib
 import heapq
 import random
 import time
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -30,8 +31,10 @@ from rowcall_worker.shares import Share
 from rowcall_worker.slots import Slots
 from rowcall_worker.solitude import Solitude
 
-BATCH: Final = 200
+BATCH: Final = 300
 """The most jobs in one claim."""
+CLAIMS: Final = 2
+"""How many claims may be under way at once, where there is a backlog: the next one while the last one's jobs begin."""
 
 _FIRST_PAUSE: Final = 0.01
 """Seconds until the next look at a queue that had less than was asked for; doubles to the settings' `poll`."""
@@ -78,6 +81,14 @@ class Source:
         self._due_at = now if self.full else now + self._pause * random.uniform(0.8, 1.2)  # noqa: S311  spreads
         if not count:
             self._pause = min(2 * self._pause, self._longest_pause)
+
+
+class _Order(NamedTuple):
+    """A claim that is to be made."""
+
+    source: Source
+    limit: int
+    """For so many jobs; their slots are taken."""
 
 
 def share_out(free: int, due: Sequence[Source], now: float) -> list[tuple[Source, int]]:
@@ -153,20 +164,24 @@ class Claimer:
         self._wake = asyncio.Event()
         self._stopping = False
         self._failed_pause = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._backlog = asyncio.Event()
+        """Set while claims get all that they ask for."""
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Starts claiming."""
-        self._task = asyncio.create_task(self._run(), name=f"claim {self._shard}")
+        self._tasks = [
+            asyncio.create_task(self._run(further=number > 0), name=f"claim {self._shard}") for number in range(CLAIMS)
+        ]
 
     async def stop(self) -> None:
-        """Claims no more; waits for a claim under way, whose jobs are handed back."""
+        """Claims no more; waits for claims under way, whose jobs are handed back."""
         self._stopping = True
         self._wake.set()
-        if self._task is not None:
+        for task in self._tasks:
             # Waiting for a slot or an identity ends at once; a claim under way is shielded.
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def look_at(self, queues: Mapping[int, Share], paused: Collection[int]) -> None:
         """These are the queues to claim from, with their shares, and those of them that are paused."""
@@ -199,16 +214,24 @@ class Claimer:
         """Any queue may have work: hints may have been missed."""
         self.hinted(list(self._sources))
 
-    async def _run(self) -> None:
+    async def _run(self, *, further: bool) -> None:
+        """Goes round the queues, for ever; the further ones only while there is a backlog."""
         while not self._stopping:
+            if further:
+                await self._backlog.wait()
             registration = await self._registrar.usable()
             await self._settler.room()
             await self._solitude.opened()
             await self._slots.wait()
-            if any(source.full for source in self._open()) and self._slots.free < min(BATCH, self._slots.capacity) // 2:
+            if self._backlog.is_set() and self._slots.room < min(BATCH, self._slots.capacity) // 2:
                 await asyncio.sleep(_GATHER)
             self._wake.clear()
-            if await self._round(registration):
+            again = await self._round(registration)
+            if again:
+                self._backlog.set()
+                continue
+            self._backlog.clear()
+            if further:
                 continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._idle_time()):
@@ -223,34 +246,54 @@ class Claimer:
         """The queues that may be asked."""
         return [source for source in self._order if source.queue_id not in self._paused and source.share.room > 0]
 
-    def _due(self) -> list[tuple[Source, int]]:
-        """The queues whose time has come and that get some of the free slots now, and how many of them."""
+    def _due(self) -> list[Source]:
+        """The queues whose time has come."""
         # Among equals each round begins one queue further on, so that with few slots all of them have their turn.
         self._order = self._order[1:] + self._order[:1]
         now = time.monotonic()
-        due = [source for source in self._open() if source.due_at <= now]
-        return share_out(self._slots.free, due, self._now)
+        return [source for source in self._open() if source.due_at <= now]
+
+    def _orders(self, due: Sequence[Source]) -> deque[_Order]:
+        """The claims to be made now, one a queue. They are paid for: several rounds may be under way at once."""
+        orders: deque[_Order] = deque()
+        for source, part in share_out(self._slots.room, due, self._now):
+            limit = self._slots.take(int(min(part, source.share.room, BATCH)))
+            if limit == 0:
+                break
+            source.share.take(limit)
+            # What had no work meanwhile has its turn from now on, and nothing saved up.
+            self._now = max(source.turn, self._now)
+            source.turn = self._now + limit / source.share.weight
+            orders.append(_Order(source, limit))
+        if not orders:
+            self._slots.pass_on()
+        return orders
+
+    def _refund(self, source: Source, count: int) -> None:
+        """So many jobs of an order were not to be had."""
+        self._slots.give(count)
+        source.share.give(count)
+        source.turn -= count / source.share.weight
 
     async def _round(self, registration: Registration) -> bool:
         """Claims once from each queue whose time has come; whether another round may be of use at once."""
-        again = False
-        for source, part in self._due():
-            if self._solitude.wanted:
-                return True
-            limit = self._slots.take(int(min(part, source.share.room, BATCH)))
-            if limit == 0:
-                return True
-            source.share.take(limit)
-            # Shielded from `stop`: what a claim took must be started or handed back.
-            claim = asyncio.ensure_future(self._claim(registration, source, limit))
-            try:
-                again = await asyncio.shield(claim) or again
-            except asyncio.CancelledError:
-                await claim
-                raise
-            if not registration.usable:
-                return True
-        return again
+        due = self._due()
+        orders = self._orders(due)
+        again = bool(due) and not orders
+        try:
+            while orders and not self._solitude.wanted and registration.usable:
+                source, limit = orders.popleft()
+                # Shielded from `stop`: what a claim took must be started or handed back.
+                claim = asyncio.ensure_future(self._claim(registration, source, limit))
+                try:
+                    again = await asyncio.shield(claim) or again
+                except asyncio.CancelledError:
+                    await claim
+                    raise
+        finally:
+            for source, limit in orders:
+                self._refund(source, limit)
+        return again or bool(orders)
 
     async def _claim(self, registration: Registration, source: Source, limit: int) -> bool:
         """Claims from one queue; whether there is probably more."""
@@ -263,8 +306,7 @@ class Claimer:
             self._failed(registration, error)
             return False
         finally:
-            self._slots.give(limit - started)
-            source.share.give(limit - started)
+            self._refund(source, limit - started)
             registration.let_go(limit - started)
         self._failed_pause = 0.0
         return source.full
@@ -278,10 +320,6 @@ class Claimer:
         ended = time.monotonic()
         source.mark.claimed(scan, ((job.lane, job.order_key) for job in jobs), limit=limit, began=began, ended=ended)
         source.found(len(jobs), limit, ended)
-        if jobs:
-            # What had no work meanwhile has its turn from now on, and nothing saved up.
-            self._now = max(source.turn, self._now)
-            source.turn = self._now + len(jobs) / source.share.weight
         return jobs
 
     def _failed(self, registration: Registration, error: Exception) -> None:

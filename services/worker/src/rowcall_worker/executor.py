@@ -12,9 +12,11 @@ import contextlib
 import contextvars
 import enum
 import time
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from typing import Final, Protocol, cast
 
 import psycopg
@@ -39,6 +41,8 @@ from rowcall_worker.transaction import AttemptTransaction
 
 CANCEL_GRACE: Final = timedelta(seconds=1)
 """How long a handler may clean up after its end was asked for before the attempt is settled without it."""
+LATE: Final = 0.1
+"""Seconds that a job which was claimed ahead stands in line for a slot before it is handed back: others may be free."""
 
 
 # Looked up once: for every job, the enum's attribute would cost more than decoding a small request.
@@ -69,6 +73,9 @@ class Sink(Protocol):
     def ended(self, attempt: Attempt) -> None:
         """Is told that an attempt's handler is no longer running."""
 
+    def give_back(self, attempts: Sequence[Attempt]) -> None:
+        """Takes attempts that never began, and are over, to hand their jobs back."""
+
     @property
     def abilities(self) -> Abilities:
         """What the shard gives to its handlers."""
@@ -77,7 +84,20 @@ class Sink(Protocol):
 class Attempt(AttemptState):
     """One attempt while it runs."""
 
-    __slots__ = ("cap", "ended", "method", "policy", "settled", "sink", "slots", "stop", "stuck", "task", "timer")
+    __slots__ = (
+        "begun",
+        "cap",
+        "ended",
+        "method",
+        "policy",
+        "settled",
+        "sink",
+        "slots",
+        "stop",
+        "stuck",
+        "task",
+        "timer",
+    )
 
     def __init__(
         self,
@@ -85,7 +105,6 @@ class Attempt(AttemptState):
         method: ServedMethod,
         policy: PolicyRow,
         *,
-        seconds: float,
         sink: Sink,
         slots: Slots,
         cap: Cap | None,
@@ -95,7 +114,6 @@ class Attempt(AttemptState):
             job,
             worker=worker,
             max_attempts=policy.max_attempts,
-            deadline=time.monotonic() + seconds,
         )
         self.method = method
         self.policy = policy
@@ -107,8 +125,10 @@ class Attempt(AttemptState):
         """Set when it was ended from outside."""
         self.settled = False
         """Whether its outcome was handed on, or is not wanted."""
+        self.begun = False
+        """Whether its handler was called, or is about to be: it has a slot."""
         self.ended = False
-        """Whether its handler has returned."""
+        """Whether its handler has returned, or will never be called."""
         self.stuck = False
         """Whether its handler goes on although the attempt is over."""
         self.task: asyncio.Task[None] | None = None
@@ -134,6 +154,9 @@ class Executor:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="rowcall-handler")
         self._loop = asyncio.get_running_loop()
         self._closing: set[asyncio.Task[None]] = set()
+        self._in_line: deque[tuple[float, Attempt]] = deque()
+        """What was claimed ahead, and when; those that have begun since are left out when it is their turn."""
+        self._looking = False
         self._timers: Timers[Attempt] = Timers(self._time_over)
         # Bound once, not for every attempt.
         self._make_transaction = self._transaction
@@ -147,29 +170,27 @@ class Executor:
     def start(
         self, job: ClaimedJob, method: ServedMethod, policy: PolicyRow, sink: Sink, *, cap: Cap | None = None
     ) -> Attempt:
-        """Starts an attempt at a claimed job.
+        """Starts an attempt at a claimed job, as soon as a slot is not in use.
 
-        Its slot was taken, and its place under its queue's cap; both are given back when the handler has returned.
+        Its place was taken, and its place under its queue's cap; both are given back when the handler has returned.
         """
-        seconds = allowed_time(job, policy).total_seconds()
         attempt = Attempt(
             job,
             method,
             policy,
-            seconds=seconds,
             sink=sink,
             slots=self.async_slots if method.is_async else self.sync_slots,
             cap=cap,
             worker=self._worker,
         )
-        attempt.timer = self._timers.start(attempt, seconds)
         attempt.abilities = sink.abilities
         attempt.make_transaction = self._make_transaction
-        context = self._context.copy()
-        if method.is_async:
-            attempt.task = self._loop.create_task(self._run(attempt), context=context)
-        else:
-            self._threads.submit(context.run, self._run_in_thread, attempt)
+        attempt.slots.run(partial(self._begin, attempt))
+        if not attempt.begun:
+            self._in_line.append((time.monotonic(), attempt))
+            if not self._looking:
+                self._looking = True
+                self._loop.call_later(LATE, self._look_for_late)
         return attempt
 
     def cancel(self, attempt: Attempt) -> None:
@@ -189,6 +210,38 @@ class Executor:
     def close(self) -> None:
         """Lets the threads go; those that still run a handler are not waited for."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _begin(self, attempt: Attempt) -> bool:
+        if attempt.ended:
+            return False
+        attempt.begun = True
+        seconds = allowed_time(attempt.job, attempt.policy).total_seconds()
+        attempt.deadline = time.monotonic() + seconds
+        attempt.timer = self._timers.start(attempt, seconds)
+        context = self._context.copy()
+        if attempt.method.is_async:
+            attempt.task = self._loop.create_task(self._run(attempt), context=context)
+        else:
+            self._threads.submit(context.run, self._run_in_thread, attempt)
+        return True
+
+    def _look_for_late(self) -> None:
+        """Hands back what was claimed ahead and stands in line for too long: the jobs before it are slower than of late."""
+        self._looking = False
+        now = time.monotonic()
+        late: dict[Sink, list[Attempt]] = {}
+        while self._in_line:
+            since, attempt = self._in_line[0]
+            if not (attempt.begun or attempt.ended):
+                if now < since + LATE:
+                    self._looking = True
+                    self._loop.call_later(since + LATE - now, self._look_for_late)
+                    break
+                self.drop(attempt)
+                late.setdefault(attempt.sink, []).append(attempt)
+            self._in_line.popleft()
+        for sink, attempts in late.items():
+            sink.give_back(attempts)
 
     async def _run(self, attempt: Attempt) -> None:
         # For good: its context is its own, and ends with it.
@@ -224,6 +277,8 @@ class Executor:
         self._stop_timer(attempt)
         if attempt.stuck:
             attempt.slots.unstick()
+        if attempt.begun:
+            attempt.slots.done()
         attempt.slots.give(1)
         if attempt.cap is not None:
             attempt.cap.give(1)
@@ -301,7 +356,9 @@ class Executor:
     def _stop(self, attempt: Attempt, why: Stop) -> None:
         attempt.stop = why
         attempt.cancelled = True
-        if attempt.task is not None and not attempt.ended:
+        if not attempt.begun:
+            self._finish(attempt, None, asyncio.CancelledError())
+        elif attempt.task is not None and not attempt.ended:
             # A task that is cancelled before its first step never enters its coroutine.
             attempt.task.add_done_callback(lambda _: self._finish(attempt, None, asyncio.CancelledError()))
             attempt.task.cancel()

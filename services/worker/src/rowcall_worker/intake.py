@@ -47,6 +47,7 @@ class Intake:
         self._methods = methods
         self._policies = _Policies(queue)
         self._closed = False
+        self._returning: set[asyncio.Task[None]] = set()
 
     def close(self) -> None:
         """Starts nothing from now on: what a claim under way brings is handed back."""
@@ -88,6 +89,17 @@ class Intake:
             for job, answer in zip(jobs, answers, strict=True)
             if answer.state == JobState.JOB_STATE_CANCELLED
         )
+
+    def return_late(self, registration: Registration, jobs: Sequence[ClaimedJob]) -> None:
+        """Hands back what was claimed ahead and found no slot in time. Does not wait for it."""
+
+        async def give_back() -> None:
+            await self._give_back(registration, jobs)
+            registration.let_go(len(jobs))
+
+        task = asyncio.create_task(give_back(), name="hand late jobs back")
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
 
     def failed(self, registration: Registration, error: Exception) -> None:
         """A claim under this identity raised: it may have taken rows all the same."""

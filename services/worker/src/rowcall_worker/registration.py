@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from rowcall.errors import RowcallError
-from rowcall.queue.model import Renewed, Running, Settlement
+from rowcall.queue.model import ClaimedJob, Renewed, Running, Settlement
 from rowcall.queue.protocol import WorkQueue
 from rowcall_worker.abilities import Abilities
 from rowcall_worker.executor import Attempt, Executor
@@ -42,12 +42,20 @@ _log = structlog.get_logger(__name__)
 class Registration:
     """One identity: the sink of the attempts claimed under it and the holder of their outcomes."""
 
-    def __init__(self, worker_id: UUID, settler: Settler, ended: asyncio.Event, abilities: Abilities) -> None:
+    def __init__(
+        self,
+        worker_id: UUID,
+        settler: Settler,
+        ended: asyncio.Event,
+        abilities: Abilities,
+        release: Callable[[Registration, Sequence[ClaimedJob]], None],
+    ) -> None:
         """Args:
         worker_id: As registered.
         settler: Takes the outcomes.
         abilities: The shard's.
         ended: Set whenever an attempt has its outcome or has ended.
+        release: Hands jobs back that were claimed under an identity and never began.
         """
         self.worker_id = worker_id
         self.abilities = abilities
@@ -62,6 +70,7 @@ class Registration:
         """Set when it is leaving and holds nothing any more."""
         self._settler = settler
         self._ended = ended
+        self._release = release
         self._held = 0
 
     @property
@@ -98,6 +107,11 @@ class Registration:
         self.attempts.discard(attempt)
         self._ended.set()
 
+    def give_back(self, attempts: Sequence[Attempt]) -> None:
+        """Takes attempts that never began, and are over, to hand their jobs back."""
+        if not self.lost:
+            self._release(self, [attempt.job for attempt in attempts])
+
     def running(self, wanted: Sequence[Running]) -> list[Attempt]:
         """Those of its attempts that run these jobs under these very lease numbers."""
         keys = {(each.tenant, each.job_id, each.lease) for each in wanted}
@@ -124,6 +138,7 @@ class Registrar:
         name: str,
         shard: str,
         length: timedelta,
+        release: Callable[[Registration, Sequence[ClaimedJob]], None],
         parted: Callable[[], None],
         paused: Callable[[Collection[int]], None],
         loop_lag: LoopLag,
@@ -137,6 +152,7 @@ class Registrar:
         name: The worker process's name.
         shard: The shard's, for the log.
         length: How long a lease holds without being renewed.
+        release: Hands jobs back that were claimed under an identity and never began.
         parted: Called when an identity was retired, for what it still held is to be rescued.
         paused: Called at each renewal with the queues that are paused.
         loop_lag: The process's; told with each renewal.
@@ -146,6 +162,7 @@ class Registrar:
         self._settler = settler
         self._renewal = renewal
         self._abilities = abilities
+        self._release = release
         self._name = name
         self._shard = shard
         self._length = length
@@ -177,7 +194,7 @@ class Registrar:
         worker_id = uuid4()
         asked_at = time.monotonic()
         await self._queue.register_worker(worker_id, self._name, self._length)
-        registration = Registration(worker_id, self._settler, self._some_ended, self._abilities)
+        registration = Registration(worker_id, self._settler, self._some_ended, self._abilities, self._release)
         reading = self._loop_lag.reading()
         lease = Lease(
             worker_id,

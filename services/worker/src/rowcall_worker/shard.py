@@ -21,7 +21,7 @@ from rowcall.errors import RowcallError
 from rowcall.migrations import check_schema
 from rowcall.queue.faults import fault
 from rowcall.queue.hints import CANCEL_CHANNEL, READY_CHANNEL, Listener, Notifier, parse_cancel, parse_ready
-from rowcall.queue.model import QueueRow
+from rowcall.queue.model import ClaimedJob, QueueRow
 from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.queue.renewal import LeaseRenewal
 from rowcall.sharding import Shard, Workload
@@ -35,7 +35,7 @@ from rowcall_worker.looplag import LoopLag
 from rowcall_worker.maintainer import Maintainer
 from rowcall_worker.maintenance import Maintenance, Telling
 from rowcall_worker.progress import ProgressBoard
-from rowcall_worker.registration import Registrar
+from rowcall_worker.registration import Registrar, Registration
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.settler import Settler
 from rowcall_worker.shares import Share, Shares
@@ -133,6 +133,7 @@ class ShardWorker:
             name=name,
             shard=shard.name,
             length=settings.lease,
+            release=self._return_late,
             parted=self._maintenance.rescue_soon,
             paused=self._paused,
             loop_lag=loop_lag,
@@ -268,6 +269,10 @@ class ShardWorker:
             for attempt in registration.attempts
             if not attempt.settled
         ]
+
+    def _return_late(self, registration: Registration, jobs: Sequence[ClaimedJob]) -> None:
+        if self._intake is not None:
+            self._intake.return_late(registration, jobs)
 
     async def _check(self) -> None:
         try:

@@ -205,7 +205,7 @@ create table rowcall.job (
   attempts jsonb,
   primary key (tenant, job_id)
 ) with (
-  fillfactor = 80,
+  fillfactor = 50,
   autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000,
   autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_analyze_scale_factor = 0.1,
   autovacuum_vacuum_cost_delay = 0
