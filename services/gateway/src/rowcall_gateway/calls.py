@@ -54,15 +54,10 @@ class _Job(NamedTuple):
     """Tenant and job."""
     name: str
     """Its operation's."""
-    submitted: Submitted
-    """What became of the submission."""
+    created: bool
+    """False: the call joined it."""
     trace_id: str
     """Of the call that created it."""
-
-    @property
-    def created(self) -> bool:
-        """False: the call joined it."""
-        return self.submitted.outcome is SubmitOutcome.CREATED
 
 
 class JobCalls:
@@ -98,8 +93,8 @@ class JobCalls:
         keyed = draft.request_id is not None
         budget = self._budget(call, call.metadata.wait)
         with self._slots.take():
-            job = await self._submit(call, draft, budget)
-            # The wait may be long, and is for an answer: the request need not be kept for it.
+            # The wait may be long, and is for an answer: what the submission was and became need not be kept for it.
+            job = (await self._submit(call, draft, budget))[0]
             del draft
             outcome = await self._outcome(job, method, budget)
         if outcome is None:
@@ -126,10 +121,10 @@ class JobCalls:
         """
         budget = self._budget(call, wait)
         with self._slots.take():
-            job = await self._submit(call, draft, budget)
+            job, submitted = await self._submit(call, draft, budget)
             if wait <= _NOT_AT_ALL and job.created:
                 # Just written, and nobody waits for more: there is nothing to ask the database for.
-                return self._resources.operation_submitted(draft.method, job.name, job.submitted, job.trace_id), False
+                return self._resources.operation_submitted(draft.method, job.name, submitted, job.trace_id), False
             await self._outcome(job, draft.method, budget, abandoned_at_deadline=False)
             row = await job.link.rows.read(job.key, response=True)
         if row is None:
@@ -139,7 +134,7 @@ class JobCalls:
     def _budget(self, call: IncomingCall, wait: timedelta | None) -> Budget:
         return Budget.of(self._loop.time(), call.remaining(), max_call_wait=self._max_call_wait, wait=wait)
 
-    async def _submit(self, call: IncomingCall, draft: Draft, budget: Budget) -> _Job:
+    async def _submit(self, call: IncomingCall, draft: Draft, budget: Budget) -> tuple[_Job, Submitted]:
         """Makes the call a durable row, or joins the one that its key names."""
         call.request_id = draft.request_id
         call.repeatable = draft.request_id is not None
@@ -160,7 +155,8 @@ class JobCalls:
             if not flight.recall() and cancels:
                 self._background.spawn(_cancel_when_written(flight, call.tenant), "abandon a submission")
             raise
-        return _Job(link, (call.tenant, submitted.job_id), name, submitted, call.trace.trace_id)
+        created = submitted.outcome is SubmitOutcome.CREATED
+        return _Job(link, (call.tenant, submitted.job_id), name, created, call.trace.trace_id), submitted
 
     async def _in_time(
         self, call: IncomingCall, draft: Draft, budget: Budget, flight: Flight
@@ -195,12 +191,14 @@ class JobCalls:
         waiters = job.link.waiters
         with waiters.wait(job.key, pace=job.link.pace(created=job.created)) as waiting:
             try:
-                outcome = await waiting.until(budget.wait_until)
+                await waiting.until(budget.wait_until)
+                outcome = waiting.answer()
                 if outcome is None and cancels and abandoned_at_deadline and budget.at_deadline:
                     if not waiters.others(job.key):
                         self._background.spawn(_cancel_unstarted(job.link, job.key), f"abandon {job.name}")
                     # What was kept back for the answer's way has room for this one question.
-                    outcome = await waiting.until(budget.wait_until + budget.margin / 2)
+                    await waiting.until(budget.wait_until + budget.margin / 2)
+                    outcome = waiting.answer()
             except asyncio.CancelledError:
                 if cancels and not waiters.others(job.key):
                     self._background.spawn(_cancel_unstarted(job.link, job.key), f"abandon {job.name}")

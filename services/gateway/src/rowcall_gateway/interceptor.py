@@ -69,6 +69,10 @@ class _Refusal:
     cause: str | None = None
     """The type of what lies behind it, such as the database's error."""
 
+    async def abort(self, context: ServicerContext) -> None:
+        """Ends the call with it, by the exception that gRPC wants."""
+        await context.abort(self.code, self.message, self.trailers)
+
 
 class CallInterceptor:
     """Stands between gRPC and the handlers.
@@ -116,27 +120,28 @@ class CallInterceptor:
 
     async def _serving(self, path: str, handler: Handler | None) -> Handler:
         guarded = self._guarded(path, handler)
-        if self._spans is not None:
+        if self._spans is None:
+            return _unary(guarded)
 
-            async def next_handler(_: grpc.HandlerCallDetails) -> Handler | None:
-                return _unary(guarded)
+        async def next_handler(_: grpc.HandlerCallDetails) -> Handler | None:
+            return _unary(guarded)
 
-            traced = await self._spans.intercept_service(
-                next_handler, cast("grpc.HandlerCallDetails", MethodPath(path))
-            )
-            if traced is not None and traced.unary_unary is not None:
-                guarded = cast("Behaviour", traced.unary_unary)
+        traced = await self._spans.intercept_service(next_handler, cast("grpc.HandlerCallDetails", MethodPath(path)))
+        behaviour = guarded if traced is None or traced.unary_unary is None else cast("Behaviour", traced.unary_unary)
 
         async def serve(request: bytes, context: ServicerContext) -> bytes:
-            ended = await guarded(request, context)
+            ended = await behaviour(request, context)
             if isinstance(ended, _Refusal):
-                await context.abort(ended.code, ended.message, ended.trailers)
+                await ended.abort(context)
             return cast("bytes", ended)
 
         return _unary(serve)
 
     def _guarded(self, path: str, handler: Handler | None) -> Behaviour:
-        """The method's behaviour from bytes to bytes or a refusal, with everything that every call needs."""
+        """The method's behaviour, with everything that every call needs: from bytes to bytes.
+
+        Where OpenTelemetry's interceptor is put around it, to a refusal as well: see the module.
+        """
         rules = self._rules(path)
         resolve, gate, traced = self._scope.resolve, self._gate, self._spans is not None
         limit_bytes, reads = rules.limit_bytes, not rules.writes
@@ -174,6 +179,8 @@ class CallInterceptor:
                 _log.error("a call failed", method=path[1:], trace_id=trace.trace_id, exc_info=error)
             finally:
                 _report(path, call, trace, ended, started, traced=traced)
+            if isinstance(ended, _Refusal) and not traced:
+                await ended.abort(context)
             return ended
 
         return behave

@@ -103,6 +103,7 @@ class Operations(OperationsServicer):
         )
         with self._slots.take(), place.link.waiters.wait(place.key, pace=UNHINTED) as waiting:
             await waiting.until(budget.wait_until)
+            waiting.answer()
         return self._resources.operation(await place.row(response=True))
 
 

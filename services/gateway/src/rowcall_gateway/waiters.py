@@ -96,7 +96,7 @@ class Slots:
 class Waiting:
     """One call that waits for one job, for the length of a `with` block."""
 
-    __slots__ = ("_waiters", "_wake", "due", "ended", "interval", "key", "leaving_at", "outcome", "pace")
+    __slots__ = ("_waiters", "_wake", "due", "ended", "interval", "key", "leaving_at", "next", "outcome", "pace")
 
     key: JobKey
     """The job."""
@@ -112,6 +112,8 @@ class Waiting:
     """None until it is here, and for good when the gateway drains first."""
     leaving_at: float
     """The loop's time when a draining gateway lets go of its clients' connections."""
+    next: Waiting | None
+    """The next call that waits for a job of this id."""
 
     def __init__(self, waiters: Waiters, key: JobKey, pace: Pace, due: float) -> None:
         self.key = key
@@ -121,25 +123,32 @@ class Waiting:
         self.ended = False
         self.outcome = None
         self.leaving_at = 0.0
+        self.next = None
         self._waiters = waiters
         self._wake: Wake | None = None
 
-    async def until(self, end: float) -> Outcome | None:
-        """The job's outcome; None if it is not finished at the given time of the loop.
+    def until(self, end: float) -> Wake:
+        """What is to be awaited: it is done when there is an answer, or at the given time of the loop.
+
+        No coroutine of its own: ten thousand of them are three megabytes.
+        """
+        wake: Wake = asyncio.get_running_loop().create_future()
+        if self.ended:
+            wake.set_result(None)
+        else:
+            # Whoever has no time to wait still lets the others come first.
+            self._wake = wake
+            self._waiters.limits.end(wake, end)
+        return wake
+
+    def answer(self) -> Outcome | None:
+        """The job's outcome; None if it is not there yet.
 
         Raises:
             RowcallError: GATEWAY_DRAINING.
         """
-        loop = asyncio.get_running_loop()
-        if not self.ended:
-            # Whoever has no time to wait still lets the others come first.
-            self._wake = loop.create_future()
-            self._waiters.limits.end(self._wake, end)
-            await self._wake
-        if not self.ended:
-            return None
-        if self.outcome is None:
-            raise draining(self.leaving_at - loop.time())
+        if self.ended and self.outcome is None:
+            raise draining(self.leaving_at - asyncio.get_running_loop().time())
         return self.outcome
 
     def end(self, outcome: Outcome | None) -> None:
@@ -209,7 +218,9 @@ class Waiters:
     def __init__(self, store: JobStore, *, shard: str) -> None:
         self._store = store
         self._shard = shard
-        self._waiting: dict[UUID, list[Waiting]] = {}
+        # The call that waits for a job, nearly always the only one, or the first of them: a list for each would be a
+        # tenth of a kilobyte.
+        self._waiting: dict[UUID, Waiting] = {}
         self._schedule = _Schedule()
         self._recent: OrderedDict[UUID, object] = OrderedDict()
         self._wake = asyncio.Event()
@@ -240,33 +251,40 @@ class Waiters:
 
     def enter(self, waiting: Waiting) -> None:
         """Called by `Waiting`."""
-        self._waiting.setdefault(waiting.key[1], []).append(waiting)
+        job_id = waiting.key[1]
+        waiting.next = self._waiting.get(job_id)
+        self._waiting[job_id] = waiting
         self._put(waiting)
         if self._drain is not None:
             self._end_later(waiting, self._drain)
 
     def leave(self, waiting: Waiting) -> None:
         """Called by `Waiting`."""
-        others = self._waiting[waiting.key[1]]
-        others.remove(waiting)
-        if not others:
-            del self._waiting[waiting.key[1]]
+        job_id = waiting.key[1]
+        first = self._waiting[job_id]
+        if first is not waiting:
+            before = next(each for each in _chain(first) if each.next is waiting)
+            before.next = waiting.next
+        elif waiting.next is not None:
+            self._waiting[job_id] = waiting.next
+        else:
+            del self._waiting[job_id]
 
     def others(self, key: JobKey) -> bool:
         """Whether more than one call waits for a job here."""
-        return sum(waiting.key == key for waiting in self._waiting.get(key[1], ())) > 1
+        return sum(waiting.key == key for waiting in _chain(self._waiting.get(key[1]))) > 1
 
     def hint(self, jobs: Iterable[UUID]) -> None:
         """It may be time to look at these jobs."""
         now = asyncio.get_running_loop().time()
         for job_id in jobs:
-            waiters = self._waiting.get(job_id)
-            if waiters is None:
+            first = self._waiting.get(job_id)
+            if first is None:
                 self._recent[job_id] = None
                 if len(self._recent) > RECENT_HINTS:
                     self._recent.popitem(last=False)
                 continue
-            for waiting in waiters:
+            for waiting in _chain(first):
                 waiting.due = now
                 self._put(waiting)
 
@@ -286,7 +304,7 @@ class Waiters:
             self._end_later(waiting, self._drain)
 
     def _everybody(self) -> list[Waiting]:
-        return [waiting for waiters in self._waiting.values() for waiting in waiters]
+        return [waiting for first in self._waiting.values() for waiting in _chain(first)]
 
     def _end_later(self, waiting: Waiting, drain: _Drain) -> None:
         loop = asyncio.get_running_loop()
@@ -328,7 +346,7 @@ class Waiters:
         else:
             self._failing = False
         for outcome in outcomes:
-            for waiting in self._waiting.get(outcome.job_id, ()):
+            for waiting in _chain(self._waiting.get(outcome.job_id)):
                 if waiting.key == (outcome.tenant, outcome.job_id):
                     waiting.end(outcome)
         for waiting in batch:
@@ -337,6 +355,13 @@ class Waiters:
                 waiting.due = asyncio.get_running_loop().time() + _spread(waiting.interval)
                 waiting.interval = min(waiting.interval * waiting.pace.growth, waiting.pace.most.total_seconds())
                 self._put(waiting)
+
+
+def _chain(first: Waiting | None) -> Iterator[Waiting]:
+    """A call that waits for a job and those behind it."""
+    while first is not None:
+        yield first
+        first = first.next
 
 
 def _spread(seconds: float) -> float:
