@@ -67,7 +67,7 @@ bench: setup ## Limits, other queues and ourselves, in turn: 15 minutes; ONLY=na
 
 bench-long: setup ## The benchmarks that take long: history, snapshot, tail; an hour and a half
 	@$(UV) sync --quiet --frozen --all-packages --group bench
-	@$(BIN)/python -m tests.bench --long $(ARGS)
+	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY),--long) $(ARGS)
 
 check: setup ## Every check of the source; make check-NAME runs one, make check-list names them
 	@$(BIN)/python tools/check.py

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+
+_COMPARED: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
 BUILD = Path(__file__).parents[2] / "build"
 PATH = BUILD / "bench.json"
@@ -46,7 +49,7 @@ class Figure:
             return None
         sign, number = self.goal.split()[:2]
         value = self.ours if self.ratio is None else self.ratio
-        return value >= float(number) if sign in (">=", ">") else value <= float(number)
+        return _COMPARED[sign](value, float(number))
 
 
 def beside(

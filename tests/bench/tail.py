@@ -48,7 +48,7 @@ async def run(stage: Stage) -> list[Figure]:
             against="the first minute",
             theirs=[p99[0]],
             goal="<= 1.5",
-            settings=settings,
+            settings={**settings, "p99 of each minute": ", ".join(f"{each:.1f}" for each in p99)},
         ),
         *(
             beside(f"tail, slope of {name}", [_slope(values)], unit, settings=settings)

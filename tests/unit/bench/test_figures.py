@@ -30,7 +30,8 @@ def test_without_another_the_spread_is_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("goal", "reached"), [(">= 3", True), (">= 3.1", False), ("<= 3", True), ("< 3.1", True), ("<= 2.9", False)]
+    ("goal", "reached"),
+    [(">= 3", True), (">= 3.1", False), ("<= 3", True), ("< 3.1", True), ("< 3", False), ("<= 2.9", False)],
 )
 def test_a_goal_is_judged_by_the_ratio(goal: str, reached: bool) -> None:
     assert beside("x", [30], "ms", against="y", theirs=[10], goal=goal).reached is reached

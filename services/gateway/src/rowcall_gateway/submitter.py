@@ -212,16 +212,19 @@ class Submitter:
             answers = [error] * len(batch)
         self._company = self._in_flight()
         self._company_until = self._loop.time() + self._gather
-        created: list[Submission] = []
+        created = [
+            ticket.submission
+            for ticket, answer in zip(batch, answers, strict=True)
+            if isinstance(answer, Submitted) and answer.outcome is SubmitOutcome.CREATED
+        ]
+        if created:
+            # First: workers can be on their way while callers are answered.
+            self._written(created)
         for ticket, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Submitted):
                 ticket.answer(answer)
-                if answer.outcome is SubmitOutcome.CREATED:
-                    created.append(ticket.submission)
             else:
                 # An error of its own for each call: tracebacks would pile up on a shared one.
                 own = rebuilt(answer) if isinstance(answer, RowcallError) else internal()
                 own.__cause__ = answer
                 ticket.answer(own)
-        if created:
-            self._written(created)

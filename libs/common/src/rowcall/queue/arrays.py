@@ -128,11 +128,14 @@ class _ArrayDumper(Dumper):
         if values[0] is None and values.count(None) == len(values):
             # Half of a batch's columns are.
             return _HEADER.pack(1, 1, self.element_oid, len(values), 1) + _NULL * len(values)
+        # Many others are the same in each row.
+        alike = values[0] == values[-1] and values.count(values[0]) == len(values)
         try:
-            elements = self.elements(values)
+            elements = self.elements(values[:1] if alike else values)
         except struct.error as error:
             raise psycopg.DataError(f"{type(obj).__name__}: {error}") from error
-        return _HEADER.pack(1, _NULL in elements, self.element_oid, len(elements), 1) + b"".join(elements)
+        data = elements[0] * len(values) if alike else b"".join(elements)
+        return _HEADER.pack(1, not alike and _NULL in elements, self.element_oid, len(values), 1) + data
 
     @abstractmethod
     def elements(self, values: Sequence[Any]) -> list[bytes]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import TypeAlias
 
 from psycopg.rows import TupleRow
 
@@ -49,16 +50,17 @@ class Submitter:
 
     async def submit(self, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
         """Independent calls; the answers come in their order. Not to be cancelled: run it shielded."""
+        keys = _keys(submissions)
         answers: dict[int, Submitted | Exception] = {}
         left = list(range(len(submissions)))
         while left:
-            firsts = _firsts(submissions, left)
-            order = _sorted(submissions, firsts.values())
+            firsts = _firsts(keys, left)
+            order = _sorted(keys, firsts.values())
             written = await self._halving([submissions[index] for index in order])
             answers.update(zip(order, written, strict=True))
             # Whoever shares a key with one that was answered gets its answer from that, or comes with the next round.
-            for index in left:
-                first = firsts[_key(submissions, index)]
+            for index in left if len(firsts) < len(left) else ():
+                first = firsts[keys[index]]
                 if index != first:
                     answer = self._of_duplicate(submissions[index], submissions[first], answers[first])
                     if answer is not None:
@@ -68,17 +70,18 @@ class Submitter:
 
     async def submit_atomic(self, submissions: Sequence[Submission]) -> list[Submitted]:
         """Calls of one tenant, all or none. Raises RowcallError. Not to be cancelled: run it shielded."""
-        firsts = _firsts(submissions, range(len(submissions)))
-        order = _sorted(submissions, firsts.values())
+        keys = _keys(submissions)
+        firsts = _firsts(keys, range(len(submissions)))
+        order = _sorted(keys, firsts.values())
         # One key with two requests among them: the database is asked, so that the answers are right, but nothing stays.
-        clash = any(
-            submissions[firsts[_key(submissions, index)]].fingerprint != each.fingerprint
-            for index, each in enumerate(submissions)
+        clash = len(firsts) < len(submissions) and any(
+            submissions[firsts[key]].fingerprint != each.fingerprint
+            for key, each in zip(keys, submissions, strict=True)
         )
         written = dict(zip(order, await self._atomically([submissions[i] for i in order], keep=not clash), strict=True))
         answers = []
         for index, each in enumerate(submissions):
-            first = firsts[_key(submissions, index)]
+            first = firsts[keys[index]]
             answer = written[first]
             answers.append(answer if index == first else _shared(each, submissions[first], answer) or answer)
         return answers
@@ -88,13 +91,14 @@ class Submitter:
 
         Raises psycopg.Error, or RowcallError if one is refused: the transaction must then be rolled back.
         """
-        firsts = _firsts(submissions, range(len(submissions)))
-        order = _sorted(submissions, firsts.values())
+        keys = _keys(submissions)
+        firsts = _firsts(keys, range(len(submissions)))
+        order = _sorted(keys, firsts.values())
         rows = await self._execute(found, [submissions[index] for index in order])
         written = {index: self._answer(row) for index, row in zip(order, rows, strict=True)}
         answers = []
         for index, each in enumerate(submissions):
-            first = firsts[_key(submissions, index)]
+            first = firsts[keys[index]]
             answer = written[first]
             if isinstance(answer, Exception):
                 raise _refused_for(each, answer)
@@ -205,23 +209,34 @@ class _RolledBack(Exception):
         self.answers = answers
 
 
-def _key(submissions: Sequence[Submission], index: int) -> tuple[str, int, str] | int:
-    """What a submission must not share with another of its batch; its place where it has no key."""
-    key = submissions[index].key
-    return index if key is None else key
+_Key: TypeAlias = tuple[str, int, str] | int
 
 
-def _firsts(submissions: Sequence[Submission], indexes: Iterable[int]) -> dict[tuple[str, int, str] | int, int]:
+def _keys(submissions: Sequence[Submission]) -> list[_Key]:
+    """What each must not share with another of its batch; its place where it has no key."""
+    return [index if (key := each.key) is None else key for index, each in enumerate(submissions)]
+
+
+def _firsts(keys: Sequence[_Key], indexes: Iterable[int]) -> dict[_Key, int]:
     """The first submission with each key."""
-    firsts: dict[tuple[str, int, str] | int, int] = {}
+    firsts: dict[_Key, int] = {}
     for index in indexes:
-        firsts.setdefault(_key(submissions, index), index)
+        firsts.setdefault(keys[index], index)
     return firsts
 
 
-def _sorted(submissions: Sequence[Submission], indexes: Iterable[int]) -> list[int]:
+def _sorted(keys: Sequence[_Key], indexes: Iterable[int]) -> list[int]:
     """Keyed calls first, in the order in which every gateway locks keys; the others behind them, as they came."""
-    return sorted(indexes, key=lambda index: (submissions[index].key is None, submissions[index].key or (), index))
+    keyed: list[tuple[tuple[str, int, str], int]] = []
+    unkeyed: list[int] = []
+    for index in indexes:
+        key = keys[index]
+        if isinstance(key, int):
+            unkeyed.append(index)
+        else:
+            keyed.append((key, index))
+    keyed.sort()
+    return [*(index for _, index in keyed), *unkeyed]
 
 
 def _shared(submission: Submission, first: Submission, answer: Submitted) -> Submitted | None:

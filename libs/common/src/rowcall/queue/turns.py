@@ -46,7 +46,7 @@ class Turns:
     def __init__(self, capacity: int = 50_000) -> None:
         self._capacity = capacity
         self._last: OrderedDict[Flow, int] = OrderedDict()
-        self._under_way: Counter[Flow] = Counter()
+        self._under_way: dict[Flow, int] = {}
         self._moved: set[Flow] = set()
 
     def take(self, flows: Sequence[Flow]) -> Turn:
@@ -55,25 +55,32 @@ class Turns:
         The keys that its jobs get are known only when it is written. A batch that is sent meanwhile lands behind it as
         if every job of it were new.
         """
-        steps: Counter[Flow] = Counter()
+        steps: dict[Flow, int] = {}
         last_keys = []
         each = []
         for flow in flows:
-            steps[flow] += ORDER_STRIDE
+            step = steps[flow] = steps.get(flow, 0) + ORDER_STRIDE
             last_keys.append(self._last.get(flow, 0))
-            each.append(self._under_way[flow] + steps[flow])
-        self._under_way.update(steps)
+            each.append(self._under_way.get(flow, 0) + step)
+        for flow, step in steps.items():
+            self._under_way[flow] = self._under_way.get(flow, 0) + step
         return Turn(flows, last_keys, each)
 
     def end(self, turn: Turn, keys: Sequence[int | None]) -> None:
         """The batch was answered: the keys of the jobs that are new, None for the others."""
-        for flow, key in zip(turn.flows, keys, strict=True):
-            self._under_way[flow] -= ORDER_STRIDE
-            if self._under_way[flow] <= 0:
+        for flow, jobs in Counter(turn.flows).items():
+            left = self._under_way[flow] - jobs * ORDER_STRIDE
+            if left > 0:
+                self._under_way[flow] = left
+            else:
                 del self._under_way[flow]
-            if key is not None:
-                self._heard(flow, key)
-                self._moved.add(flow)
+        highest: dict[Flow, int] = {}
+        for flow, key in zip(turn.flows, keys, strict=True):
+            if key is not None and key > highest.get(flow, -1):
+                highest[flow] = key
+        for flow, key in highest.items():
+            self._heard(flow, key)
+        self._moved.update(highest)
         self._trim()
 
     def moved(self) -> dict[Flow, int]:
