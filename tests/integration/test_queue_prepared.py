@@ -106,3 +106,15 @@ async def test_a_server_that_ends_the_session_is_an_operational_error(queue: Que
 async def test_two_that_share_a_connection_take_turns(connection: psycopg.AsyncConnection[Any]) -> None:
     found = await asyncio.gather(*(prepared.run(connection, name) for name in ("queues", "policies") * 5))
     assert found == [await prepared.run(connection, name) for name in ("queues", "policies") * 5]
+
+
+async def test_a_socket_of_which_the_loop_says_nothing_is_looked_at(
+    connection: psycopg.AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As uvloop says nothing when a server that was killed resets the connection."""
+    expected = await prepared.run(connection, "policies")
+    loop = asyncio.get_running_loop()
+    with monkeypatch.context() as deaf:
+        deaf.setattr(loop, "add_reader", lambda *_: None)
+        async with asyncio.timeout(20):
+            assert await prepared.run(connection, "policies") == expected

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s")
 _KEPT: Final = "_rowcall_prepared"
 """The attribute of a connection that holds its statements: they end with its session."""
+_LOOK_EVERY: Final = 0.1
+"""Seconds between looks at a socket of which the loop has said nothing. Of a connection that was reset, libuv tells nobody
+who only waits to read: it stops watching. (psycopg looks as often.)"""
 _CANCEL_WITHIN: Final = 5.0
 """Seconds that a cancelled statement has to end in. A connection that is busy afterwards is closed by its pool."""
 
@@ -124,45 +127,81 @@ class _Answer:
         self._loop = asyncio.get_running_loop()
         self._results: list[PGresult] = []
         self._done: asyncio.Future[None]
+        self._reading: int | None = None
+        """The socket that the loop watches for us."""
+        self._writing = False
+        self._looking: asyncio.TimerHandle | None = None
 
     async def wait(self) -> PGresult:
         """Waits until the server is done with it; the result. Raises psycopg.Error."""
         self._done = self._loop.create_future()
-        socket = self._pgconn.socket
         # What is larger than the socket's buffer goes out as the server takes it, while what it says meanwhile is read.
-        writing = self._pgconn.flush() != 0
-        self._loop.add_reader(socket, self._readable)
-        if writing:
-            self._loop.add_writer(socket, self._writable, socket)
+        unsent = self._pgconn.flush() != 0
+        self._reading = self._pgconn.socket
+        self._loop.add_reader(self._reading, self._readable)
+        if unsent:
+            self._writing = True
+            self._loop.add_writer(self._reading, self._writable)
+        self._looking = self._loop.call_later(_LOOK_EVERY, self._look)
         try:
             await self._done
         finally:
-            self._loop.remove_reader(socket)
-            if writing:
-                self._loop.remove_writer(socket)
+            self._unwatch()
         result = self._results[-1]
         if result.status == ExecStatus.FATAL_ERROR:
             raise psycopg.errors.error_from_result(result, self._connection.info.encoding)
         return result
 
-    def _readable(self) -> None:
+    def _unwatch(self) -> None:
+        """Has the loop no longer watch the socket.
+
+        At once where libpq may have closed it: another connection may have a socket of the same number a moment later,
+        and that one would no longer be watched then.
+        """
+        socket, self._reading = self._reading, None
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        if socket is not None:
+            self._loop.remove_reader(socket)
+            if self._writing:
+                self._writing = False
+                self._loop.remove_writer(socket)
+
+    def _end(self, error: Exception | None) -> None:
+        self._unwatch()
         if self._done.done():
             return
+        if error is None:
+            self._done.set_result(None)
+        else:
+            self._done.set_exception(error)
+
+    def _readable(self) -> None:
         try:
             self._pgconn.consume_input()
             while not self._pgconn.is_busy():
                 result = self._pgconn.get_result()
                 if result is None:
-                    self._done.set_result(None)
+                    self._end(None)
                     return
                 self._results.append(result)
         except Exception as error:  # noqa: BLE001 - whoever waits is told
-            self._done.set_exception(error)
+            self._end(error)
 
-    def _writable(self, socket: int) -> None:
+    def _look(self) -> None:
+        self._looking = None
+        if self._writing:
+            self._writable()
+        if not self._done.done():
+            self._readable()
+        if not self._done.done():
+            self._looking = self._loop.call_later(_LOOK_EVERY, self._look)
+
+    def _writable(self) -> None:
         try:
-            if self._pgconn.flush() == 0:
-                self._loop.remove_writer(socket)
+            if self._pgconn.flush() == 0 and self._reading is not None:
+                self._writing = False
+                self._loop.remove_writer(self._reading)
         except Exception as error:  # noqa: BLE001 - as above
-            if not self._done.done():
-                self._done.set_exception(error)
+            self._end(error)
