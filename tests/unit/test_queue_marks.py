@@ -184,10 +184,10 @@ def test_a_sweep_that_did_not_get_through_goes_on() -> None:
 
 
 def test_long_scans_from_the_front_are_made_less_often() -> None:
-    """Half a second of dead entries must not be walked over every five."""
+    """A third of a second of dead entries must not be walked over every five."""
     model = Model()
-    model.claim(10, took=0.5)
-    assert model.mark.next_sweep() == pytest.approx(model.now + 0.5 / FRONT_SHARE)
+    model.claim(10, took=0.3)
+    assert model.mark.next_sweep() == pytest.approx(model.now + 0.3 / FRONT_SHARE)
     model.mark.hinted()
     model.claim(10)
     scan, _ = model.claim(10)
@@ -204,7 +204,7 @@ def test_a_scan_that_hung_does_not_put_the_next_one_off_for_long() -> None:
     ("took", "again"), [(0.001, FLOOR_EVERY), (0.05, 0.05 / FLOOR_SHARE), (600.0, FLOOR_WAIT)], ids=str
 )
 def test_long_scans_from_the_floor_are_made_less_often(took: float, again: float) -> None:
-    """While somebody holds a snapshot, two seconds' dead entries are walked over by each."""
+    """While somebody holds a snapshot, a second's dead entries are walked over by each."""
     model = Model()
     model.commit(3, 100)
     model.claim(10)

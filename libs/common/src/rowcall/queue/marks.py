@@ -19,14 +19,14 @@ from rowcall.queue.model import LANES
 LAG = 0.05
 """Seconds by which the mark follows what was claimed: longer than most submits' transactions take. At 20,000 jobs a second
 each claim walks over a thousand dead entries for it, while a held snapshot keeps them."""
-FLOOR_LAG = 2.0
+FLOOR_LAG = 1.0
 """Seconds by which the floor follows what was claimed: longer than a submit's transaction usually takes."""
 FLOOR_EVERY = 0.2
 """Seconds between scans from the floor while there is work, at least."""
 FRONT_EVERY = 5.0
 """Seconds between scans from the front, at least."""
-FLOOR_SHARE = 0.05
-FRONT_SHARE = 0.03
+FLOOR_SHARE = 0.03
+FRONT_SHARE = 0.02
 """Of the time, at most, goes into scans from the floor and from the front; they come less often when dead entries make
 them long."""
 FLOOR_WAIT = 2.0
