@@ -125,17 +125,14 @@ class _ArrayDumper(Dumper):
         values = obj.values
         if not values:
             return _EMPTY.pack(0, 0, self.element_oid)
-        if values[0] is None and values.count(None) == len(values):
-            # Half of a batch's columns are.
-            return _HEADER.pack(1, 1, self.element_oid, len(values), 1) + _NULL * len(values)
-        # Many others are the same in each row.
+        # Most of a batch's columns are the same in each row, half of them null.
         alike = values[0] == values[-1] and values.count(values[0]) == len(values)
         try:
             elements = self.elements(values[:1] if alike else values)
         except struct.error as error:
             raise psycopg.DataError(f"{type(obj).__name__}: {error}") from error
         data = elements[0] * len(values) if alike else b"".join(elements)
-        return _HEADER.pack(1, not alike and _NULL in elements, self.element_oid, len(values), 1) + data
+        return _HEADER.pack(1, _NULL in elements, self.element_oid, len(values), 1) + data
 
     @abstractmethod
     def elements(self, values: Sequence[Any]) -> list[bytes]:
