@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import TupleRow
 
 from rowcall.queue import prepared
 from rowcall.queue.statements import statement
@@ -70,14 +72,22 @@ async def test_a_statement_that_cannot_be_prepared_is_tried_again_the_next_time(
         assert len(await prepared.run(connection, "queues")) == 1
 
 
-async def test_a_cancelled_statement_is_cancelled_in_the_server_too(queue: Queue) -> None:
-    async with (
-        await psycopg.AsyncConnection.connect(queue.logins.worker, autocommit=True) as connection,
-        await psycopg.AsyncConnection.connect(queue.logins.admin) as lock,
-    ):
+@asynccontextmanager
+async def waiting(
+    queue: Queue, connection: psycopg.AsyncConnection[Any]
+) -> AsyncIterator[tuple[asyncio.Task[list[TupleRow]], psycopg.AsyncConnection[Any]]]:
+    """A statement on the connection that waits for a lock, and the session that has the lock."""
+    async with await psycopg.AsyncConnection.connect(queue.logins.admin) as lock:
         await lock.execute("lock table rowcall.policy in access exclusive mode")
         run = asyncio.create_task(prepared.run(connection, "policies"))
         await queue.somebody_waits()
+        yield run, lock
+
+
+async def test_a_cancelled_statement_is_cancelled_in_the_server_too(
+    queue: Queue, connection: psycopg.AsyncConnection[Any]
+) -> None:
+    async with waiting(queue, connection) as (run, lock):
         run.cancel()
         with pytest.raises(asyncio.CancelledError):
             await run
@@ -87,14 +97,10 @@ async def test_a_cancelled_statement_is_cancelled_in_the_server_too(queue: Queue
         assert await prepared.run(connection, "policies")
 
 
-async def test_a_server_that_ends_the_session_is_an_operational_error(queue: Queue) -> None:
-    async with (
-        await psycopg.AsyncConnection.connect(queue.logins.worker, autocommit=True) as connection,
-        await psycopg.AsyncConnection.connect(queue.logins.admin) as lock,
-    ):
-        await lock.execute("lock table rowcall.policy in access exclusive mode")
-        run = asyncio.create_task(prepared.run(connection, "policies"))
-        await queue.somebody_waits()
+async def test_a_server_that_ends_the_session_is_an_operational_error(
+    queue: Queue, connection: psycopg.AsyncConnection[Any]
+) -> None:
+    async with waiting(queue, connection) as (run, _):
         await queue.admin.execute("select pg_terminate_backend(%s)", [connection.info.backend_pid])
         with pytest.raises(psycopg.OperationalError):
             await run
