@@ -15,6 +15,7 @@ import structlog
 from google.longrunning.operations_pb2 import Operation
 
 from rowcall.catalogue.images import Catalogue, load_catalogue
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Submission, Submitted
 from rowcall.queue.postgres import PostgresJobStore
 from tests.fix_cluster import Cluster
@@ -181,8 +182,10 @@ async def test_a_call_that_is_cancelled_while_it_is_written_takes_its_unstarted_
     submit = PostgresJobStore.submit
     told = asyncio.Event()
 
-    async def slowly(self: PostgresJobStore, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
-        answers = await submit(self, submissions)
+    async def slowly(
+        self: PostgresJobStore, submissions: Sequence[Submission], hint: Hint | None = None
+    ) -> list[Submitted | Exception]:
+        answers = await submit(self, submissions, hint)
         await told.wait()
         return answers
 

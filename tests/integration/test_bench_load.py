@@ -51,7 +51,8 @@ async def served() -> AsyncIterator[Served]:
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no")
             if request.payload == b"slow":
                 await asyncio.sleep(60)
-            await asyncio.sleep(0)
+            # Time for others to come meanwhile.
+            await asyncio.sleep(0.01)
             return EchoResponse(payload=request.payload, worker="w", attempt=1)
         finally:
             seen.now -= 1

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Submission, Submitted
 from rowcall.queue.postgres import PostgresJobStore
 from rowcall_gateway.server import Gateway
@@ -144,8 +145,10 @@ async def test_a_call_that_is_being_written_when_the_drain_begins_is_told_its_jo
     submit = PostgresJobStore.submit
     told = asyncio.Event()
 
-    async def slowly(self: PostgresJobStore, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
-        answers = await submit(self, submissions)
+    async def slowly(
+        self: PostgresJobStore, submissions: Sequence[Submission], hint: Hint | None = None
+    ) -> list[Submitted | Exception]:
+        answers = await submit(self, submissions, hint)
         await told.wait()
         return answers
 

@@ -15,6 +15,7 @@ from psycopg.rows import TupleRow
 
 from rowcall.probe.v1.probe_pb2 import RunRequest
 from rowcall.queue.connection import Connection
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Submission, Submitted
 from rowcall.queue.postgres import PostgresJobStore
 from rowcall.queue.prepared import run
@@ -36,10 +37,10 @@ class Counted:
     def __init__(self) -> None:
         self._run: Counter[str] = Counter()
 
-    async def prepared(self, connection: Connection, name: str, *parameters: Any) -> list[TupleRow]:
+    async def prepared(self, connection: Connection, name: str, *parameters: Any, **behind: Any) -> list[TupleRow]:
         """Where sessions prepare statements."""
         self._run[name] += 1
-        return await run(connection, name, *parameters)
+        return await run(connection, name, *parameters, **behind)
 
     def statement(self, name: str) -> bytes:
         """Where they do not."""
@@ -77,10 +78,12 @@ async def test_calls_that_come_while_a_batch_is_written_are_one_statement_and_on
     probe = await gateways.probe(gateway)
     inside, free, submit = asyncio.Event(), asyncio.Event(), PostgresJobStore.submit
 
-    async def held(store: PostgresJobStore, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
+    async def held(
+        store: PostgresJobStore, submissions: Sequence[Submission], hint: Hint | None = None
+    ) -> list[Submitted | Exception]:
         inside.set()
         await free.wait()
-        return await submit(store, submissions)
+        return await submit(store, submissions, hint)
 
     def call(number: int) -> asyncio.Future[object]:
         metadata = tenant("acme", NOW, *keyed(str(number)))

@@ -11,6 +11,7 @@ import uuid_utils.compat
 
 from rowcall.catalogue.images import load_catalogue
 from rowcall.errors import RowcallError, reason_name
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Submission, SubmitOutcome, Submitted
 from rowcall.queue.postgres import PostgresJobStore
 from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
@@ -31,11 +32,11 @@ class Watched(PostgresJobStore):
         self.free.set()
         self.entered = asyncio.Event()
 
-    async def submit(self, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
+    async def submit(self, submissions: Sequence[Submission], hint: Hint | None = None) -> list[Submitted | Exception]:
         self.batches.append(len(submissions))
         self.entered.set()
         await self.free.wait()
-        return await super().submit(submissions)
+        return await super().submit(submissions, hint)
 
 
 class Rig:
@@ -51,6 +52,7 @@ class Rig:
             gather_above=4,
             batch=50,
             in_flight=lambda: self.in_flight,
+            hint=lambda _: None,
             written=self.told.extend,
         )
 
@@ -187,7 +189,9 @@ async def test_a_caller_that_is_gone_does_not_stop_what_is_being_written(rig: Ri
 async def test_a_fault_is_told_to_every_call_and_ends_no_submitter(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, fault: Exception, reason: str
 ) -> None:
-    async def broken(_self: Watched, _submissions: Sequence[Submission]) -> list[Submitted | Exception]:
+    async def broken(
+        _self: Watched, _submissions: Sequence[Submission], _hint: Hint | None = None
+    ) -> list[Submitted | Exception]:
         raise fault
 
     rig.in_flight = 10

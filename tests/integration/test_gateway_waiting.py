@@ -14,6 +14,7 @@ import pytest
 
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest, RunResponse
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Outcome, Submission, Submitted
 from rowcall.queue.postgres import PostgresJobStore
 from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
@@ -58,16 +59,18 @@ async def test_a_hint_that_comes_before_its_call_waits_is_kept(
 ) -> None:
     """A worker may be done before the gateway has read what became of its own commit."""
     monkeypatch.setattr(links, "HINTED", NEVER)
-    submit, hint = PostgresJobStore.submit, Waiters.hint
+    submit, tell = PostgresJobStore.submit, Waiters.hint
     heard: set[UUID] = set()
 
     def hear(self: Waiters, ids: Iterable[UUID]) -> None:
         found = list(ids)
-        hint(self, found)
+        tell(self, found)
         heard.update(found)
 
-    async def slowly(self: PostgresJobStore, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
-        answers = await submit(self, submissions)
+    async def slowly(
+        self: PostgresJobStore, submissions: Sequence[Submission], hint: Hint | None = None
+    ) -> list[Submitted | Exception]:
+        answers = await submit(self, submissions, hint)
         await until(lambda: {each.job_id for each in submissions} <= heard)
         return answers
 

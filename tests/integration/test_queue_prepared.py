@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg.rows import TupleRow
 
 from rowcall.queue import prepared
+from rowcall.queue.prepared import Behind
 from rowcall.queue.statements import statement
 from tests.fix_queue import Logins, Queue
 
@@ -124,3 +126,45 @@ async def test_a_socket_of_which_the_loop_says_nothing_is_looked_at(
         deaf.setattr(loop, "add_reader", lambda *_: None)
         async with asyncio.timeout(20):
             assert await prepared.run(connection, "policies") == expected
+
+
+async def test_a_statement_behind_another_runs_though_that_one_is_refused(
+    queue: Queue, connection: psycopg.AsyncConnection[Any]
+) -> None:
+    """Both transactions are their own."""
+    names = "select count(*) from rowcall.worker where name = 'behind'"
+    nobody = {"worker_id": None, "name": "w", "lease": timedelta(0)}
+    worker = {"worker_id": uuid4(), "name": "behind", "lease": timedelta(seconds=1)}
+    with pytest.raises(psycopg.errors.NotNullViolation):
+        await prepared.run(connection, "register_worker", nobody, behind=Behind("register_worker", worker))
+    rest = prepared.rest(connection)
+    assert rest is not None
+    assert await rest
+    assert await queue.value(names) == 1
+    # The same again is refused, and the one before it stands.
+    found = await prepared.run(connection, "policies", behind=Behind("register_worker", nobody))
+    assert found == await after(connection)
+    assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    assert prepared.rest(connection) is None
+
+
+async def after(connection: psycopg.AsyncConnection[Any]) -> list[TupleRow]:
+    """The policies, when the statement behind the last one has been refused."""
+    rest = prepared.rest(connection)
+    assert rest is not None
+    assert not await rest
+    return await prepared.run(connection, "policies")
+
+
+async def test_a_session_that_ends_ends_the_statement_behind_another_too(
+    queue: Queue, connection: psycopg.AsyncConnection[Any]
+) -> None:
+    async with await psycopg.AsyncConnection.connect(queue.logins.admin) as lock:
+        await lock.execute("lock table rowcall.policy in access exclusive mode")
+        assert await prepared.run(connection, "queues", behind=Behind("policies", {}))
+        rest = prepared.rest(connection)
+        assert rest is not None
+        await queue.somebody_waits()
+        await queue.admin.execute("select pg_terminate_backend(%s)", [connection.info.backend_pid])
+        assert not await rest
+        assert connection.closed

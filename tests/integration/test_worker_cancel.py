@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from datetime import timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import grpc
 import psycopg
@@ -189,4 +189,43 @@ async def test_a_cancelled_job_that_is_handed_back_is_told_to_who_waits(
     await worker.drain(timedelta(0))
     assert (await calls.row(job)).state == JobState.JOB_STATE_CANCELLED
     await until(lambda: any(job.job_id in parse_done(payload) for payload in heard))
+    await listener.close()
+
+
+@pytest.mark.hinted("it hears hints")
+async def test_a_job_that_is_cancelled_instead_of_tried_again_is_told_of_beside_others(
+    cluster: Cluster, calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker cannot know before it is settled that this is its end."""
+    monkeypatch.setattr("rowcall_worker.lease._MAX_INTERVAL", NEVER)
+    let_go, waiter = asyncio.Event(), uuid4()
+    started = 0
+
+    async def handle(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        nonlocal started
+        started += 1
+        await let_go.wait()
+        if request.payload == b"fail":
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        return EchoResponse()
+
+    await workers.start(serve(echo=handle), lease=3 * NEVER)
+    call = Call(waiter_id=waiter)
+    jobs = await calls.submit_many("Echo", [EchoRequest(payload=each) for each in (b"fail", b"")], call=call)
+    await until(lambda: started == len(jobs))
+    told: list[UUID] = []
+    listening = asyncio.Event()
+    listener = Listener(
+        cluster.shards[jobs[0].shard],
+        [done_channel(waiter)],
+        lambda _channel, payload: told.extend(parse_done(payload)),
+        connected=listening.set,
+    )
+    listener.start()
+    await listening.wait()
+    await calls.cancel(jobs[0], hinted=False)
+    let_go.set()
+    await until(lambda: len(told) == len(jobs))
+    assert set(told) == {job.job_id for job in jobs}
+    assert (await calls.row(jobs[0])).state == JobState.JOB_STATE_CANCELLED
     await listener.close()

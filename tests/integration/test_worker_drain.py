@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import ClaimedJob, Settled, Settlement
 from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
@@ -170,11 +171,13 @@ async def test_a_drain_waits_until_every_outcome_is_written(
     asked = 0
     answer = asyncio.Event()
 
-    async def settle_slowly(self: PostgresWorkQueue, settlements: Sequence[Settlement]) -> list[Settled | Exception]:
+    async def settle_slowly(
+        self: PostgresWorkQueue, settlements: Sequence[Settlement], hint: Hint | None = None
+    ) -> list[Settled | Exception]:
         nonlocal asked
         asked += 1
         await answer.wait()
-        return await settle(self, settlements)
+        return await settle(self, settlements, hint)
 
     monkeypatch.setattr(PostgresWorkQueue, "settle", settle_slowly)
     worker = await workers.start()

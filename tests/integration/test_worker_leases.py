@@ -17,6 +17,7 @@ import pytest
 
 from rowcall.errors import RowcallError, read_envelope
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import ClaimedJob, Renewed, Settled, Settlement
 from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.queue.renewal import LeaseRenewal
@@ -325,13 +326,13 @@ async def test_a_result_under_a_lost_lease_is_not_written_any_more(
     written: list[int] = []
 
     async def settle_when_reachable(
-        self: PostgresWorkQueue, settlements: Sequence[Settlement]
+        self: PostgresWorkQueue, settlements: Sequence[Settlement], hint: Hint | None = None
     ) -> list[Settled | Exception]:
         if not reachable.is_set():
             away = RowcallError(ErrorReason.ERROR_REASON_SHARD_UNAVAILABLE, "the shard is away")
             return [away for _ in settlements]
         written.extend(settlement.lease for settlement in settlements)
-        return await settle(self, settlements)
+        return await settle(self, settlements, hint)
 
     monkeypatch.setattr(PostgresWorkQueue, "settle", settle_when_reachable)
     handler = Blocking("worker")

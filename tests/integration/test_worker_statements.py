@@ -33,9 +33,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
             made.claims.append(len(found))
         return found
 
-    async def counted_settle(self: PostgresWorkQueue, settlements: Any) -> Any:
+    async def counted_settle(self: PostgresWorkQueue, settlements: Any, *arguments: Any) -> Any:
         made.settles.append(len(settlements))
-        return await settle(self, settlements)
+        return await settle(self, settlements, *arguments)
 
     monkeypatch.setattr(PostgresWorkQueue, "claim", counted_claim)
     monkeypatch.setattr(PostgresWorkQueue, "settle", counted_settle)

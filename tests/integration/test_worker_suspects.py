@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Settled, Settlement
 from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.sharding.placement import place
@@ -276,11 +277,11 @@ async def test_a_suspect_runs_only_when_the_outcome_of_the_one_before_is_written
     settle, writable, asked = PostgresWorkQueue.settle, asyncio.Event(), asyncio.Event()
 
     async def settle_when_writable(
-        self: PostgresWorkQueue, settlements: Sequence[Settlement]
+        self: PostgresWorkQueue, settlements: Sequence[Settlement], hint: Hint | None = None
     ) -> list[Settled | Exception]:
         asked.set()
         await writable.wait()
-        return await settle(self, settlements)
+        return await settle(self, settlements, hint)
 
     monkeypatch.setattr(PostgresWorkQueue, "settle", settle_when_writable)
     monkeypatch.setattr(suspects, "_WRITTEN", 0.1)

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from rowcall.catalogue.model import JobMethod
 from rowcall.queue.admin import PostgresQueueAdmin
-from rowcall.queue.hints import Listener, Notifier, done_channel, parse_done
+from rowcall.queue.hints import Hint, Listener, Notifier, done_channel, parse_done
 from rowcall.queue.model import Cancelled, Submission
 from rowcall.queue.postgres import PostgresJobStore
 from rowcall.sharding import Router, Shard, Workload
@@ -62,6 +62,7 @@ class ShardLink:
             gather_above=settings.gather_above,
             batch=settings.submit_batch,
             in_flight=in_flight,
+            hint=self._hint,
             written=self.tell_workers,
         )
         self.waiters = Waiters(self.store, shard=shard.name)
@@ -120,6 +121,11 @@ class ShardLink:
             await self._notifier.close()
         await self.store.close()
         await self.admin.close()
+
+    def _hint(self, submissions: Sequence[Submission]) -> Hint | None:
+        """What tells workers of rows that are about to be written."""
+        queue_ids = {each.ids.queue_id for each in submissions if each.run_at is None}
+        return Hint.ready(queue_ids) if queue_ids and self._notifier is not None else None
 
     def tell_workers(self, created: Sequence[Submission]) -> None:
         """Rows were written: workers may claim them."""

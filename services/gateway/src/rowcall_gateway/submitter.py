@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Final
 
 from rowcall.errors import RowcallError
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Submission, SubmitOutcome, Submitted
 from rowcall.queue.protocol import JobStore
 from rowcall_gateway.failures import draining, internal, rebuilt
@@ -109,6 +110,7 @@ class Submitter:
         gather_above: int,
         batch: int,
         in_flight: Callable[[], int],
+        hint: Callable[[Sequence[Submission]], Hint | None],
         written: Callable[[Sequence[Submission]], None],
     ) -> None:
         """
@@ -118,13 +120,15 @@ class Submitter:
             gather_above: How many calls in flight are many.
             batch: How many calls are written at a time, at most.
             in_flight: How many calls this gateway serves now.
-            written: Told of each batch's submissions that are new rows now. Must neither wait nor raise.
+            hint: What is to be told as soon as a batch's rows are written. Must neither wait nor raise.
+            written: Told of each batch's submissions that are new rows now, unless that was told. Neither, likewise.
         """
         self._store = store
         self._gather = gather.total_seconds()
         self._gather_above = gather_above
         self._batch = batch
         self._in_flight = in_flight
+        self._hint = hint
         self._written = written
         self._queue: deque[Ticket] = deque()
         self._limits = TimeLimits()
@@ -206,20 +210,23 @@ class Submitter:
 
     async def _flush(self, batch: Sequence[Ticket]) -> None:
         answers: Sequence[Submitted | Exception]
+        submissions = [ticket.submission for ticket in batch]
+        hint = self._hint(submissions)
         try:
-            answers = await self._store.submit([ticket.submission for ticket in batch])
+            answers = await self._store.submit(submissions, hint)
         except Exception as error:  # noqa: BLE001 - every call of the batch is answered, and the flusher lives on
             answers = [error] * len(batch)
         self._company = self._in_flight()
         self._company_until = self._loop.time() + self._gather
-        created = [
-            ticket.submission
-            for ticket, answer in zip(batch, answers, strict=True)
-            if isinstance(answer, Submitted) and answer.outcome is SubmitOutcome.CREATED
-        ]
-        if created:
+        if hint is None or not hint.sent:
             # First: workers can be on their way while callers are answered.
-            self._written(created)
+            self._written(
+                [
+                    submission
+                    for submission, answer in zip(submissions, answers, strict=True)
+                    if isinstance(answer, Submitted) and answer.outcome is SubmitOutcome.CREATED
+                ]
+            )
         for ticket, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Submitted):
                 ticket.answer(answer)

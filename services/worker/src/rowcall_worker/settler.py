@@ -18,6 +18,7 @@ import structlog
 
 from rowcall.context import bind
 from rowcall.errors import RowcallError
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Settled, Settlement
 from rowcall.queue.protocol import WorkQueue
 from rowcall.queue.submitting import ChildRefusedError
@@ -94,6 +95,7 @@ class Settler:
         done: Callable[[UUID, Sequence[UUID]], None],
         again: Callable[[float], None],
         ready: Callable[[Iterable[int]], None],
+        hints: bool,
     ) -> None:
         """Args:
         queue: Where they are written.
@@ -101,11 +103,13 @@ class Settler:
         done: Called after a commit, for each gateway with the jobs it may be waiting for.
         again: Called with the seconds after which a retried job is due.
         ready: Called after a commit with the queues that handlers submitted jobs to.
+        hints: Whether gateways may be told on the way, behind a commit.
         """
         self._queue = queue
         self._shard = shard
         self._done = done
         self._tell_ready = ready
+        self._hints = hints
         self._again = again
         self._waiting: deque[Outcome] = deque()
         self._under_way = 0
@@ -230,17 +234,37 @@ class Settler:
         pause = _FIRST_PAUSE
         while batch := [outcome for outcome in batch if not outcome.holder.lost]:
             answers: Sequence[Settled | Exception]
+            hint = self._hint(batch)
             try:
-                answers = await self._queue.settle([outcome.settlement for outcome in batch])
+                answers = await self._queue.settle([outcome.settlement for outcome in batch], hint)
             except Exception as error:  # noqa: BLE001  a queue that raises has refused them all
                 answers = [error] * len(batch)
-            batch = self._written(batch, answers)
+            batch = self._written(batch, answers, told=hint is not None and hint.sent)
             if batch:
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  spreads, guards nothing
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _written(self, batch: Sequence[Outcome], answers: Sequence[Settled | Exception]) -> list[Outcome]:
-        """Acts on the answers; those outcomes that are to be written again."""
+    def _hint(self, batch: Sequence[Outcome]) -> Hint | None:
+        """What tells the gateways that wait for these jobs, as far as the claims knew them."""
+        if not self._hints:
+            return None
+        done: dict[UUID, list[UUID]] = {}
+        for outcome in batch:
+            waiter_id = _known_waiter(outcome)
+            if waiter_id is not None:
+                done.setdefault(waiter_id, []).append(outcome.settlement.job_id)
+        return Hint.done(done) if done else None
+
+    def _written(
+        self, batch: Sequence[Outcome], answers: Sequence[Settled | Exception], *, told: bool = False
+    ) -> list[Outcome]:
+        """Acts on the answers; those outcomes that are to be written again.
+
+        Args:
+            batch: The outcomes.
+            answers: What became of each.
+            told: Whether the gateways that the claims knew of were told.
+        """
         again: list[Outcome] = []
         done: dict[UUID, list[UUID]] = {}
         let_go: Counter[Holder] = Counter()
@@ -258,7 +282,7 @@ class Settler:
                 seconds = 0.0 if delay is None else delay.total_seconds()
                 soonest = seconds if soonest is None else min(seconds, soonest)
             else:
-                if answer.waiter_id is not None:
+                if answer.waiter_id is not None and not (told and answer.waiter_id == _known_waiter(outcome)):
                     done.setdefault(answer.waiter_id, []).append(outcome.settlement.job_id)
                 ready.update(child.ids.queue_id for child in outcome.settlement.children if child.run_at is None)
             let_go[outcome.holder] += 1
@@ -303,3 +327,8 @@ class Settler:
                     method=outcome.attempt.method.name,
                     lease=outcome.settlement.lease,
                 )
+
+
+def _known_waiter(outcome: Outcome) -> UUID | None:
+    """The gateway that is told of an outcome on its way, before it is known what becomes of it."""
+    return None if outcome.settlement.state == _SCHEDULED else outcome.attempt.job.waiter_id

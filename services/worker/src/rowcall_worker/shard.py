@@ -117,7 +117,12 @@ class ShardWorker:
         self._maintenance = Maintenance(self._queue, shard=shard.name, worker_id=worker_id, telling=telling)
         self._maintainer = Maintainer(self._queue, shard=shard.name, worker_id=worker_id, telling=telling)
         self._settler = Settler(
-            self._queue, shard=shard.name, done=self._done, again=self._maintenance.due_in, ready=self._ready
+            self._queue,
+            shard=shard.name,
+            done=self._done,
+            again=self._maintenance.due_in,
+            ready=self._ready,
+            hints=settings.uses_hints,
         )
         self._abilities = Abilities(
             transactions=self._queue.transactions(shard.pool(Workload.TRANSACTION), transaction_limits(settings)),

@@ -58,12 +58,16 @@ class connection:  # noqa: N801  used as a function: async with connection(pool)
 
     Without the pool's own context manager, which commits or rolls back: there is no transaction that is not its own
     block's. What is given back in another state than idle is mended or replaced by the pool all the same.
+
+    With a shield, a connection on which a statement behind the last one still runs is given back when that has ended;
+    the block does not wait for it.
     """
 
-    __slots__ = ("_found", "_pool")
+    __slots__ = ("_found", "_pool", "_shield")
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, shield: Shield | None = None) -> None:
         self._pool = pool
+        self._shield = shield
         self._found: Connection | None = None
 
     async def __aenter__(self) -> Connection:
@@ -91,13 +95,39 @@ class connection:  # noqa: N801  used as a function: async with connection(pool)
     ) -> None:
         if self._found is not None:
             found, self._found = self._found, None
+            rest = prepared.rest(found)
+            if rest is None:
+                await self._pool.putconn(found)
+            elif self._shield is None:
+                await self._give_back(found, rest)
+            else:
+                self._shield.follow_up(self._give_back(found, rest))
+
+    async def _give_back(self, found: Connection, rest: asyncio.Future[bool]) -> None:
+        try:
+            await rest
+        finally:
             await self._pool.putconn(found)
 
 
-async def execute(connection: Connection, name: str, parameters: Mapping[str, object] | None = None) -> list[TupleRow]:
-    """Runs one of the queue's statements and returns its rows. Raises psycopg.Error."""
+def can_follow(connection: Connection) -> bool:
+    """Whether `execute` can have a statement run behind another one on it."""
+    return connection.prepare_threshold is not None
+
+
+async def execute(
+    connection: Connection,
+    name: str,
+    parameters: Mapping[str, object] | None = None,
+    *,
+    behind: prepared.Behind | None = None,
+) -> list[TupleRow]:
+    """Runs one of the queue's statements and returns its rows; see `can_follow` and `prepared.run` for what is behind it.
+
+    Raises psycopg.Error.
+    """
     if connection.prepare_threshold is not None:
-        return await prepared.run(connection, name, parameters)
+        return await prepared.run(connection, name, parameters, behind=behind)
     async with connection.cursor(binary=True, row_factory=tuple_row) as cursor:
         await cursor.execute(statement(name), parameters)
         return await cursor.fetchall()
@@ -170,10 +200,17 @@ class Shield:
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs work to its end, whatever becomes of the caller."""
+        return await asyncio.shield(self._start(work))
+
+    def follow_up(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs work to its end, for which nobody waits now."""
+        self._start(work)  # type: ignore[unused-awaitable]  # `wait` awaits it
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+        return task
 
     async def wait(self) -> None:
         """Waits for everything that still runs; before the pools are closed."""

@@ -2,14 +2,15 @@
 
 Polling is the truth; a hint makes it sooner. Everything works without them, a little slower: when the connection is
 down, behind a transaction pooler, or when they are switched off. Hints are sent outside of the transactions that they
-tell of (NOTIFY takes a lock of the whole database at commit), from one connection, at most one statement an interval.
+tell of (NOTIFY takes a lock of the whole database at commit): behind the statement that they are for, on its connection
+(`Hint`), or else from one connection, at most one statement an interval (`Notifier`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -20,6 +21,8 @@ from psycopg import sql
 from rowcall.queue.arrays import TextArray
 from rowcall.queue.connection import Connection, execute
 from rowcall.queue.link import Link
+from rowcall.queue.prepared import Behind
+from rowcall.queue.watch import Watch
 
 READY_CHANNEL: Final = "rowcall_ready"
 """Queues have got ready jobs; the payload is their ids, as `parse_ready` reads them."""
@@ -68,6 +71,48 @@ def _ids(payload: str) -> list[UUID]:
     return found
 
 
+class Hint:
+    """What is to be told, as NOTIFY takes it."""
+
+    __slots__ = ("channels", "payloads", "sent")
+
+    sent: bool
+    """Whether it was sent behind a statement; if not, it is a notifier's to send."""
+
+    def __init__(self, hints: Iterable[tuple[str, Iterable[str]]]) -> None:
+        """Of channels, each with the ids that are to be told there."""
+        self.channels: list[str] = []
+        self.payloads: list[str] = []
+        for channel, ids in hints:
+            for payload in _payloads(ids):
+                self.channels.append(channel)
+                self.payloads.append(payload)
+        self.sent = False
+
+    @classmethod
+    def ready(cls, queue_ids: Iterable[int]) -> Hint:
+        """Queues have got ready jobs."""
+        return cls([_ready(queue_ids)])
+
+    @classmethod
+    def done(cls, jobs: Mapping[UUID, Iterable[UUID]]) -> Hint:
+        """Jobs are finished that gateways wait for, by gateway."""
+        return cls(map(_done, jobs.items()))
+
+    def statement(self) -> Behind:
+        """What sends it."""
+        return Behind("notify", {"channel": TextArray(self.channels), "payload": TextArray(self.payloads)})
+
+
+def _ready(queue_ids: Iterable[int]) -> tuple[str, Iterable[str]]:
+    return READY_CHANNEL, map(str, sorted(queue_ids))
+
+
+def _done(jobs: tuple[UUID, Iterable[UUID]]) -> tuple[str, Iterable[str]]:
+    waiter_id, job_ids = jobs
+    return done_channel(waiter_id), [each.hex for each in job_ids]
+
+
 class Listener:
     """Hears hints on one shard."""
 
@@ -106,8 +151,21 @@ class Listener:
             await connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
         if self._connected is not None:
             self._tell(self._connected)
-        async for notification in connection.notifies():
-            self._tell(self._callback, notification.channel, notification.payload)
+        # psycopg's own way to wait takes as long again as all that a hint leads to here.
+        pgconn = connection.pgconn
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def hear() -> None:
+            pgconn.consume_input()
+            while notify := pgconn.notifies():
+                self._tell(self._callback, notify.relname.decode(), notify.extra.decode())
+
+        watch = Watch(pgconn, hear, ended.set_exception)
+        watch.start()
+        try:
+            await ended
+        finally:
+            watch.stop()
 
     def _tell(self, callback: Callable[..., None], *arguments: str) -> None:
         try:
@@ -180,24 +238,20 @@ class Notifier:
             if not self._wanted.is_set():
                 self._idle.set()
             await self._wanted.wait()
-            channels, payloads = self._take()
-            await execute(connection, "notify", {"channel": TextArray(channels), "payload": TextArray(payloads)})
+            await execute(connection, *self._take().statement())
             if not self._wanted.is_set():
                 self._idle.set()
             await asyncio.sleep(self._interval)
 
-    def _take(self) -> tuple[list[str], list[str]]:
-        """What waits to be sent, as channels and payloads; from here on it is sent or lost."""
+    def _take(self) -> Hint:
+        """What waits to be sent; from here on it is sent or lost."""
         self._wanted.clear()
         queues, self._queues = self._queues, set()
         cancel, self._cancel = self._cancel, set()
         done, self._done = self._done, {}
         self._waiting = 0
-        hints = [(READY_CHANNEL, part) for part in _payloads(str(each) for each in sorted(queues))]
-        hints += [(CANCEL_CHANNEL, part) for part in _payloads(sorted(each.hex for each in cancel))]
-        for waiter_id, job_ids in done.items():
-            hints += [(done_channel(waiter_id), part) for part in _payloads(each.hex for each in job_ids)]
-        return [channel for channel, _ in hints], [payload for _, payload in hints]
+        cancelled = (CANCEL_CHANNEL, sorted(each.hex for each in cancel))
+        return Hint([_ready(queues), cancelled, *map(_done, done.items())])
 
 
 def _payloads(ids: Iterable[str]) -> list[str]:

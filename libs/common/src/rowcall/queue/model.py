@@ -236,6 +236,8 @@ class ClaimedJob(NamedTuple):
     """How many earlier attempts were lost with their worker."""
     time_left: timedelta | None = None
     """Until the whole job's deadline, at the claim; None: it has none."""
+    waiter_id: UUID | None = None
+    """The gateway that waits for the job."""
 
 
 class Settlement(NamedTuple):

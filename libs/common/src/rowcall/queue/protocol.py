@@ -12,6 +12,7 @@ from typing import Protocol
 from uuid import UUID
 
 from rowcall.catalogue.model import JobMethod, Policy
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import (
     Cancelled,
     ClaimedJob,
@@ -50,8 +51,8 @@ class JobStore(Protocol):
     async def fingerprint_key(self) -> bytes:
         """The shard's key for fingerprints of requests; cached."""
 
-    async def submit(self, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
-        """Submits independent calls, in one transaction where it can be.
+    async def submit(self, submissions: Sequence[Submission], hint: Hint | None = None) -> list[Submitted | Exception]:
+        """Submits independent calls, in one transaction where it can be; with a hint behind its commit, where it can be.
 
         Answers in the order of the submissions. Duplicate keys within the batch are
         joined, the batch is sorted by key before it is sent, and split when the
@@ -172,8 +173,11 @@ class WorkQueue(Protocol):
     async def elect(self, role: str, worker_id: UUID, term: timedelta) -> bool:
         """Whether this worker has a role that one worker has at a time, for the term from now on; ask again before."""
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[Settled | Exception]:
-        """Settles attempts, in one transaction where it can be; one bad row does not fail its neighbours."""
+    async def settle(self, settlements: Sequence[Settlement], hint: Hint | None = None) -> list[Settled | Exception]:
+        """Settles attempts, in one transaction where it can be; one bad row does not fail its neighbours.
+
+        With a hint behind its commit, where it can be.
+        """
 
     async def release(self, jobs: Sequence[ClaimedJob]) -> list[Settled]:
         """Hands running jobs back without using their attempts up.

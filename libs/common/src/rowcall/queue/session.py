@@ -5,10 +5,12 @@ Called by the store and the work queue.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from psycopg.rows import TupleRow
 
@@ -17,12 +19,18 @@ from rowcall.queue.connection import (
     Pool,
     Shield,
     again_on_collision,
+    can_follow,
     connection,
     cut_off,
     execute,
     replicated,
 )
 from rowcall.queue.faults import fault
+from rowcall.queue.hints import Hint
+from rowcall.queue.prepared import rest
+
+_HINTS_AGAIN: Final = 30.0
+"""Seconds without hints behind statements after one that could not be sent: a notifier sends them."""
 
 
 class Session:
@@ -42,6 +50,9 @@ class Session:
         self.shard = shard
         self._shield = shield
         self._give_up_after = give_up_after
+        self._last_hint: asyncio.Future[bool] | None = None
+        """Done when it has been sent; whether it was."""
+        self._no_hints_until = 0.0
 
     async def rows(
         self, name: str, parameters: Mapping[str, object] | None = None, *, operation: str | None = None
@@ -63,14 +74,44 @@ class Session:
         """The first column of the one row of a statement. Raises RowcallError."""
         return (await self.rows(name, parameters, operation=operation))[0][0]
 
-    async def run(self, name: str, parameters: Mapping[str, object] | None = None) -> list[TupleRow]:
+    async def run(
+        self, name: str, parameters: Mapping[str, object] | None = None, *, hint: Hint | None = None
+    ) -> list[TupleRow]:
         """Runs a statement, again while it collides with others, unshielded. Raises psycopg.Error."""
 
         async def once() -> list[TupleRow]:
             async with self.connection() as found:
-                return await execute(found, name, parameters)
+                return await self.execute(found, name, parameters, hint=hint)
 
         return await again_on_collision(once)
+
+    async def execute(
+        self, found: Connection, name: str, parameters: Mapping[str, object] | None = None, *, hint: Hint | None = None
+    ) -> list[TupleRow]:
+        """Runs a statement that is a transaction of its own on a connection of this session's, and sends a hint behind it.
+
+        One hint at a time: what keeps one waiting (Postgres takes a lock of the whole database for it) must not keep more
+        than one connection. The hint says afterwards whether it was sent. Raises psycopg.Error.
+        """
+        if hint is None:
+            return await execute(found, name, parameters)
+        hint.sent = can_follow(found) and self._hints_get_through()
+        if not hint.sent:
+            return await execute(found, name, parameters)
+        try:
+            return await execute(found, name, parameters, behind=hint.statement())
+        finally:
+            self._last_hint = rest(found)
+
+    def _hints_get_through(self) -> bool:
+        last = self._last_hint
+        if last is not None:
+            if not last.done():
+                return False
+            if not last.result():
+                self._no_hints_until = time.monotonic() + _HINTS_AGAIN
+            self._last_hint = None
+        return time.monotonic() >= self._no_hints_until
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -78,7 +119,7 @@ class Session:
 
         Raises psycopg_pool.PoolTimeout, and NotReplicated behind a block that committed what no standby may have.
         """
-        async with connection(self._pool) as found:
+        async with connection(self._pool, self._shield) as found:
             if self._give_up_after is None:
                 yield found
             else:

@@ -20,6 +20,7 @@ from rowcall.queue.arrays import (
 )
 from rowcall.queue.connection import Connection, again_on_collision, execute
 from rowcall.queue.faults import fault, of_a_row
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Settled, Settlement
 from rowcall.queue.session import Session
 from rowcall.queue.submitting import ChildRefusedError, Submitter
@@ -40,7 +41,7 @@ class Settler:
         self._session = session
         self._submitter = submitter
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[Settled | Exception]:
+    async def settle(self, settlements: Sequence[Settlement], hint: Hint | None = None) -> list[Settled | Exception]:
         """The answers in the settlements' order. Not to be cancelled: run it shielded."""
         # Rows are locked in the order of their names, here as in rescue and release: no deadlocks between them.
         order = sorted(
@@ -48,25 +49,28 @@ class Settler:
             # A UUID compares as its number does, ten times as slowly.
             key=lambda index: (settlements[index].tenant, settlements[index].job_id.int),
         )
-        answers = dict(zip(order, await self._halving([settlements[index] for index in order]), strict=True))
+        answers = dict(zip(order, await self._halving([settlements[index] for index in order], hint), strict=True))
         return [answers[index] for index in range(len(settlements))]
 
-    async def _halving(self, batch: Sequence[Settlement]) -> list[Settled | Exception]:
+    async def _halving(self, batch: Sequence[Settlement], hint: Hint | None) -> list[Settled | Exception]:
         try:
-            found = await self._write(batch)
+            found = await self._write(batch, hint)
         except Exception as error:  # noqa: BLE001 - each call is answered with what it means for it
             if not (of_a_row(error) or isinstance(error, ChildRefusedError)) or len(batch) == 1:
                 return [self._fault(error, each) for each in batch]
             middle = len(batch) // 2
-            return [*await self._halving(batch[:middle]), *await self._halving(batch[middle:])]
+            return [*await self._halving(batch[:middle], hint), *await self._halving(batch[middle:], hint)]
         answers: list[Settled | Exception] = [NOT_OURS] * len(batch)
         for place, state, waiter_id in found:
             answers[place - 1] = Settled(settled=True, state=state, waiter_id=waiter_id)
         return answers
 
-    async def _write(self, batch: Sequence[Settlement]) -> list[TupleRow]:
+    async def _write(self, batch: Sequence[Settlement], hint: Hint | None) -> list[TupleRow]:
         if not any(each.children for each in batch):
-            return await self._session.run("settle_jobs", _parameters(batch))
+            return await self._session.run("settle_jobs", _parameters(batch), hint=hint)
+
+        if hint is not None:
+            hint.sent = False
 
         async def once() -> list[TupleRow]:
             async with self._session.connection() as found, found.transaction():

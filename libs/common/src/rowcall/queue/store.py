@@ -14,6 +14,7 @@ from rowcall.names import operation_name
 from rowcall.queue import rows, statuses
 from rowcall.queue.arrays import BigintArray, IntegerArray, SmallintArray, TextArray, UuidArray
 from rowcall.queue.connection import Pool, Shield
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import (
     EVERY_JOB,
     Cancelled,
@@ -115,9 +116,9 @@ class PostgresJobStore:
             self._fingerprint_key = bytes(key)
         return self._fingerprint_key
 
-    async def submit(self, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
+    async def submit(self, submissions: Sequence[Submission], hint: Hint | None = None) -> list[Submitted | Exception]:
         """See JobStore.submit."""
-        return await self._shield.run(self._submitter.submit(submissions)) if submissions else []
+        return await self._shield.run(self._submitter.submit(submissions, hint)) if submissions else []
 
     async def submit_atomic(self, submissions: Sequence[Submission]) -> list[Submitted]:
         """See JobStore.submit_atomic."""

@@ -27,8 +27,9 @@ from rowcall.queue.arrays import (
     TimestamptzArray,
     UuidArray,
 )
-from rowcall.queue.connection import Connection, again_on_collision, execute
+from rowcall.queue.connection import Connection, again_on_collision
 from rowcall.queue.faults import fault, of_a_row
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import FollowUp, Submission, SubmitOutcome, Submitted
 from rowcall.queue.session import Session
 from rowcall.queue.turns import Flow, Turn, Turns
@@ -48,7 +49,7 @@ class Submitter:
         self._key_ttl = key_ttl
         self._turns = turns
 
-    async def submit(self, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
+    async def submit(self, submissions: Sequence[Submission], hint: Hint | None = None) -> list[Submitted | Exception]:
         """Independent calls; the answers come in their order. Not to be cancelled: run it shielded."""
         keys = _keys(submissions)
         answers: dict[int, Submitted | Exception] = {}
@@ -56,7 +57,7 @@ class Submitter:
         while left:
             firsts = _firsts(keys, left)
             order = _sorted(keys, firsts.values())
-            written = await self._halving([submissions[index] for index in order])
+            written = await self._halving([submissions[index] for index in order], hint)
             answers.update(zip(order, written, strict=True))
             # Whoever shares a key with one that was answered gets its answer from that, or comes with the next round.
             for index in left if len(firsts) < len(left) else ():
@@ -108,25 +109,27 @@ class Submitter:
             answers.append(answer)
         return answers
 
-    async def _halving(self, batch: Sequence[Submission]) -> list[Submitted | Exception]:
+    async def _halving(self, batch: Sequence[Submission], hint: Hint | None) -> list[Submitted | Exception]:
         try:
-            found = await again_on_collision(lambda: self._write(batch))
+            found = await again_on_collision(lambda: self._write(batch, hint))
         except Exception as error:  # noqa: BLE001 - each call is answered with what it means for it
             if not of_a_row(error) or len(batch) == 1:
                 return [self._fault(error, each) for each in batch]
             middle = len(batch) // 2
-            return [*await self._halving(batch[:middle]), *await self._halving(batch[middle:])]
+            return [*await self._halving(batch[:middle], hint), *await self._halving(batch[middle:], hint)]
         return [self._answer(row) for row in found]
 
-    async def _write(self, batch: Sequence[Submission]) -> list[TupleRow]:
+    async def _write(self, batch: Sequence[Submission], hint: Hint | None) -> list[TupleRow]:
         async with self._session.connection() as found:
-            return await self._execute(found, batch)
+            return await self._execute(found, batch, hint)
 
-    async def _execute(self, found: Connection, batch: Sequence[Submission]) -> list[TupleRow]:
+    async def _execute(
+        self, found: Connection, batch: Sequence[Submission], hint: Hint | None = None
+    ) -> list[TupleRow]:
         turn = self._turns.take([Flow(each.ids.queue_id, each.lane, each.tenant) for each in batch])
         keys: list[int | None] = [None] * len(batch)
         try:
-            rows = await execute(found, "submit_jobs", _parameters(batch, turn, self._key_ttl))
+            rows = await self._session.execute(found, "submit_jobs", _parameters(batch, turn, self._key_ttl), hint=hint)
             keys = [row[3] if row[1] == SubmitOutcome.CREATED else None for row in rows]
             return rows
         finally:

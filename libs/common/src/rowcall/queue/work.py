@@ -11,6 +11,7 @@ from rowcall.catalogue.model import Policy
 from rowcall.queue import rows, statuses
 from rowcall.queue.arrays import BigintArray, IntegerArray, RealArray, TextArray, UuidArray
 from rowcall.queue.connection import Pool, Shield
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import (
     ClaimedJob,
     Ended,
@@ -157,9 +158,9 @@ class PostgresWorkQueue:
         elected: bool = await self._house.value("elect", {"role": role, "worker_id": worker_id, "term": term})
         return elected
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[Settled | Exception]:
+    async def settle(self, settlements: Sequence[Settlement], hint: Hint | None = None) -> list[Settled | Exception]:
         """See WorkQueue.settle."""
-        return await self._shield.run(self._settler.settle(settlements)) if settlements else []
+        return await self._shield.run(self._settler.settle(settlements, hint)) if settlements else []
 
     async def release(self, jobs: Sequence[ClaimedJob]) -> list[Settled]:
         """See WorkQueue.release."""

@@ -2,11 +2,12 @@
 set local role rowcall_owner;
 
 -- What a worker gets of a job. time_left: of the whole job's deadline; null: it has none.
+-- waiter_id: the gateway that waits for it.
 create type rowcall.claimed_job as (
   tenant text, job_id uuid, lease bigint, attempt integer, lane smallint, order_key bigint,
   method_id integer, policy_id integer, request bytea, request_id text, actor text,
   traceparent text, tracestate text, labels jsonb, lost integer,
-  time_left interval
+  time_left interval, waiter_id uuid
 );
 
 -- The tenants that are paused: few, and read with each claim, not with each row. Only
@@ -114,7 +115,7 @@ begin
         returning
           j.tenant, j.job_id, j.lease, j.attempt, j.lane, j.order_key, j.method_id, j.policy_id, j.request,
           j.request_id, j.actor, j.traceparent, j.tracestate, j.labels, j.lost,
-          j.deadline - clock_timestamp()
+          j.deadline - clock_timestamp(), j.waiter_id
       ),
       advanced as materialized (
         select setval(l.frontier, h.highest)
@@ -173,7 +174,7 @@ begin
   returning
     j.tenant, j.job_id, j.lease, j.attempt, j.lane, j.order_key, j.method_id, j.policy_id, j.request,
     j.request_id, j.actor, j.traceparent, j.tracestate, j.labels, j.lost,
-    j.deadline - clock_timestamp();
+    j.deadline - clock_timestamp(), j.waiter_id;
 end
 $$;
 
