@@ -40,10 +40,15 @@ async def alone(queue: Queue, worker: UUID) -> ClaimedJob:
 
 async def test_what_a_dead_worker_ran_is_only_given_out_to_run_alone(queue: Queue) -> None:
     job_id = await suspect(queue)
-    other = queue.call()
-    await queue.submit(other)
+    before, other = queue.call(), queue.call()
+    await queue.submit(before, other)
+    # One in front of it and one behind: a claim begins at the first that it may take.
+    await queue.admin.execute(
+        "update rowcall.job set order_key = (select order_key - 1 from rowcall.job where job_id = %s) where job_id = %s",
+        [job_id, before.job_id],
+    )
     worker = await queue.worker()
-    assert [job.job_id for job in await queue.claim(worker)] == [other.job_id]
+    assert [job.job_id for job in await queue.claim(worker)] == [before.job_id, other.job_id]
     job = await alone(queue, worker)
     assert (job.job_id, job.attempt, job.lost) == (job_id, 1, 1)
     row = await queue.row(job)
