@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import count as counting
 
-import grpc.aio
-
-from rowcall.probe.v1.probe_pb2 import EchoRequest
-from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceStub
+from rowcall.probe.v1.probe_pb2 import EchoResponse
 from tests.bench.figures import Figure, beside
 from tests.bench.first_line import read
+from tests.bench.requests import echo
 from tests.bench.rivals import installed
-from tests.bench.stage import TENANT, Stage, count, say
+from tests.bench.stage import Stage, count, say
+from tests.bench.wire import Tally, Wire, template
 
 JOBS = 200
 """Of each round, one after the other."""
+WARMING = 10
+"""Before those."""
 
 
 async def run(stage: Stage) -> list[Figure]:
@@ -36,7 +39,7 @@ async def run(stage: Stage) -> list[Figure]:
         async def ours() -> list[float]:
             nonlocal done
             found = await starts(address)
-            done += len(found)
+            done += WARMING + len(found)
             return found
 
         async def theirs(name: str) -> list[float]:
@@ -73,14 +76,33 @@ async def run(stage: Stage) -> list[Figure]:
 
 
 async def starts(address: str) -> list[float]:
-    """Milliseconds of each of some calls, one after the other, with a pause between."""
+    """Milliseconds of each of some calls, one after the other, with a pause between.
+
+    By the load's own connection: a stock client's time is neither the gateway's nor the worker's.
+    """
     found = []
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub = ProbeServiceStub(channel)
-        for _ in range(JOBS):
-            await asyncio.sleep(random.uniform(0.005, 0.03))
-            before = time.monotonic()
-            # No deadline and no wait of its own: the answer brings the handler's time along.
-            response = await stub.Echo(EchoRequest(payload=bytes(200)), metadata=[("rowcall-tenant", TENANT)])
-            found.append((read(response) - before) * 1000)
+    messages: list[bytes] = []
+    answered = asyncio.Event()
+    load = echo(address, in_flight=1)
+    host, _, port = address.rpartition(":")
+    headers = template(load.path, load.metadata, address)
+    tally = Tally(messages=messages)
+    _, wire = await asyncio.get_running_loop().create_connection(
+        lambda: Wire(headers, load.body, tally, lambda *_: answered.set()), host, int(port)
+    )
+    await wire.ready()
+    numbers = counting(secrets.randbits(40) << 24)
+    # The first ones connect, or meet what is not warm yet: as with the peers.
+    for number in range(-WARMING, JOBS):
+        await asyncio.sleep(random.uniform(0.005, 0.03))
+        answered.clear()
+        before = time.monotonic()
+        wire.call(next(numbers))
+        wire.flush()
+        await answered.wait()
+        # The answer brings the handler's time along.
+        at = read(EchoResponse.FromString(messages.pop()))
+        if number >= 0:
+            found.append((at - before) * 1000)
+    wire.close()
     return found

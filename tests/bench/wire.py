@@ -1,8 +1,8 @@
 """Unary gRPC calls at next to no cost: HTTP/2 frames put together by hand, for `load`.
 
 A stock client costs about as much as the server that it measures, on the same two cores. This one sends each call as one
-HEADERS frame and its DATA, cut out of templates, and reads of an answer no more than its grpc-status. It can do what the
-benchmarks need and nothing else. RFC 9113 (HTTP/2), RFC 7541 (HPACK), and gRPC's PROTOCOL-HTTP2.md.
+HEADERS frame and its DATA, cut out of templates, and reads of an answer its grpc-status and, where that is wanted, its
+message. It can do what the benchmarks need and nothing else. RFC 9113 (HTTP/2), RFC 7541 (HPACK), and gRPC's PROTOCOL-HTTP2.md.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ class Tally:
     """When each call that was answered was sent: seconds of time.perf_counter."""
     took: array[float] = field(default_factory=lambda: array("d"))
     """Seconds until its answer was there, in the same order."""
+    messages: list[bytes] | None = None
+    """The messages of answers, where they are wanted; those that come in one frame each."""
 
 
 class Wire(asyncio.Protocol):
@@ -150,6 +152,8 @@ class Wire(asyncio.Protocol):
             at += 9 + size
             if kind == _DATA:
                 self._given -= size
+                if self._tally.messages is not None and size:
+                    self._tally.messages.append(bytes(payload[5:]))
             elif kind == _HEADERS:
                 if flags & _END_STREAM:
                     self._answered(stream, _status(payload))
