@@ -28,11 +28,11 @@ from rowcall_worker import outcomes
 from rowcall_worker.executor import Attempt, refused_settlement
 from rowcall_worker.transaction import AttemptTransaction
 
-BATCH: Final = 500
+BATCH: Final = 1000
 """The most outcomes in one commit."""
 WRITERS: Final = 2
 """How many batches may be under way at once."""
-BACKLOG: Final = 4 * BATCH
+BACKLOG: Final = 2 * BATCH
 """As many outcomes may wait to be written before no more jobs are claimed."""
 
 _FEW: Final = 10
