@@ -96,7 +96,7 @@ class connection:  # noqa: N801  used as a function: async with connection(pool)
         if self._found is not None:
             found, self._found = self._found, None
             rest = prepared.rest(found)
-            if rest is None:
+            if rest is None or rest.done():
                 await self._pool.putconn(found)
             elif self._shield is None:
                 await self._give_back(found, rest)

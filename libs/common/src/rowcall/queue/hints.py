@@ -160,7 +160,11 @@ class Listener:
             while notify := pgconn.notifies():
                 self._tell(self._callback, notify.relname.decode(), notify.extra.decode())
 
-        watch = Watch(pgconn, hear, ended.set_exception)
+        def fail(error: Exception) -> None:
+            if not ended.done():
+                ended.set_exception(error)
+
+        watch = Watch(pgconn, hear, fail)
         watch.start()
         try:
             await ended

@@ -50,8 +50,7 @@ class Session:
         self.shard = shard
         self._shield = shield
         self._give_up_after = give_up_after
-        self._last_hint: asyncio.Future[bool] | None = None
-        """Done when it has been sent; whether it was."""
+        self._hint_under_way = False
         self._no_hints_until = 0.0
 
     async def rows(
@@ -95,23 +94,24 @@ class Session:
         """
         if hint is None:
             return await execute(found, name, parameters)
-        hint.sent = can_follow(found) and self._hints_get_through()
+        hint.sent = can_follow(found) and not self._hint_under_way and time.monotonic() >= self._no_hints_until
         if not hint.sent:
             return await execute(found, name, parameters)
+        self._hint_under_way = True
         try:
             return await execute(found, name, parameters, behind=hint.statement())
         finally:
-            self._last_hint = rest(found)
+            ended = rest(found)
+            if ended is None:
+                # It was never sent.
+                self._hint_under_way = False
+            else:
+                ended.add_done_callback(self._hint_ended)
 
-    def _hints_get_through(self) -> bool:
-        last = self._last_hint
-        if last is not None:
-            if not last.done():
-                return False
-            if not last.result():
-                self._no_hints_until = time.monotonic() + _HINTS_AGAIN
-            self._last_hint = None
-        return time.monotonic() >= self._no_hints_until
+    def _hint_ended(self, ended: asyncio.Future[bool]) -> None:
+        self._hint_under_way = False
+        if ended.cancelled() or not ended.result():
+            self._no_hints_until = time.monotonic() + _HINTS_AGAIN
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
