@@ -11,19 +11,26 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 
 from rowcall.queue import prepared
 from rowcall.queue.prepared import Behind
 from rowcall.queue.statements import statement
+from tests.fix_pooler import PASSWORD
 from tests.fix_queue import Logins, Queue
 
 
 @pytest.fixture
 async def connection(logins: Logins) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-    """A worker's, which may wait for a lock for long."""
-    async with await psycopg.AsyncConnection.connect(logins.worker, autocommit=True) as found:
+    """A worker's, which may wait for a lock for long; straight to the server, where a session is one."""
+    async with await psycopg.AsyncConnection.connect(straight(logins), autocommit=True) as found:
         yield found
+
+
+def straight(logins: Logins) -> str:
+    """A worker's connection string."""
+    return make_conninfo(logins.admin, user="test_worker", password=PASSWORD)
 
 
 async def prepared_here(connection: psycopg.AsyncConnection[Any]) -> set[bytes]:
@@ -67,7 +74,7 @@ async def test_an_error_is_psycopgs_own_and_the_connection_goes_on(connection: p
 
 async def test_a_statement_that_cannot_be_prepared_is_tried_again_the_next_time(queue: Queue) -> None:
     await queue.admin.execute("alter function rowcall.queues() rename to elsewhere")
-    async with await psycopg.AsyncConnection.connect(queue.logins.worker, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(straight(queue.logins), autocommit=True) as connection:
         with pytest.raises(psycopg.errors.UndefinedFunction):
             await prepared.run(connection, "queues")
         await queue.admin.execute("alter function rowcall.elsewhere() rename to queues")
