@@ -165,9 +165,9 @@ async def test_many_waiting_calls_are_asked_for_together(
     calls = [probe.Echo(EchoRequest(), timeout=2.5) for _ in range(200)]
     await asyncio.gather(*calls, return_exceptions=True)
 
-    # Each call asks some ten times in two seconds: 2,000 questions, had each its own.
-    assert len(asked) < 400
-    assert sum(asked) > 2 * len(asked)
+    # Each call asks several times in two seconds, and not alone.
+    assert sum(asked) > 3 * len(calls)
+    assert len(asked) < sum(asked) / 3
     assert {await call.code() for call in calls} == {grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
