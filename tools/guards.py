@@ -116,14 +116,18 @@ def run(copy: Path, tests: Sequence[str]) -> Mapping[str, str]:
     )  # fmt: skip
     if not report.exists():
         return dict.fromkeys(tests, "broken")
-    ends: dict[str, set[str]] = {test: set() for test in tests}
+    cases: dict[str, set[str]] = {}
     for case in ET.parse(report).iter("testcase"):  # noqa: S314 - pytest has just written it
         path = case.get("classname", "").replace(".", "/") + ".py"
-        test = f"{path}::{case.get('name', '').partition('[')[0]}"
+        found = cases.setdefault(f"{path}::{case.get('name', '')}", set())
         for kind, end in (("error", "broken"), ("failure", "failed"), ("skipped", "broken")):
             if case.find(kind) is not None:
-                ends.setdefault(test, set()).add(end)
-        ends.setdefault(test, set()).add("passed")
+                found.add(end)
+    ends: dict[str, set[str]] = {test: set() for test in tests}
+    for name, found in cases.items():
+        # What has failed may leave something behind that breaks its end too.
+        end = "failed" if "failed" in found else "broken" if found else "passed"
+        ends.setdefault(name.partition("[")[0], set()).add(end)
     order = ("broken", "failed", "passed")
     return {test: next((end for end in order if end in ends[test]), "broken") for test in tests}
 
