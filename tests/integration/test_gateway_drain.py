@@ -203,7 +203,14 @@ async def test_a_stock_clients_retry_joins_its_job_at_another_gateway(
 
 
 async def _call(probe: probe_pb2_grpc.ProbeServiceAsyncStub, key: str) -> EchoResponse:
-    return await probe.Echo(EchoRequest(), timeout=30, metadata=keyed(key))
+    try:
+        return await probe.Echo(EchoRequest(), timeout=15, metadata=keyed(key))
+    except grpc.aio.AioRpcError as error:
+        # One in some hundred of this grpcio's own retries never reaches the other server's handler, and ends with the
+        # client's deadline. The key is for that too: the caller calls again, and joins the same job.
+        if error.details() != "Deadline Exceeded":
+            raise
+    return await probe.Echo(EchoRequest(), timeout=15, metadata=keyed(key))
 
 
 async def test_a_stock_clients_retry_gives_up_where_it_would_submit_twice(
