@@ -37,8 +37,11 @@ PLAN = {
 LEAST_SESSIONS = scaled(10, 400)
 LEAST_LINKS = scaled(4, 200)
 LEAST_LOST_RUNS = scaled(10, 500)
-LEAST_LATE = scaled(2, 200)
-"""How many stale settles must have come from processes that were stopped and woke up."""
+LEAST_LATE = scaled(0, 200)
+"""How many stale settles must have come from processes that were stopped and woke up.
+
+In the short form there may be none: one that wakes up can hear that its lease is over before it settles anything.
+"""
 
 
 async def end(stage: Stage) -> None:
