@@ -124,12 +124,12 @@ class ShardLink:
 
     def _hint(self, submissions: Sequence[Submission]) -> Hint | None:
         """What tells workers of rows that are about to be written."""
-        queue_ids = {each.ids.queue_id for each in submissions if each.run_at is None}
+        queue_ids = _ready_queues(submissions)
         return Hint.ready(queue_ids) if queue_ids and self._notifier is not None else None
 
     def tell_workers(self, created: Sequence[Submission]) -> None:
         """Rows were written: workers may claim them."""
-        self.ready(each.ids.queue_id for each in created if each.run_at is None)
+        self.ready(_ready_queues(created))
 
     def ready(self, queue_ids: Iterable[int]) -> None:
         """Queues have got ready jobs: workers may claim them."""
@@ -177,3 +177,8 @@ class Links:
     async def close(self) -> None:
         """Closes all of them."""
         await asyncio.gather(*(link.close() for link in self._links.values()))
+
+
+def _ready_queues(submissions: Sequence[Submission]) -> set[int]:
+    """The queues in which these are ready as soon as they are written."""
+    return {each.ids.queue_id for each in submissions if each.run_at is None}
