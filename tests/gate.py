@@ -46,7 +46,11 @@ class Gate:
         await asyncio.gather(*self._visits)
 
     def freeze(self) -> None:
-        """Takes connections and bytes, and passes nothing on."""
+        """Takes connections and bytes, and passes on nothing of what the clients send.
+
+        What the server owes for what it was sent before still comes back: a hint behind a statement that is answered
+        already would otherwise keep its connection or not, as the race goes.
+        """
         self._flowing.clear()
 
     async def __aenter__(self) -> Self:
@@ -70,14 +74,17 @@ class Gate:
             writer.transport.abort()
         else:
             self._writers.add(away)
-            await asyncio.gather(self._pump(reader, away), self._pump(there, writer))
+            await asyncio.gather(self._pump(reader, away, self._flowing), self._pump(there, writer))
             self._writers.discard(away)
         self._writers.discard(writer)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event | None = None
+    ) -> None:
         with contextlib.suppress(OSError):
             while chunk := await reader.read(65536):
-                await self._flowing.wait()
+                if flowing is not None:
+                    await flowing.wait()
                 writer.write(chunk)
                 await writer.drain()
         writer.transport.abort()
