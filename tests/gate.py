@@ -9,6 +9,8 @@ from typing import Self
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from tests.waiting import until
+
 
 class Gate:
     """Forwards a port of its own to one database server."""
@@ -21,6 +23,7 @@ class Gate:
         self._writers: set[asyncio.StreamWriter] = set()
         self._visits: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
+        self._held = b""
         self._port = 0
 
     @property
@@ -51,7 +54,12 @@ class Gate:
         What the server owes for what it was sent before still comes back: a hint behind a statement that is answered
         already would otherwise keep its connection or not, as the race goes.
         """
+        self._held = b""
         self._flowing.clear()
+
+    async def holds(self, *texts: bytes) -> None:
+        """Waits until a client has sent one of these to the frozen gate; they send other things too, unasked."""
+        await until(lambda: any(text in self._held for text in texts))
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -83,7 +91,8 @@ class Gate:
     ) -> None:
         with contextlib.suppress(OSError):
             while chunk := await reader.read(65536):
-                if flowing is not None:
+                if flowing is not None and not flowing.is_set():
+                    self._held += chunk
                     await flowing.wait()
                 writer.write(chunk)
                 await writer.drain()

@@ -13,12 +13,14 @@ import structlog
 from google.longrunning import operations_pb2_grpc
 from google.longrunning.operations_pb2 import GetOperationRequest, WaitOperationRequest
 
+from rowcall.catalogue.images import load_catalogue
 from rowcall.errors import RowcallError, reason_name
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest
 from rowcall.sharding.model import RouteState
 from rowcall.v1.job_service_pb2 import BatchSubmitRequest
 from rowcall.v1.job_service_pb2_grpc import JobServiceStub
+from rowcall_gateway import upkeep
 from rowcall_gateway.calls import JobCalls
 from rowcall_gateway.reading import JobReader
 from rowcall_gateway.server import Gateway
@@ -31,6 +33,8 @@ from tests.moving import catalogue_routes, move, set_route
 from tests.waiting import until
 
 NOW = ("prefer", "wait=0")
+SUBMIT = (b"submit_jobs", b"flying")
+"""What is in a submit of this payload: the function's name where the session prepares it first, else the payload."""
 
 
 @pytest.fixture
@@ -41,18 +45,27 @@ async def gate(cluster: Cluster) -> AsyncIterator[Gate]:
 
 
 @pytest.fixture
-async def gateway(gateways: Gateways, cluster: Cluster, gate: Gate) -> Gateway:
+async def gateway(gateways: Gateways, cluster: Cluster, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Gateway:
     """One that reaches shard a through the gate, and places every tenant there."""
+    # An exchange of turns in a frozen gate would keep the connection that the test's call is to be sent on.
+    monkeypatch.setattr(upkeep, "EXCHANGE_EVERY", 3600)
     return await gateways.start(
         shards={**cluster.service_shards, "a": gate.dsn}, placement={"b": 0}, connect_timeout="2s", pool_timeout="2s"
     )
 
 
 @pytest.fixture
-async def probe(gateways: Gateways, gateway: Gateway) -> probe_pb2_grpc.ProbeServiceAsyncStub:
-    """The gateway's probe, in use already: its tenant is placed and connections are open."""
+async def probe(gateways: Gateways, gateway: Gateway, cluster: Cluster) -> probe_pb2_grpc.ProbeServiceAsyncStub:
+    """The gateway's probe, in use already: its tenant is placed, and a connection is open that nothing else wants."""
     stub = await gateways.probe(gateway)
     await stub.Run(RunRequest(payload=b"first"), timeout=20, metadata=keyed("first", NOW))
+
+    def published() -> bool:
+        with psycopg.connect(cluster.shards["a"]) as connection:
+            found = connection.execute("select count(request_type) from rowcall.method").fetchone()
+        return found == (len(load_catalogue().methods),)
+
+    await until(published)
     return stub
 
 
@@ -107,7 +120,8 @@ async def test_a_commit_that_nobody_confirms_in_time_is_unknown(
 ) -> None:
     gate.freeze()
     metadata = keyed("k", NOW) if with_key else (NOW,)
-    flying = asyncio.ensure_future(refused(probe.Run(RunRequest(payload=b"x"), timeout=2, metadata=metadata)))
+    flying = asyncio.ensure_future(refused(probe.Run(RunRequest(payload=b"flying"), timeout=2, metadata=metadata)))
+    await gate.holds(*SUBMIT)
     # Behind it in line, for the flusher writes one batch at a time: it is not on its way yet when its time is up.
     behind = await refused(probe.Run(RunRequest(), timeout=1.2, metadata=keyed("behind", NOW)))
     error = await flying
@@ -129,7 +143,7 @@ async def test_a_commit_that_nobody_confirms_in_time_is_unknown(
     await gate.open()
     if with_key:
         await until(lambda: len(jobs(cluster, "name")) == 2)
-        joined = await probe.Run(RunRequest(payload=b"x"), timeout=20, metadata=metadata)
+        joined = await probe.Run(RunRequest(payload=b"flying"), timeout=20, metadata=metadata)
         assert joined.name in {name for (name,) in jobs(cluster, "name")}
     else:
         name = info_of(error).metadata["operation"]
@@ -142,7 +156,10 @@ async def test_a_short_deadline_is_not_put_down_to_the_shard(
     probe: probe_pb2_grpc.ProbeServiceAsyncStub, gate: Gate
 ) -> None:
     gate.freeze()
-    flying = asyncio.ensure_future(refused(probe.Run(RunRequest(), timeout=2, metadata=keyed("k", NOW))))
+    flying = asyncio.ensure_future(
+        refused(probe.Run(RunRequest(payload=b"flying"), timeout=2, metadata=keyed("k", NOW)))
+    )
+    await gate.holds(*SUBMIT)
     behind = await refused(probe.Run(RunRequest(), timeout=0.4, metadata=keyed("behind", NOW)))
 
     assert behind.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -172,8 +189,8 @@ async def test_a_connection_that_breaks_under_a_commit_leaves_it_unknown(
 ) -> None:
     gate.freeze()
     metadata = keyed("k", NOW) if with_key else (NOW,)
-    call = asyncio.ensure_future(refused(probe.Run(RunRequest(payload=b"x"), timeout=20, metadata=metadata)))
-    await asyncio.wait({call}, timeout=0.5)
+    call = asyncio.ensure_future(refused(probe.Run(RunRequest(payload=b"flying"), timeout=20, metadata=metadata)))
+    await gate.holds(*SUBMIT)
     with structlog.testing.capture_logs() as lines:
         await gate.shut()
         error = await call
