@@ -132,7 +132,7 @@ class Waiting:
 
         No coroutine of its own: ten thousand of them are three megabytes.
         """
-        wake: Wake = asyncio.get_running_loop().create_future()
+        wake: Wake = self._waiters.loop.create_future()
         if self.ended:
             wake.set_result(None)
         else:
@@ -148,7 +148,7 @@ class Waiting:
             RowcallError: GATEWAY_DRAINING.
         """
         if self.ended and self.outcome is None:
-            raise draining(self.leaving_at - asyncio.get_running_loop().time())
+            raise draining(self.leaving_at - self._waiters.loop.time())
         return self.outcome
 
     def end(self, outcome: Outcome | None) -> None:
@@ -214,6 +214,8 @@ class Waiters:
 
     limits: TimeLimits
     """When they stop waiting."""
+    loop: asyncio.AbstractEventLoop
+    """Where they wait."""
 
     def __init__(self, store: JobStore, *, shard: str) -> None:
         self._store = store
@@ -228,10 +230,11 @@ class Waiters:
         self._poller: asyncio.Task[None] | None = None
         self._failing = False
         self.limits = TimeLimits()
+        self.loop = asyncio.get_running_loop()
 
     def start(self) -> None:
         """Starts asking."""
-        self._poller = asyncio.get_running_loop().create_task(self._poll_for_ever(), name=f"waiters {self._shard}")
+        self._poller = self.loop.create_task(self._poll_for_ever(), name=f"waiters {self._shard}")
 
     async def close(self) -> None:
         """Stops asking. Whoever still waits is answered that the gateway is draining."""
@@ -244,7 +247,7 @@ class Waiters:
 
     def wait(self, key: JobKey, *, pace: Pace) -> Waiting:
         """For a `with` block: waits for a job for its length."""
-        now = asyncio.get_running_loop().time()
+        now = self.loop.time()
         if self._recent.pop(key[1], _UNHEARD) is _UNHEARD:
             now += _spread(pace.first.total_seconds())
         return Waiting(self, key, pace, now)
@@ -276,7 +279,7 @@ class Waiters:
 
     def hint(self, jobs: Iterable[UUID]) -> None:
         """It may be time to look at these jobs."""
-        now = asyncio.get_running_loop().time()
+        now = self.loop.time()
         for job_id in jobs:
             first = self._waiting.get(job_id)
             if first is None:
@@ -299,7 +302,7 @@ class Waiters:
             over: The time.
             leaving_at: The loop's time when clients are sent away from their connections.
         """
-        self._drain = _Drain(asyncio.get_running_loop().time() + over.total_seconds(), leaving_at)
+        self._drain = _Drain(self.loop.time() + over.total_seconds(), leaving_at)
         for waiting in self._everybody():
             self._end_later(waiting, self._drain)
 
@@ -307,9 +310,8 @@ class Waiters:
         return [waiting for first in self._waiting.values() for waiting in _chain(first)]
 
     def _end_later(self, waiting: Waiting, drain: _Drain) -> None:
-        loop = asyncio.get_running_loop()
         waiting.leaving_at = drain.leaving_at
-        loop.call_later(random.uniform(0, max(drain.end - loop.time(), 0)), waiting.end, None)  # noqa: S311  spread
+        self.loop.call_later(random.uniform(0, max(drain.end - self.loop.time(), 0)), waiting.end, None)  # noqa: S311  spread
 
     def _put(self, waiting: Waiting) -> None:
         next_due = self._schedule.next_due()
@@ -318,7 +320,7 @@ class Waiters:
             self._wake.set()
 
     async def _poll_for_ever(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self.loop
         while True:
             due = self._schedule.next_due()
             self._wake.clear()
@@ -352,7 +354,7 @@ class Waiters:
         for waiting in batch:
             # A hint that came meanwhile has put it in line again already.
             if not waiting.ended and waiting.due == math.inf:
-                waiting.due = asyncio.get_running_loop().time() + _spread(waiting.interval)
+                waiting.due = self.loop.time() + _spread(waiting.interval)
                 waiting.interval = min(waiting.interval * waiting.pace.growth, waiting.pace.most.total_seconds())
                 self._put(waiting)
 
