@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +21,7 @@ from rowcall.queue.prepared import Behind
 from rowcall.queue.statements import statement
 from tests.fix_pooler import PASSWORD
 from tests.fix_queue import Logins, Queue
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -127,12 +130,41 @@ async def test_a_socket_of_which_the_loop_says_nothing_is_looked_at(
     connection: psycopg.AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As uvloop says nothing when a server that was killed resets the connection."""
-    expected = await prepared.run(connection, "policies")
-    loop = asyncio.get_running_loop()
-    with monkeypatch.context() as deaf:
-        deaf.setattr(loop, "add_reader", lambda *_: None)
-        async with asyncio.timeout(20):
-            assert await prepared.run(connection, "policies") == expected
+    # Before its first statement: it is watched from then on.
+    monkeypatch.setattr(asyncio.get_running_loop(), "add_reader", lambda *_: None)
+    async with asyncio.timeout(20):
+        assert await prepared.run(connection, "policies") == []
+
+
+def open_sockets() -> int:
+    """How many descriptors of sockets the process has."""
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return sum(link.readlink().name.startswith("socket:") for link in links)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("by", ["us", "the server"])
+async def test_a_connection_that_is_closed_leaves_no_descriptor(logins: Logins, queue: Queue, by: str) -> None:
+    before = open_sockets()
+    connection = await psycopg.AsyncConnection.connect(straight(logins), autocommit=True)
+    await prepared.run(connection, "policies")
+    if by == "us":
+        await connection.close()
+        await until(lambda: open_sockets() == before)
+    else:
+        await queue.admin.execute("select pg_terminate_backend(%s)", [connection.info.backend_pid])
+        await until(lambda: open_sockets() == before + 1)
+        await connection.close()
+    assert open_sockets() == before
+
+
+async def test_what_psycopg_does_itself_in_between_is_in_nobodys_way(connection: psycopg.AsyncConnection[Any]) -> None:
+    for _ in range(3):
+        assert await prepared.run(connection, "policies") == []
+        cursor = await connection.execute("select generate_series(1, 10000)")
+        assert len(await cursor.fetchall()) == 10000
+    async with connection.transaction():
+        assert await prepared.run(connection, "policies") == []
 
 
 async def test_a_statement_behind_another_runs_though_that_one_is_refused(

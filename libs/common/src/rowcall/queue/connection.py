@@ -10,8 +10,8 @@ import asyncio
 import random
 import select
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
@@ -145,47 +145,64 @@ async def again_on_collision(once: Callable[[], Awaitable[T]]) -> T:
     return await once()
 
 
-@contextmanager
-def cut_off(connection: Connection, after: timedelta) -> Iterator[None]:
+class cut_off:  # noqa: N801  used as a function: with cut_off(connection, after): …
     """Gives a connection up when what runs in the block takes too long: its statement ends with a lost connection.
 
     A COMMIT that waits for a standby must never be cancelled: Postgres then reports success for what is not replicated,
     and statement_timeout does not end the wait either. Shutting the socket down ends our waiting and nothing else.
     """
 
-    def shut() -> None:
+    __slots__ = ("_after", "_connection", "_timer")
+
+    def __init__(self, connection: Connection, after: timedelta) -> None:
+        self._connection = connection
+        self._after = after.total_seconds()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._after, self._shut)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _shut(self) -> None:
         # Whoever waits on the connection finds it closed; if it is gone already, there is nothing to give up.
-        with suppress(OSError, psycopg.Error), socket.socket(fileno=socket.dup(connection.fileno())) as duplicate:
+        with (
+            suppress(OSError, psycopg.Error),
+            socket.socket(fileno=socket.dup(self._connection.fileno())) as duplicate,
+        ):
             duplicate.shutdown(socket.SHUT_RDWR)
 
-    timer = asyncio.get_running_loop().call_later(after.total_seconds(), shut)
-    try:
-        yield
-    finally:
-        timer.cancel()
 
-
-@contextmanager
-def replicated(connection: Connection) -> Iterator[None]:
+class replicated:  # noqa: N801  as above
     """Raises NotReplicated at the end of the block if Postgres stopped waiting for a synchronous standby in it.
 
     It does when it is asked to cancel the statement (an operator's pg_cancel_backend, a statement timeout at the last
     moment): the commit then stands, is reported as done, and a warning is all that says that no standby may have it.
     """
-    stopped = False
 
-    def noticed(notice: psycopg.errors.Diagnostic) -> None:
-        nonlocal stopped
+    __slots__ = ("_connection", "_stopped")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stopped = False
+
+    def __enter__(self) -> None:
+        self._connection.add_notice_handler(self._noticed)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._connection.remove_notice_handler(self._noticed)
+        if self._stopped and error is None:
+            raise faults.NotReplicated("The wait for a synchronous standby was ended before it had the commit.")
+
+    def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
         # The text is in the server's language and the code is every warning's; the place in Postgres is this one's.
-        stopped = stopped or notice.source_function == "SyncRepWaitForLSN"
-
-    connection.add_notice_handler(noticed)
-    try:
-        yield
-    finally:
-        connection.remove_notice_handler(noticed)
-    if stopped:
-        raise faults.NotReplicated("The wait for a synchronous standby was ended before it had the commit.")
+        self._stopped = self._stopped or notice.source_function == "SyncRepWaitForLSN"
 
 
 class Shield:

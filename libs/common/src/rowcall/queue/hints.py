@@ -153,7 +153,8 @@ class Listener:
             self._tell(self._connected)
         # psycopg's own way to wait takes as long again as all that a hint leads to here.
         pgconn = connection.pgconn
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        watch = Watch(pgconn)
+        ended: asyncio.Future[None] = watch.loop.create_future()
 
         def hear() -> None:
             pgconn.consume_input()
@@ -164,12 +165,11 @@ class Listener:
             if not ended.done():
                 ended.set_exception(error)
 
-        watch = Watch(pgconn, hear, fail)
-        watch.start()
+        watch.start(hear, fail)
         try:
             await ended
         finally:
-            watch.stop()
+            watch.close()
 
     def _tell(self, callback: Callable[..., None], *arguments: str) -> None:
         try:

@@ -112,6 +112,7 @@ class _Prepared:
         self._pgconn = connection.pgconn
         # Keeps the dumpers and loaders that it has made. One statement at a time may use it.
         self._transformer = Transformer(connection)
+        self._watch = Watch(self._pgconn)
         self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self.rest: asyncio.Future[bool] | None = None
         """See the function `rest`."""
@@ -132,6 +133,7 @@ class _Prepared:
                     self._pgconn.pipeline_sync()
             except psycopg.Error:
                 # Nobody could use it as it is now.
+                self._watch.close()
                 self._pgconn.finish()
                 raise
             result = await self._answer(behind=True)
@@ -165,7 +167,7 @@ class _Prepared:
 
     async def _answer(self, *, behind: bool = False) -> PGresult:
         """What the server says to what was just sent. Cancelled, it has the server cancel it and waits for that."""
-        exchange = _Exchange(self._connection, behind=behind)
+        exchange = _Exchange(self._connection, self._watch, behind=behind)
         self.rest = exchange.rest
         try:
             return await exchange.answer()
@@ -182,11 +184,11 @@ class _Prepared:
 class _Exchange:
     """What comes back for one statement, or for two in a pipeline."""
 
-    def __init__(self, connection: Connection, *, behind: bool) -> None:
+    def __init__(self, connection: Connection, watch: Watch, *, behind: bool) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
-        self._loop = asyncio.get_running_loop()
-        self._watch = Watch(self._pgconn, self._readable, self._failed)
+        self._watch = watch
+        self._loop = watch.loop
         self._result: PGresult | None = None
         self._error: Exception | None = None
         self._over = False
@@ -196,7 +198,7 @@ class _Exchange:
         self.rest: asyncio.Future[bool] | None = self._loop.create_future() if behind else None
         """Done when the second one has ended; whether it succeeded."""
         self._rest_failed = False
-        self._watch.start()
+        watch.start(self._readable, self._failed)
 
     async def answer(self) -> PGresult:
         """The first one's result, once its transaction is over. Raises psycopg.Error."""
@@ -262,7 +264,7 @@ class _Exchange:
             self.rest.set_result(succeeded)
 
     def _failed(self, error: Exception) -> None:
-        self._watch.stop()
+        self._watch.close()
         if not self._over:
             self._error = error
             self._answered()

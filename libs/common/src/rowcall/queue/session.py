@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from datetime import timedelta
+from types import TracebackType
 from typing import Any, Final
 
 from psycopg.rows import TupleRow
@@ -113,15 +113,39 @@ class Session:
         if ended.cancelled() or not ended.result():
             self._no_hints_until = time.monotonic() + _HINTS_AGAIN
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """A connection of the pool, given up when the block takes too long.
+    def connection(self) -> _Connection:
+        """For an `async with` block: a connection of the pool, given up when the block takes too long.
 
         Raises psycopg_pool.PoolTimeout, and NotReplicated behind a block that committed what no standby may have.
         """
-        async with connection(self._pool, self._shield) as found:
-            if self._give_up_after is None:
-                yield found
-            else:
-                with cut_off(found, self._give_up_after), replicated(found):
-                    yield found
+        return _Connection(connection(self._pool, self._shield), self._give_up_after)
+
+
+class _Connection:
+    """See `Session.connection`. A generator for each statement would cost more than what it does."""
+
+    __slots__ = ("_borrowed", "_bounds", "_give_up_after")
+
+    def __init__(self, borrowed: connection, give_up_after: timedelta | None) -> None:
+        self._borrowed = borrowed
+        self._give_up_after = give_up_after
+        self._bounds: tuple[cut_off, replicated] | None = None
+
+    async def __aenter__(self) -> Connection:
+        found = await self._borrowed.__aenter__()
+        if self._give_up_after is not None:
+            self._bounds = bounds = (cut_off(found, self._give_up_after), replicated(found))
+            for each in bounds:
+                each.__enter__()
+        return found
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if self._bounds is not None:
+                in_time, with_standby = self._bounds
+                in_time.__exit__(kind, error, traceback)
+                with_standby.__exit__(kind, error, traceback)
+        finally:
+            await self._borrowed.__aexit__(kind, error, traceback)
