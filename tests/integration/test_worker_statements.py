@@ -48,7 +48,10 @@ async def test_a_backlog_is_claimed_and_settled_in_batches(workers: Workers, cal
     await workers.start(slots=JOBS)
     await calls.all_done(jobs)
 
-    assert counted.claims == [BATCH, BATCH]
+    # Two claims are under way at a time: one leaves what the other has taken meanwhile, and a third may get the rest.
+    assert sum(counted.claims) == JOBS
+    assert max(counted.claims) == BATCH
+    assert len(counted.claims) <= JOBS // 100
     assert sum(counted.settles) == JOBS
     # The first ones may go by themselves; a tenth of a statement a job is what nobody may exceed.
     assert len(counted.settles) <= JOBS // 10
