@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import select
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -20,6 +19,7 @@ import psycopg
 from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
+from rowcall.liveness import is_alive
 from rowcall.queue import faults, prepared
 from rowcall.queue.statements import statement
 
@@ -32,25 +32,6 @@ _TRIES = 5
 """How often a statement is run that keeps colliding with others."""
 _BACKOFF = 0.01
 """Seconds; the bound of the first wait after a collision, doubling. Full jitter."""
-
-
-async def is_alive(connection: Connection) -> bool:
-    """Whether an idle connection is still there; the server is asked only if the socket has something to say.
-
-    A server that ended or restarted has closed its end: the socket of an idle connection is then readable. To see that
-    before a statement is sent spares the caller an answer of "unknown", and costs microseconds.
-    """
-    if connection.closed:
-        return False
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    if not poll.poll(0):
-        return True
-    try:
-        await AsyncConnectionPool.check_connection(connection)
-    except psycopg.Error:
-        return False
-    return True
 
 
 class connection:  # noqa: N801  used as a function: async with connection(pool) as found: …

@@ -7,7 +7,6 @@ without waiting for its database: one that is down makes calls fail, typed, and 
 from __future__ import annotations
 
 import asyncio
-import select
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from time import monotonic
@@ -21,6 +20,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from rowcall.errors import RowcallError
+from rowcall.liveness import is_alive
 from rowcall.settings import ClusterSettings, Dsn
 from rowcall.sharding.model import Workload
 
@@ -170,7 +170,7 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
                 connection = await self._first_free(deadline)
                 works = False
                 try:
-                    works = await self._works(connection)
+                    works = await is_alive(connection)
                 finally:
                     # Not psycopg_pool's own check: that waits longer after each broken connection, and after a restart
                     # of the server all of them are.
@@ -209,19 +209,6 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
         if self._gone_at is None:
             return deadline
         return min(deadline, max(self._gone_at + self._ride_out, monotonic() + _LEAST_WAIT))
-
-    async def _works(self, connection: AsyncConnection[TupleRow]) -> bool:
-        """Asks the server only if the socket has something to read: on an idle connection that is most often its end.
-        A look at the socket costs microseconds, a round trip at every use would double a short read."""
-        poll = select.poll()
-        poll.register(connection.fileno(), select.POLLIN)
-        if not poll.poll(0):
-            return True
-        try:
-            await self.check_connection(connection)
-        except psycopg.Error:
-            return False
-        return True
 
     async def _came(self, _connection: AsyncConnection[TupleRow]) -> None:
         if self._gone_at is not None:
