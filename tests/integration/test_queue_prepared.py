@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -136,26 +137,31 @@ async def test_a_socket_of_which_the_loop_says_nothing_is_looked_at(
         assert await prepared.run(connection, "policies") == []
 
 
-def open_sockets() -> int:
-    """How many descriptors of sockets the process has."""
-    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-    return sum(link.readlink().name.startswith("socket:") for link in links)
+DESCRIPTORS = Path("/proc/self/fd")
+
+
+def descriptors(socket: Path) -> int:
+    """How many descriptors of a socket the process has; of a name as "socket:[4711]"."""
+    found = 0
+    for each in DESCRIPTORS.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another thread's, closed meanwhile
+            found += each.readlink() == socket
+    return found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("by", ["us", "the server"])
-async def test_a_connection_that_is_closed_leaves_no_descriptor(logins: Logins, queue: Queue, by: str) -> None:
-    before = open_sockets()
-    connection = await psycopg.AsyncConnection.connect(straight(logins), autocommit=True)
+async def test_a_connection_that_is_closed_leaves_no_descriptor(
+    connection: psycopg.AsyncConnection[Any], queue: Queue, by: str
+) -> None:
     await prepared.run(connection, "policies")
-    if by == "us":
-        await connection.close()
-        await until(lambda: open_sockets() == before)
-    else:
+    socket = (DESCRIPTORS / str(connection.fileno())).readlink()
+    assert descriptors(socket) == 2
+    if by == "the server":
         await queue.admin.execute("select pg_terminate_backend(%s)", [connection.info.backend_pid])
-        await until(lambda: open_sockets() == before + 1)
-        await connection.close()
-    assert open_sockets() == before
+        await until(lambda: descriptors(socket) == 1)
+    await connection.close()
+    await until(lambda: descriptors(socket) == 0)
 
 
 async def test_what_psycopg_does_itself_in_between_is_in_nobodys_way(connection: psycopg.AsyncConnection[Any]) -> None:
