@@ -31,9 +31,7 @@ _SAMPLED: Final = 0x01
 _KNOWN_FLAGS: Final = 0x03
 
 
-_SPAN_BITS: Final = (1 << 64) - 1
-
-# Ids must differ, not be secret ("trace-id": "randomly generated"), and not be all zeros, which mean "none"; seeded by the system, each process for itself. A read of
+# Ids must differ, not be secret ("trace-id": "randomly generated"); seeded by the system, each process for itself. A read of
 # the system's own for every id costs ten times as much.
 _RANDOM: Final = random.Random(secrets.randbits(256))  # noqa: S311
 os.register_at_fork(after_in_child=lambda: _RANDOM.seed(secrets.randbits(256)))
@@ -89,9 +87,7 @@ class TraceContext(NamedTuple):
     @classmethod
     def mint(cls, *, sampled: bool = False) -> Self:
         """The root of a new trace, with random ids."""
-        # Both ids of one draw: every call without a trace makes one.
-        drawn = _RANDOM.getrandbits(192)
-        return cls(f"00-{drawn >> 64 or 1:032x}-{drawn & _SPAN_BITS or 1:016x}-{'01' if sampled else '00'}")
+        return cls(f"00-{_random_id(16)}-{new_span_id()}-{int(sampled):02x}")
 
     def child(self, span_id: str | None = None) -> Self:
         """A new position below this one, in the same trace.
@@ -120,7 +116,12 @@ class TraceContext(NamedTuple):
 
 def new_span_id() -> str:
     """16 hex digits, for a position that is yet to be."""
-    return f"{_RANDOM.getrandbits(64) or 1:016x}"
+    return _random_id(8)
+
+
+def _random_id(size: int) -> str:
+    # All zeros mean "none", and are refused by every reader.
+    return f"{_RANDOM.getrandbits(size * 8) or 1:0{size * 2}x}"
 
 
 def _valid_tracestate(text: str | None) -> str | None:
