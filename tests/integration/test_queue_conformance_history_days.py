@@ -12,10 +12,19 @@ import psycopg
 import pytest
 
 from rowcall.catalogue.model import Policy
+from rowcall.queue.protocol import HISTORY_DAYS
 from tests.fix_queue import METHOD, SUCCEEDED, Queue
 
 KEPT = {"short": 1, "standard": 7, "long": 90}
 """Days that each class is kept after the day it is of."""
+
+
+async def kept_to(queue: Queue) -> date:
+    """Today, once the days are as its maintainer leaves them: the copied template may be of before midnight."""
+    while await queue.work.drop_history_day() is not None:
+        pass
+    await queue.work.make_history_days(HISTORY_DAYS)
+    return await today(queue)
 
 
 async def today(queue: Queue) -> date:
@@ -44,7 +53,7 @@ async def days(queue: Queue) -> set[str]:
 
 
 async def test_only_days_past_their_classs_retention_are_dropped_oldest_first(queue: Queue) -> None:
-    now = await today(queue)
+    now = await kept_to(queue)
     due = [
         await make_day(queue, "long", now - timedelta(days=KEPT["long"] + 3)),
         await make_day(queue, "long", now - timedelta(days=KEPT["long"] + 1)),
@@ -59,7 +68,7 @@ async def test_only_days_past_their_classs_retention_are_dropped_oldest_first(qu
         dropped.append(name)
     assert dropped == due
     assert await days(queue) == before - set(due)
-    assert await queue.work.make_history_days(16) == 6, "two more days of three retentions"
+    assert await queue.work.make_history_days(HISTORY_DAYS + 2) == 6, "two more days of three retentions"
 
 
 async def test_a_finished_job_lives_as_long_as_its_class(queue: Queue) -> None:
@@ -78,7 +87,7 @@ async def test_a_finished_job_lives_as_long_as_its_class(queue: Queue) -> None:
 
 async def test_a_day_is_not_dropped_beside_a_reader_and_no_settle_waits(queue: Queue) -> None:
     """The lock that it needs is asked for and refused; nobody ever waits behind the asking."""
-    due = await make_day(queue, "short", await today(queue) - timedelta(days=9))
+    due = await make_day(queue, "short", await kept_to(queue) - timedelta(days=9))
     ids = await queue.store.method_ids(METHOD, Policy(retention=1))
     await queue.submit(*(queue.call(ids=ids) for _ in range(30)))
     jobs = await queue.claim(await queue.worker(), ids=ids)

@@ -11,6 +11,7 @@ import pytest
 
 from rowcall.catalogue.model import Policy
 from rowcall.queue.model import EVERY_JOB, Progress, Running
+from rowcall.queue.protocol import HISTORY_DAYS
 from tests.fix_queue import Logins, Queue
 
 GATEWAY = {
@@ -212,5 +213,6 @@ async def test_every_call_of_the_services_is_within_their_rights(queue: Queue) -
     await work.forget_turns(1)
     await work.drop_history_day()
     await work.expire_keys(1)
-    assert await work.make_history_days(16) == 6, "two more days of three retentions"
+    await work.make_history_days(HISTORY_DAYS)
+    assert await work.make_history_days(HISTORY_DAYS + 2) == 6, "two more days of three retentions"
     await work.retire_worker(worker)

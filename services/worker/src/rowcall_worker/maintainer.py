@@ -14,7 +14,7 @@ from uuid import UUID
 
 import structlog
 
-from rowcall.queue.protocol import WorkQueue
+from rowcall.queue.protocol import HISTORY_DAYS, WorkQueue
 from rowcall_worker.chores import Chore, Chores
 from rowcall_worker.maintenance import Telling
 
@@ -26,8 +26,6 @@ BATCH: Final = 1000
 """The most rows in one statement of housekeeping."""
 AGED: Final = 16
 """As many jobs move up from each lane of a queue in a round: what a lane that is passed over gets at least."""
-HISTORY_DAYS: Final = 14
-"""How many days of history are made ahead."""
 
 ELECT_EVERY: Final = 3.0
 SWEEP_EVERY: Final = 1.0

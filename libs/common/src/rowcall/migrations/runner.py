@@ -24,9 +24,7 @@ from rowcall.migrations.errors import MigrationError, UnreachableError
 from rowcall.migrations.failures import failed
 from rowcall.migrations.record import Applied
 from rowcall.migrations.server import check_server
-
-HISTORY_DAYS: Final = 14
-"""How many days of history a migration makes ahead; workers go on from there."""
+from rowcall.queue.protocol import HISTORY_DAYS
 
 _LOCK = b"select pg_try_advisory_lock(hashtextextended('rowcall.migrations', 0))"
 _LOCK_HOLDER = b"""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from rowcall.catalogue.model import JobMethod, Policy
@@ -33,6 +33,9 @@ from rowcall.queue.model import (
     Submission,
     Submitted,
 )
+
+HISTORY_DAYS: Final = 14
+"""How many days of history are made ahead: by a migration first, then by the shard's maintainer."""
 
 
 class JobStore(Protocol):
