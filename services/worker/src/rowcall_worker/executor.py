@@ -274,6 +274,8 @@ class Executor:
         if attempt.ended:
             return
         attempt.ended = True
+        # Its task's context has the attempt in it: together they would be left to the garbage collector.
+        attempt.task = None
         self._stop_timer(attempt)
         if attempt.stuck:
             attempt.slots.unstick()
