@@ -16,6 +16,7 @@ from rowcall.queue.arrays import (
     IntegerArray,
     IntervalArray,
     JsonbArray,
+    RowArray,
     SmallintArray,
     TextArray,
     TimestamptzArray,
@@ -58,6 +59,25 @@ async def test_every_type_arrives_as_it_was_sent(
             )
 
 
+@pytest.mark.parametrize("count", range(8))
+async def test_rows_arrive_as_they_were_sent(cluster: Cluster, count: int) -> None:
+    """With columns that are alike in each row, or null, before, between and behind others."""
+    types = [*CASES, *CASES, *CASES]
+    columns = [
+        *([values[row % len(values)] for row in range(count)] for _, _, values in CASES),
+        *([None] * count for _ in CASES),
+        *([None, *values, *[values[0]] * count][:count] for _, _, values in CASES),
+    ]
+    columns[0] = ["alike"] * count
+    sent = RowArray([kind(column) for (kind, _, _), column in zip(types, columns, strict=True)])
+    async with await psycopg.AsyncConnection.connect(cluster.shards["a"]) as connection:
+        fields = ", ".join(f"c{number} {name}" for number, (_, name, _) in enumerate(types))
+        await connection.execute(f"create type pg_temp.every as ({fields})".encode())
+        cursor = connection.cursor(binary=True)
+        await cursor.execute("select (r).* from unnest(%s::pg_temp.every[]) as r", [sent])
+        assert await cursor.fetchall() == list(zip(*columns, strict=True))
+
+
 async def test_a_day_is_24_hours_whatever_the_time_zone(cluster: Cluster) -> None:
     async with await psycopg.AsyncConnection.connect(cluster.shards["a"]) as connection:
         await connection.execute("set timezone = 'Europe/Zurich'")
@@ -73,8 +93,10 @@ async def test_another_encoding_of_the_client_is_respected(cluster: Cluster) -> 
         assert await cursor.fetchone() == ("Zürich",)
 
 
-@pytest.mark.parametrize("array", [TextArray(["a\0b"]), SmallintArray([2**15]), TextArray(["\ud800"])])
-async def test_what_cannot_be_sent_is_refused_before_it_is(cluster: Cluster, array: Array[Any]) -> None:
+@pytest.mark.parametrize(
+    "array", [TextArray(["a\0b"]), SmallintArray([2**15]), TextArray(["\ud800"]), RowArray([SmallintArray([2**15])])]
+)
+async def test_what_cannot_be_sent_is_refused_before_it_is(cluster: Cluster, array: Array[Any] | RowArray) -> None:
     async with await psycopg.AsyncConnection.connect(cluster.shards["a"]) as connection:
         with pytest.raises((psycopg.DataError, UnicodeError)):
             await connection.execute("select %s", [array])

@@ -26,19 +26,16 @@ BACKLOG = 20_000
 _FILL = """
 select count(*)
 from rowcall.submit_jobs(
-  array_fill('acme'::text, array[%(n)s]),
   array(
-    select (lpad(to_hex((extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0') || substr(md5(g::text), 1, 20))::uuid
+    select row(
+      'acme',
+      (lpad(to_hex((extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0') || substr(md5(g::text), 1, 20))::uuid,
+      %(method_id)s, %(policy_id)s, %(queue_id)s, 3, 0, g * %(stride)s::bigint, null, 'x', null,
+      null, null, null, null, null, null, null, null, null, null
+    )::rowcall.submission
     from generate_series(1, %(n)s) g
   ),
-  array_fill(%(method_id)s, array[%(n)s]), array_fill(%(policy_id)s, array[%(n)s]), array_fill(%(queue_id)s, array[%(n)s]),
-  array_fill(3::smallint, array[%(n)s]), array_fill(0::bigint, array[%(n)s]),
-  array(select g * %(stride)s::bigint from generate_series(1, %(n)s) g),
-  array_fill(null::timestamptz, array[%(n)s]), array_fill('x'::bytea, array[%(n)s]), array_fill(null::text, array[%(n)s]),
-  array_fill(null::bytea, array[%(n)s]), array_fill(null::text, array[%(n)s]), array_fill(null::text, array[%(n)s]),
-  array_fill(null::text, array[%(n)s]), array_fill(null::text, array[%(n)s]), array_fill(null::jsonb, array[%(n)s]),
-  array_fill(null::uuid, array[%(n)s]), array_fill(null::interval, array[%(n)s]), array_fill(null::uuid, array[%(n)s]),
-  array_fill(null::text, array[%(n)s]), '7 days'
+  '7 days'
 )
 """
 

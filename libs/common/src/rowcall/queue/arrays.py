@@ -13,9 +13,10 @@ from __future__ import annotations
 import json
 import struct
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import repeat
 from typing import Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
@@ -29,6 +30,7 @@ T = TypeVar("T")
 
 _NULL = b"\xff\xff\xff\xff"
 _LENGTH = struct.Struct(">i")
+_OID = struct.Struct(">I")
 _EMPTY = struct.Struct(">iiI")
 _HEADER = struct.Struct(">iiIii")
 _INT2 = struct.Struct(">ih")
@@ -117,22 +119,40 @@ class JsonbArray(Array[Mapping[str, str]]):
     __slots__ = ()
 
 
+@dataclass(frozen=True, slots=True)
+class RowArray:
+    """Rows of one of the schema's composite types, an array of them, put together of the batch's columns.
+
+    Postgres begins with one array of rows at once; with as many arrays as there are columns it takes 3 us for each.
+    """
+
+    columns: Sequence[Array[Any]]
+    """In the order of the type; all of the same length."""
+
+
 class _ArrayDumper(Dumper):
     format = Format.BINARY
     element_oid: ClassVar[int]
+    typed: ClassVar[bytes]
+    """The element's type as it stands before each value of a row."""
 
     def dump(self, obj: Array[Any]) -> bytes:
-        values = obj.values
-        if not values:
+        count = len(obj.values)
+        if not count:
             return _EMPTY.pack(0, 0, self.element_oid)
+        elements = self.packed(obj)
+        data = b"".join(elements) if len(elements) == count else elements[0] * count
+        return _HEADER.pack(1, _NULL in elements, self.element_oid, count, 1) + data
+
+    def packed(self, column: Array[Any]) -> list[bytes]:
+        """The elements of a column that has some; only one where all are alike. Raises psycopg.DataError."""
+        values = column.values
         # Most of a batch's columns are the same in each row, half of them null.
         alike = values[0] == values[-1] and values.count(values[0]) == len(values)
         try:
-            elements = self.elements(values[:1] if alike else values)
+            return self.elements(values[:1] if alike else values)
         except struct.error as error:
-            raise psycopg.DataError(f"{type(obj).__name__}: {error}") from error
-        data = elements[0] * len(values) if alike else b"".join(elements)
-        return _HEADER.pack(1, _NULL in elements, self.element_oid, len(values), 1) + data
+            raise psycopg.DataError(f"{type(column).__name__}: {error}") from error
 
     @abstractmethod
     def elements(self, values: Sequence[Any]) -> list[bytes]:
@@ -220,6 +240,43 @@ class _JsonbArrayDumper(_EncodingDumper):
         return json.dumps(dict(value), ensure_ascii=False).encode(self.encoding)
 
 
+class _RowArrayDumper(Dumper):
+    """The wire format is that of array_send and record_send (src/backend/utils/adt/rowtypes.c)."""
+
+    format = Format.BINARY
+    # The type has another number in each database. The server takes it from the function that is called, and looks at
+    # the numbers of what is built in only (array_recv, record_recv).
+    oid = 0
+
+    def __init__(self, cls: type, context: AdaptContext | None = None) -> None:
+        super().__init__(cls, context)
+        self._dumpers = {array: dumper(array, context) for array, dumper, _ in _TYPES}
+
+    def dump(self, obj: RowArray) -> bytes:
+        columns = obj.columns
+        count = len(columns[0].values)
+        if not count:
+            return _EMPTY.pack(0, 0, 0)
+        # What is alike in each row is put together once.
+        alike = _LENGTH.pack(len(columns))
+        pieces: list[Iterable[bytes]] = []
+        for column in columns:
+            dumper = self._dumpers[type(column)]
+            elements = dumper.packed(column)
+            alike += dumper.typed
+            if len(elements) == 1:
+                alike += elements[0]
+            else:
+                pieces += repeat(alike), elements
+                alike = b""
+        if pieces:
+            # As many as the columns have elements; what is alike is repeated without end.
+            data = b"".join([_sized(b"".join(row)) for row in zip(*pieces, repeat(alike), strict=False)])
+        else:
+            data = _sized(alike) * count
+        return _HEADER.pack(1, 0, 0, count, 1) + data
+
+
 _TYPES: tuple[tuple[type[Array[Any]], type[_ArrayDumper], str], ...] = (
     (TextArray, _TextArrayDumper, "text"),
     (ByteaArray, _ByteaArrayDumper, "bytea"),
@@ -237,4 +294,6 @@ _TYPES: tuple[tuple[type[Array[Any]], type[_ArrayDumper], str], ...] = (
 for _array, _dumper, _name in _TYPES:
     _dumper.element_oid = types[_name].oid
     _dumper.oid = types[_name].array_oid
+    _dumper.typed = _OID.pack(_dumper.element_oid)
     psycopg.adapters.register_dumper(_array, _dumper)
+psycopg.adapters.register_dumper(RowArray, _RowArrayDumper)

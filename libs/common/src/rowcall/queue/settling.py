@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from psycopg.rows import TupleRow
 
 from rowcall.names import operation_name
 from rowcall.queue import statuses
 from rowcall.queue.arrays import (
+    Array,
     BigintArray,
     BooleanArray,
     ByteaArray,
     IntegerArray,
     IntervalArray,
+    RowArray,
     SmallintArray,
     TextArray,
     UuidArray,
@@ -95,17 +98,18 @@ class Settler:
 
 
 def _parameters(batch: Sequence[Settlement]) -> dict[str, object]:
-    return {
-        "tenant": TextArray([each.tenant for each in batch]),
-        "job_id": UuidArray([each.job_id for each in batch]),
-        "lease": BigintArray([each.lease for each in batch]),
-        "state": SmallintArray([each.state for each in batch]),
-        "delay": IntervalArray([each.delay for each in batch]),
-        "snoozed": BooleanArray([each.snoozed for each in batch]),
-        "response": ByteaArray([each.response for each in batch]),
-        "error": ByteaArray([each.error for each in batch]),
-        "error_code": IntegerArray([each.error_code for each in batch]),
-        "error_message": TextArray([each.error_message for each in batch]),
-        "span_id": TextArray([each.span_id for each in batch]),
-        "cancelled_error": statuses.cancelled(),
-    }
+    # In the order of the type rowcall.settlement.
+    columns: list[Array[Any]] = [
+        TextArray([each.tenant for each in batch]),
+        UuidArray([each.job_id for each in batch]),
+        BigintArray([each.lease for each in batch]),
+        SmallintArray([each.state for each in batch]),
+        IntervalArray([each.delay for each in batch]),
+        BooleanArray([each.snoozed for each in batch]),
+        ByteaArray([each.response for each in batch]),
+        ByteaArray([each.error for each in batch]),
+        IntegerArray([each.error_code for each in batch]),
+        TextArray([each.error_message for each in batch]),
+        TextArray([each.span_id for each in batch]),
+    ]
+    return {"settlement": RowArray(columns), "cancelled_error": statuses.cancelled()}

@@ -10,18 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from psycopg.rows import TupleRow
 
 from rowcall.errors import RowcallError
 from rowcall.names import operation_name
 from rowcall.queue.arrays import (
+    Array,
     BigintArray,
     ByteaArray,
     IntegerArray,
     IntervalArray,
     JsonbArray,
+    RowArray,
     SmallintArray,
     TextArray,
     TimestamptzArray,
@@ -254,30 +256,31 @@ def _shared(submission: Submission, first: Submission, answer: Submitted) -> Sub
 
 
 def _parameters(batch: Sequence[Submission], turn: Turn, key_ttl: timedelta) -> dict[str, object]:
-    return {
-        "tenant": TextArray([each.tenant for each in batch]),
-        "job_id": UuidArray([each.job_id for each in batch]),
-        "method_id": IntegerArray([each.ids.method_id for each in batch]),
-        "policy_id": IntegerArray([each.ids.policy_id for each in batch]),
-        "queue_id": IntegerArray([each.ids.queue_id for each in batch]),
-        "lane": SmallintArray([each.lane for each in batch]),
-        "last_key": BigintArray(turn.last_keys),
-        "step": BigintArray(turn.steps),
-        "run_at": TimestamptzArray([each.run_at for each in batch]),
-        "request": ByteaArray([each.request for each in batch]),
-        "request_id": TextArray([each.request_id for each in batch]),
-        "fingerprint": ByteaArray([each.fingerprint for each in batch]),
-        "actor": TextArray([each.actor for each in batch]),
-        "fairness_key": TextArray([each.fairness_key for each in batch]),
-        "traceparent": TextArray([each.traceparent for each in batch]),
-        "tracestate": TextArray([each.tracestate for each in batch]),
-        "labels": JsonbArray([each.labels or None for each in batch]),
-        "waiter_id": UuidArray([each.waiter_id for each in batch]),
-        "deadline": IntervalArray([each.deadline for each in batch]),
-        "parent_job_id": UuidArray([each.parent_job_id for each in batch]),
-        "on_done": TextArray([_follow_up(each.on_done) for each in batch]),
-        "key_ttl": key_ttl,
-    }
+    # In the order of the type rowcall.submission.
+    columns: list[Array[Any]] = [
+        TextArray([each.tenant for each in batch]),
+        UuidArray([each.job_id for each in batch]),
+        IntegerArray([each.ids.method_id for each in batch]),
+        IntegerArray([each.ids.policy_id for each in batch]),
+        IntegerArray([each.ids.queue_id for each in batch]),
+        SmallintArray([each.lane for each in batch]),
+        BigintArray(turn.last_keys),
+        BigintArray(turn.steps),
+        TimestamptzArray([each.run_at for each in batch]),
+        ByteaArray([each.request for each in batch]),
+        TextArray([each.request_id for each in batch]),
+        ByteaArray([each.fingerprint for each in batch]),
+        TextArray([each.actor for each in batch]),
+        TextArray([each.fairness_key for each in batch]),
+        TextArray([each.traceparent for each in batch]),
+        TextArray([each.tracestate for each in batch]),
+        JsonbArray([each.labels or None for each in batch]),
+        UuidArray([each.waiter_id for each in batch]),
+        IntervalArray([each.deadline for each in batch]),
+        UuidArray([each.parent_job_id for each in batch]),
+        TextArray([_follow_up(each.on_done) for each in batch]),
+    ]
+    return {"submission": RowArray(columns), "key_ttl": key_ttl}
 
 
 def _follow_up(on_done: FollowUp | None) -> str | None:

@@ -1,28 +1,21 @@
 -- The end of an attempt: settled by its worker, or handed back.
 set local role rowcall_owner;
 
+-- How an attempt ended, as settle_jobs takes it. state: 4 SUCCEEDED, 5 FAILED,
+-- 6 CANCELLED finish; 1 SCHEDULED runs again after the delay, unless cancellation was asked
+-- for: another attempt, or, snoozed, the same one.
+create type rowcall.settlement as (
+  tenant text, job_id uuid, lease bigint, state smallint, delay interval, snoozed boolean, response bytea,
+  error bytea, error_code integer, error_message text, span_id text
+);
+
 -- Settles a batch of attempts. A job that is finished moves to history in the
 -- same statement; one to be tried again stays, with a time to wait for. The lease
 -- number must be the row's: a zombie's settle changes nothing, and its place (from
 -- 1) is not among the answers.
--- p_state: 4 SUCCEEDED, 5 FAILED, 6 CANCELLED finish; 1 SCHEDULED runs again
--- after p_delay, unless cancellation was asked for: another attempt, or, with
--- p_snoozed, the same one. An attempt that could start only after the job's deadline
--- is none: the job fails with this one's error.
-create function rowcall.settle_jobs(
-  p_tenant text[],
-  p_job_id uuid[],
-  p_lease bigint[],
-  p_state smallint[],
-  p_delay interval[],
-  p_snoozed boolean[],
-  p_response bytea[],
-  p_error bytea[],
-  p_error_code integer[],
-  p_error_message text[],
-  p_span_id text[],
-  p_cancelled_error bytea
-)
+-- An attempt that could start only after the job's deadline is none: the job fails
+-- with this one's error.
+create function rowcall.settle_jobs(p_settlement rowcall.settlement[], p_cancelled_error bytea)
 returns table (place bigint, state smallint, waiter_id uuid)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 -- As in claim_jobs: the table may have been empty when the plan was made, and two
@@ -36,12 +29,9 @@ as $$
 begin
   return query
   with input as materialized (
-    select *
-    from unnest(
-      p_tenant, p_job_id, p_lease, p_state, p_delay, p_snoozed, p_response, p_error, p_error_code, p_error_message, p_span_id
-    ) with ordinality as i (
-      tenant, job_id, lease, state, delay, snoozed, response, error, error_code, error_message, span_id, place
-    )
+    select i.tenant, i.job_id, i.lease, i.state, i.delay, i.snoozed, i.response, i.error, i.error_code, i.error_message,
+      i.span_id, i.ordinality as place
+    from unnest(p_settlement) with ordinality as i
   ),
   -- Whether a job that would be tried again was cancelled meanwhile must not change
   -- between the looking and the writing.
