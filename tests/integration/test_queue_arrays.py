@@ -94,7 +94,15 @@ async def test_another_encoding_of_the_client_is_respected(cluster: Cluster) -> 
 
 
 @pytest.mark.parametrize(
-    "array", [TextArray(["a\0b"]), SmallintArray([2**15]), TextArray(["\ud800"]), RowArray([SmallintArray([2**15])])]
+    "array",
+    [
+        TextArray(["a\0b"]),
+        SmallintArray([2**15]),
+        TextArray(["\ud800"]),
+        RowArray([SmallintArray([2**15])]),
+        RowArray([SmallintArray([1, 2]), SmallintArray([1])]),
+        RowArray([SmallintArray([1]), SmallintArray([1, 2])]),
+    ],
 )
 async def test_what_cannot_be_sent_is_refused_before_it_is(cluster: Cluster, array: Array[Any] | RowArray) -> None:
     async with await psycopg.AsyncConnection.connect(cluster.shards["a"]) as connection:

@@ -261,6 +261,8 @@ class _RowArrayDumper(Dumper):
         alike = _LENGTH.pack(len(columns))
         pieces: list[Iterable[bytes]] = []
         for column in columns:
+            if len(column.values) != count:
+                raise psycopg.DataError(f"RowArray: columns of {count} and of {len(column.values)} values")
             dumper = self._dumpers[type(column)]
             elements = dumper.packed(column)
             alike += dumper.typed
