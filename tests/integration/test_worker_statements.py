@@ -75,7 +75,7 @@ def answered_in_a_thread(request: EchoRequest, context: SyncJobContext) -> EchoR
 async def test_a_done_job_leaves_nothing_to_the_garbage_collector(
     workers: Workers, calls: Calls, handler: Callable[..., object]
 ) -> None:
-    """Where tens of thousands of jobs end in a second, cycles of objects took a third of the worker's time."""
+    """Where tens of thousands of jobs end in a second, cycles of objects took a third of the worker's processor time."""
     await workers.start(serve(echo=handler))
     gc.collect()
     gc.disable()

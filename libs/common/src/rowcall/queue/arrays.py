@@ -121,10 +121,7 @@ class JsonbArray(Array[Mapping[str, str]]):
 
 @dataclass(frozen=True, slots=True)
 class RowArray:
-    """Rows of one of the schema's composite types, an array of them, put together of the batch's columns.
-
-    Postgres begins with one array of rows at once; with as many arrays as there are columns it takes 3 us for each.
-    """
+    """One array of rows of one of the schema's composite types, put together of a batch's columns (docs/adr/0015)."""
 
     columns: Sequence[Array[Any]]
     """In the order of the type; all of the same length."""

@@ -29,9 +29,7 @@ as $$
 begin
   return query
   with input as materialized (
-    select i.tenant, i.job_id, i.lease, i.state, i.delay, i.snoozed, i.response, i.error, i.error_code, i.error_message,
-      i.span_id, i.ordinality as place
-    from unnest(p_settlement) with ordinality as i
+    select i.*, i.ordinality as place from unnest(p_settlement) with ordinality as i
   ),
   -- Whether a job that would be tried again was cancelled meanwhile must not change
   -- between the looking and the writing.
