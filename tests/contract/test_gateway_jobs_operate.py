@@ -401,7 +401,9 @@ async def test_as_many_names_as_the_limit_allows_are_done(client: Client, cluste
 async def test_what_is_not_done_in_time_is_left_and_said(
     client: Client, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rowcall_gateway.selections.BATCH", 1)  # 2,000 statements: more than half a second's work
+    monkeypatch.setattr(
+        "rowcall_gateway.services.selections.BATCH", 1
+    )  # 2,000 statements: more than half a second's work
     for _ in range(2):
         await client.submit(*[spec() for _ in range(1000)])
     results: list[JobSelectionResult] = []

@@ -30,7 +30,7 @@ from rowcall.v1.job_service_pb2 import (
     RetryJobRequest,
     SubmitRequest,
 )
-from rowcall_gateway.upkeep import Upkeep
+from rowcall_gateway.shards.upkeep import Upkeep
 from rowcall_worker import Worker
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, HeldJob, info_of, jobs, keyed, refused, violations_of

@@ -29,9 +29,10 @@ from google.rpc.code_pb2 import Code
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest, RunResponse
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceStub
 from rowcall.v1.job_pb2 import JobMetadata, JobState
-from rowcall_gateway import links, listing
 from rowcall_gateway.server import Gateway
-from rowcall_gateway.waiters import Pace
+from rowcall_gateway.services import listing
+from rowcall_gateway.shards import links
+from rowcall_gateway.shards.waiters import Pace
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, Metadata, info_of, jobs, listening, tenant
 from tests.fix_worker import Workers

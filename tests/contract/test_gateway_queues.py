@@ -28,7 +28,7 @@ from rowcall.v1.queue_service_pb2 import (
     SetTenantWeightRequest,
 )
 from rowcall.v1.queue_service_pb2_grpc import QueueServiceStub
-from rowcall_gateway.upkeep import Upkeep
+from rowcall_gateway.shards.upkeep import Upkeep
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, Metadata, info_of, refused, retry_delay_of, tenant, violations_of
 from tests.fix_worker import Workers

@@ -20,10 +20,10 @@ from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest
 from rowcall.sharding.model import RouteState
 from rowcall.v1.job_service_pb2 import BatchSubmitRequest
 from rowcall.v1.job_service_pb2_grpc import JobServiceStub
-from rowcall_gateway import upkeep
-from rowcall_gateway.calls import JobCalls
-from rowcall_gateway.reading import JobReader
+from rowcall_gateway.calls.job_calls import JobCalls
 from rowcall_gateway.server import Gateway
+from rowcall_gateway.services.reading import JobReader
+from rowcall_gateway.shards import upkeep
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, info_of, jobs, keyed, refused, tenant, trailer
 from tests.fix_postgres import Databases

@@ -14,7 +14,7 @@ from rowcall.queue.model import JobRow
 from rowcall.queue.postgres import PostgresJobStore
 from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall_gateway.rows import BATCH, Rows
+from rowcall_gateway.shards.rows import BATCH, Rows
 from tests.fix_gateway import Gateways, job_id_of, tenant
 
 Key = tuple[str, UUID]

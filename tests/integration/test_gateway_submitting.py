@@ -16,7 +16,7 @@ from rowcall.queue.model import Submission, SubmitOutcome, Submitted
 from rowcall.queue.postgres import PostgresJobStore
 from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall_gateway.submitter import Submitter
+from rowcall_gateway.shards.submitter import Submitter
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Gateways, jobs
 

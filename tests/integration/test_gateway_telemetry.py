@@ -18,8 +18,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, RunRequest
-from rowcall_gateway.calls import JobCalls
-from rowcall_gateway.telemetry import provider_from_environment
+from rowcall_gateway.calls.job_calls import JobCalls
+from rowcall_gateway.edge.telemetry import provider_from_environment
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Gateways, info_of, jobs, keyed, refused, tenant
 from tests.waiting import until

@@ -18,8 +18,8 @@ from rowcall.queue.hints import Hint
 from rowcall.queue.model import Outcome, Submission, Submitted
 from rowcall.queue.postgres import PostgresJobStore
 from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
-from rowcall_gateway import links
-from rowcall_gateway.waiters import UNHINTED, Pace, Waiters
+from rowcall_gateway.shards import links
+from rowcall_gateway.shards.waiters import UNHINTED, Pace, Waiters
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, Metadata, jobs, keyed, listening, tenant
 from tests.fix_worker import Workers

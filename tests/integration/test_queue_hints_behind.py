@@ -176,7 +176,7 @@ async def test_a_hint_that_waits_for_too_long_is_given_up(rides: Queue, monkeypa
 async def test_neither_workers_nor_gateways_need_a_notifier(
     gateways: Gateways, cluster: Cluster, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rowcall_gateway.links.HINTED", NEVER)
+    monkeypatch.setattr("rowcall_gateway.shards.links.HINTED", NEVER)
     monkeypatch.setattr("rowcall.queue.hints.Notifier._want", lambda _: None)
     probe = await gateways.probe(await gateways.start())
     await workers.start(poll=NEVER.first)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowcall_gateway.deadlines import Budget, margin
+from rowcall_gateway.edge.deadlines import Budget, margin
 
 SECONDS = st.floats(min_value=0, max_value=1e6)
 

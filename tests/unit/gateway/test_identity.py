@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rowcall.errors import RowcallError, reason_name
-from rowcall_gateway.address import Address
-from rowcall_gateway.identity import BelievedCallers, IdentityMode, Principal, check_address
-from rowcall_gateway.metadata import CallMetadata
+from rowcall_gateway.edge.address import Address
+from rowcall_gateway.edge.identity import BelievedCallers, IdentityMode, Principal, check_address
+from rowcall_gateway.edge.metadata import CallMetadata
 
 
 def test_a_caller_is_believed() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rowcall.errors import RowcallError, reason_name
-from rowcall_gateway.listing import Filter
+from rowcall_gateway.services.listing import Filter
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from rowcall.errors import RowcallError, reason_name
-from rowcall_gateway.metadata import CallMetadata, read_metadata
+from rowcall_gateway.edge.metadata import CallMetadata, read_metadata
 
 Items = tuple[tuple[str, str | bytes], ...]
 

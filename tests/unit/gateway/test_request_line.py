@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rowcall import logs
-from rowcall_gateway.request_line import write_request_line
+from rowcall_gateway.edge.request_line import write_request_line
 
 Capture = pytest.CaptureFixture[str]
 
@@ -36,7 +36,7 @@ TIME = re.compile(r'"timestamp": "\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"')
 @pytest.fixture(autouse=True)
 def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # A process configures its logs once; a logger keeps what it found at its first line.
-    monkeypatch.setattr("rowcall_gateway.request_line._log", structlog.get_logger())
+    monkeypatch.setattr("rowcall_gateway.edge.request_line._log", structlog.get_logger())
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield

@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from rowcall_gateway.address import Address
-from rowcall_gateway.reserved import bound, kept_for_sharing, reserved
+from rowcall_gateway.edge.address import Address
+from rowcall_gateway.edge.reserved import bound, kept_for_sharing, reserved
 
 ANY = Address("127.0.0.1", 0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from rowcall_gateway.time_limits import TimeLimits, Wake
+from rowcall_gateway.shards.time_limits import TimeLimits, Wake
 
 
 def wakes(count: int) -> list[Wake]:

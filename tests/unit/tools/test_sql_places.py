@@ -49,7 +49,7 @@ def test_only_the_packages_that_own_tables_may_hold_sql(tmp_path: Path) -> None:
         "libs/common/src/rowcall/sharding/router.py",
         "libs/common/src/rowcall/migrations/runner.py",
         "libs/common/src/rowcall/queue_names.py",
-        "services/gateway/src/rowcall_gateway/calls.py",
+        "services/gateway/src/rowcall_gateway/calls/job_calls.py",
     ):
         path = tmp_path / place
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,6 +58,6 @@ def test_only_the_packages_that_own_tables_may_hold_sql(tmp_path: Path) -> None:
 
     assert [line.split(": ")[0] for line in sql_places.misplaced(tmp_path)] == [
         "libs/common/src/rowcall/queue_names.py:1",
-        "services/gateway/src/rowcall_gateway/calls.py:1",
+        "services/gateway/src/rowcall_gateway/calls/job_calls.py:1",
         "services/gateway/src/rowcall_gateway/claim.sql",
     ]

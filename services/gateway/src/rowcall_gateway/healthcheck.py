@@ -13,7 +13,7 @@ from typing import Final, cast
 import grpc
 from grpc_health.v1 import health_pb2
 
-from rowcall_gateway.address import DEFAULT_LISTEN, Address
+from rowcall_gateway.edge.address import DEFAULT_LISTEN, Address
 
 TIMEOUT: Final = 2.0
 """Seconds."""

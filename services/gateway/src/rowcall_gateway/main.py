@@ -21,10 +21,10 @@ from rowcall.errors import RowcallError
 from rowcall.garbage import spare_collections
 from rowcall.processes import Member, supervise
 from rowcall.settings import SettingsError, load_settings, refuse
-from rowcall_gateway.reserved import reserved
+from rowcall_gateway.edge.reserved import reserved
+from rowcall_gateway.edge.telemetry import provider_from_environment
 from rowcall_gateway.server import Gateway
 from rowcall_gateway.settings import GatewaySettings
-from rowcall_gateway.telemetry import provider_from_environment
 
 CANNOT_START: Final = 1
 WRONG_SETTINGS: Final = 2

@@ -26,7 +26,7 @@ from rowcall.queue.statuses import addressed
 from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import Attempt, AttemptOutcome, Hold, Job, JobMetadata, JobState, Progress, Resolution
-from rowcall_gateway.failures import JobFailure
+from rowcall_gateway.edge.failures import JobFailure
 
 TYPE_URL: Final = "type.googleapis.com/"
 

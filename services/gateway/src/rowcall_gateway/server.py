@@ -19,27 +19,27 @@ from rowcall import logs
 from rowcall.catalogue.images import Catalogue, load_catalogue
 from rowcall.sharding import GATEWAY_WORKLOADS, Router
 from rowcall.v1 import job_service_pb2_grpc, queue_service_pb2_grpc
-from rowcall_gateway.address import Address, cannot_listen
-from rowcall_gateway.background import Background
-from rowcall_gateway.calls import JobCalls
-from rowcall_gateway.drafts import Drafts
-from rowcall_gateway.gate import Gate
-from rowcall_gateway.generic import job_method_handlers
-from rowcall_gateway.handlers import Collected
-from rowcall_gateway.identity import BelievedCallers, IdentityMode
-from rowcall_gateway.interceptor import CallInterceptor
-from rowcall_gateway.jobs import Jobs
-from rowcall_gateway.links import Links
-from rowcall_gateway.operations import Operations
-from rowcall_gateway.queues import Queues
-from rowcall_gateway.reading import JobReader
+from rowcall_gateway.calls.background import Background
+from rowcall_gateway.calls.drafts import Drafts
+from rowcall_gateway.calls.generic import job_method_handlers
+from rowcall_gateway.calls.job_calls import JobCalls
+from rowcall_gateway.calls.submissions import Submissions
+from rowcall_gateway.edge.address import Address, cannot_listen
+from rowcall_gateway.edge.gate import Gate
+from rowcall_gateway.edge.handlers import Collected
+from rowcall_gateway.edge.identity import BelievedCallers, IdentityMode
+from rowcall_gateway.edge.interceptor import CallInterceptor
+from rowcall_gateway.edge.rules import OUR_SERVICES, Rules, method_paths
+from rowcall_gateway.edge.telemetry import span_interceptor
 from rowcall_gateway.resources import Resources
-from rowcall_gateway.rules import OUR_SERVICES, Rules, method_paths
-from rowcall_gateway.schema import check_schemas
+from rowcall_gateway.services.jobs import Jobs
+from rowcall_gateway.services.operations import Operations
+from rowcall_gateway.services.queues import Queues
+from rowcall_gateway.services.reading import JobReader
 from rowcall_gateway.settings import GatewaySettings
-from rowcall_gateway.submissions import Submissions
-from rowcall_gateway.telemetry import span_interceptor
-from rowcall_gateway.waiters import Slots
+from rowcall_gateway.shards.links import Links
+from rowcall_gateway.shards.schema import check_schemas
+from rowcall_gateway.shards.waiters import Slots
 
 DEDICATED: Final = 2
 """Connections a shard beside the pools, where hints are used: one listens, one notifies."""

@@ -9,8 +9,8 @@ from typing import Annotated, ClassVar
 from pydantic import Field, ValidationInfo, field_validator
 
 from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFiles
-from rowcall_gateway.address import DEFAULT_LISTEN, Address
-from rowcall_gateway.identity import IdentityMode, check_address
+from rowcall_gateway.edge.address import DEFAULT_LISTEN, Address
+from rowcall_gateway.edge.identity import IdentityMode, check_address
 
 
 class GatewaySettings(ClusterSettings):

@@ -19,8 +19,8 @@ from rowcall.catalogue.images import ImageError
 from rowcall.embedded import Postgres
 from rowcall.errors import RowcallError
 from rowcall.settings import SettingsError
-from rowcall_gateway.address import Address
-from rowcall_gateway.identity import IdentityMode
+from rowcall_gateway.edge.address import Address
+from rowcall_gateway.edge.identity import IdentityMode
 from rowcall_gateway.server import Gateway
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_standalone.databases import Databases, prepare, start_postgres

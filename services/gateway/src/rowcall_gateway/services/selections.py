@@ -16,13 +16,13 @@ from rowcall.errors import Origin, RowcallError, envelope
 from rowcall.names import operation_name
 from rowcall.queue.model import JobFilter
 from rowcall.v1.job_service_pb2 import JobRefusal, JobSelection, JobSelectionResult
-from rowcall_gateway.actions import Action
-from rowcall_gateway.deadlines import margin
-from rowcall_gateway.failures import not_found
-from rowcall_gateway.filters import invalid_filter, job_filter
-from rowcall_gateway.incoming import IncomingCall
-from rowcall_gateway.links import ShardLink
-from rowcall_gateway.reading import JobReader, own_key
+from rowcall_gateway.edge.deadlines import margin
+from rowcall_gateway.edge.failures import not_found
+from rowcall_gateway.edge.incoming import IncomingCall
+from rowcall_gateway.services.actions import Action
+from rowcall_gateway.services.filters import invalid_filter, job_filter
+from rowcall_gateway.services.reading import JobReader, own_key
+from rowcall_gateway.shards.links import ShardLink
 
 DEFAULT_LIMIT: Final = 1000
 BATCH: Final = 250

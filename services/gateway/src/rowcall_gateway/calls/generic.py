@@ -9,10 +9,10 @@ import grpc
 
 from rowcall.catalogue.images import Catalogue
 from rowcall.catalogue.model import JobMethod
-from rowcall_gateway import incoming
-from rowcall_gateway.calls import JobCalls
-from rowcall_gateway.handlers import Handler
-from rowcall_gateway.incoming import IncomingCall
+from rowcall_gateway.calls.job_calls import JobCalls
+from rowcall_gateway.edge import incoming
+from rowcall_gateway.edge.handlers import Handler
+from rowcall_gateway.edge.incoming import IncomingCall
 
 Answer: TypeAlias = Callable[[JobMethod, bytes, IncomingCall], Awaitable[bytes]]
 

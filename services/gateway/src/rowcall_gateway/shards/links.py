@@ -17,11 +17,11 @@ from rowcall.queue.model import Cancelled, Submission
 from rowcall.queue.postgres import PostgresJobStore
 from rowcall.sharding import Router, Shard, Workload
 from rowcall.v1.job_pb2 import JobState
-from rowcall_gateway.rows import Rows
 from rowcall_gateway.settings import GatewaySettings
-from rowcall_gateway.submitter import Submitter
-from rowcall_gateway.upkeep import Upkeep
-from rowcall_gateway.waiters import HINTED, UNHINTED, Pace, Waiters
+from rowcall_gateway.shards.rows import Rows
+from rowcall_gateway.shards.submitter import Submitter
+from rowcall_gateway.shards.upkeep import Upkeep
+from rowcall_gateway.shards.waiters import HINTED, UNHINTED, Pace, Waiters
 
 
 class ShardLink:

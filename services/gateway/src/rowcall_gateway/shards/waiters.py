@@ -23,8 +23,8 @@ import structlog
 
 from rowcall.queue.model import Outcome
 from rowcall.queue.protocol import JobStore
-from rowcall_gateway.failures import draining, too_many_waiters
-from rowcall_gateway.time_limits import TimeLimits, Wake
+from rowcall_gateway.edge.failures import draining, too_many_waiters
+from rowcall_gateway.shards.time_limits import TimeLimits, Wake
 
 JobKey: TypeAlias = tuple[str, UUID]
 """Tenant and job."""

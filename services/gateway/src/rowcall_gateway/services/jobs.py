@@ -44,20 +44,20 @@ from rowcall.v1.job_service_pb2 import (
 )
 from rowcall.v1.job_service_pb2_grpc import JobServiceServicer
 from rowcall.validation import Validator
-from rowcall_gateway import incoming
-from rowcall_gateway.actions import Cancel, Resolve, Retry, do_to
-from rowcall_gateway.calls import JobCalls
-from rowcall_gateway.deadlines import margin
-from rowcall_gateway.drafts import Draft, Drafts, check_text, keyed
-from rowcall_gateway.failures import commit_unknown, key_required, operation_deleted
-from rowcall_gateway.incoming import IncomingCall
-from rowcall_gateway.job_lists import JobLists
-from rowcall_gateway.metadata import IDEMPOTENCY_KEY
-from rowcall_gateway.reading import JobReader
+from rowcall_gateway.calls.drafts import Draft, Drafts, check_text, keyed
+from rowcall_gateway.calls.job_calls import JobCalls
+from rowcall_gateway.calls.submissions import Submissions
+from rowcall_gateway.edge import incoming
+from rowcall_gateway.edge.deadlines import margin
+from rowcall_gateway.edge.failures import commit_unknown, key_required, operation_deleted
+from rowcall_gateway.edge.incoming import IncomingCall
+from rowcall_gateway.edge.metadata import IDEMPOTENCY_KEY
 from rowcall_gateway.resources import Resources
-from rowcall_gateway.selections import Selections
-from rowcall_gateway.submissions import Submissions
-from rowcall_gateway.waiters import Slots
+from rowcall_gateway.services.actions import Cancel, Resolve, Retry, do_to
+from rowcall_gateway.services.job_lists import JobLists
+from rowcall_gateway.services.reading import JobReader
+from rowcall_gateway.services.selections import Selections
+from rowcall_gateway.shards.waiters import Slots
 
 
 class Jobs(JobServiceServicer):

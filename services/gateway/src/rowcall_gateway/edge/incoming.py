@@ -14,8 +14,8 @@ from typing import Final, TypeAlias
 import grpc.aio
 
 from rowcall.tracing import TraceContext
-from rowcall_gateway.identity import Principal
-from rowcall_gateway.metadata import OPERATION, CallMetadata
+from rowcall_gateway.edge.identity import Principal
+from rowcall_gateway.edge.metadata import OPERATION, CallMetadata
 
 ServicerContext: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 """gRPC's context as the gateway sees it: messages are bytes to it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-from rowcall_gateway.failures import draining
+from rowcall_gateway.edge.failures import draining
 
 
 class Gate:

@@ -13,9 +13,9 @@ from rowcall.errors import RowcallError
 from rowcall.names import operation_name
 from rowcall.queue.model import LIVE, JobRow
 from rowcall.v1.job_pb2 import JobState
-from rowcall_gateway.failures import job_changed, job_finished, job_not_failed
-from rowcall_gateway.links import ShardLink
-from rowcall_gateway.reading import Place
+from rowcall_gateway.edge.failures import job_changed, job_finished, job_not_failed
+from rowcall_gateway.services.reading import Place
+from rowcall_gateway.shards.links import ShardLink
 
 FAILED = (JobState.JOB_STATE_FAILED,)
 

@@ -1,4 +1,4 @@
-"""From what a caller sent to what can be submitted: decoded, checked, under one key. Called by `calls` and `jobs`.
+"""From what a caller sent to what can be submitted: decoded, checked, under one key. Called by `job_calls` and `services.jobs`.
 
 The row keeps the bytes as they came; the decoded message is for the checks and the fingerprint.
 """
@@ -19,8 +19,8 @@ from rowcall.errors import RowcallError
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_service_pb2 import JobSpec
 from rowcall.validation import decode
-from rowcall_gateway.failures import too_large
-from rowcall_gateway.metadata import (
+from rowcall_gateway.edge.failures import too_large
+from rowcall_gateway.edge.metadata import (
     EARLIEST,
     IDEMPOTENCY_KEY,
     LATEST,

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from rowcall.errors import RowcallError
 from rowcall.names import is_tenant
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall_gateway.metadata import TENANT, CallMetadata
+from rowcall_gateway.edge.metadata import TENANT, CallMetadata
 
 DEFAULT_TENANT = "default"
 """The tenant of a caller that names none, where callers are believed."""

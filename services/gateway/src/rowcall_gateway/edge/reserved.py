@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rowcall_gateway.address import Address, cannot_listen
+from rowcall_gateway.edge.address import Address, cannot_listen
 
 
 @contextmanager

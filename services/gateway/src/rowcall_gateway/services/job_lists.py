@@ -24,11 +24,11 @@ from rowcall.v1.job_service_pb2 import (
     ListJobsRequest,
     ListJobsResponse,
 )
-from rowcall_gateway import tokens
-from rowcall_gateway.filters import job_filter, method_name, time_of
-from rowcall_gateway.incoming import IncomingCall
-from rowcall_gateway.reading import JobReader, check_parent
+from rowcall_gateway.edge.incoming import IncomingCall
 from rowcall_gateway.resources import Resources, timestamp
+from rowcall_gateway.services import tokens
+from rowcall_gateway.services.filters import job_filter, method_name, time_of
+from rowcall_gateway.services.reading import JobReader, check_parent
 
 DEFAULT_SIZE: Final = 100
 MOST: Final = 1000

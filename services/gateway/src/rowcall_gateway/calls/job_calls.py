@@ -1,4 +1,4 @@
-"""The life of a call that submits a job: submitted, named, waited for, answered. Called by `generic` and `jobs`.
+"""The life of a call that submits a job: submitted, named, waited for, answered. Called by `generic` and `services.jobs`.
 
 What is promised to the caller is in the contract: once the row is durable, its name is told and nothing the call does
 or suffers afterwards takes the job back, unless the method's policy says so (on_abandon).
@@ -19,10 +19,11 @@ from rowcall.names import operation_name
 from rowcall.options.v1.job_pb2 import OnAbandon
 from rowcall.queue.model import JobRow, Outcome, SubmitOutcome, Submitted
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall_gateway.background import Background
-from rowcall_gateway.deadlines import Budget
-from rowcall_gateway.drafts import Draft, Drafts
-from rowcall_gateway.failures import (
+from rowcall_gateway.calls.background import Background
+from rowcall_gateway.calls.drafts import Draft, Drafts
+from rowcall_gateway.calls.submissions import Flight, Submissions
+from rowcall_gateway.edge.deadlines import Budget
+from rowcall_gateway.edge.failures import (
     commit_unknown,
     deadline_too_short,
     key_required,
@@ -32,12 +33,11 @@ from rowcall_gateway.failures import (
     shard_silent,
     still_running,
 )
-from rowcall_gateway.incoming import IncomingCall
-from rowcall_gateway.links import ShardLink
+from rowcall_gateway.edge.incoming import IncomingCall
 from rowcall_gateway.resources import Resources, response_bytes, trace_id
-from rowcall_gateway.submissions import Flight, Submissions
-from rowcall_gateway.time_limits import TimeIsUp
-from rowcall_gateway.waiters import Slots
+from rowcall_gateway.shards.links import ShardLink
+from rowcall_gateway.shards.time_limits import TimeIsUp
+from rowcall_gateway.shards.waiters import Slots
 
 _ANSWERS_WITHIN: Final = 0.5
 """Seconds within which a shard that is well has taken a row, neighbours included: some hundred times a commit."""

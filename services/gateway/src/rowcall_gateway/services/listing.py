@@ -11,7 +11,7 @@ from rowcall.errors import RowcallError
 from rowcall.queue.model import DONE, LIVE, JobFilter, JobRow
 from rowcall.queue.protocol import JobStore
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall_gateway import tokens
+from rowcall_gateway.services import tokens
 
 DEFAULT_SIZE: Final = 50
 MOST: Final = 500

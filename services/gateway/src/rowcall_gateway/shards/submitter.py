@@ -19,8 +19,8 @@ from rowcall.errors import RowcallError
 from rowcall.queue.hints import Hint
 from rowcall.queue.model import Submission, SubmitOutcome, Submitted
 from rowcall.queue.protocol import JobStore
-from rowcall_gateway.failures import draining, internal, rebuilt
-from rowcall_gateway.time_limits import TimeIsUp, TimeLimits, Wake
+from rowcall_gateway.edge.failures import draining, internal, rebuilt
+from rowcall_gateway.shards.time_limits import TimeIsUp, TimeLimits, Wake
 
 PAUSE: Final = 0.003
 """Seconds without a call after which the flusher no longer waits for neighbours: a few calls' time at full speed."""

@@ -14,7 +14,7 @@ from uuid import UUID
 from rowcall.errors import RowcallError
 from rowcall.queue.model import JobRow
 from rowcall.queue.protocol import JobStore
-from rowcall_gateway.failures import internal, rebuilt
+from rowcall_gateway.edge.failures import internal, rebuilt
 
 BATCH: Final = 64
 """Jobs in one statement: with their answers they may be a mebibyte each."""

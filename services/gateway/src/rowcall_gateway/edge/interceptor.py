@@ -25,14 +25,14 @@ from rowcall import context as calls_context
 from rowcall.errors import Origin, RowcallError, envelope, grpc_code, read_envelope, reason_name, trailers
 from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall_gateway import incoming, telemetry
-from rowcall_gateway.failures import JobFailure, internal, too_large
-from rowcall_gateway.gate import Gate
-from rowcall_gateway.handlers import ByPath, Handler, MethodPath
-from rowcall_gateway.identity import TenantScope
-from rowcall_gateway.incoming import IncomingCall, ServicerContext
-from rowcall_gateway.metadata import OPERATION, read_metadata
-from rowcall_gateway.request_line import write_request_line
+from rowcall_gateway.edge import incoming, telemetry
+from rowcall_gateway.edge.failures import JobFailure, internal, too_large
+from rowcall_gateway.edge.gate import Gate
+from rowcall_gateway.edge.handlers import ByPath, Handler, MethodPath
+from rowcall_gateway.edge.identity import TenantScope
+from rowcall_gateway.edge.incoming import IncomingCall, ServicerContext
+from rowcall_gateway.edge.metadata import OPERATION, read_metadata
+from rowcall_gateway.edge.request_line import write_request_line
 
 PASSED_BY: Final = ("/grpc.health.", "/grpc.reflection.")
 """Services whose calls are nobody's, are answered even while the gateway drains, and are not logged."""

@@ -40,12 +40,12 @@ from rowcall.v1.queue_service_pb2 import (
     SetTenantWeightResponse,
 )
 from rowcall.v1.queue_service_pb2_grpc import QueueServiceServicer
-from rowcall_gateway import incoming
-from rowcall_gateway.everywhere import Answers, ask_everywhere, listed
-from rowcall_gateway.failures import not_known
-from rowcall_gateway.incoming import IncomingCall
-from rowcall_gateway.links import Links, ShardLink
+from rowcall_gateway.edge import incoming
+from rowcall_gateway.edge.failures import not_known
+from rowcall_gateway.edge.incoming import IncomingCall
 from rowcall_gateway.resources import timestamp
+from rowcall_gateway.shards.everywhere import Answers, ask_everywhere, listed
+from rowcall_gateway.shards.links import Links, ShardLink
 
 COUNTED: Final = 10_000
 """How far each shard counts; queue_service.proto says so."""

@@ -21,13 +21,13 @@ from google.rpc.error_details_pb2 import BadRequest
 
 from rowcall.errors import RowcallError
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall_gateway import incoming
-from rowcall_gateway.deadlines import Budget
-from rowcall_gateway.failures import not_found
-from rowcall_gateway.listing import Filter, read_page
-from rowcall_gateway.reading import JobReader
+from rowcall_gateway.edge import incoming
+from rowcall_gateway.edge.deadlines import Budget
+from rowcall_gateway.edge.failures import not_found
 from rowcall_gateway.resources import Resources
-from rowcall_gateway.waiters import UNHINTED, Slots
+from rowcall_gateway.services.listing import Filter, read_page
+from rowcall_gateway.services.reading import JobReader
+from rowcall_gateway.shards.waiters import UNHINTED, Slots
 
 
 class Operations(OperationsServicer):

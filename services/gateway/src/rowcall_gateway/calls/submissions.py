@@ -1,4 +1,4 @@
-"""Takes a call to its tenant's shard and makes it a row there. Called by `calls` and `jobs`."""
+"""Takes a call to its tenant's shard and makes it a row there. Called by `job_calls` and `services.jobs`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rowcall.queue.model import FollowUp, MethodIds, Submission, SubmitOutcome, 
 from rowcall.sharding import Router, Shard
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.validation import fingerprint
-from rowcall_gateway.drafts import Draft
-from rowcall_gateway.incoming import IncomingCall
-from rowcall_gateway.links import Links, ShardLink
-from rowcall_gateway.submitter import Ticket
-from rowcall_gateway.time_limits import TimeIsUp
+from rowcall_gateway.calls.drafts import Draft
+from rowcall_gateway.edge.incoming import IncomingCall
+from rowcall_gateway.shards.links import Links, ShardLink
+from rowcall_gateway.shards.submitter import Ticket
+from rowcall_gateway.shards.time_limits import TimeIsUp
 
 
 class Flight:

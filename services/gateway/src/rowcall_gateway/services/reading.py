@@ -14,9 +14,9 @@ from rowcall.queue.model import JobRow
 from rowcall.sharding import Router
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
-from rowcall_gateway.failures import not_found
-from rowcall_gateway.incoming import IncomingCall
-from rowcall_gateway.links import Links, ShardLink
+from rowcall_gateway.edge.failures import not_found
+from rowcall_gateway.edge.incoming import IncomingCall
+from rowcall_gateway.shards.links import Links, ShardLink
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from rowcall.errors import RowcallError
 from rowcall.queue.model import JobFilter
 from rowcall.v1 import job_service_pb2
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall_gateway.incoming import IncomingCall
-from rowcall_gateway.metadata import EARLIEST, LATEST
-from rowcall_gateway.reading import own_key
+from rowcall_gateway.edge.incoming import IncomingCall
+from rowcall_gateway.edge.metadata import EARLIEST, LATEST
+from rowcall_gateway.services.reading import own_key
 
 _TEXTS: Final = ("method", "queue", "error_fingerprint", "actor", "request_id")
 

@@ -16,9 +16,9 @@ from rowcall.errors import RowcallError, reason_name
 from rowcall.sharding.bounded import bounded
 from rowcall.sharding.faults import RETRY_AFTER, shard_unavailable
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall_gateway.deadlines import margin
-from rowcall_gateway.incoming import IncomingCall
-from rowcall_gateway.links import ShardLink
+from rowcall_gateway.edge.deadlines import margin
+from rowcall_gateway.edge.incoming import IncomingCall
+from rowcall_gateway.shards.links import ShardLink
 
 PATIENCE: Final = 5.0
 """Seconds that a shard has to answer, where the call leaves as much."""

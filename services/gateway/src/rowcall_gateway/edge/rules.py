@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from rowcall.catalogue.images import Catalogue
-from rowcall_gateway.interceptor import MethodRules
+from rowcall_gateway.edge.interceptor import MethodRules
 from rowcall_gateway.settings import GatewaySettings
 
 JOB_SERVICE: Final = "rowcall.v1.JobService"
