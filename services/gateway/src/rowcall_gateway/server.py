@@ -222,7 +222,9 @@ class Gateway:
         interceptor = CallInterceptor(
             scope=BelievedCallers(),
             gate=self._gate,
-            rules=Rules(catalogue, settings).of,
+            rules=Rules(
+                catalogue, max_request_bytes=settings.max_request_bytes, max_batch_bytes=settings.max_batch_bytes
+            ).of,
             spans=None if self._tracer_provider is None else span_interceptor(self._tracer_provider),
         )
         served = Collected()

@@ -7,7 +7,6 @@ from typing import Final
 
 from rowcall.catalogue.images import Catalogue
 from rowcall_gateway.edge.interceptor import MethodRules
-from rowcall_gateway.settings import GatewaySettings
 
 JOB_SERVICE: Final = "rowcall.v1.JobService"
 OPERATIONS: Final = "google.longrunning.Operations"
@@ -30,8 +29,14 @@ def method_paths(catalogue: Catalogue, services: Iterable[str]) -> list[str]:
 class Rules:
     """The rules of every method of one catalogue."""
 
-    def __init__(self, catalogue: Catalogue, settings: GatewaySettings) -> None:
-        self._limit = settings.max_request_bytes
+    def __init__(self, catalogue: Catalogue, *, max_request_bytes: int, max_batch_bytes: int) -> None:
+        """
+        Args:
+            catalogue: What is served.
+            max_request_bytes: The largest request of a method.
+            max_batch_bytes: The largest one of those that bring many calls.
+        """
+        self._limit = max_request_bytes
         self._rules = {
             method.path: MethodRules(limit_bytes=self._limit, writes=True, request_type=method.request_type)
             for method in catalogue.methods.values()
@@ -40,7 +45,7 @@ class Rules:
             for method in catalogue.pool.FindServiceByName(service).methods:
                 name = f"{service}/{method.name}"
                 self._rules[f"/{name}"] = MethodRules(
-                    limit_bytes=settings.max_batch_bytes if name in _SUBMITTING else self._limit,
+                    limit_bytes=max_batch_bytes if name in _SUBMITTING else self._limit,
                     writes=name in _SUBMITTING,
                     request_type=method.input_type.full_name,
                 )
