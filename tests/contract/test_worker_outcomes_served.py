@@ -16,8 +16,8 @@ from rowcall.errors import status_of
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall_worker import AsyncOutcomeInterceptor, Cancel, Fail, OutcomeInterceptor, Retry, Snooze
-from rowcall_worker.outcome_values import OutcomeValue
 from rowcall_worker.probe import ProbeServicer
+from rowcall_worker.serving.outcome_values import OutcomeValue
 
 GONE = ResourceInfo(resource_name="page 7")
 

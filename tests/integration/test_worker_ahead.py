@@ -11,9 +11,10 @@ import pytest
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
-from rowcall_worker import claimer, executor
-from rowcall_worker.context import AsyncJobContext, SyncJobContext
-from rowcall_worker.slots import Slots
+from rowcall_worker.claiming import claimer
+from rowcall_worker.running import executor
+from rowcall_worker.running.slots import Slots
+from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_worker import Calls, Job, Workers, serve
 from tests.waiting import until
 

@@ -17,7 +17,7 @@ from rowcall.errors import read_envelope
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall.queue.hints import Listener, done_channel, parse_done
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
-from rowcall_worker.context import AsyncJobContext, SyncJobContext
+from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_cluster import Cluster
 from tests.fix_worker import Call, Calls, Job, Workers, error_of, serve
 from tests.waiting import until
@@ -130,7 +130,7 @@ async def test_a_sync_handler_is_told(calls: Calls, workers: Workers) -> None:
 
 @pytest.mark.hinted("only a hint could tell in time")
 async def test_a_hint_tells_the_worker_at_once(calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rowcall_worker.lease._MAX_INTERVAL", NEVER)
+    monkeypatch.setattr("rowcall_worker.membership.lease._MAX_INTERVAL", NEVER)
     handler = Handler()
     job = await running(calls, workers, handler, lease=3 * NEVER)
     await calls.cancel(job)
@@ -169,7 +169,7 @@ async def test_a_cancelled_job_that_is_handed_back_is_told_to_who_waits(
     if not cluster.access.hints:
         pytest.skip("nobody can be told without hints")
     # The worker does not hear of it while it runs.
-    monkeypatch.setattr("rowcall_worker.lease._MAX_INTERVAL", NEVER)
+    monkeypatch.setattr("rowcall_worker.membership.lease._MAX_INTERVAL", NEVER)
     handler, waiter = Handler(), uuid4()
     worker_settings = {"lease": 3 * NEVER}
     worker = await workers.start(serve(echo=handler.echo), **worker_settings)
@@ -197,7 +197,7 @@ async def test_a_job_that_is_cancelled_instead_of_tried_again_is_told_of_beside_
     cluster: Cluster, calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its worker cannot know before it is settled that this is its end."""
-    monkeypatch.setattr("rowcall_worker.lease._MAX_INTERVAL", NEVER)
+    monkeypatch.setattr("rowcall_worker.membership.lease._MAX_INTERVAL", NEVER)
     let_go, waiter = asyncio.Event(), uuid4()
     started = 0
 

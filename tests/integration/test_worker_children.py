@@ -17,8 +17,8 @@ from rowcall.probe.v1.probe_pb2 import AwaitRequest, EchoRequest, EchoResponse
 from rowcall.queue.model import JobRow
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker import Fail
-from rowcall_worker.children import MAX_CHILDREN
-from rowcall_worker.context import AsyncJobContext, SyncJobContext
+from rowcall_worker.serving.children import MAX_CHILDREN
+from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from rowcall_worker.shard import ShardWorker
 from tests.fix_cluster import Cluster
 from tests.fix_worker import Call, Calls, Job, Workers, error_of, serve

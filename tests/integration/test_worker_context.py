@@ -16,7 +16,7 @@ from rowcall import context as call_context
 from rowcall.context import CallContext
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall_worker import JobContext
-from rowcall_worker.context import AsyncJobContext, SyncJobContext
+from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_worker import Call, Calls, Job, Workers, error_of, serve
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"

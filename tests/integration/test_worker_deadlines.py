@@ -13,7 +13,7 @@ from rowcall.errors import read_envelope
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall.queue.model import JobRow
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
-from rowcall_worker.context import AsyncJobContext
+from rowcall_worker.serving.context import AsyncJobContext
 from tests.fix_worker import Calls, Workers, error_of, serve
 from tests.waiting import until
 

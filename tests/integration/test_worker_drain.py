@@ -17,8 +17,8 @@ from rowcall.queue.hints import Hint
 from rowcall.queue.model import ClaimedJob, Settled, Settlement
 from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
-from rowcall_worker.context import AsyncJobContext, SyncJobContext
-from rowcall_worker.settler import WRITERS
+from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
+from rowcall_worker.settling.settler import WRITERS
 from tests.fix_cluster import Cluster
 from tests.fix_worker import Calls, Job, Workers, serve
 from tests.waiting import until

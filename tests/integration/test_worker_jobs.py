@@ -33,7 +33,7 @@ from rowcall.probe.v1.probe_pb2 import (
 from rowcall.queue.model import JobRow
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
 from rowcall_worker import finished
-from rowcall_worker.context import AsyncJobContext, SyncJobContext
+from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_worker import Call, Calls, PolicyChanges, Workers, error_of, serve
 from tests.waiting import until
 
@@ -98,7 +98,7 @@ async def test_transient_failures_are_tried_again(calls: Calls, workers: Workers
 async def test_a_retry_is_not_held_up_by_the_rounds_of_housekeeping(
     calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rowcall_worker.maintenance.PROMOTE_EVERY", 60.0)
+    monkeypatch.setattr("rowcall_worker.upkeep.maintenance.PROMOTE_EVERY", 60.0)
     await workers.start()
     job = await calls.submit("Await", AwaitRequest(fail_code=Code.ABORTED, fail_attempts=4), policy=AT_ONCE)
     assert (await calls.done(job)).attempt == 5

@@ -26,7 +26,7 @@ from rowcall.sharding import GATEWAY_WORKLOADS, Router
 from rowcall.sharding.placement import place
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
-from rowcall_worker.context import AsyncJobContext, SyncJobContext
+from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_cluster import Cluster, RestartableCluster
 from tests.fix_worker import Calls, Workers, error_of, serve
 from tests.gate import Gate
@@ -297,7 +297,7 @@ async def test_jobs_of_a_claim_that_was_lost_on_its_way_back_are_found_again(
     monkeypatch.setattr(PostgresWorkQueue, "claim", claim_and_lose)
     monkeypatch.setattr(PostgresWorkQueue, "claim_alone", claim_alone_and_tell)
     # Found when the first identity is retired, not by chance of the next round.
-    monkeypatch.setattr("rowcall_worker.maintenance.BURY_EVERY", 60.0)
+    monkeypatch.setattr("rowcall_worker.upkeep.maintenance.BURY_EVERY", 60.0)
     worker = await workers.start(serve(echo=handler.echo))
     running = await calls.submit("Echo", EchoRequest())
     await until(lambda: handler.started == 1)
@@ -370,7 +370,7 @@ async def test_a_worker_is_guarded_by_its_session_but_not_through_a_transaction_
     cluster: Cluster, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # From its start on, not from the first beat.
-    monkeypatch.setattr("rowcall_worker.lease._MAX_INTERVAL", timedelta(minutes=10))
+    monkeypatch.setattr("rowcall_worker.membership.lease._MAX_INTERVAL", timedelta(minutes=10))
     long = timedelta(minutes=30)
 
     async def guarded() -> list[bool]:

@@ -17,7 +17,7 @@ from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall.queue.model import JobRow
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
 from rowcall_worker import Cancel, Fail, Retry, Snooze
-from rowcall_worker.context import AsyncJobContext, JobContext, SyncJobContext
+from rowcall_worker.serving.context import AsyncJobContext, JobContext, SyncJobContext
 from tests.fix_worker import Calls, Workers, error_of, serve
 
 

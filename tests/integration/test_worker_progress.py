@@ -14,7 +14,7 @@ from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall.queue.model import Progress
 from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.v1.job_pb2 import JobState
-from rowcall_worker.context import AsyncJobContext, SyncJobContext
+from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_cluster import Cluster
 from tests.fix_worker import Calls, Workers, serve
 from tests.waiting import until

@@ -19,7 +19,7 @@ from rowcall.queue.hints import Listener, done_channel, parse_done
 from rowcall.queue.model import ClaimedJob
 from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.v1.job_pb2 import JobState
-from rowcall_worker.context import AsyncJobContext, SyncJobContext
+from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_cluster import Cluster
 from tests.fix_worker import PROBE, Call, Calls, Workers, serve
 from tests.waiting import until

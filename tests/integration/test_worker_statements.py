@@ -10,10 +10,10 @@ import pytest
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall.queue.postgres import PostgresWorkQueue
-from rowcall_worker import claimer
-from rowcall_worker.claimer import BATCH
-from rowcall_worker.context import AsyncJobContext, SyncJobContext
-from rowcall_worker.executor import Attempt
+from rowcall_worker.claiming import claimer
+from rowcall_worker.claiming.claimer import BATCH
+from rowcall_worker.running.executor import Attempt
+from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_worker import Calls, Workers, serve
 
 JOBS = 2 * BATCH

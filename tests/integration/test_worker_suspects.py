@@ -18,8 +18,8 @@ from rowcall.queue.model import Settled, Settlement
 from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.sharding.placement import place
 from rowcall.v1.job_pb2 import JobState
-from rowcall_worker import suspects
-from rowcall_worker.context import AsyncJobContext, SyncJobContext
+from rowcall_worker.claiming import suspects
+from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_cluster import Cluster
 from tests.fix_worker import PROBE, Call, Calls, Job, Workers, serve
 from tests.waiting import until
@@ -300,7 +300,7 @@ async def test_a_suspect_runs_only_when_the_outcome_of_the_one_before_is_written
 async def test_a_handler_that_was_given_up_keeps_suspects_from_running_only_for_a_while(
     cluster: Cluster, calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch, looks: Looks
 ) -> None:
-    monkeypatch.setattr("rowcall_worker.executor.CANCEL_GRACE", timedelta(milliseconds=50))
+    monkeypatch.setattr("rowcall_worker.running.executor.CANCEL_GRACE", timedelta(milliseconds=50))
     let_go = asyncio.Event()
     started: list[bytes] = []
 
@@ -333,7 +333,7 @@ async def test_a_suspect_is_left_to_others_while_handlers_that_were_given_up_hav
     cluster: Cluster, calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch, looks: Looks
 ) -> None:
     """In threads, whose handlers nobody can stop: behind them its time would run out before it began."""
-    monkeypatch.setattr("rowcall_worker.executor.CANCEL_GRACE", timedelta(milliseconds=50))
+    monkeypatch.setattr("rowcall_worker.running.executor.CANCEL_GRACE", timedelta(milliseconds=50))
     monkeypatch.setattr(suspects, "_BESIDE_STUCK", timedelta(seconds=1))
     let_go = threading.Event()
     started: list[bytes] = []

@@ -24,7 +24,7 @@ from rowcall.queue.model import AttemptRow, JobRow
 from rowcall.sharding.placement import place
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker import Cancel, Fail, Retry, finished
-from rowcall_worker.context import AsyncJobContext, SyncJobContext
+from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_cluster import Cluster
 from tests.fix_worker import Calls, Job, PolicyChanges, Workers, error_of, serve
 from tests.postgres_proxy import PostgresProxy

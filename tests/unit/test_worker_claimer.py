@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from rowcall_worker.claimer import Source, share_out
-from rowcall_worker.shares import Share
-from rowcall_worker.slots import Cap
+from rowcall_worker.claiming.claimer import Source, share_out
+from rowcall_worker.claiming.shares import Share
+from rowcall_worker.running.slots import Cap
 
 
 def source(number: int, weight: float = 1.0, cap: int | None = None, turn: float = 0.0) -> Source:

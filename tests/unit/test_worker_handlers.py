@@ -14,9 +14,9 @@ from rowcall.catalogue.images import load_catalogue
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceServicer, add_ProbeServiceServicer_to_server
 from rowcall_worker import RegistrationError, Worker, WorkerSettings
-from rowcall_worker.descriptors import image_of
-from rowcall_worker.handlers import Registry
 from rowcall_worker.probe import ProbeServicer
+from rowcall_worker.serving.descriptors import image_of
+from rowcall_worker.serving.handlers import Registry
 
 PROBE = "rowcall.probe.v1.ProbeService"
 CATALOGUE = load_catalogue().methods

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import structlog
 
-from rowcall_worker.looplag import LoopLag
+from rowcall_worker.membership.looplag import LoopLag
 
 
 def lines(logs: list[structlog.typing.EventDict]) -> int:

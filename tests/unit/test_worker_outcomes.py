@@ -21,9 +21,10 @@ from rowcall.probe.v1.probe_pb2 import EchoResponse, RunResponse
 from rowcall.queue.model import ClaimedJob, PolicyRow
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
-from rowcall_worker import OperationFailed, finished, outcomes, response
-from rowcall_worker.attempt import AttemptState
-from rowcall_worker.context import AsyncJobContext, SyncJobContext
+from rowcall_worker import OperationFailed, finished, response
+from rowcall_worker.running import outcomes
+from rowcall_worker.serving.attempt import AttemptState
+from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

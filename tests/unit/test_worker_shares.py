@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from rowcall_worker.claiming.shares import QueueChoice, Shares
+from rowcall_worker.running.slots import Cap
 from rowcall_worker.settings import WorkerSettings
-from rowcall_worker.shares import QueueChoice, Shares
-from rowcall_worker.slots import Cap
 
 DATABASES = {"catalogue": "postgresql:///c", "shards": {"a": "postgresql:///a"}}
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from rowcall_worker.slots import AHEAD, MOST_AHEAD, Slots
+from rowcall_worker.running.slots import AHEAD, MOST_AHEAD, Slots
 
 
 async def test_slots_are_taken_and_given_back() -> None:
@@ -87,7 +87,7 @@ class Pace:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capacity: int) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("rowcall_worker.slots.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("rowcall_worker.running.slots.time.monotonic", lambda: self.now)
         self.slots = Slots(capacity)
 
     def end(self, count: int, seconds: float) -> None:

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from rowcall_worker.slots import Slots
-from rowcall_worker.solitude import Solitude
+from rowcall_worker.claiming.solitude import Solitude
+from rowcall_worker.running.slots import Slots
 from tests.waiting import until
 
 

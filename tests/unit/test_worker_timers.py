@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from rowcall_worker import timers
-from rowcall_worker.timers import WIDTH, Timers
+from rowcall_worker.running import timers
+from rowcall_worker.running.timers import WIDTH, Timers
 
 
 @pytest.fixture(autouse=True)

@@ -5,11 +5,11 @@ the job and can be done for it, `Snooze`, `Retry`, `Cancel` and `Fail` to say wh
 needs: `Worker` and `WorkerSettings`.
 """
 
-from rowcall_worker.context import AsyncJobContext, JobContext, SyncJobContext
-from rowcall_worker.handlers import RegistrationError
-from rowcall_worker.operations import OperationFailed, finished, response
-from rowcall_worker.outcome_values import Cancel, Fail, Retry, Snooze
-from rowcall_worker.served import AsyncOutcomeInterceptor, OutcomeInterceptor
+from rowcall_worker.serving.context import AsyncJobContext, JobContext, SyncJobContext
+from rowcall_worker.serving.handlers import RegistrationError
+from rowcall_worker.serving.operations import OperationFailed, finished, response
+from rowcall_worker.serving.outcome_values import Cancel, Fail, Retry, Snooze
+from rowcall_worker.serving.served import AsyncOutcomeInterceptor, OutcomeInterceptor
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.worker import Worker
 

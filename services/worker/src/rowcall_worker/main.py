@@ -23,8 +23,8 @@ from rowcall.errors import RowcallError
 from rowcall.garbage import spare_collections
 from rowcall.processes import Member, supervise
 from rowcall.settings import SettingsError, load_settings, refuse
-from rowcall_worker.alive import file_of, sign_of_life, signs_of_several
-from rowcall_worker.handlers import RegistrationError
+from rowcall_worker.membership.alive import file_of, sign_of_life, signs_of_several
+from rowcall_worker.serving.handlers import RegistrationError
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.worker import Worker
 

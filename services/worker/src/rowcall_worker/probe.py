@@ -20,8 +20,8 @@ from rowcall.errors import RowcallError
 from rowcall.probe.v1.probe_pb2 import AwaitRequest, AwaitResponse, EchoRequest, EchoResponse, RunRequest, RunResponse
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceServicer
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall_worker.context import JobContext
-from rowcall_worker.operations import finished
+from rowcall_worker.serving.context import JobContext
+from rowcall_worker.serving.operations import finished
 
 EXIT_CODE = 70
 """What a worker exits with when a probe ends it (EX_SOFTWARE of sysexits.h)."""

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from rowcall_worker.handlers import RegistrationError
+from rowcall_worker.serving.handlers import RegistrationError
 
 if TYPE_CHECKING:
     from rowcall_worker.worker import Worker

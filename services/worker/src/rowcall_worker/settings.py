@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Final
 from pydantic import BeforeValidator, Field, field_validator
 
 from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFiles
-from rowcall_worker.shares import QueueChoice
+from rowcall_worker.claiming.shares import QueueChoice
 
 _SERVICER: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _MIN_LEASE: Final = timedelta(seconds=1)

@@ -25,22 +25,22 @@ from rowcall.queue.model import ClaimedJob, QueueRow
 from rowcall.queue.postgres import PostgresWorkQueue
 from rowcall.queue.renewal import LeaseRenewal
 from rowcall.sharding import Shard, Workload
-from rowcall_worker.abilities import Abilities, transaction_limits
-from rowcall_worker.children import Children
-from rowcall_worker.claimer import Claimer
-from rowcall_worker.executor import Attempt, Executor
-from rowcall_worker.handlers import ServedMethod
-from rowcall_worker.intake import Intake
-from rowcall_worker.looplag import LoopLag
-from rowcall_worker.maintainer import Maintainer
-from rowcall_worker.maintenance import Maintenance, Telling
-from rowcall_worker.progress import ProgressBoard
-from rowcall_worker.registration import Registrar, Registration
+from rowcall_worker.claiming.claimer import Claimer
+from rowcall_worker.claiming.intake import Intake
+from rowcall_worker.claiming.shares import Share, Shares
+from rowcall_worker.claiming.solitude import Solitude
+from rowcall_worker.claiming.suspects import Suspects
+from rowcall_worker.membership.looplag import LoopLag
+from rowcall_worker.membership.registration import Registrar, Registration
+from rowcall_worker.running.executor import Attempt, Executor
+from rowcall_worker.serving.abilities import Abilities, transaction_limits
+from rowcall_worker.serving.children import Children
+from rowcall_worker.serving.handlers import ServedMethod
+from rowcall_worker.serving.progress import ProgressBoard
 from rowcall_worker.settings import WorkerSettings
-from rowcall_worker.settler import Settler
-from rowcall_worker.shares import Share, Shares
-from rowcall_worker.solitude import Solitude
-from rowcall_worker.suspects import Suspects
+from rowcall_worker.settling.settler import Settler
+from rowcall_worker.upkeep.maintainer import Maintainer
+from rowcall_worker.upkeep.maintenance import Maintenance, Telling
 
 DEDICATED_CONNECTIONS: Final = 3
 """A shard's connections beside the pools: lease, listening, hints. A change of identity briefly makes it four."""

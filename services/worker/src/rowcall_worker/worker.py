@@ -25,15 +25,15 @@ from rowcall.probe.v1.probe_pb2_grpc import add_ProbeServiceServicer_to_server
 from rowcall.sharding import WORKER_WORKLOADS, Router
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_worker import servicers
-from rowcall_worker.descriptors import image_of
-from rowcall_worker.executor import Executor
-from rowcall_worker.handlers import RegistrationError, Registry, Served
-from rowcall_worker.looplag import LoopLag
+from rowcall_worker.claiming.shares import Shares
+from rowcall_worker.claiming.solitude import Solitude
+from rowcall_worker.membership.looplag import LoopLag
 from rowcall_worker.probe import ProbeServicer
+from rowcall_worker.running.executor import Executor
+from rowcall_worker.serving.descriptors import image_of
+from rowcall_worker.serving.handlers import RegistrationError, Registry, Served
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.shard import DEDICATED_CONNECTIONS, ShardWorker
-from rowcall_worker.shares import Shares
-from rowcall_worker.solitude import Solitude
 
 _PROBE: Final = "rowcall.probe.v1.ProbeService"
 _NO_PORT: Final = (

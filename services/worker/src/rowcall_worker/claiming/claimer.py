@@ -24,12 +24,12 @@ import structlog
 from rowcall.queue.marks import LowWaterMark
 from rowcall.queue.model import ClaimedJob
 from rowcall.queue.protocol import WorkQueue
-from rowcall_worker.intake import Intake
-from rowcall_worker.registration import Registrar, Registration
-from rowcall_worker.settler import Settler
-from rowcall_worker.shares import Share
-from rowcall_worker.slots import Slots
-from rowcall_worker.solitude import Solitude
+from rowcall_worker.claiming.intake import Intake
+from rowcall_worker.claiming.shares import Share
+from rowcall_worker.claiming.solitude import Solitude
+from rowcall_worker.membership.registration import Registrar, Registration
+from rowcall_worker.running.slots import Slots
+from rowcall_worker.settling.settler import Settler
 
 BATCH: Final = 300
 """The most jobs in one claim."""

@@ -22,11 +22,11 @@ import structlog
 from rowcall.errors import RowcallError
 from rowcall.queue.model import ClaimedJob, Renewed, Running, Settlement
 from rowcall.queue.protocol import WorkQueue
-from rowcall_worker.abilities import Abilities
-from rowcall_worker.executor import Attempt, Executor
-from rowcall_worker.lease import Lease, Renewal
-from rowcall_worker.looplag import LoopLag
-from rowcall_worker.settler import Outcome, Settler
+from rowcall_worker.membership.lease import Lease, Renewal
+from rowcall_worker.membership.looplag import LoopLag
+from rowcall_worker.running.executor import Attempt, Executor
+from rowcall_worker.serving.abilities import Abilities
+from rowcall_worker.settling.settler import Outcome, Settler
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0

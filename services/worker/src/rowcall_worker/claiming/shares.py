@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from rowcall_worker.slots import Cap
+from rowcall_worker.running.slots import Cap
 
 # As rowcall.catalogue.policy has them, and the default queue's.
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")

@@ -1,4 +1,4 @@
-"""What a handler can say of its job instead of answering: exceptions that it raises. Read by `rowcall_worker.outcomes`.
+"""What a handler can say of its job instead of answering: exceptions that it raises. Read by `rowcall_worker.running.outcomes`.
 
 `raise Snooze(timedelta(minutes=5))`, or `context.snooze(timedelta(minutes=5))`, which does the same.
 """

@@ -1,6 +1,6 @@
 """Whether this process runs one job and nothing else: the gate that claimers of every shard pass before they claim.
 
-Suspects (jobs whose worker died) run alone, so that what kills its worker is known. `rowcall_worker.suspects` shuts the
+Suspects (jobs whose worker died) run alone, so that what kills its worker is known. `rowcall_worker.claiming.suspects` shuts the
 gate for a shard, waits until nothing runs in the process, runs them, and opens it. While one shard has it shut, the
 others wait for their turn. Ordinary work then has as long as it was kept waiting before the gate is shut again
 while jobs run: neither starves the other.
@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from rowcall_worker.slots import Slots
+from rowcall_worker.running.slots import Slots
 
 _LONGEST_REST: Final = 60.0
 """Seconds of ordinary work after the gate was shut, at most; at least as long as it was shut."""

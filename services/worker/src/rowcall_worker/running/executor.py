@@ -28,16 +28,16 @@ from rowcall.queue.model import ClaimedJob, PolicyRow, Settlement
 from rowcall.queue.submitting import ChildRefusedError
 from rowcall.queue.transaction import TransactionFault, too_long
 from rowcall.v1.job_pb2 import JobState
-from rowcall_worker import outcomes, reports
-from rowcall_worker.abilities import Abilities
-from rowcall_worker.attempt import AttemptState
-from rowcall_worker.children import refusal
-from rowcall_worker.context import AsyncJobContext, SyncJobContext
-from rowcall_worker.handlers import ServedMethod
-from rowcall_worker.outcome_values import OutcomeValue
-from rowcall_worker.slots import Cap, Slots
-from rowcall_worker.timers import Timer, Timers
-from rowcall_worker.transaction import AttemptTransaction
+from rowcall_worker.running import outcomes, reports
+from rowcall_worker.running.slots import Cap, Slots
+from rowcall_worker.running.timers import Timer, Timers
+from rowcall_worker.serving.abilities import Abilities
+from rowcall_worker.serving.attempt import AttemptState
+from rowcall_worker.serving.children import refusal
+from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
+from rowcall_worker.serving.handlers import ServedMethod
+from rowcall_worker.serving.outcome_values import OutcomeValue
+from rowcall_worker.serving.transaction import AttemptTransaction
 
 CANCEL_GRACE: Final = timedelta(seconds=1)
 """How long a handler may clean up after its end was asked for before the attempt is settled without it."""

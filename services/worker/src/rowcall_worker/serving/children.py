@@ -1,6 +1,6 @@
 """Jobs that handlers submit: checked at the call, kept with the attempt, written with its settlement if that counts.
 
-Handlers reach `Children.draft` through `context.submit`; `rowcall_worker.settler` asks for the rows.
+Handlers reach `Children.draft` through `context.submit`; `rowcall_worker.settling.settler` asks for the rows.
 """
 
 from __future__ import annotations

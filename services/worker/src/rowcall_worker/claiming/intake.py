@@ -14,11 +14,11 @@ from rowcall.queue.model import ClaimedJob, PolicyRow
 from rowcall.queue.protocol import WorkQueue
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
-from rowcall_worker.executor import Attempt, Executor
-from rowcall_worker.handlers import ServedMethod
-from rowcall_worker.maintenance import Telling
-from rowcall_worker.registration import Registrar, Registration
-from rowcall_worker.slots import Cap
+from rowcall_worker.membership.registration import Registrar, Registration
+from rowcall_worker.running.executor import Attempt, Executor
+from rowcall_worker.running.slots import Cap
+from rowcall_worker.serving.handlers import ServedMethod
+from rowcall_worker.upkeep.maintenance import Telling
 
 
 class Intake:

@@ -1,6 +1,6 @@
 """Writes outcomes to one shard, many to a commit, and then tells the gateways that wait.
 
-Outcomes come from `rowcall_worker.registration`. While one batch is being written the next one gathers, so that a lone
+Outcomes come from `rowcall_worker.membership.registration`. While one batch is being written the next one gathers, so that a lone
 result leaves at once and a flood shares commits. A result counts only if its lease number still does: the shard's
 answer says so. What the shard could not take is tried again while the lease holds.
 """
@@ -24,9 +24,9 @@ from rowcall.queue.protocol import WorkQueue
 from rowcall.queue.submitting import ChildRefusedError
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
-from rowcall_worker import outcomes
-from rowcall_worker.executor import Attempt, refused_settlement
-from rowcall_worker.transaction import AttemptTransaction
+from rowcall_worker.running import outcomes
+from rowcall_worker.running.executor import Attempt, refused_settlement
+from rowcall_worker.serving.transaction import AttemptTransaction
 
 BATCH: Final = 1000
 """The most outcomes in one commit."""

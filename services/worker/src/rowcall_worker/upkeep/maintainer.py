@@ -15,8 +15,8 @@ from uuid import UUID
 import structlog
 
 from rowcall.queue.protocol import HISTORY_DAYS, WorkQueue
-from rowcall_worker.chores import Chore, Chores
-from rowcall_worker.maintenance import Telling
+from rowcall_worker.upkeep.chores import Chore, Chores
+from rowcall_worker.upkeep.maintenance import Telling
 
 ROLE: Final = "maintainer"
 TERM: Final = timedelta(seconds=10)

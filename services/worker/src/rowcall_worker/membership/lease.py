@@ -3,7 +3,7 @@
 Not from the event loop: a handler that blocks the loop must not cost the lease of everything else that runs. (One that
 holds the interpreter lock for longer than the lease does: the worker is then fenced off, and notices.)
 
-Used by `rowcall_worker.registration`. Each renewal tells how late the event loop is, and brings back what the worker
+Used by `rowcall_worker.membership.registration`. Each renewal tells how late the event loop is, and brings back what the worker
 must know: which of its jobs are to be cancelled, which queues are paused. The lease is over when the shard says so, or when it could not be renewed in time:
 counted from before a renewal was sent, so that this side gives up before the shard does.
 """

@@ -2,7 +2,7 @@
 
 A process that runs nothing takes suspects at once. A busy one goes quiet for them when one has waited too long: it
 claims no more, lets what runs end, and runs them one by one. Only one worker of a shard does that at a time (by an
-election), for a while at most, and ordinary work has as long before the next time (`rowcall_worker.solitude`). How
+election), for a while at most, and ordinary work has as long before the next time (`rowcall_worker.claiming.solitude`). How
 long it waits for quiet depends on how long the suspect has waited: attempts that take minutes do not idle a whole
 worker for a suspect of a second ago, and another may have the role after it.
 """
@@ -22,13 +22,13 @@ import structlog
 
 from rowcall.errors import RowcallError
 from rowcall.queue.protocol import WorkQueue
-from rowcall_worker.chores import Chore, Chores
-from rowcall_worker.executor import Attempt, Executor
-from rowcall_worker.handlers import ServedMethod
-from rowcall_worker.intake import Intake
-from rowcall_worker.registration import Registrar, Registration
-from rowcall_worker.settler import Settler
-from rowcall_worker.solitude import Solitude
+from rowcall_worker.claiming.intake import Intake
+from rowcall_worker.claiming.solitude import Solitude
+from rowcall_worker.membership.registration import Registrar, Registration
+from rowcall_worker.running.executor import Attempt, Executor
+from rowcall_worker.serving.handlers import ServedMethod
+from rowcall_worker.settling.settler import Settler
+from rowcall_worker.upkeep.chores import Chore, Chores
 
 EVERY: Final = 0.5
 """Seconds between looks for suspects."""

@@ -1,6 +1,6 @@
 """What an attempt came to: result, retry, cancel or fail, as the settlement to be written.
 
-Called by `rowcall_worker.executor` when a handler has returned or raised. Which errors are tried again:
+Called by `rowcall_worker.running.executor` when a handler has returned or raised. Which errors are tried again:
 
 - the statuses of a handler's own that its method's policy names, by default gRPC's transient codes: UNAVAILABLE,
   RESOURCE_EXHAUSTED, ABORTED, DEADLINE_EXCEEDED; and errors of the worker's own with one of these;
@@ -31,10 +31,10 @@ from rowcall.errors import DETAILS_KEY, Origin, RowcallError, envelope, handler_
 from rowcall.queue.model import PolicyRow, Settlement
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
-from rowcall_worker.attempt import AttemptState
-from rowcall_worker.handlers import ServedMethod
-from rowcall_worker.operations import packed_type
-from rowcall_worker.outcome_values import Fail, OutcomeValue, Retry, Snooze
+from rowcall_worker.serving.attempt import AttemptState
+from rowcall_worker.serving.handlers import ServedMethod
+from rowcall_worker.serving.operations import packed_type
+from rowcall_worker.serving.outcome_values import Fail, OutcomeValue, Retry, Snooze
 
 TRANSIENT: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.DEADLINE_EXCEEDED})
 """The codes of google.rpc that say: the same again may well succeed."""

@@ -1,7 +1,7 @@
 """Keeps a shard's jobs moving beside the work: due ones are made ready, those of dead workers taken back.
 
 Every worker does it on every shard, in small batches that pass each other by; there is no leader to lose. What only one
-needs to do is in `rowcall_worker.maintainer`.
+needs to do is in `rowcall_worker.upkeep.maintainer`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import structlog
 from rowcall.queue.model import Rescued
 from rowcall.queue.protocol import WorkQueue
 from rowcall.v1.job_pb2 import JobState
-from rowcall_worker.chores import Chore, Chores
+from rowcall_worker.upkeep.chores import Chore, Chores
 
 PROMOTE_BATCH: Final = 1000
 RESCUE_BATCH: Final = 100

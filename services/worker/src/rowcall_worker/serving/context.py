@@ -1,6 +1,6 @@
 """The context that a handler gets: gRPC's own, as far as a row can carry it, and what is known of the job.
 
-Made by `rowcall_worker.executor` for each attempt. `AsyncJobContext` stands in for grpc.aio.ServicerContext,
+Made by `rowcall_worker.running.executor` for each attempt. `AsyncJobContext` stands in for grpc.aio.ServicerContext,
 `SyncJobContext` for grpc.ServicerContext; both are a `JobContext`, by which a servicer that is also served directly
 can tell where it runs. What differs from a served call is listed in docs/servicers.md.
 """
@@ -19,8 +19,8 @@ import psycopg
 from google.protobuf.message import Message
 from psycopg.rows import TupleRow
 
-from rowcall_worker.attempt import AttemptState
-from rowcall_worker.outcome_values import Fail, Retry, Snooze
+from rowcall_worker.serving.attempt import AttemptState
+from rowcall_worker.serving.outcome_values import Fail, Retry, Snooze
 
 
 class Metadatum(NamedTuple):

@@ -1,7 +1,7 @@
 """The transaction of one attempt, begun when its handler first asks for it (`context.transaction()`).
 
-Made by `rowcall_worker.context`. When the handler has ended, `rowcall_worker.executor` takes the connection from it,
-and `rowcall_worker.settler` settles inside the transaction, or rolls it back.
+Made by `rowcall_worker.serving.context`. When the handler has ended, `rowcall_worker.running.executor` takes the connection from it,
+and `rowcall_worker.settling.settler` settles inside the transaction, or rolls it back.
 """
 
 from __future__ import annotations

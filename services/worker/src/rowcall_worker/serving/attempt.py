@@ -1,6 +1,6 @@
 """What an attempt is and what its handler has said and done so far.
 
-Shared by the context that the handler gets (`rowcall_worker.context`) and by `rowcall_worker.executor`, which runs it.
+Shared by the context that the handler gets (`rowcall_worker.serving.context`) and by `rowcall_worker.running.executor`, which runs it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from rowcall.context import CallContext
 from rowcall.names import operation_name
 from rowcall.queue.model import ClaimedJob
 from rowcall.tracing import TraceContext, new_span_id
-from rowcall_worker.abilities import Abilities
-from rowcall_worker.children import MAX_CHILDREN, Child, child_name, too_many
-from rowcall_worker.transaction import AttemptTransaction
+from rowcall_worker.serving.abilities import Abilities
+from rowcall_worker.serving.children import MAX_CHILDREN, Child, child_name, too_many
+from rowcall_worker.serving.transaction import AttemptTransaction
 
 _CALLBACKS = threading.Lock()
 """Held for an instant whenever something is added to an attempt or taken: handlers may do so from threads of their own."""

@@ -17,7 +17,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from rowcall.errors import trailers
-from rowcall_worker.outcome_values import Cancel, Fail, OutcomeValue, Retry, Snooze
+from rowcall_worker.serving.outcome_values import Cancel, Fail, OutcomeValue, Retry, Snooze
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")

@@ -1,6 +1,6 @@
 """Work that comes round again and again beside the jobs: each chore in a task of its own, spread, failures said once.
 
-Used by `rowcall_worker.maintenance` and `rowcall_worker.maintainer`.
+Used by `rowcall_worker.upkeep.maintenance` and `rowcall_worker.upkeep.maintainer`.
 """
 
 from __future__ import annotations
