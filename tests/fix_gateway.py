@@ -30,9 +30,9 @@ from rowcall.errors import read_envelope, status_of
 from rowcall.names import operation_name
 from rowcall.options.v1.job_pb2 import Priority
 from rowcall.probe.v1 import probe_pb2_grpc
-from rowcall.queue.hints import Notifier
 from rowcall.queue.model import ClaimedJob, Progress, Settlement
-from rowcall.queue.postgres import PostgresWorkQueue
+from rowcall.queue.postgres.hints import Notifier
+from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.sharding import GATEWAY_WORKLOADS, WORKER_WORKLOADS, Router, Workload
 from rowcall.v1.job_pb2 import JobState
 from rowcall_gateway.server import Gateway

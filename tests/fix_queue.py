@@ -17,9 +17,10 @@ from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
 from rowcall.catalogue.model import Policy
-from rowcall.queue.admin import PostgresQueueAdmin
 from rowcall.queue.model import ClaimedJob, JobRow, MethodIds, Rescued, Settled, Settlement, Submission, Submitted
-from rowcall.queue.postgres import PostgresJobStore, PostgresWorkQueue
+from rowcall.queue.postgres.admin import PostgresQueueAdmin
+from rowcall.queue.postgres.store import PostgresJobStore
+from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.v1.job_pb2 import JobState
 from tests.fix_cluster import Cluster
 from tests.fix_pooler import PASSWORD, Access, make_logins

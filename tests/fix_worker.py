@@ -19,9 +19,9 @@ from google.rpc.status_pb2 import Status
 from rowcall.catalogue.images import load_catalogue
 from rowcall.catalogue.model import Policy
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest
-from rowcall.queue.hints import Notifier
 from rowcall.queue.model import JobRow, Submission, SubmitOutcome
-from rowcall.queue.postgres import PostgresJobStore
+from rowcall.queue.postgres.hints import Notifier
+from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.settings import ClusterSettings
 from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
 from rowcall_worker import Worker, WorkerSettings

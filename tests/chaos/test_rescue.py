@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from rowcall.queue.work import START_GRACE
+from rowcall.queue.postgres.work import START_GRACE
 from tests.chaos import effects
 from tests.chaos.calls import Caller, caller
 from tests.chaos.receipts import Receipt

@@ -19,7 +19,7 @@ from google.rpc.status_pb2 import Status
 from rowcall.errors import read_envelope
 from rowcall.probe.v1.probe_pb2 import EchoRequest, RunRequest, RunResponse
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceStub
-from rowcall.queue.hints import CANCEL_CHANNEL, READY_CHANNEL, Listener
+from rowcall.queue.postgres.hints import CANCEL_CHANNEL, READY_CHANNEL, Listener
 from rowcall.v1.job_pb2 import AttemptOutcome, Job, JobState
 from rowcall.v1.job_service_pb2 import (
     BatchCancelJobsRequest,

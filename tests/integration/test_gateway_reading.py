@@ -11,7 +11,7 @@ import pytest
 from rowcall.errors import RowcallError, reason_name
 from rowcall.probe.v1.probe_pb2 import RunRequest
 from rowcall.queue.model import JobRow
-from rowcall.queue.postgres import PostgresJobStore
+from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.shards.rows import BATCH, Rows

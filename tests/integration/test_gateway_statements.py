@@ -14,12 +14,12 @@ from google.longrunning.operations_pb2 import GetOperationRequest
 from psycopg.rows import TupleRow
 
 from rowcall.probe.v1.probe_pb2 import RunRequest
-from rowcall.queue.connection import Connection
-from rowcall.queue.hints import Hint
 from rowcall.queue.model import Submission, Submitted
-from rowcall.queue.postgres import PostgresJobStore
-from rowcall.queue.prepared import run
-from rowcall.queue.statements import statement
+from rowcall.queue.postgres.hints import Hint
+from rowcall.queue.postgres.statements import statement
+from rowcall.queue.postgres.store import PostgresJobStore
+from rowcall.queue.postgres.wire.connection import Connection
+from rowcall.queue.postgres.wire.prepared import run
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Gateways, keyed, tenant
 from tests.waiting import until
@@ -56,8 +56,8 @@ class Counted:
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     made = Counted()
-    monkeypatch.setattr("rowcall.queue.connection.prepared.run", made.prepared)
-    monkeypatch.setattr("rowcall.queue.connection.statement", made.statement)
+    monkeypatch.setattr("rowcall.queue.postgres.wire.connection.prepared.run", made.prepared)
+    monkeypatch.setattr("rowcall.queue.postgres.wire.connection.statement", made.statement)
     return made
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest, RunResponse
-from rowcall.queue.hints import Hint
 from rowcall.queue.model import Outcome, Submission, Submitted
-from rowcall.queue.postgres import PostgresJobStore
+from rowcall.queue.postgres.hints import Hint
+from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
 from rowcall_gateway.shards import links
 from rowcall_gateway.shards.waiters import UNHINTED, Pace, Waiters

@@ -9,7 +9,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from rowcall.queue.arrays import (
+from rowcall.queue.postgres.wire.arrays import (
     Array,
     BigintArray,
     ByteaArray,

@@ -13,7 +13,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from rowcall.errors import RowcallError, reason_name
 from rowcall.queue.model import MethodIds, Settled, Settlement, SubmitOutcome, Submitted
-from rowcall.queue.postgres import PostgresJobStore
+from rowcall.queue.postgres.store import PostgresJobStore
 from tests.fix_queue import SUCCEEDED, Queue
 from tests.waiting import until
 

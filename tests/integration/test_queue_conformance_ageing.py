@@ -5,7 +5,7 @@ Each test of a guard fails when the guard is taken out of the SQL.
 
 from __future__ import annotations
 
-from rowcall.queue.admin import PostgresQueueAdmin
+from rowcall.queue.postgres.admin import PostgresQueueAdmin
 from tests.fix_queue import Queue
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from rowcall.catalogue.model import Policy
-from rowcall.queue.admin import PostgresQueueAdmin
 from rowcall.queue.model import MethodIds
+from rowcall.queue.postgres.admin import PostgresQueueAdmin
 from tests.fix_queue import METHOD, SUCCEEDED, Queue
 
 OTHER = "acme.v1.PrintService/Other"

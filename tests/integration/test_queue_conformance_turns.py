@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from rowcall.errors import RowcallError
-from rowcall.queue.admin import PostgresQueueAdmin
 from rowcall.queue.model import ORDER_STRIDE, Submission
-from rowcall.queue.postgres import PostgresJobStore
+from rowcall.queue.postgres.admin import PostgresQueueAdmin
+from rowcall.queue.postgres.store import PostgresJobStore
 from tests.fix_queue import Queue, opened, taken
 
 

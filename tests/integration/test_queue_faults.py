@@ -18,7 +18,8 @@ from rowcall.catalogue.model import Policy
 from rowcall.errors import RowcallError, reason_name
 from rowcall.names import operation_name
 from rowcall.queue.model import Submission, SubmitOutcome, Submitted
-from rowcall.queue.postgres import PostgresJobStore, PostgresWorkQueue
+from rowcall.queue.postgres.store import PostgresJobStore
+from rowcall.queue.postgres.work import PostgresWorkQueue
 from tests.fix_cluster import RestartableCluster
 from tests.fix_pooler import Access
 from tests.fix_queue import READY, Queue

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from rowcall.queue.hints import (
+from rowcall.queue.postgres.hints import (
     CANCEL_CHANNEL,
     READY_CHANNEL,
     Listener,

@@ -10,10 +10,11 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from rowcall.queue import prepared, session
-from rowcall.queue.hints import READY_CHANNEL, Hint, Listener, done_channel, parse_done, parse_ready
 from rowcall.queue.model import Settlement
-from rowcall.queue.prepared import Behind
+from rowcall.queue.postgres import session
+from rowcall.queue.postgres.hints import READY_CHANNEL, Hint, Listener, done_channel, parse_done, parse_ready
+from rowcall.queue.postgres.wire import prepared
+from rowcall.queue.postgres.wire.prepared import Behind
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Gateways, listening
 from tests.fix_queue import SUCCEEDED, Queue, taken
@@ -177,7 +178,7 @@ async def test_neither_workers_nor_gateways_need_a_notifier(
     gateways: Gateways, cluster: Cluster, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rowcall_gateway.shards.links.HINTED", NEVER)
-    monkeypatch.setattr("rowcall.queue.hints.Notifier._want", lambda _: None)
+    monkeypatch.setattr("rowcall.queue.postgres.hints.Notifier._want", lambda _: None)
     probe = await gateways.probe(await gateways.start())
     await workers.start(poll=NEVER.first)
     await until(lambda: listening(cluster) == len(cluster.shards))

@@ -16,9 +16,10 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
-from rowcall.queue.admin import PostgresQueueAdmin
 from rowcall.queue.model import DONE, LIVE, ORDER_STRIDE, ClaimedJob, JobFilter, QueueStats, Settlement
-from rowcall.queue.postgres import PostgresJobStore, PostgresWorkQueue
+from rowcall.queue.postgres.admin import PostgresQueueAdmin
+from rowcall.queue.postgres.store import PostgresJobStore
+from rowcall.queue.postgres.work import PostgresWorkQueue
 from tests.fix_queue import FROM_THE_FRONT, SCHEDULED, SUCCEEDED, Queue
 
 BACKLOG = 20_000

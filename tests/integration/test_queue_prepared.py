@@ -17,9 +17,9 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 
-from rowcall.queue import prepared
-from rowcall.queue.prepared import Behind
-from rowcall.queue.statements import statement
+from rowcall.queue.postgres.statements import statement
+from rowcall.queue.postgres.wire import prepared
+from rowcall.queue.postgres.wire.prepared import Behind
 from tests.fix_pooler import PASSWORD
 from tests.fix_queue import Logins, Queue
 from tests.waiting import until

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from rowcall.errors import RowcallError
-from rowcall.queue.renewal import LeaseRenewal
+from rowcall.queue.postgres.renewal import LeaseRenewal
 from tests.fix_queue import Queue
 from tests.gate import Gate
 from tests.waiting import until

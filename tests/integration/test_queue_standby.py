@@ -19,8 +19,8 @@ from uuid_utils.compat import uuid7
 from rowcall.catalogue.model import Policy
 from rowcall.errors import RowcallError, reason_name
 from rowcall.queue.model import MethodIds, Submission, SubmitOutcome, Submitted
-from rowcall.queue.postgres import PostgresJobStore
-from rowcall.queue.renewal import LeaseRenewal
+from rowcall.queue.postgres.renewal import LeaseRenewal
+from rowcall.queue.postgres.store import PostgresJobStore
 from tests.fix_standby import ReplicatedCluster
 from tests.postgres_proxy import PostgresProxy
 from tests.waiting import until

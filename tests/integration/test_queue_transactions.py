@@ -12,9 +12,9 @@ import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
-from rowcall.queue.lent import LentAsyncConnection
 from rowcall.queue.model import ClaimedJob, Settled, Settlement
-from rowcall.queue.transaction import JobTransaction, TransactionFault, TransactionLimits, Transactions
+from rowcall.queue.postgres.transaction import JobTransaction, TransactionFault, TransactionLimits, Transactions
+from rowcall.queue.postgres.wire.lent import LentAsyncConnection
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from tests.fix_queue import NOT_OURS, RUNNING, SCHEDULED, SUCCEEDED, Logins, Queue
 from tests.waiting import until

@@ -6,7 +6,7 @@ import pytest
 
 from rowcall.errors import RowcallError
 from rowcall.queue.model import ORDER_STRIDE
-from rowcall.queue.postgres import PostgresJobStore
+from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from tests.fix_queue import Queue, opened, taken
 

@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 from structlog.testing import capture_logs
 
 from rowcall.errors import RowcallError
-from rowcall.queue.faults import fault
+from rowcall.queue.postgres.faults import fault
 from rowcall.settings import ClusterSettings, SettingsError
 from rowcall.sharding import GATEWAY_WORKLOADS, WORKER_WORKLOADS, Pool, Router, Shard, Workload
 from rowcall.sharding.faults import shard_unavailable

@@ -18,7 +18,7 @@ from uuid_utils.compat import uuid7
 from rowcall.catalogue.model import Policy
 from rowcall.errors import RowcallError
 from rowcall.queue.model import Submission, SubmitOutcome, Submitted
-from rowcall.queue.postgres import PostgresJobStore
+from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.settings import ClusterSettings
 from rowcall.sharding import GATEWAY_WORKLOADS, Route, Router, Shard, Workload
 from rowcall.sharding.model import RouteState

@@ -15,7 +15,7 @@ from google.rpc.status_pb2 import Status
 
 from rowcall.errors import read_envelope
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
-from rowcall.queue.hints import Listener, done_channel, parse_done
+from rowcall.queue.postgres.hints import Listener, done_channel, parse_done
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
 from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_cluster import Cluster

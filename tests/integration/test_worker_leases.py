@@ -17,10 +17,10 @@ import pytest
 
 from rowcall.errors import RowcallError, read_envelope
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
-from rowcall.queue.hints import Hint
 from rowcall.queue.model import ClaimedJob, Renewed, Settled, Settlement
-from rowcall.queue.postgres import PostgresWorkQueue
-from rowcall.queue.renewal import LeaseRenewal
+from rowcall.queue.postgres.hints import Hint
+from rowcall.queue.postgres.renewal import LeaseRenewal
+from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.settings import ClusterSettings
 from rowcall.sharding import GATEWAY_WORKLOADS, Router
 from rowcall.sharding.placement import place

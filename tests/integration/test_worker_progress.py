@@ -12,7 +12,7 @@ import pytest
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall.queue.model import Progress
-from rowcall.queue.postgres import PostgresWorkQueue
+from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_cluster import Cluster

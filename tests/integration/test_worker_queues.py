@@ -15,9 +15,9 @@ from google.rpc.code_pb2 import Code
 
 from rowcall.catalogue.model import Policy
 from rowcall.probe.v1.probe_pb2 import AwaitRequest, EchoRequest, EchoResponse
-from rowcall.queue.hints import Listener, done_channel, parse_done
 from rowcall.queue.model import ClaimedJob
-from rowcall.queue.postgres import PostgresWorkQueue
+from rowcall.queue.postgres.hints import Listener, done_channel, parse_done
+from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_cluster import Cluster

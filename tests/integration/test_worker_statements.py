@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
-from rowcall.queue.postgres import PostgresWorkQueue
+from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall_worker.claiming import claimer
 from rowcall_worker.claiming.claimer import BATCH
 from rowcall_worker.running.executor import Attempt

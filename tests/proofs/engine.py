@@ -22,7 +22,8 @@ from uuid_utils.compat import uuid7
 from rowcall.catalogue.model import Policy
 from rowcall.queue.marks import LowWaterMark
 from rowcall.queue.model import MethodIds, Settled, Settlement, Submission
-from rowcall.queue.postgres import PostgresJobStore, PostgresWorkQueue
+from rowcall.queue.postgres.store import PostgresJobStore
+from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.v1.job_pb2 import JobState
 from tests.fix_cluster import durable_cluster
 

@@ -7,7 +7,7 @@ import psycopg_pool
 import pytest
 
 from rowcall.errors import RowcallError, reason_name
-from rowcall.queue.faults import collided, fault, lost, of_a_row
+from rowcall.queue.postgres.faults import collided, fault, lost, of_a_row
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
 

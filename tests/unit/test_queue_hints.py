@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from rowcall.queue.hints import done_channel, parse_cancel, parse_done, parse_ready
+from rowcall.queue.postgres.hints import done_channel, parse_cancel, parse_done, parse_ready
 
 
 def test_payloads_are_read_and_what_cannot_be_is_left_out() -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import psycopg
 
-from rowcall.queue.arrays import BigintArray, ByteaArray
+from rowcall.queue.postgres.wire.arrays import BigintArray, ByteaArray
 
 Connection: TypeAlias = psycopg.AsyncConnection[Any]
 

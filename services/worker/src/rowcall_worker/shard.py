@@ -19,11 +19,11 @@ import structlog
 from rowcall.catalogue.images import Catalogue
 from rowcall.errors import RowcallError
 from rowcall.migrations import check_schema
-from rowcall.queue.faults import fault
-from rowcall.queue.hints import CANCEL_CHANNEL, READY_CHANNEL, Listener, Notifier, parse_cancel, parse_ready
 from rowcall.queue.model import ClaimedJob, QueueRow
-from rowcall.queue.postgres import PostgresWorkQueue
-from rowcall.queue.renewal import LeaseRenewal
+from rowcall.queue.postgres.faults import fault
+from rowcall.queue.postgres.hints import CANCEL_CHANNEL, READY_CHANNEL, Listener, Notifier, parse_cancel, parse_ready
+from rowcall.queue.postgres.renewal import LeaseRenewal
+from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.sharding import Shard, Workload
 from rowcall_worker.claiming.claimer import Claimer
 from rowcall_worker.claiming.intake import Intake

@@ -12,7 +12,6 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from rowcall.catalogue.model import JobMethod, Policy
-from rowcall.queue.hints import Hint
 from rowcall.queue.model import (
     Cancelled,
     ClaimedJob,
@@ -33,6 +32,7 @@ from rowcall.queue.model import (
     Submission,
     Submitted,
 )
+from rowcall.queue.postgres.hints import Hint
 
 HISTORY_DAYS: Final = 14
 """How many days of history are made ahead: by a migration first, then by the shard's maintainer."""

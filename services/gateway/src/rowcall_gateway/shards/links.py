@@ -11,10 +11,10 @@ from datetime import timedelta
 from uuid import UUID
 
 from rowcall.catalogue.model import JobMethod
-from rowcall.queue.admin import PostgresQueueAdmin
-from rowcall.queue.hints import Hint, Listener, Notifier, done_channel, parse_done
 from rowcall.queue.model import Cancelled, Submission
-from rowcall.queue.postgres import PostgresJobStore
+from rowcall.queue.postgres.admin import PostgresQueueAdmin
+from rowcall.queue.postgres.hints import Hint, Listener, Notifier, done_channel, parse_done
+from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.sharding import Router, Shard, Workload
 from rowcall.v1.job_pb2 import JobState
 from rowcall_gateway.settings import GatewaySettings

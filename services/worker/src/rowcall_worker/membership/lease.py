@@ -35,7 +35,7 @@ def beat(length: timedelta) -> timedelta:
 
 
 class Renewal(Protocol):
-    """Renews one lease over a connection of its own; blocking, for one thread (`rowcall.queue.renewal`)."""
+    """Renews one lease over a connection of its own; blocking, for one thread (`rowcall.queue.postgres.renewal`)."""
 
     def renew(self, loop_lag: timedelta | None = None) -> Renewed:
         """Renews; what the worker must know. Connects anew after an error. Raises RowcallError."""

@@ -25,8 +25,8 @@ from google.rpc.status_pb2 import Status
 
 from rowcall.context import enter
 from rowcall.queue.model import ClaimedJob, PolicyRow, Settlement
-from rowcall.queue.submitting import ChildRefusedError
-from rowcall.queue.transaction import TransactionFault, too_long
+from rowcall.queue.postgres.submitting import ChildRefusedError
+from rowcall.queue.postgres.transaction import TransactionFault, too_long
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.running import outcomes, reports
 from rowcall_worker.running.slots import Cap, Slots

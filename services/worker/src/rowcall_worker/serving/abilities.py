@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rowcall.queue.transaction import TransactionLimits, Transactions
+from rowcall.queue.postgres.transaction import TransactionLimits, Transactions
 from rowcall_worker.serving.children import Children
 from rowcall_worker.serving.progress import ProgressBoard
 from rowcall_worker.settings import WorkerSettings

@@ -20,8 +20,8 @@ from rowcall.catalogue.model import JobMethod
 from rowcall.errors import RowcallError
 from rowcall.names import operation_name
 from rowcall.queue.model import LANES, ClaimedJob, Submission
+from rowcall.queue.postgres.submitting import ChildRefusedError
 from rowcall.queue.protocol import WorkQueue
-from rowcall.queue.submitting import ChildRefusedError
 from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.validation import decode, fingerprint

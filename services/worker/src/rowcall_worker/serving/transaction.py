@@ -13,9 +13,9 @@ from typing import cast
 import psycopg
 
 from rowcall.errors import RowcallError
-from rowcall.queue.lent import LentAsyncConnection, LentConnection
 from rowcall.queue.model import Settled, Settlement
-from rowcall.queue.transaction import JobTransaction, TransactionFault, Transactions
+from rowcall.queue.postgres.transaction import JobTransaction, TransactionFault, Transactions
+from rowcall.queue.postgres.wire.lent import LentAsyncConnection, LentConnection
 
 
 class AttemptTransaction:

@@ -25,11 +25,11 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.rows import TupleRow
 
 from rowcall.errors import RowcallError
-from rowcall.queue.connection import Connection, Pool, Shield, cut_off, execute, replicated
-from rowcall.queue.faults import collided, fault, lost, of_a_row
-from rowcall.queue.lent import LentAsyncConnection, LentConnection
 from rowcall.queue.model import Settled, Settlement
-from rowcall.queue.settling import NOT_OURS, Settler
+from rowcall.queue.postgres.faults import collided, fault, lost, of_a_row
+from rowcall.queue.postgres.settling import NOT_OURS, Settler
+from rowcall.queue.postgres.wire.connection import Connection, Pool, Shield, cut_off, execute, replicated
+from rowcall.queue.postgres.wire.lent import LentAsyncConnection, LentConnection
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
 _BEGIN: Final = "begin isolation level read committed read write"

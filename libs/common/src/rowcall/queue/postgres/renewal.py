@@ -8,9 +8,9 @@ from uuid import UUID
 
 import psycopg
 
-from rowcall.queue.faults import fault
 from rowcall.queue.model import Renewed, Running
-from rowcall.queue.statements import statement
+from rowcall.queue.postgres.faults import fault
+from rowcall.queue.postgres.statements import statement
 
 
 class LeaseRenewal:

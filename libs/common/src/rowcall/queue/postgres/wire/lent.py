@@ -1,6 +1,6 @@
 """A pool's connection as a handler gets it: in a transaction that is not the handler's to end.
 
-Made by `rowcall.queue.transaction` around the libpq connection of a pooled `AsyncConnection`, for one attempt: row
+Made by `rowcall.queue.postgres.transaction` around the libpq connection of a pooled `AsyncConnection`, for one attempt: row
 factory, adapters, notice handlers and everything else that psycopg keeps on a connection object belong to the attempt,
 and the pool's own object stays as it was. When the attempt is over, what the handler still holds refuses to be used.
 """

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rowcall.catalogue.model import JobMethod, Policy
-from rowcall.queue.arrays import IntegerArray
 from rowcall.queue.model import MethodIds
-from rowcall.queue.session import Session
+from rowcall.queue.postgres.session import Session
+from rowcall.queue.postgres.wire.arrays import IntegerArray
 
 
 class Registry:

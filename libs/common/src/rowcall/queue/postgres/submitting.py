@@ -16,7 +16,11 @@ from psycopg.rows import TupleRow
 
 from rowcall.errors import RowcallError
 from rowcall.names import operation_name
-from rowcall.queue.arrays import (
+from rowcall.queue.model import FollowUp, Submission, SubmitOutcome, Submitted
+from rowcall.queue.postgres.faults import fault, of_a_row
+from rowcall.queue.postgres.hints import Hint
+from rowcall.queue.postgres.session import Session
+from rowcall.queue.postgres.wire.arrays import (
     Array,
     BigintArray,
     ByteaArray,
@@ -29,11 +33,7 @@ from rowcall.queue.arrays import (
     TimestamptzArray,
     UuidArray,
 )
-from rowcall.queue.connection import Connection, again_on_collision
-from rowcall.queue.faults import fault, of_a_row
-from rowcall.queue.hints import Hint
-from rowcall.queue.model import FollowUp, Submission, SubmitOutcome, Submitted
-from rowcall.queue.session import Session
+from rowcall.queue.postgres.wire.connection import Connection, again_on_collision
 from rowcall.queue.turns import Flow, Turn, Turns
 from rowcall.v1.error_reason_pb2 import ErrorReason
 

@@ -8,10 +8,7 @@ from operator import attrgetter
 from uuid import UUID
 
 from rowcall.catalogue.model import Policy
-from rowcall.queue import rows, statuses
-from rowcall.queue.arrays import BigintArray, IntegerArray, RealArray, TextArray, UuidArray
-from rowcall.queue.connection import Pool, Shield
-from rowcall.queue.hints import Hint
+from rowcall.queue import statuses
 from rowcall.queue.model import (
     ClaimedJob,
     Ended,
@@ -23,11 +20,15 @@ from rowcall.queue.model import (
     Settled,
     Settlement,
 )
-from rowcall.queue.registry import Registry
-from rowcall.queue.session import Session
-from rowcall.queue.settling import NOT_OURS, Settler
-from rowcall.queue.submitting import Submitter
-from rowcall.queue.transaction import TransactionLimits, Transactions
+from rowcall.queue.postgres import rows
+from rowcall.queue.postgres.hints import Hint
+from rowcall.queue.postgres.registry import Registry
+from rowcall.queue.postgres.session import Session
+from rowcall.queue.postgres.settling import NOT_OURS, Settler
+from rowcall.queue.postgres.submitting import Submitter
+from rowcall.queue.postgres.transaction import TransactionLimits, Transactions
+from rowcall.queue.postgres.wire.arrays import BigintArray, IntegerArray, RealArray, TextArray, UuidArray
+from rowcall.queue.postgres.wire.connection import Pool, Shield
 from rowcall.queue.turns import Turns
 
 _ORDER = attrgetter("lane", "order_key", "job_id")

@@ -20,8 +20,9 @@ from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
 from rowcall.liveness import is_alive
-from rowcall.queue import faults, prepared
-from rowcall.queue.statements import statement
+from rowcall.queue.postgres import faults
+from rowcall.queue.postgres.statements import statement
+from rowcall.queue.postgres.wire import prepared
 
 T = TypeVar("T")
 

@@ -18,11 +18,11 @@ from uuid import UUID
 import structlog
 from psycopg import sql
 
-from rowcall.queue.arrays import TextArray
-from rowcall.queue.connection import Connection, execute
-from rowcall.queue.link import Link
-from rowcall.queue.prepared import Behind
-from rowcall.queue.watch import Watch
+from rowcall.queue.postgres.wire.arrays import TextArray
+from rowcall.queue.postgres.wire.connection import Connection, execute
+from rowcall.queue.postgres.wire.link import Link
+from rowcall.queue.postgres.wire.prepared import Behind
+from rowcall.queue.postgres.wire.watch import Watch
 
 READY_CHANNEL: Final = "rowcall_ready"
 """Queues have got ready jobs; the payload is their ids, as `parse_ready` reads them."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from rowcall.queue.connection import Pool, Shield
 from rowcall.queue.model import Pause, QueueStats
-from rowcall.queue.session import Session
+from rowcall.queue.postgres.session import Session
+from rowcall.queue.postgres.wire.connection import Pool, Shield
 
 
 class PostgresQueueAdmin:

@@ -9,7 +9,12 @@ from psycopg.rows import TupleRow
 
 from rowcall.names import operation_name
 from rowcall.queue import statuses
-from rowcall.queue.arrays import (
+from rowcall.queue.model import Settled, Settlement
+from rowcall.queue.postgres.faults import fault, of_a_row
+from rowcall.queue.postgres.hints import Hint
+from rowcall.queue.postgres.session import Session
+from rowcall.queue.postgres.submitting import ChildRefusedError, Submitter
+from rowcall.queue.postgres.wire.arrays import (
     Array,
     BigintArray,
     BooleanArray,
@@ -21,12 +26,7 @@ from rowcall.queue.arrays import (
     TextArray,
     UuidArray,
 )
-from rowcall.queue.connection import Connection, again_on_collision, execute
-from rowcall.queue.faults import fault, of_a_row
-from rowcall.queue.hints import Hint
-from rowcall.queue.model import Settled, Settlement
-from rowcall.queue.session import Session
-from rowcall.queue.submitting import ChildRefusedError, Submitter
+from rowcall.queue.postgres.wire.connection import Connection, again_on_collision, execute
 
 NOT_OURS = Settled(settled=False, state=None, waiter_id=None)
 """The job's lease is another one's by now, or the job is gone."""

@@ -11,10 +11,7 @@ from psycopg.types.json import Jsonb
 from rowcall.catalogue.model import JobMethod, Policy
 from rowcall.errors import RowcallError
 from rowcall.names import operation_name
-from rowcall.queue import rows, statuses
-from rowcall.queue.arrays import BigintArray, IntegerArray, SmallintArray, TextArray, UuidArray
-from rowcall.queue.connection import Pool, Shield
-from rowcall.queue.hints import Hint
+from rowcall.queue import statuses
 from rowcall.queue.model import (
     EVERY_JOB,
     Cancelled,
@@ -26,9 +23,13 @@ from rowcall.queue.model import (
     Submission,
     Submitted,
 )
-from rowcall.queue.registry import Registry
-from rowcall.queue.session import Session
-from rowcall.queue.submitting import Submitter
+from rowcall.queue.postgres import rows
+from rowcall.queue.postgres.hints import Hint
+from rowcall.queue.postgres.registry import Registry
+from rowcall.queue.postgres.session import Session
+from rowcall.queue.postgres.submitting import Submitter
+from rowcall.queue.postgres.wire.arrays import BigintArray, IntegerArray, SmallintArray, TextArray, UuidArray
+from rowcall.queue.postgres.wire.connection import Pool, Shield
 from rowcall.queue.turns import Turns
 from rowcall.v1.error_reason_pb2 import ErrorReason
 

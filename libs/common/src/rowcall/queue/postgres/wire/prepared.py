@@ -21,11 +21,11 @@ from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 
-from rowcall.queue.statements import statement
-from rowcall.queue.watch import Watch
+from rowcall.queue.postgres.statements import statement
+from rowcall.queue.postgres.wire.watch import Watch
 
 if TYPE_CHECKING:
-    from rowcall.queue.connection import Connection
+    from rowcall.queue.postgres.wire.connection import Connection
 
 _PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s")
 _KEPT: Final = "_rowcall_prepared"

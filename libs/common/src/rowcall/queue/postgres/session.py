@@ -14,7 +14,9 @@ from typing import Any, Final
 
 from psycopg.rows import TupleRow
 
-from rowcall.queue.connection import (
+from rowcall.queue.postgres.faults import fault
+from rowcall.queue.postgres.hints import Hint
+from rowcall.queue.postgres.wire.connection import (
     Connection,
     Pool,
     Shield,
@@ -25,9 +27,7 @@ from rowcall.queue.connection import (
     execute,
     replicated,
 )
-from rowcall.queue.faults import fault
-from rowcall.queue.hints import Hint
-from rowcall.queue.prepared import rest
+from rowcall.queue.postgres.wire.prepared import rest
 
 _HINTS_AGAIN: Final = 30.0
 """Seconds without hints behind statements after one that could not be sent: a notifier sends them."""
