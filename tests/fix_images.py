@@ -11,7 +11,9 @@ from typing import Literal
 
 import pytest
 
-PROTOS = Path(__file__).resolve().parent.parent / "protos"
+from tests.support.places import ROOT
+
+PROTOS = ROOT / "protos"
 THIRD_PARTY = ("protos/third_party/googleapis", "protos/third_party/protovalidate")
 BUF_YAML = """\
 version: v2

@@ -25,7 +25,7 @@ from rowcall.v1.job_pb2 import JobState
 from tests.fix_cluster import Cluster
 from tests.fix_pooler import PASSWORD, Access, make_logins
 from tests.fix_postgres import Databases
-from tests.waiting import until
+from tests.support.waiting import until
 
 SUCCEEDED = JobState.JOB_STATE_SUCCEEDED
 FAILED = JobState.JOB_STATE_FAILED

@@ -18,7 +18,7 @@ import pytest
 from rowcall.embedded import Postgres
 from tests.fix_cluster import CATALOGUE, SHARDS, Cluster
 from tests.fix_postgres import RestartablePostgres
-from tests.waiting import until
+from tests.support.waiting import until
 
 _NAME = "follower"
 

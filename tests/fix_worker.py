@@ -26,7 +26,7 @@ from rowcall.settings import ClusterSettings
 from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
 from rowcall_worker import Worker, WorkerSettings
 from tests.fix_cluster import Cluster
-from tests.waiting import until
+from tests.support.waiting import until
 
 PROBE = load_catalogue().methods
 DONE_SECONDS = 20.0

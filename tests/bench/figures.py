@@ -13,9 +13,11 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from tests.support.places import ROOT
+
 _COMPARED: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
-BUILD = Path(__file__).parents[2] / "build"
+BUILD = ROOT / "build"
 PATH = BUILD / "bench.json"
 
 

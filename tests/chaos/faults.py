@@ -14,7 +14,7 @@ import psycopg
 
 from tests.chaos.stage import LOGINS, Seat, Stage
 from tests.fix_postgres import RestartablePostgres
-from tests.waiting import until
+from tests.support.waiting import until
 
 _BOUND: Final = 180.0
 """Seconds in which the load must come so far that the next fault is due, or a fault must have its effect."""

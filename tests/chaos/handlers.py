@@ -22,7 +22,7 @@ from rowcall_worker import AsyncJobContext, JobContext, Worker, finished
 from rowcall_worker.probe import EXIT_CODE
 from tests.chaos.effects import INSERT_EFFECT
 from tests.chaos.receipts import Receipt
-from tests.waiting import until
+from tests.support.waiting import until
 
 STARTS = "CHAOS_STARTS"
 """The variable that names the folder for the notes of handlers' starts."""

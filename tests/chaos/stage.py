@@ -21,13 +21,13 @@ from tests.chaos import effects, handlers
 from tests.fix_cluster import Cluster
 from tests.fix_pooler import PASSWORD, make_logins
 from tests.fix_services import ServiceProcess, Services
-from tests.proxy import Proxy, address_of
+from tests.support.places import ROOT
+from tests.support.proxy import Proxy, address_of
 
 S = TypeVar("S", bound="Seat")
 
 LOGINS: Final = {"rowcall-gateway": "test_gateway", "rowcall-worker": "test_worker"}
 """The login of each program, in the role of its service."""
-_ROOT: Final = Path(__file__).resolve().parents[2]
 
 _IDENTITIES: Final = "select count(*) from rowcall.worker where name like %s and dead_at is null"
 
@@ -152,7 +152,7 @@ def staged(
     make_logins(cluster.catalogue_dsn)
     (folder / "starts").mkdir()
     told = {
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "ROWCALL_LOG_LEVEL": "warning",
         handlers.STARTS: str(folder / "starts"),
         **({handlers.GATE: str(gate)} if gate is not None else {}),

@@ -21,9 +21,9 @@ from rowcall.v1.error_reason_pb2 import ErrorReason
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import job_id_of
 from tests.fix_services import Services
-from tests.postgres_proxy import PostgresProxy
-from tests.scale import scaled, seed, tell
-from tests.waiting import until
+from tests.support.postgres_proxy import PostgresProxy
+from tests.support.scale import scaled, seed, tell
+from tests.support.waiting import until
 
 KEYS = scaled(500, 10_000)
 COPIES = 64

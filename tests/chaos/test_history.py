@@ -17,8 +17,8 @@ from tests.chaos.load import Load
 from tests.chaos.stage import Stage, staged
 from tests.chaos.verdict import judge
 from tests.fix_cluster import RestartableCluster
-from tests.scale import LONG, scaled, seed, tell
-from tests.waiting import until
+from tests.support.scale import LONG, scaled, seed, tell
+from tests.support.waiting import until
 
 CALLS = scaled(3_000, 100_000)
 IN_FLIGHT = scaled(96, 128)

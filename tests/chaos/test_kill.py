@@ -15,7 +15,7 @@ import pytest
 from rowcall.probe.v1 import probe_pb2, probe_pb2_grpc
 from tests.fix_cluster import Cluster, RestartableCluster
 from tests.fix_services import ServiceProcess, Services
-from tests.waiting import until
+from tests.support.waiting import until
 
 CALLS = 1_000
 TENANTS = 10

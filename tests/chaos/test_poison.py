@@ -19,7 +19,7 @@ from tests.chaos.receipts import Receipt
 from tests.chaos.stage import Seat, Stage, staged
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import info_of
-from tests.scale import scaled, seed, tell
+from tests.support.scale import scaled, seed, tell
 
 JOBS = 1_000
 SLOTS = "50"

@@ -22,8 +22,8 @@ from tests.chaos.calls import Caller, caller
 from tests.chaos.receipts import Receipt
 from tests.chaos.stage import LOGINS, Seat, Stage, staged
 from tests.fix_cluster import Cluster, RestartableCluster
-from tests.scale import LONG, scaled, tell
-from tests.waiting import until
+from tests.support.scale import LONG, scaled, tell
+from tests.support.waiting import until
 
 JOBS = 20
 ROUNDS = scaled(1, 20)

@@ -6,7 +6,6 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,8 +17,9 @@ from grpc_status import rpc_status
 from rowcall import errors
 from rowcall.errors import Origin, RowcallError
 from rowcall.v1.error_reason_pb2 import ErrorReason
+from tests.support.places import ROOT
 
-PROTO = Path(__file__).resolve().parents[2] / "protos/rowcall/v1/error_reason.proto"
+PROTO = ROOT / "protos/rowcall/v1/error_reason.proto"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 RETRYING = """{"methodConfig": [{"name": [{}], "retryPolicy": {
     "maxAttempts": 3, "initialBackoff": "0.01s", "maxBackoff": "0.01s", "backoffMultiplier": 1,

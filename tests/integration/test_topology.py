@@ -24,9 +24,9 @@ from psycopg.conninfo import conninfo_to_dict
 from rowcall.probe.v1 import probe_pb2, probe_pb2_grpc
 from tests.fix_commands import environment
 from tests.fix_services import ServiceProcess
-from tests.waiting import until
+from tests.support.places import ROOT
+from tests.support.waiting import until
 
-ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
 SERVICES: dict[str, Any] = COMPOSE["services"]

@@ -28,7 +28,7 @@ from tests.fix_gateway import Gateways, info_of, refused
 from tests.fix_queue import Logins, Queue
 from tests.fix_worker import Workers
 from tests.polyglot.submitters import Answer, End, Order, Submitter, find_psql, install_node, node, psql, python
-from tests.waiting import until
+from tests.support.waiting import until
 
 ECHO = "rowcall.probe.v1.ProbeService/Echo"
 RUN = "rowcall.probe.v1.ProbeService/Run"

@@ -6,9 +6,10 @@ import json
 import os
 import platform
 import time
-from pathlib import Path
 
-BUILD = Path(__file__).parents[2] / "build"
+from tests.support.places import ROOT
+
+BUILD = ROOT / "build"
 
 
 def say(text: str) -> None:

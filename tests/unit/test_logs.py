@@ -10,7 +10,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,8 +19,8 @@ import structlog
 from rowcall import logs
 from rowcall.context import CallContext, bind
 from rowcall.tracing import TraceContext
+from tests.support.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SECRET = "4111-1111-1111-1111"
 Capture = pytest.CaptureFixture[str]
 

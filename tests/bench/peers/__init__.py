@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.bench.figures import BUILD
+from tests.support.places import ROOT
 
-ROOT: Final = Path(__file__).parents[3]
 HERE: Final = Path(__file__).parent
 
 

@@ -1,0 +1,210 @@
+"""The job's own transaction as the queue has it: what ends it, and what cannot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg_pool import AsyncConnectionPool
+
+from rowcall.queue.model import ClaimedJob, Settled, Settlement
+from rowcall.queue.postgres.transaction import JobTransaction, TransactionFault, TransactionLimits, Transactions
+from rowcall.queue.postgres.wire.lent import LentAsyncConnection
+from rowcall.v1.error_reason_pb2 import ErrorReason
+from tests.fix_queue import NOT_OURS, RUNNING, SCHEDULED, SUCCEEDED, Logins, Queue
+from tests.support.waiting import until
+
+LIMITS = TransactionLimits(timedelta(minutes=1), timedelta(minutes=1), timedelta(seconds=10))
+INSERT = "insert into public.effect (note) values ('kept')"
+HOLD = 7
+"""The advisory lock that a commit waits for."""
+WAIT_AT_COMMIT = f"""
+create function public.at_commit() returns trigger language plpgsql as $$
+begin
+  perform pg_advisory_xact_lock({HOLD});
+  return null;
+end
+$$;
+create constraint trigger at_commit after insert on public.effect deferrable initially deferred
+  for each row execute function public.at_commit();
+"""
+
+
+class Opened:
+    """A claimed job of the shard "a", with a transaction that a handler has written in."""
+
+    def __init__(self, queue: Queue, transactions: Transactions, transaction: JobTransaction, job: ClaimedJob) -> None:
+        self.queue = queue
+        self.transactions = transactions
+        self.transaction = transaction
+        self.job = job
+
+    @property
+    def success(self) -> Settlement:
+        """The settlement of the handler's success."""
+        return Settlement(self.job.tenant, self.job.job_id, self.job.lease, SUCCEEDED, response=b"response")
+
+    @property
+    def again(self) -> Settlement:
+        """The settlement of an attempt that is to be tried again."""
+        return Settlement(self.job.tenant, self.job.job_id, self.job.lease, SCHEDULED, error=b"", delay=timedelta(0))
+
+    async def effects(self) -> int:
+        """How many effects were kept."""
+        count: int = await self.queue.value("select count(*) from public.effect")
+        return count
+
+    async def state(self) -> int | None:
+        """The job's."""
+        return await self.queue.state(self.job.tenant, self.job.job_id)
+
+
+@asynccontextmanager
+async def lending(logins: Logins, size: int = 1) -> AsyncIterator[AsyncConnectionPool[Any]]:
+    """A pool as workers have it for transactions."""
+    kwargs = {"prepare_threshold": None, "autocommit": True}
+    async with AsyncConnectionPool(
+        logins.worker, kwargs=kwargs, min_size=0, max_size=size, open=False, name="a", timeout=10
+    ) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def opened(queue: Queue, logins: Logins) -> AsyncIterator[Opened]:
+    await queue.admin.execute("create table public.effect (note text)")
+    await queue.admin.execute("grant insert on public.effect to rowcall_worker")
+    await queue.admin.execute(WAIT_AT_COMMIT)
+    await queue.submit(queue.call())
+    [job] = await queue.claim(await queue.worker())
+    async with lending(logins) as pool:
+        transactions = queue.work.transactions(pool, LIMITS)
+        transaction = await transactions.begin(threaded=False, expired=lambda: None)
+        assert isinstance(transaction.connection, LentAsyncConnection)
+        await transaction.connection.execute(INSERT)
+        yield Opened(queue, transactions, transaction, job)
+        await transaction.close()
+
+
+async def test_a_transaction_settles_inside_itself(opened: Opened) -> None:
+    assert opened.transaction.seal() is None
+    assert await opened.transaction.settle(opened.success) == Settled(settled=True, state=SUCCEEDED, waiter_id=None)
+    assert (await opened.state(), await opened.effects()) == (SUCCEEDED, 1)
+
+
+async def test_a_stale_settlement_keeps_nothing(opened: Opened) -> None:
+    await opened.queue.admin.execute("update rowcall.job set lease = lease + 1")
+    assert opened.transaction.seal() is None
+    assert await opened.transaction.settle(opened.success) == NOT_OURS
+    assert (await opened.state(), await opened.effects()) == (RUNNING, 0)
+
+
+async def test_a_commit_is_not_cancelled(opened: Opened) -> None:
+    """Whoever waits for it may go: it runs to its end, and counts."""
+    queue = opened.queue
+    await queue.admin.execute("select pg_advisory_lock(%s)", [HOLD])
+    assert opened.transaction.seal() is None
+    settling = asyncio.create_task(opened.transaction.settle(opened.success))
+    await queue.somebody_waits()
+    settling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await settling
+    # The worker's end waits for it.
+    closing = asyncio.create_task(queue.work.close())
+    await queue.somebody_waits()
+    assert not closing.done()
+    await queue.admin.execute("select pg_advisory_unlock(%s)", [HOLD])
+    await closing
+    assert (await opened.state(), await opened.effects()) == (SUCCEEDED, 1)
+
+
+async def test_a_commit_is_not_cut_off_with_the_attempt(opened: Opened) -> None:
+    """A lease that is lost while it is under way ends handlers, not commits."""
+    queue = opened.queue
+    await queue.admin.execute("select pg_advisory_lock(%s)", [HOLD])
+    assert opened.transaction.seal() is None
+    settling = asyncio.create_task(opened.transaction.settle(opened.success))
+    await queue.somebody_waits()
+    opened.transaction.cut()
+    await queue.admin.execute("select pg_advisory_unlock(%s)", [HOLD])
+    assert await settling == Settled(settled=True, state=SUCCEEDED, waiter_id=None)
+    assert await opened.effects() == 1
+
+
+async def test_a_settle_behind_a_commit_in_doubt_waits_until_it_is_known(opened: Opened) -> None:
+    """A commit whose connection is gone may still be carried out: the row's lock says whether."""
+    queue = opened.queue
+    await queue.admin.execute("select pg_advisory_lock(%s)", [HOLD])
+    assert opened.transaction.seal() is None
+    settling = asyncio.create_task(opened.transaction.settle(opened.success))
+    await queue.somebody_waits()
+    opened.transaction._shut()
+    with pytest.raises(TransactionFault) as caught:
+        await settling
+    assert caught.value.reason == ErrorReason.ERROR_REASON_TRANSACTION_LOST
+    again = asyncio.create_task(queue.work.settle([opened.again]))
+    # The commit for the lock, the settle for the row.
+    await queue.somebody_waits(2)
+    assert not again.done()
+    await queue.admin.execute("select pg_advisory_unlock(%s)", [HOLD])
+    assert await again == [NOT_OURS]
+    assert (await opened.state(), await opened.effects()) == (SUCCEEDED, 1)
+
+
+async def test_a_cut_transaction_keeps_nothing(opened: Opened) -> None:
+    opened.transaction.cut()
+    with pytest.raises(psycopg.OperationalError, match="the job's transaction is over"):
+        await opened.transaction.connection.execute(INSERT)  # type: ignore[misc]
+    await opened.transaction.close()
+    assert await opened.effects() == 0
+    # Its place in the pool is another's.
+    other = await opened.transactions.begin(threaded=False, expired=lambda: None)
+    await other.close()
+
+
+async def test_a_row_that_the_shard_refuses_is_the_workers_fault(opened: Opened) -> None:
+    assert opened.transaction.seal() is None
+    broken = Settlement(opened.job.tenant, opened.job.job_id, opened.job.lease, SUCCEEDED, b"", span_id="\0")
+    with pytest.raises(Exception, match="refused the row") as caught:
+        await opened.transaction.settle(broken)
+    assert getattr(caught.value, "reason", None) == ErrorReason.ERROR_REASON_INTERNAL
+    assert (await opened.state(), await opened.effects()) == (RUNNING, 0)
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+async def test_notices_are_the_pools_again_when_the_connection_is(
+    queue: Queue, logins: Logins, *, threaded: bool
+) -> None:
+    """The worker hears of a commit that no standby has by a notice."""
+    async with lending(logins) as pool:
+        transactions = queue.work.transactions(pool, LIMITS)
+        transaction = await transactions.begin(threaded=threaded, expired=lambda: None)
+        heard: list[str] = []
+        transaction.connection.add_notice_handler(lambda notice: heard.append(notice.message_primary or ""))
+        transaction.seal()
+        await transaction.roll_back()
+        await transaction.close()
+        noticed: list[str] = []
+        async with pool.connection() as connection:
+            connection.add_notice_handler(lambda notice: noticed.append(notice.message_primary or ""))
+            await connection.execute("do $$ begin raise warning 'listen'; end $$")
+        assert (heard, noticed) == ([], ["listen"])
+        del connection
+
+
+async def test_a_begin_that_nobody_waits_for_any_more_is_given_back(queue: Queue, logins: Logins) -> None:
+    async with lending(logins) as pool:
+        transactions = queue.work.transactions(pool, LIMITS)
+        first = await transactions.begin(threaded=False, expired=lambda: None)
+        begin = asyncio.create_task(transactions.begin(threaded=False, expired=lambda: None))
+        await until(lambda: pool.get_stats().get("requests_waiting") == 1)
+        begin.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await begin
+        await first.close()
+        again = await transactions.begin(threaded=False, expired=lambda: None)
+        await again.close()
