@@ -12,7 +12,7 @@ from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall_worker.claiming import claimer
 from rowcall_worker.claiming.claimer import BATCH
-from rowcall_worker.running.executor import Attempt
+from rowcall_worker.running.attempt import Attempt
 from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_worker import Calls, Workers, serve
 

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from rowcall_worker.serving.handlers import RegistrationError
 
-if TYPE_CHECKING:
-    from rowcall_worker.worker import Worker
+
+class Registering(Protocol):
+    """What servicers are registered on; a `rowcall_worker.Worker`."""
+
+    @property
+    def registered(self) -> int:
+        """How many handlers were registered so far."""
 
 
-def register(worker: Worker, servicer: str) -> None:
+def register(worker: Registering, servicer: str) -> None:
     """Calls the function "module:function" with the worker.
 
     Raises:
@@ -41,7 +46,7 @@ def register(worker: Worker, servicer: str) -> None:
             "and hands it to the generated add_...Servicer_to_server"
         )
     before = worker.registered
-    cast("Callable[[Worker], None]", function)(worker)
+    cast("Callable[[Registering], None]", function)(worker)
     if worker.registered == before:
         raise RegistrationError(
             f"--servicer {servicer}: {function_name} registered nothing; call the generated "

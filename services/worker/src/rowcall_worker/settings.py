@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from rowcall.queue.postgres.transaction import TransactionLimits
 from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFiles
 from rowcall_worker.claiming.shares import QueueChoice
 
@@ -118,6 +119,15 @@ class WorkerSettings(ClusterSettings):
         examples=["/tmp/rowcall-worker.alive"],  # noqa: S108 - an example, in a container of its own
         json_schema_extra={"metavar": "FILE"},
     )
+
+    @property
+    def transaction_limits(self) -> TransactionLimits:
+        """How long handlers' transactions may take. Idle ones end well before a lease does that nobody renews any more."""
+        return TransactionLimits(
+            length=self.transaction_limit,
+            idle=min(self.transaction_limit, self.lease * 2 / 3),
+            wait=self.transaction_wait,
+        )
 
     @field_validator("servicers")
     @classmethod

@@ -32,8 +32,9 @@ from rowcall_worker.claiming.solitude import Solitude
 from rowcall_worker.claiming.suspects import Suspects
 from rowcall_worker.membership.looplag import LoopLag
 from rowcall_worker.membership.registration import Registrar, Registration
-from rowcall_worker.running.executor import Attempt, Executor
-from rowcall_worker.serving.abilities import Abilities, transaction_limits
+from rowcall_worker.running.attempt import Attempt
+from rowcall_worker.running.executor import Executor
+from rowcall_worker.serving.abilities import Abilities
 from rowcall_worker.serving.children import Children
 from rowcall_worker.serving.handlers import ServedMethod
 from rowcall_worker.serving.progress import ProgressBoard
@@ -125,7 +126,7 @@ class ShardWorker:
             hints=settings.uses_hints,
         )
         self._abilities = Abilities(
-            transactions=self._queue.transactions(shard.pool(Workload.TRANSACTION), transaction_limits(settings)),
+            transactions=self._queue.transactions(shard.pool(Workload.TRANSACTION), settings.transaction_limits),
             children=Children(catalogue, self._queue, max_request_bytes=settings.max_request_bytes),
             progress=ProgressBoard(self._queue, shard=shard.name),
         )

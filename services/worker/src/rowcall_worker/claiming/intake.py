@@ -15,7 +15,8 @@ from rowcall.queue.protocol import WorkQueue
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.membership.registration import Registrar, Registration
-from rowcall_worker.running.executor import Attempt, Executor
+from rowcall_worker.running.attempt import Attempt
+from rowcall_worker.running.executor import Executor
 from rowcall_worker.running.slots import Cap
 from rowcall_worker.serving.handlers import ServedMethod
 from rowcall_worker.upkeep.maintenance import Telling

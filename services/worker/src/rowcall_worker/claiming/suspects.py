@@ -25,7 +25,8 @@ from rowcall.queue.protocol import WorkQueue
 from rowcall_worker.claiming.intake import Intake
 from rowcall_worker.claiming.solitude import Solitude
 from rowcall_worker.membership.registration import Registrar, Registration
-from rowcall_worker.running.executor import Attempt, Executor
+from rowcall_worker.running.attempt import Attempt
+from rowcall_worker.running.executor import Executor
 from rowcall_worker.serving.handlers import ServedMethod
 from rowcall_worker.settling.settler import Settler
 from rowcall_worker.upkeep.chores import Chore, Chores

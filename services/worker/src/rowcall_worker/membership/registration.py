@@ -24,7 +24,8 @@ from rowcall.queue.model import ClaimedJob, Renewed, Running, Settlement
 from rowcall.queue.protocol import WorkQueue
 from rowcall_worker.membership.lease import Lease, Renewal
 from rowcall_worker.membership.looplag import LoopLag
-from rowcall_worker.running.executor import Attempt, Executor
+from rowcall_worker.running.attempt import Attempt
+from rowcall_worker.running.executor import Executor
 from rowcall_worker.serving.abilities import Abilities
 from rowcall_worker.settling.settler import Outcome, Settler
 

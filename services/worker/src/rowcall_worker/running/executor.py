@@ -10,30 +10,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import enum
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
-import psycopg
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from rowcall.context import enter
 from rowcall.queue.model import ClaimedJob, PolicyRow, Settlement
-from rowcall.queue.postgres.submitting import ChildRefusedError
-from rowcall.queue.postgres.transaction import TransactionFault, too_long
+from rowcall.queue.postgres.transaction import TransactionFault
 from rowcall.v1.job_pb2 import JobState
-from rowcall_worker.running import outcomes, reports
+from rowcall_worker.running import outcomes, reports, settlements
+from rowcall_worker.running.attempt import Attempt, Sink, Stop
 from rowcall_worker.running.slots import Cap, Slots
-from rowcall_worker.running.timers import Timer, Timers
-from rowcall_worker.serving.abilities import Abilities
+from rowcall_worker.running.timers import Timers
 from rowcall_worker.serving.attempt import AttemptState
-from rowcall_worker.serving.children import refusal
 from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from rowcall_worker.serving.handlers import ServedMethod
 from rowcall_worker.serving.outcome_values import OutcomeValue
@@ -47,94 +43,6 @@ LATE: Final = 0.1
 
 # Looked up once: for every job, the enum's attribute would cost more than decoding a small request.
 _SUCCEEDED: Final = JobState.JOB_STATE_SUCCEEDED
-
-
-class Stop(enum.Enum):
-    """Why an attempt was ended from outside."""
-
-    TIMEOUT = enum.auto()
-    """Its method's timeout is over: settled as such."""
-    DEADLINE = enum.auto()
-    """The whole job's deadline is over: it fails."""
-    CANCELLED = enum.auto()
-    """Somebody asked for the job to be cancelled: it is, unless the handler succeeds all the same."""
-    TRANSACTION = enum.auto()
-    """Its job's transaction took too long and was ended."""
-    DROPPED = enum.auto()
-    """Its result no longer counts: its lease is lost, or the job is handed back."""
-
-
-class Sink(Protocol):
-    """Where the outcomes of a shard's attempts go."""
-
-    def settle(self, attempt: Attempt, settlement: Settlement) -> None:
-        """Takes an attempt's outcome, to be written."""
-
-    def ended(self, attempt: Attempt) -> None:
-        """Is told that an attempt's handler is no longer running."""
-
-    def give_back(self, attempts: Sequence[Attempt]) -> None:
-        """Takes attempts that never began, and are over, to hand their jobs back."""
-
-    @property
-    def abilities(self) -> Abilities:
-        """What the shard gives to its handlers."""
-
-
-class Attempt(AttemptState):
-    """One attempt while it runs."""
-
-    __slots__ = (
-        "begun",
-        "cap",
-        "ended",
-        "method",
-        "policy",
-        "settled",
-        "sink",
-        "slots",
-        "stop",
-        "stuck",
-        "task",
-        "timer",
-    )
-
-    def __init__(
-        self,
-        job: ClaimedJob,
-        method: ServedMethod,
-        policy: PolicyRow,
-        *,
-        sink: Sink,
-        slots: Slots,
-        cap: Cap | None,
-        worker: str,
-    ) -> None:
-        super().__init__(
-            job,
-            worker=worker,
-            max_attempts=policy.max_attempts,
-        )
-        self.method = method
-        self.policy = policy
-        self.sink = sink
-        self.slots = slots
-        self.cap = cap
-        """Of its queue, where it has one."""
-        self.stop: Stop | None = None
-        """Set when it was ended from outside."""
-        self.settled = False
-        """Whether its outcome was handed on, or is not wanted."""
-        self.begun = False
-        """Whether its handler was called, or is about to be: it has a slot."""
-        self.ended = False
-        """Whether its handler has returned, or will never be called."""
-        self.stuck = False
-        """Whether its handler goes on although the attempt is over."""
-        self.task: asyncio.Task[None] | None = None
-        """Of an async handler."""
-        self.timer: Timer[Attempt] | None = None
-        """Until its time is over, then until it is given up."""
 
 
 class Executor:
@@ -289,7 +197,7 @@ class Executor:
         if not attempt.settled:
             attempt.settled = True
             try:
-                settlement = self._outcome(attempt, result, _with_transaction(error, lost))
+                settlement = self._outcome(attempt, result, settlements.with_transaction(error, lost))
             except Exception as fault:  # noqa: BLE001  a fault of ours must not leave the job without an outcome
                 reports.outcome_failed(attempt, fault)
                 settlement = outcomes.unwritable(attempt)
@@ -303,20 +211,22 @@ class Executor:
 
     def _outcome(self, attempt: Attempt, result: object, error: BaseException | None) -> Settlement:
         if attempt.stop in (Stop.TIMEOUT, Stop.DEADLINE, Stop.TRANSACTION):
-            return _stopped(attempt)
+            return settlements.stopped(attempt)
         valued = isinstance(error, OutcomeValue) and attempt.abort is None
         said = None if valued else outcomes.said_status(attempt)
         if said is not None and not (isinstance(error, TransactionFault) and error.stands):
             # It stands whatever became of the exception, and the response is discarded: as in gRPC.
-            return _failed(attempt, outcomes.failure(attempt, said), error if attempt.abort is None else None)
+            return settlements.failed(
+                attempt, outcomes.failure(attempt, said), error if attempt.abort is None else None
+            )
         if error is not None:
-            return _raised(attempt, error)
+            return settlements.raised(attempt, error)
         try:
             encoded = outcomes.encode_result(attempt.method, result, max_bytes=self._max_response_bytes)
         except Exception as refused:  # noqa: BLE001  ours say what is wrong; a serializer may raise anything
-            return _failed(attempt, outcomes.failure(attempt, refused), refused)
+            return settlements.failed(attempt, outcomes.failure(attempt, refused), refused)
         if isinstance(encoded, Status):
-            return _failed(attempt, outcomes.failure(attempt, encoded))
+            return settlements.failed(attempt, outcomes.failure(attempt, encoded))
         job = attempt.job
         return Settlement(
             job.tenant,
@@ -352,7 +262,7 @@ class Executor:
             attempt.give_up()
             if attempt.transaction is not None:
                 attempt.transaction.cut()
-            attempt.sink.settle(attempt, _stopped(attempt))
+            attempt.sink.settle(attempt, settlements.stopped(attempt))
             _mark_stuck(attempt)
 
     def _stop(self, attempt: Attempt, why: Stop) -> None:
@@ -408,51 +318,3 @@ def _mark_stuck(attempt: Attempt) -> None:
     if not (attempt.ended or attempt.stuck):
         attempt.stuck = True
         attempt.slots.stick()
-
-
-def _raised(attempt: Attempt, error: BaseException) -> Settlement:
-    """The settlement of an attempt whose handler raised: something unexpected, or what it wants to come of its job."""
-    if not isinstance(error, OutcomeValue):
-        return _failed(attempt, outcomes.failure(attempt, error), error)
-    came_to = outcomes.said_value(attempt, error)
-    if isinstance(came_to, outcomes.Failure):
-        return _failed(attempt, came_to)
-    if attempt.stop is Stop.CANCELLED:
-        return _stopped(attempt)
-    reports.snoozed(attempt, came_to)
-    return outcomes.snoozed(attempt, came_to)
-
-
-def refused_settlement(attempt: Attempt, error: Exception) -> Settlement:
-    """The settlement of an attempt whose handler succeeded, but not its job's transaction or children."""
-    if isinstance(error, ChildRefusedError):
-        error = refusal(error, attempt.children)
-    return _failed(attempt, outcomes.failure(attempt, error), error)
-
-
-def _with_transaction(error: BaseException | None, fault: TransactionFault | None) -> BaseException | None:
-    """What an attempt failed of: its handler's error, unless that comes of the transaction's, or makes no difference."""
-    if fault is None or not (error is None or isinstance(error, psycopg.Error) or fault.stands):
-        return error
-    return fault
-
-
-def _stopped(attempt: Attempt) -> Settlement:
-    """The settlement of an attempt that was ended from outside, whatever its handler makes of that."""
-    if attempt.stop is Stop.TRANSACTION:
-        limit = attempt.sink.abilities.transactions.limits.length
-        return _failed(attempt, outcomes.failure(attempt, too_long(limit)))
-    if attempt.stop is Stop.CANCELLED:
-        return _failed(attempt, outcomes.cancelled(attempt))
-    if attempt.stop is Stop.DEADLINE:
-        return _failed(attempt, outcomes.deadline_over(attempt))
-    return _failed(attempt, outcomes.timed_out(attempt, attempt.policy.timeout))
-
-
-def _failed(attempt: Attempt, failure: outcomes.Failure, error: BaseException | None = None) -> Settlement:
-    if attempt.stop is Stop.CANCELLED and outcomes.is_retried(attempt.policy, failure):
-        # It will not be tried again. An error that would have ended the job anyway stands.
-        failure, error = outcomes.cancelled(attempt), None
-    settlement = outcomes.settlement(attempt, attempt.policy, failure)
-    reports.failed(attempt, settlement, failure, error)
-    return settlement

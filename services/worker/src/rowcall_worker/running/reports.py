@@ -1,4 +1,4 @@
-"""The log lines of attempts: failed, retried, hung. Called by `rowcall_worker.running.executor`.
+"""The log lines of attempts: failed, retried, hung. Called by `executor` and `settlements`.
 
 A line carries trace, request id, tenant, job and attempt: `rowcall.logs` takes them from the call that is bound here.
 """
@@ -6,7 +6,6 @@ A line carries trace, request id, tenant, job and attempt: `rowcall.logs` takes 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import structlog
 from google.rpc.code_pb2 import Code
@@ -15,10 +14,8 @@ from rowcall.context import bind
 from rowcall.errors import read_envelope
 from rowcall.queue.model import Settlement
 from rowcall.v1.job_pb2 import JobState
+from rowcall_worker.running.attempt import Attempt
 from rowcall_worker.running.outcomes import Failure
-
-if TYPE_CHECKING:
-    from rowcall_worker.running.executor import Attempt
 
 _log = structlog.get_logger(__name__)
 

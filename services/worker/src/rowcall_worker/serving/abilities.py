@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rowcall.queue.postgres.transaction import TransactionLimits, Transactions
+from rowcall.queue.postgres.transaction import Transactions
 from rowcall_worker.serving.children import Children
 from rowcall_worker.serving.progress import ProgressBoard
-from rowcall_worker.settings import WorkerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +19,3 @@ class Abilities:
     """Jobs that are submitted with the settlement."""
     progress: ProgressBoard
     """Where running jobs say how far they are."""
-
-
-def transaction_limits(settings: WorkerSettings) -> TransactionLimits:
-    """How long handlers' transactions may take. Idle ones end well before a lease does that nobody renews any more."""
-    return TransactionLimits(
-        length=settings.transaction_limit,
-        idle=min(settings.transaction_limit, settings.lease * 2 / 3),
-        wait=settings.transaction_wait,
-    )

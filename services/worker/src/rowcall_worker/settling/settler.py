@@ -24,8 +24,8 @@ from rowcall.queue.postgres.submitting import ChildRefusedError
 from rowcall.queue.protocol import WorkQueue
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
-from rowcall_worker.running import outcomes
-from rowcall_worker.running.executor import Attempt, refused_settlement
+from rowcall_worker.running import outcomes, settlements
+from rowcall_worker.running.attempt import Attempt
 from rowcall_worker.serving.transaction import AttemptTransaction
 
 BATCH: Final = 1000
@@ -195,7 +195,7 @@ class Settler:
                     await transaction.roll_back()
             except Exception as error:  # noqa: BLE001  whatever it was, nothing of the transaction was kept
                 # Or nobody knows. Then this settlement waits for the row until it is known, and finds it gone or unchanged.
-                outcome.settlement = refused_settlement(outcome.attempt, error)
+                outcome.settlement = settlements.refused(outcome.attempt, error)
                 outcome.tried = True
             finally:
                 if transaction is not None:
@@ -306,7 +306,7 @@ class Settler:
             return True
         refused = error if isinstance(error, ChildRefusedError) else error.__cause__
         if isinstance(refused, ChildRefusedError):
-            outcome.settlement = refused_settlement(outcome.attempt, refused)
+            outcome.settlement = settlements.refused(outcome.attempt, refused)
             return True
         with bind(outcome.attempt.call):
             _log.error("outcome cannot be written", shard=self._shard, exc_info=error)
