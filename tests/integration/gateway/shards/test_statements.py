@@ -18,8 +18,8 @@ from rowcall.queue.model import Submission, Submitted
 from rowcall.queue.postgres.hints import Hint
 from rowcall.queue.postgres.statements import statement
 from rowcall.queue.postgres.store import PostgresJobStore
-from rowcall.queue.postgres.wire.connection import Connection
 from rowcall.queue.postgres.wire.prepared import run
+from rowcall.queue.postgres.wire.types import Connection
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Gateways, keyed, tenant
 from tests.support.waiting import until

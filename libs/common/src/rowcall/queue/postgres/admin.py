@@ -6,7 +6,8 @@ from datetime import timedelta
 
 from rowcall.queue.model import Pause, QueueStats
 from rowcall.queue.postgres.session import Session
-from rowcall.queue.postgres.wire.connection import Pool, Shield
+from rowcall.queue.postgres.wire.connection import Shield
+from rowcall.queue.postgres.wire.types import Pool
 
 
 class PostgresQueueAdmin:

@@ -19,9 +19,10 @@ import structlog
 from psycopg import sql
 
 from rowcall.queue.postgres.wire.arrays import TextArray
-from rowcall.queue.postgres.wire.connection import Connection, execute
+from rowcall.queue.postgres.wire.connection import execute
 from rowcall.queue.postgres.wire.link import Link
 from rowcall.queue.postgres.wire.prepared import Behind
+from rowcall.queue.postgres.wire.types import Connection
 from rowcall.queue.postgres.wire.watch import Watch
 
 READY_CHANNEL: Final = "rowcall_ready"

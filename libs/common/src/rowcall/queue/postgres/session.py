@@ -17,8 +17,6 @@ from psycopg.rows import TupleRow
 from rowcall.queue.postgres.faults import fault
 from rowcall.queue.postgres.hints import Hint
 from rowcall.queue.postgres.wire.connection import (
-    Connection,
-    Pool,
     Shield,
     again_on_collision,
     can_follow,
@@ -28,6 +26,7 @@ from rowcall.queue.postgres.wire.connection import (
     replicated,
 )
 from rowcall.queue.postgres.wire.prepared import rest
+from rowcall.queue.postgres.wire.types import Connection, Pool
 
 _HINTS_AGAIN: Final = 30.0
 """Seconds without hints behind statements after one that could not be sent: a notifier sends them."""

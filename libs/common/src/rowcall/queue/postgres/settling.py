@@ -26,7 +26,8 @@ from rowcall.queue.postgres.wire.arrays import (
     TextArray,
     UuidArray,
 )
-from rowcall.queue.postgres.wire.connection import Connection, again_on_collision, execute
+from rowcall.queue.postgres.wire.connection import again_on_collision, execute
+from rowcall.queue.postgres.wire.types import Connection
 
 NOT_OURS = Settled(settled=False, state=None, waiter_id=None)
 """The job's lease is another one's by now, or the job is gone."""

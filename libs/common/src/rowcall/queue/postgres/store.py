@@ -29,7 +29,8 @@ from rowcall.queue.postgres.registry import Registry
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.submitting import Submitter
 from rowcall.queue.postgres.wire.arrays import BigintArray, IntegerArray, SmallintArray, TextArray, UuidArray
-from rowcall.queue.postgres.wire.connection import Pool, Shield
+from rowcall.queue.postgres.wire.connection import Shield
+from rowcall.queue.postgres.wire.types import Pool
 from rowcall.queue.turns import Turns
 from rowcall.v1.error_reason_pb2 import ErrorReason
 

@@ -33,7 +33,8 @@ from rowcall.queue.postgres.wire.arrays import (
     TimestamptzArray,
     UuidArray,
 )
-from rowcall.queue.postgres.wire.connection import Connection, again_on_collision
+from rowcall.queue.postgres.wire.connection import again_on_collision
+from rowcall.queue.postgres.wire.types import Connection
 from rowcall.queue.turns import Flow, Turn, Turns
 from rowcall.v1.error_reason_pb2 import ErrorReason
 

@@ -28,8 +28,9 @@ from rowcall.errors import RowcallError
 from rowcall.queue.model import Settled, Settlement
 from rowcall.queue.postgres.faults import collided, fault, lost, of_a_row
 from rowcall.queue.postgres.settling import NOT_OURS, Settler
-from rowcall.queue.postgres.wire.connection import Connection, Pool, Shield, cut_off, execute, replicated
+from rowcall.queue.postgres.wire.connection import Shield, cut_off, execute, replicated
 from rowcall.queue.postgres.wire.lent import LentAsyncConnection, LentConnection
+from rowcall.queue.postgres.wire.types import Connection, Pool
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
 _BEGIN: Final = "begin isolation level read committed read write"

@@ -28,7 +28,8 @@ from rowcall.queue.postgres.settling import NOT_OURS, Settler
 from rowcall.queue.postgres.submitting import Submitter
 from rowcall.queue.postgres.transaction import TransactionLimits, Transactions
 from rowcall.queue.postgres.wire.arrays import BigintArray, IntegerArray, RealArray, TextArray, UuidArray
-from rowcall.queue.postgres.wire.connection import Pool, Shield
+from rowcall.queue.postgres.wire.connection import Shield
+from rowcall.queue.postgres.wire.types import Pool
 from rowcall.queue.turns import Turns
 
 _ORDER = attrgetter("lane", "order_key", "job_id")

@@ -13,21 +13,18 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.rows import TupleRow, tuple_row
-from psycopg_pool import AsyncConnectionPool
 
 from rowcall.liveness import is_alive
 from rowcall.queue.postgres import faults
 from rowcall.queue.postgres.statements import statement
 from rowcall.queue.postgres.wire import prepared
+from rowcall.queue.postgres.wire.types import Connection, Pool
 
 T = TypeVar("T")
-
-Connection: TypeAlias = psycopg.AsyncConnection[Any]
-Pool: TypeAlias = AsyncConnectionPool[Any]
 
 _TRIES = 5
 """How often a statement is run that keeps colliding with others."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 import psycopg
 import structlog
 
-from rowcall.queue.postgres.wire.connection import Connection
+from rowcall.queue.postgres.wire.types import Connection
 
 _FIRST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 5.0

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import psycopg
 from psycopg.abc import Buffer
@@ -22,10 +22,8 @@ from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 
 from rowcall.queue.postgres.statements import statement
+from rowcall.queue.postgres.wire.types import Connection
 from rowcall.queue.postgres.wire.watch import Watch
-
-if TYPE_CHECKING:
-    from rowcall.queue.postgres.wire.connection import Connection
 
 _PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s")
 _KEPT: Final = "_rowcall_prepared"
