@@ -31,7 +31,7 @@ from rowcall.names import operation_name
 from rowcall.options.v1.job_pb2 import Priority
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.queue.model import ClaimedJob, Progress, Settlement
-from rowcall.queue.postgres.hints import Notifier
+from rowcall.queue.postgres.hints import PostgresNotifier
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.sharding import GATEWAY_WORKLOADS, WORKER_WORKLOADS, Router, Workload
 from rowcall.v1.job_pb2 import JobState
@@ -102,7 +102,7 @@ class Bench:
         self._stack = stack
         self._worker_id = uuid4()
         self._queues: dict[str, PostgresWorkQueue] = {}
-        self._notifiers: dict[str, Notifier] = {}
+        self._notifiers: dict[str, PostgresNotifier] = {}
         self._methods = list(load_catalogue().methods)
 
     @property
@@ -126,7 +126,7 @@ class Bench:
     def notify(self) -> None:
         """From now on tells waiting gateways of what it settles, as a worker does."""
         for name, dsn in self._cluster.shards.items():
-            notifier = Notifier(dsn)
+            notifier = PostgresNotifier(dsn)
             notifier.start()
             self._stack.push_async_callback(notifier.close)
             self._notifiers[name] = notifier

@@ -20,7 +20,7 @@ from rowcall.catalogue.images import load_catalogue
 from rowcall.catalogue.model import Policy
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest
 from rowcall.queue.model import JobRow, Submission, SubmitOutcome
-from rowcall.queue.postgres.hints import Notifier
+from rowcall.queue.postgres.hints import PostgresNotifier
 from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.settings import ClusterSettings
 from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
@@ -78,7 +78,9 @@ class Calls:
         self.hints = True
         """Whether workers are told of new jobs."""
         self._router = router
-        self._notifiers = {name: Notifier(shard.connection_string("hints")) for name, shard in router.shards.items()}
+        self._notifiers = {
+            name: PostgresNotifier(shard.connection_string("hints")) for name, shard in router.shards.items()
+        }
         self._stores = {
             name: PostgresJobStore(shard.pool(Workload.SUBMIT), shard.pool(Workload.READ), shard=name)
             for name, shard in router.shards.items()

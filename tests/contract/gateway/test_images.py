@@ -15,8 +15,8 @@ import structlog
 from google.longrunning.operations_pb2 import Operation
 
 from rowcall.catalogue.images import Catalogue, load_catalogue
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Submission, Submitted
-from rowcall.queue.postgres.hints import Hint
 from rowcall.queue.postgres.store import PostgresJobStore
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, dynamic_stub, info_of, jobs, keyed, tenant, violations_of

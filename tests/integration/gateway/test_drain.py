@@ -17,8 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Submission, Submitted
-from rowcall.queue.postgres.hints import Hint
 from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall_gateway.server import Gateway
 from tests.fix_cluster import Cluster

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import ClaimedJob, Settled, Settlement
-from rowcall.queue.postgres.hints import Hint
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
 from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext

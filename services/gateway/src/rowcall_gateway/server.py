@@ -17,6 +17,7 @@ from opentelemetry.trace import TracerProvider
 
 from rowcall import logs
 from rowcall.catalogue.images import Catalogue, load_catalogue
+from rowcall.queue.choice import queue_of
 from rowcall.sharding import GATEWAY_WORKLOADS, Router
 from rowcall.v1 import job_service_pb2_grpc, queue_service_pb2_grpc
 from rowcall_gateway.calls.background import Background
@@ -186,7 +187,7 @@ class Gateway:
             )
         await check_schemas(settings, self._router)
         self._links = Links(
-            self._router,
+            {name: queue_of(shard, settings) for name, shard in self._router.shards.items()},
             settings,
             gateway_id=uuid4(),
             in_flight=lambda: self._gate.inside,

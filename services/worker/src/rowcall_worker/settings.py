@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from rowcall.queue.postgres.transaction import TransactionLimits
+from rowcall.queue.transactions import TransactionLimits
 from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFiles
 from rowcall_worker.claiming.shares import QueueChoice
 

@@ -18,13 +18,8 @@ import structlog
 
 from rowcall.catalogue.images import Catalogue
 from rowcall.errors import RowcallError
-from rowcall.migrations import check_schema
 from rowcall.queue.model import ClaimedJob, QueueRow
-from rowcall.queue.postgres.faults import fault
-from rowcall.queue.postgres.hints import CANCEL_CHANNEL, READY_CHANNEL, Listener, Notifier, parse_cancel, parse_ready
-from rowcall.queue.postgres.renewal import LeaseRenewal
-from rowcall.queue.postgres.work import PostgresWorkQueue
-from rowcall.sharding import Shard, Workload
+from rowcall.queue.protocol import LeaseRenewal, QueueProvider
 from rowcall_worker.claiming.claimer import Claimer
 from rowcall_worker.claiming.intake import Intake
 from rowcall_worker.claiming.shares import Share, Shares
@@ -64,7 +59,7 @@ class ShardWorker:
 
     def __init__(
         self,
-        shard: Shard,
+        queue: QueueProvider,
         executor: Executor,
         methods: Sequence[ServedMethod],
         settings: WorkerSettings,
@@ -76,7 +71,7 @@ class ShardWorker:
         loop_lag: LoopLag,
     ) -> None:
         """Args:
-        shard: With the worker's pools.
+        queue: The shard's.
         executor: The process's.
         methods: What is served.
         settings: The process's.
@@ -86,28 +81,16 @@ class ShardWorker:
         solitude: The process's.
         loop_lag: The process's.
         """
-        self.name = shard.name
-        self._shard = shard
+        self.name = queue.shard
+        self._provider = queue
         self._executor = executor
         self._methods = methods
         self._settings = settings
-        self._queue = PostgresWorkQueue(
-            shard.pool(Workload.CLAIM),
-            shard.pool(Workload.SETTLE),
-            shard.pool(Workload.MAINTENANCE),
-            shard=shard.name,
+        self._queue = queue.work()
+        self._notifier = queue.notifier("hints")
+        self._listener = queue.work_listener(
+            "listen", ready=self._have_work, cancel=self._cancelled, connected=self._listening
         )
-        self._notifier: Notifier | None = None
-        self._listener: Listener | None = None
-        if settings.uses_hints:
-            self._notifier = Notifier(shard.connection_string("hints"), name="rowcall-worker hints")
-            self._listener = Listener(
-                shard.connection_string("listen"),
-                [READY_CHANNEL, CANCEL_CHANNEL],
-                self._heard,
-                connected=self._listening,
-                name="rowcall-worker listen",
-            )
         self._shares = shares
         self._solitude = solitude
         self._telling = telling = Telling(self._ready, self._done)
@@ -115,20 +98,20 @@ class ShardWorker:
         def worker_id() -> UUID | None:
             return self._registrar.worker_id
 
-        self._maintenance = Maintenance(self._queue, shard=shard.name, worker_id=worker_id, telling=telling)
-        self._maintainer = Maintainer(self._queue, shard=shard.name, worker_id=worker_id, telling=telling)
+        self._maintenance = Maintenance(self._queue, shard=self.name, worker_id=worker_id, telling=telling)
+        self._maintainer = Maintainer(self._queue, shard=self.name, worker_id=worker_id, telling=telling)
         self._settler = Settler(
             self._queue,
-            shard=shard.name,
+            shard=self.name,
             done=self._done,
             again=self._maintenance.due_in,
             ready=self._ready,
             hints=settings.uses_hints,
         )
         self._abilities = Abilities(
-            transactions=self._queue.transactions(shard.pool(Workload.TRANSACTION), settings.transaction_limits),
+            transactions=self._queue.transactions(settings.transaction_limits),
             children=Children(catalogue, self._queue, max_request_bytes=settings.max_request_bytes),
-            progress=ProgressBoard(self._queue, shard=shard.name),
+            progress=ProgressBoard(self._queue, shard=self.name),
         )
         self._registrar = Registrar(
             self._queue,
@@ -137,7 +120,7 @@ class ShardWorker:
             self._renewal,
             self._abilities,
             name=name,
-            shard=shard.name,
+            shard=self.name,
             length=settings.lease,
             release=self._return_late,
             parted=self._maintenance.rescue_soon,
@@ -157,7 +140,7 @@ class ShardWorker:
         Raises:
             RowcallError: SCHEMA_MISMATCH if this release cannot work with it; otherwise it cannot be reached now.
         """
-        await self._check()
+        await self._provider.check()
         by_id = {await self._queue.method_id(method.name): method for method in self._methods}
         queues = await self._queue.queues()
         await self._registrar.register()
@@ -280,25 +263,8 @@ class ShardWorker:
         if self._intake is not None:
             self._intake.return_late(registration, jobs)
 
-    async def _check(self) -> None:
-        try:
-            async with self._shard.pool(Workload.MAINTENANCE).connection() as connection:
-                await check_schema(connection, "shard", shard=self.name)
-        except RowcallError:
-            raise
-        except Exception as error:
-            raise fault(error, shard=self.name) from error
-
     def _renewal(self, worker_id: UUID) -> LeaseRenewal:
-        return LeaseRenewal(
-            self._shard.connection_string("lease", Workload.CLAIM),
-            worker_id,
-            self._settings.lease,
-            shard=self.name,
-            prepare=self._settings.prepare_after is not None,
-            # Through such a pooler another's session may hold a lock for ever, or nobody's.
-            guard=not self._settings.transaction_pooler,
-        )
+        return self._provider.renewal(worker_id, self._settings.lease)
 
     async def _watch_queues(self) -> None:
         while True:
@@ -320,11 +286,8 @@ class ShardWorker:
         if self._suspects is not None:
             self._suspects.look_at(wanted)
 
-    def _heard(self, channel: str, payload: str) -> None:
-        if channel == CANCEL_CHANNEL:
-            self._registrar.renew_now(parse_cancel(payload))
-        else:
-            self._have_work(parse_ready(payload))
+    def _cancelled(self, worker_ids: Sequence[UUID]) -> None:
+        self._registrar.renew_now(worker_ids)
 
     def _paused(self, queue_ids: Collection[int]) -> None:
         for claimer in self._claimers:

@@ -22,6 +22,7 @@ from google.protobuf.message import Message
 from rowcall.catalogue.images import Catalogue, load_catalogue
 from rowcall.errors import RowcallError
 from rowcall.probe.v1.probe_pb2_grpc import add_ProbeServiceServicer_to_server
+from rowcall.queue.choice import queue_of
 from rowcall.sharding import WORKER_WORKLOADS, Router
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_worker import servicers
@@ -199,7 +200,7 @@ class Worker(grpc.aio.Server):
         solitude = Solitude((self._executor.async_slots, self._executor.sync_slots))
         shards = [
             ShardWorker(
-                shard,
+                queue_of(shard, self._settings),
                 self._executor,
                 methods,
                 self._settings,

@@ -19,7 +19,7 @@ from google.rpc.status_pb2 import Status
 from rowcall.errors import read_envelope
 from rowcall.probe.v1.probe_pb2 import EchoRequest, RunRequest, RunResponse
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceStub
-from rowcall.queue.postgres.hints import CANCEL_CHANNEL, READY_CHANNEL, Listener
+from rowcall.queue.postgres.hints import CANCEL_CHANNEL, READY_CHANNEL, PostgresListener
 from rowcall.v1.job_pb2 import AttemptOutcome, Job, JobState
 from rowcall.v1.job_service_pb2 import (
     BatchCancelJobsRequest,
@@ -182,7 +182,7 @@ async def test_workers_are_told_of_what_is_replayed_and_of_what_to_cancel(
     connected: list[None] = []
     async with AsyncExitStack() as stack:
         for dsn in cluster.shards.values():
-            listener = Listener(
+            listener = PostgresListener(
                 dsn,
                 [READY_CHANNEL, CANCEL_CHANNEL],
                 lambda channel, payload: heard.append((channel, payload)),

@@ -14,8 +14,8 @@ from google.longrunning.operations_pb2 import GetOperationRequest
 from psycopg.rows import TupleRow
 
 from rowcall.probe.v1.probe_pb2 import RunRequest
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Submission, Submitted
-from rowcall.queue.postgres.hints import Hint
 from rowcall.queue.postgres.statements import statement
 from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.queue.postgres.wire.prepared import run

@@ -11,8 +11,8 @@ import uuid_utils.compat
 
 from rowcall.catalogue.images import load_catalogue
 from rowcall.errors import RowcallError, reason_name
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Submission, SubmitOutcome, Submitted
-from rowcall.queue.postgres.hints import Hint
 from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
 from rowcall.v1.error_reason_pb2 import ErrorReason

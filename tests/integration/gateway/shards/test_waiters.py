@@ -14,8 +14,8 @@ import pytest
 
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest, RunResponse
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Outcome, Submission, Submitted
-from rowcall.queue.postgres.hints import Hint
 from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
 from rowcall_gateway.shards import links
@@ -74,10 +74,10 @@ async def test_a_hint_that_comes_before_its_call_waits_is_kept(
         await until(lambda: {each.job_id for each in submissions} <= heard)
         return answers
 
+    monkeypatch.setattr(Waiters, "hint", hear)
     probe = await gateways.probe(await gateways.start())
     await workers.start()
     await until(lambda: listening(cluster) == len(cluster.shards))
-    monkeypatch.setattr(Waiters, "hint", hear)
     monkeypatch.setattr(PostgresJobStore, "submit", slowly)
 
     assert (await echo(probe)).payload == b"x"

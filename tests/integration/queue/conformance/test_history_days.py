@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from rowcall.catalogue.model import Policy
-from rowcall.queue.protocol import HISTORY_DAYS
+from rowcall.migrations import HISTORY_DAYS
 from tests.fix_queue import METHOD, SUCCEEDED, Queue
 
 KEPT = {"short": 1, "standard": 7, "long": 90}

@@ -14,8 +14,8 @@ import pytest
 from rowcall.queue.postgres.hints import (
     CANCEL_CHANNEL,
     READY_CHANNEL,
-    Listener,
-    Notifier,
+    PostgresListener,
+    PostgresNotifier,
     done_channel,
     parse_cancel,
     parse_done,
@@ -47,7 +47,7 @@ async def listening(
     dsn: str, *channels: str, callback: Callable[[str, str], None] | None = None
 ) -> AsyncIterator[Heard]:
     heard = Heard()
-    listener = Listener(dsn, channels, callback or heard.hint, connected=heard.connected)
+    listener = PostgresListener(dsn, channels, callback or heard.hint, connected=heard.connected)
     listener.start()
     await until(lambda: heard.connections == 1)
     yield heard
@@ -55,14 +55,14 @@ async def listening(
 
 
 @pytest.fixture
-async def notifier(cluster: Cluster) -> AsyncIterator[Notifier]:
-    notifier = Notifier(cluster.shards["a"], interval=timedelta(milliseconds=20))
+async def notifier(cluster: Cluster) -> AsyncIterator[PostgresNotifier]:
+    notifier = PostgresNotifier(cluster.shards["a"], interval=timedelta(milliseconds=20))
     notifier.start()
     yield notifier
     await notifier.close()
 
 
-async def test_hints_say_which_queues_and_which_jobs(cluster: Cluster, notifier: Notifier) -> None:
+async def test_hints_say_which_queues_and_which_jobs(cluster: Cluster, notifier: PostgresNotifier) -> None:
     gateway, jobs = uuid4(), [uuid4() for _ in range(3)]
     async with listening(cluster.shards["a"], READY_CHANNEL, done_channel(gateway)) as heard:
         notifier.ready([7, 11])
@@ -74,7 +74,7 @@ async def test_hints_say_which_queues_and_which_jobs(cluster: Cluster, notifier:
     assert parse_done(said[done_channel(gateway)]) == jobs
 
 
-async def test_workers_are_told_of_cancellations_together(cluster: Cluster, notifier: Notifier) -> None:
+async def test_workers_are_told_of_cancellations_together(cluster: Cluster, notifier: PostgresNotifier) -> None:
     workers = [uuid4() for _ in range(300)]
     async with listening(cluster.shards["a"], CANCEL_CHANNEL) as heard:
         for _ in range(2):
@@ -88,7 +88,7 @@ async def test_workers_are_told_of_cancellations_together(cluster: Cluster, noti
 async def test_what_waits_is_sent_before_the_end(cluster: Cluster) -> None:
     # The second hint waits for its interval: as the last results of a worker that drains.
     async with listening(cluster.shards["a"], READY_CHANNEL) as heard:
-        made = Notifier(cluster.shards["a"], interval=timedelta(milliseconds=50))
+        made = PostgresNotifier(cluster.shards["a"], interval=timedelta(milliseconds=50))
         made.start()
         made.ready([1])
         await until(lambda: heard.hints == [(READY_CHANNEL, "1")])
@@ -101,14 +101,14 @@ async def test_the_end_waits_for_no_database_that_is_away(cluster: Cluster) -> N
     gate = Gate(cluster.shards["a"])
     await gate.open()
     await gate.shut()
-    made = Notifier(gate.dsn)
+    made = PostgresNotifier(gate.dsn)
     made.start()
     made.ready([1])
     async with asyncio.timeout(10):
         await made.close()
 
 
-async def test_many_ids_are_sent_in_payloads_that_postgres_takes(cluster: Cluster, notifier: Notifier) -> None:
+async def test_many_ids_are_sent_in_payloads_that_postgres_takes(cluster: Cluster, notifier: PostgresNotifier) -> None:
     gateway, jobs = uuid4(), [uuid4() for _ in range(1000)]
     async with listening(cluster.shards["a"], done_channel(gateway)) as heard:
         notifier.done(gateway, jobs)
@@ -121,7 +121,7 @@ async def test_many_ids_are_sent_in_payloads_that_postgres_takes(cluster: Cluste
 
 
 async def test_the_first_hint_goes_at_once_and_the_rest_together(cluster: Cluster) -> None:
-    notifier = Notifier(cluster.shards["a"], interval=timedelta(milliseconds=300))
+    notifier = PostgresNotifier(cluster.shards["a"], interval=timedelta(milliseconds=300))
     notifier.start()
     async with listening(cluster.shards["a"], READY_CHANNEL) as heard:
         notifier.ready([1])
@@ -139,7 +139,7 @@ async def test_the_first_hint_goes_at_once_and_the_rest_together(cluster: Cluste
 
 async def test_a_lost_connection_is_made_again_and_says_so(cluster: Cluster) -> None:
     async with Gate(cluster.shards["a"]) as gate:
-        notifier = Notifier(gate.dsn)
+        notifier = PostgresNotifier(gate.dsn)
         notifier.start()
         async with listening(gate.dsn, READY_CHANNEL) as heard:
             notifier.ready([1])
@@ -155,7 +155,7 @@ async def test_a_lost_connection_is_made_again_and_says_so(cluster: Cluster) -> 
         await notifier.close()
 
 
-async def until_heard(notifier: Notifier, heard: Heard, queue_id: int) -> None:
+async def until_heard(notifier: PostgresNotifier, heard: Heard, queue_id: int) -> None:
     async with asyncio.timeout(20):
         while not any(queue_id in parse_ready(payload) for _, payload in heard.hints):
             notifier.ready([queue_id])
@@ -164,7 +164,7 @@ async def until_heard(notifier: Notifier, heard: Heard, queue_id: int) -> None:
 
 async def test_hints_that_cannot_be_sent_do_not_pile_up(cluster: Cluster) -> None:
     gateway = uuid4()
-    notifier = Notifier(cluster.shards["a"])  # not started: as if the database were away
+    notifier = PostgresNotifier(cluster.shards["a"])  # not started: as if the database were away
     for _ in range(1000):
         notifier.done(gateway, [uuid4() for _ in range(100)])
     async with listening(cluster.shards["a"], done_channel(gateway)) as heard:
@@ -183,7 +183,7 @@ async def until_quiet(cluster: Cluster, heard: Heard) -> None:
     await until(lambda: heard.hints[-1][1] == "")
 
 
-async def test_a_callback_that_fails_does_not_end_listening(cluster: Cluster, notifier: Notifier) -> None:
+async def test_a_callback_that_fails_does_not_end_listening(cluster: Cluster, notifier: PostgresNotifier) -> None:
     heard: list[str] = []
 
     def fail_once(channel: str, payload: str) -> None:
@@ -204,8 +204,8 @@ async def test_a_database_that_is_not_there_is_no_error(cluster: Cluster) -> Non
     await gate.open()
     await gate.shut()
     heard = Heard()
-    listener = Listener(gate.dsn, [READY_CHANNEL], heard.hint, connected=heard.connected)
-    notifier = Notifier(gate.dsn)
+    listener = PostgresListener(gate.dsn, [READY_CHANNEL], heard.hint, connected=heard.connected)
+    notifier = PostgresNotifier(gate.dsn)
     listener.start()
     notifier.start()
     notifier.ready([1])

@@ -10,9 +10,10 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Settlement
 from rowcall.queue.postgres import session
-from rowcall.queue.postgres.hints import READY_CHANNEL, Hint, Listener, done_channel, parse_done, parse_ready
+from rowcall.queue.postgres.hints import READY_CHANNEL, PostgresListener, behind, done_channel, parse_done, parse_ready
 from rowcall.queue.postgres.wire import prepared
 from rowcall.queue.postgres.wire.prepared import Behind
 from tests.fix_cluster import Cluster
@@ -36,7 +37,7 @@ async def heard_on(queue: Queue, channel: str) -> AsyncIterator[list[str]]:
     """The payloads that are heard on a channel."""
     heard: list[str] = []
     connected = asyncio.Event()
-    listener = Listener(
+    listener = PostgresListener(
         queue.logins.admin, [channel], lambda _channel, payload: heard.append(payload), connected=connected.set
     )
     listener.start()
@@ -48,8 +49,13 @@ async def heard_on(queue: Queue, channel: str) -> AsyncIterator[list[str]]:
 class Stuck(Hint):
     """Waits, where it is sent, for a lock that another session has."""
 
-    def statement(self) -> Behind:
-        return Behind("shard_facts", {})
+
+@pytest.fixture(autouse=True)
+def stuck_ones_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sent(hint: Hint) -> Behind:
+        return Behind("shard_facts", {}) if isinstance(hint, Stuck) else behind(hint)
+
+    monkeypatch.setattr(session, "behind", sent)
 
 
 @asynccontextmanager
@@ -124,13 +130,13 @@ async def test_what_is_refused_is_refused_with_a_hint_behind_it(rides: Queue) ->
 async def test_a_hint_that_waits_keeps_nobody(rides: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepared, "_REST_WITHIN", 3600)
     async with locked(rides) as lock:
-        stuck = Stuck([])
+        stuck = Stuck()
         taken((await rides.store.submit([rides.call()], stuck))[0])
         assert stuck.sent
         await rides.somebody_waits()
         # One connection at most waits with it; the others go on, and their hints are a notifier's.
         for _ in range(6):
-            other = Stuck([])
+            other = Stuck()
             taken((await rides.store.submit([rides.call()], other))[0])
             assert not other.sent
         closing = asyncio.create_task(rides.store.close())
@@ -144,7 +150,7 @@ async def test_a_hint_that_waits_keeps_nobody(rides: Queue, monkeypatch: pytest.
 
 
 async def test_of_two_at_once_one_is_a_notifiers(rides: Queue) -> None:
-    hints = [Stuck([]) for _ in range(2)]
+    hints = [Stuck() for _ in range(2)]
     async with locked(rides) as lock:
         answers = await asyncio.gather(*(rides.store.submit([rides.call()], hint) for hint in hints))
         assert [taken(answer) for [answer] in answers]
@@ -156,7 +162,7 @@ async def test_of_two_at_once_one_is_a_notifiers(rides: Queue) -> None:
 async def test_a_hint_that_waits_for_too_long_is_given_up(rides: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepared, "_REST_WITHIN", 0.01)
     async with locked(rides):
-        taken((await rides.store.submit([rides.call()], Stuck([])))[0])
+        taken((await rides.store.submit([rides.call()], Stuck()))[0])
         await rides.store.close()
         # Where one got stuck others would: for a while they are left to a notifier.
         later = Hint.ready([1])
@@ -166,7 +172,7 @@ async def test_a_hint_that_waits_for_too_long_is_given_up(rides: Queue, monkeypa
     [job] = await rides.claim(await rides.worker(), limit=1)
     settlement = Settlement(job.tenant, job.job_id, job.lease, SUCCEEDED, response=b"")
     async with locked(rides):
-        await rides.work.settle([settlement], Stuck([]))
+        await rides.work.settle([settlement], Stuck())
         await rides.work.close()
     hint = Hint.done({uuid4(): [job.job_id]})
     await rides.work.settle([settlement], hint)
@@ -178,7 +184,7 @@ async def test_neither_workers_nor_gateways_need_a_notifier(
     gateways: Gateways, cluster: Cluster, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rowcall_gateway.shards.links.HINTED", NEVER)
-    monkeypatch.setattr("rowcall.queue.postgres.hints.Notifier._want", lambda _: None)
+    monkeypatch.setattr("rowcall.queue.postgres.hints.PostgresNotifier._want", lambda _: None)
     probe = await gateways.probe(await gateways.start())
     await workers.start(poll=NEVER.first)
     await until(lambda: listening(cluster) == len(cluster.shards))

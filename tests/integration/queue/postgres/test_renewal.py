@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from rowcall.errors import RowcallError
-from rowcall.queue.postgres.renewal import LeaseRenewal
+from rowcall.queue.postgres.renewal import PostgresLeaseRenewal
 from tests.fix_queue import Queue
 from tests.support.gate import Gate
 from tests.support.waiting import until
@@ -21,7 +21,7 @@ LEASE = timedelta(minutes=2)
 
 async def test_a_renewal_puts_the_end_of_the_lease_off(queue: Queue) -> None:
     worker = await queue.worker(lease=timedelta(seconds=5))
-    renewal = LeaseRenewal(queue.logins.worker, worker, LEASE, shard="a", prepare=queue.logins.access.prepares)
+    renewal = PostgresLeaseRenewal(queue.logins.worker, worker, LEASE, shard="a", prepare=queue.logins.access.prepares)
     assert (await asyncio.to_thread(renewal.renew)).alive
     left = await queue.value("select lease_until - clock_timestamp() from rowcall.worker where worker_id = %s", worker)
     assert timedelta(minutes=1) < left <= LEASE
@@ -32,7 +32,9 @@ async def test_the_dead_and_the_unknown_cannot_renew(queue: Queue) -> None:
     worker = await queue.worker()
     await queue.work.retire_worker(worker)
     for each in (worker, uuid4()):
-        renewal = LeaseRenewal(queue.logins.worker, each, LEASE, shard="a", prepare=queue.logins.access.prepares)
+        renewal = PostgresLeaseRenewal(
+            queue.logins.worker, each, LEASE, shard="a", prepare=queue.logins.access.prepares
+        )
         assert not (await asyncio.to_thread(renewal.renew)).alive
         await asyncio.to_thread(renewal.close)
 
@@ -40,7 +42,7 @@ async def test_the_dead_and_the_unknown_cannot_renew(queue: Queue) -> None:
 async def test_a_database_that_is_away_is_an_error_and_connected_to_again(queue: Queue) -> None:
     worker = await queue.worker()
     async with Gate(queue.logins.worker) as gate:
-        renewal = LeaseRenewal(gate.dsn, worker, LEASE, shard="a", prepare=queue.logins.access.prepares)
+        renewal = PostgresLeaseRenewal(gate.dsn, worker, LEASE, shard="a", prepare=queue.logins.access.prepares)
         assert (await asyncio.to_thread(renewal.renew)).alive
         await gate.shut()
         for _ in range(2):
@@ -65,7 +67,7 @@ async def guarded(queue: Queue, worker: UUID) -> bool:
 @pytest.mark.straight("a session of a pooler's stands for nobody")
 async def test_the_first_renewal_has_its_session_stand_for_the_worker(queue: Queue) -> None:
     worker = await queue.worker()
-    renewal = LeaseRenewal(queue.logins.worker, worker, LEASE, shard="a")
+    renewal = PostgresLeaseRenewal(queue.logins.worker, worker, LEASE, shard="a")
     await asyncio.to_thread(renewal.renew)
     assert await guarded(queue, worker)
     await asyncio.to_thread(renewal.close)
@@ -77,7 +79,7 @@ async def test_a_new_connection_stands_for_the_worker_as_soon_as_the_old_one_is_
     worker = await queue.worker()
     async with await psycopg.AsyncConnection.connect(queue.logins.worker, autocommit=True) as old:
         await old.execute("select rowcall.guard_worker(%s)", [worker])
-        renewal = LeaseRenewal(queue.logins.worker, worker, LEASE, shard="a")
+        renewal = PostgresLeaseRenewal(queue.logins.worker, worker, LEASE, shard="a")
         # Another session holds the lock yet: the lease is renewed all the same.
         assert (await asyncio.to_thread(renewal.renew)).alive
     await until(lambda: _not(guarded(queue, worker)))
@@ -95,7 +97,7 @@ async def test_a_new_connection_stands_for_the_worker_as_soon_as_the_old_one_is_
 
 async def test_no_session_stands_for_a_worker_where_none_should(queue: Queue) -> None:
     worker = await queue.worker()
-    renewal = LeaseRenewal(
+    renewal = PostgresLeaseRenewal(
         queue.logins.worker, worker, LEASE, shard="a", prepare=queue.logins.access.prepares, guard=False
     )
     for _ in range(2):
@@ -106,7 +108,7 @@ async def test_no_session_stands_for_a_worker_where_none_should(queue: Queue) ->
 
 async def test_a_renewal_tells_how_late_the_loop_was(queue: Queue) -> None:
     worker = await queue.worker()
-    renewal = LeaseRenewal(
+    renewal = PostgresLeaseRenewal(
         queue.logins.worker, worker, LEASE, shard="a", prepare=queue.logins.access.prepares, guard=False
     )
     await asyncio.to_thread(renewal.renew, timedelta(milliseconds=250))

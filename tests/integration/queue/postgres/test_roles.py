@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from rowcall.catalogue.model import Policy
+from rowcall.migrations import HISTORY_DAYS
 from rowcall.queue.model import EVERY_JOB, Progress, Running
-from rowcall.queue.protocol import HISTORY_DAYS
 from tests.fix_queue import Logins, Queue
 
 GATEWAY = {

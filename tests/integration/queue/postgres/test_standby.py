@@ -19,7 +19,7 @@ from uuid_utils.compat import uuid7
 from rowcall.catalogue.model import Policy
 from rowcall.errors import RowcallError, reason_name
 from rowcall.queue.model import MethodIds, Submission, SubmitOutcome, Submitted
-from rowcall.queue.postgres.renewal import LeaseRenewal
+from rowcall.queue.postgres.renewal import PostgresLeaseRenewal
 from rowcall.queue.postgres.store import PostgresJobStore
 from tests.fix_standby import ReplicatedCluster
 from tests.support.postgres_proxy import PostgresProxy
@@ -196,7 +196,7 @@ async def test_leases_are_renewed_while_the_standby_is_away(shard: Shard) -> Non
     lease = timedelta(minutes=1)
     await shard.cluster.on_primary("select rowcall.register_worker(%s, 'worker', %s)::text", worker_id, lease)
     await asyncio.to_thread(shard.cluster.standby.kill)
-    renewal = LeaseRenewal(shard.cluster.shards["a"], worker_id, lease, shard="a")
+    renewal = PostgresLeaseRenewal(shard.cluster.shards["a"], worker_id, lease, shard="a")
     async with asyncio.timeout(BOUND):
         assert (await asyncio.to_thread(renewal.renew)).alive
     await asyncio.to_thread(renewal.close)

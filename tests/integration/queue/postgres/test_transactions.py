@@ -12,9 +12,12 @@ import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
+from rowcall.queue.faults import TransactionFault
 from rowcall.queue.model import ClaimedJob, Settled, Settlement
-from rowcall.queue.postgres.transaction import JobTransaction, TransactionFault, TransactionLimits, Transactions
+from rowcall.queue.postgres.transaction import PostgresJobTransaction
 from rowcall.queue.postgres.wire.lent import LentAsyncConnection
+from rowcall.queue.postgres.work import PostgresWorkQueue
+from rowcall.queue.transactions import TransactionLimits
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from tests.fix_queue import NOT_OURS, RUNNING, SCHEDULED, SUCCEEDED, Logins, Queue
 from tests.support.waiting import until
@@ -38,9 +41,12 @@ create constraint trigger at_commit after insert on public.effect deferrable ini
 class Opened:
     """A claimed job of the shard "a", with a transaction that a handler has written in."""
 
-    def __init__(self, queue: Queue, transactions: Transactions, transaction: JobTransaction, job: ClaimedJob) -> None:
+    def __init__(
+        self, queue: Queue, work: PostgresWorkQueue, transaction: PostgresJobTransaction, job: ClaimedJob
+    ) -> None:
         self.queue = queue
-        self.transactions = transactions
+        self.work = work
+        """Which the transaction is of."""
         self.transaction = transaction
         self.job = job
 
@@ -74,6 +80,11 @@ async def lending(logins: Logins, size: int = 1) -> AsyncIterator[AsyncConnectio
         yield pool
 
 
+def work_on(pool: AsyncConnectionPool[Any]) -> PostgresWorkQueue:
+    """The work queue of a worker that has this pool for transactions."""
+    return PostgresWorkQueue(pool, pool, pool, transaction_pool=pool)
+
+
 @pytest.fixture
 async def opened(queue: Queue, logins: Logins) -> AsyncIterator[Opened]:
     await queue.admin.execute("create table public.effect (note text)")
@@ -82,11 +93,11 @@ async def opened(queue: Queue, logins: Logins) -> AsyncIterator[Opened]:
     await queue.submit(queue.call())
     [job] = await queue.claim(await queue.worker())
     async with lending(logins) as pool:
-        transactions = queue.work.transactions(pool, LIMITS)
-        transaction = await transactions.begin(threaded=False, expired=lambda: None)
+        work = work_on(pool)
+        transaction = await work.transactions(LIMITS).begin(threaded=False, expired=lambda: None)
         assert isinstance(transaction.connection, LentAsyncConnection)
         await transaction.connection.execute(INSERT)
-        yield Opened(queue, transactions, transaction, job)
+        yield Opened(queue, work, transaction, job)
         await transaction.close()
 
 
@@ -114,7 +125,7 @@ async def test_a_commit_is_not_cancelled(opened: Opened) -> None:
     with pytest.raises(asyncio.CancelledError):
         await settling
     # The worker's end waits for it.
-    closing = asyncio.create_task(queue.work.close())
+    closing = asyncio.create_task(opened.work.close())
     await queue.somebody_waits()
     assert not closing.done()
     await queue.admin.execute("select pg_advisory_unlock(%s)", [HOLD])
@@ -162,7 +173,7 @@ async def test_a_cut_transaction_keeps_nothing(opened: Opened) -> None:
     await opened.transaction.close()
     assert await opened.effects() == 0
     # Its place in the pool is another's.
-    other = await opened.transactions.begin(threaded=False, expired=lambda: None)
+    other = await opened.work.transactions(LIMITS).begin(threaded=False, expired=lambda: None)
     await other.close()
 
 
@@ -181,7 +192,7 @@ async def test_notices_are_the_pools_again_when_the_connection_is(
 ) -> None:
     """The worker hears of a commit that no standby has by a notice."""
     async with lending(logins) as pool:
-        transactions = queue.work.transactions(pool, LIMITS)
+        transactions = work_on(pool).transactions(LIMITS)
         transaction = await transactions.begin(threaded=threaded, expired=lambda: None)
         heard: list[str] = []
         transaction.connection.add_notice_handler(lambda notice: heard.append(notice.message_primary or ""))
@@ -198,7 +209,7 @@ async def test_notices_are_the_pools_again_when_the_connection_is(
 
 async def test_a_begin_that_nobody_waits_for_any_more_is_given_back(queue: Queue, logins: Logins) -> None:
     async with lending(logins) as pool:
-        transactions = queue.work.transactions(pool, LIMITS)
+        transactions = work_on(pool).transactions(LIMITS)
         first = await transactions.begin(threaded=False, expired=lambda: None)
         begin = asyncio.create_task(transactions.begin(threaded=False, expired=lambda: None))
         await until(lambda: pool.get_stats().get("requests_waiting") == 1)

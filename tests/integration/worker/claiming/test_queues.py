@@ -16,7 +16,7 @@ from google.rpc.code_pb2 import Code
 from rowcall.catalogue.model import Policy
 from rowcall.probe.v1.probe_pb2 import AwaitRequest, EchoRequest, EchoResponse
 from rowcall.queue.model import ClaimedJob
-from rowcall.queue.postgres.hints import Listener, done_channel, parse_done
+from rowcall.queue.postgres.hints import PostgresListener, done_channel, parse_done
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
@@ -255,7 +255,7 @@ async def heard(cluster: Cluster) -> AsyncIterator[tuple[UUID, list[UUID]]]:
     jobs: list[UUID] = []
     listening = asyncio.Semaphore(0)
     listeners = [
-        Listener(
+        PostgresListener(
             dsn,
             [done_channel(waiter)],
             lambda _, payload: jobs.extend(parse_done(payload)),

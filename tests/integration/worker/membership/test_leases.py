@@ -17,9 +17,9 @@ import pytest
 
 from rowcall.errors import RowcallError, read_envelope
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import ClaimedJob, Renewed, Settled, Settlement
-from rowcall.queue.postgres.hints import Hint
-from rowcall.queue.postgres.renewal import LeaseRenewal
+from rowcall.queue.postgres.renewal import PostgresLeaseRenewal
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.settings import ClusterSettings
 from rowcall.sharding import GATEWAY_WORKLOADS, Router
@@ -76,7 +76,7 @@ async def declare_dead(cluster: Cluster, shard: str) -> None:
         await connection.execute("update rowcall.worker set dead_at = clock_timestamp() where dead_at is null")
 
 
-class PausedRenewal(LeaseRenewal):
+class PausedRenewal(PostgresLeaseRenewal):
     """Says that the lease is renewed without renewing it: what a zombie believes."""
 
     def renew(self, loop_lag: timedelta | None = None) -> Renewed:
@@ -86,7 +86,7 @@ class PausedRenewal(LeaseRenewal):
 async def test_a_zombies_result_does_not_count(calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     zombie, heir = Blocking("zombie"), Blocking("heir")
     with monkeypatch.context() as patch:
-        patch.setattr("rowcall_worker.shard.LeaseRenewal", PausedRenewal)
+        patch.setattr("rowcall.queue.postgres.provider.PostgresLeaseRenewal", PausedRenewal)
         first = await workers.start(serve(echo=zombie.echo), lease=timedelta(seconds=1))
     job = await calls.submit("Echo", EchoRequest())
     await until(lambda: zombie.started == 1)

@@ -15,7 +15,7 @@ from google.rpc.status_pb2 import Status
 
 from rowcall.errors import read_envelope
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
-from rowcall.queue.postgres.hints import Listener, done_channel, parse_done
+from rowcall.queue.postgres.hints import PostgresListener, done_channel, parse_done
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
 from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_cluster import Cluster
@@ -177,7 +177,7 @@ async def test_a_cancelled_job_that_is_handed_back_is_told_to_who_waits(
     await until(lambda: handler.started == 1)
     heard: list[str] = []
     listening = asyncio.Event()
-    listener = Listener(
+    listener = PostgresListener(
         cluster.shards[job.shard],
         [done_channel(waiter)],
         lambda _channel, payload: heard.append(payload),
@@ -215,7 +215,7 @@ async def test_a_job_that_is_cancelled_instead_of_tried_again_is_told_of_beside_
     await until(lambda: started == len(jobs))
     told: list[UUID] = []
     listening = asyncio.Event()
-    listener = Listener(
+    listener = PostgresListener(
         cluster.shards[jobs[0].shard],
         [done_channel(waiter)],
         lambda _channel, payload: told.extend(parse_done(payload)),

@@ -8,9 +8,11 @@ only adds), `post` when the old one is gone (it takes away). Never run at a serv
 from rowcall.migrations.compatibility import check_schema
 from rowcall.migrations.discovery import Kind, Migration, Phase, discover
 from rowcall.migrations.errors import MigrationError, UnreachableError
+from rowcall.migrations.history import HISTORY_DAYS
 from rowcall.migrations.runner import Status, migrate, status
 
 __all__ = [
+    "HISTORY_DAYS",
     "Kind",
     "Migration",
     "MigrationError",

@@ -22,9 +22,9 @@ from rowcall.migrations import record
 from rowcall.migrations.discovery import Kind, Migration, Phase, discover
 from rowcall.migrations.errors import MigrationError, UnreachableError
 from rowcall.migrations.failures import failed
+from rowcall.migrations.history import HISTORY_DAYS
 from rowcall.migrations.record import Applied
 from rowcall.migrations.server import check_server
-from rowcall.queue.protocol import HISTORY_DAYS
 
 _LOCK = b"select pg_try_advisory_lock(hashtextextended('rowcall.migrations', 0))"
 _LOCK_HOLDER = b"""

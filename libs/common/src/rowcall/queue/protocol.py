@@ -1,17 +1,19 @@
-"""The queue as services see it: three Protocols over one shard.
+"""The queue as services see it: one `QueueProvider` a shard, and what it provides.
 
-`JobStore` is the gateway's half, `WorkQueue` the worker's, `QueueAdmin` the operators'. Postgres is their one
-implementation (`rowcall.queue.postgres`); another store would be another class.
+`JobStore` is the gateway's half, `WorkQueue` the worker's, `QueueAdmin` the operators'; `LeaseRenewal` keeps a worker's lease. What
+services import is this; `rowcall.queue.choice` says which implementation stands behind it. Another one is held to the same
+promises by tests/integration/queue/conformance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from rowcall.catalogue.model import JobMethod, Policy
+from rowcall.queue.hints import Hint, Listener, Notifier
 from rowcall.queue.model import (
     Cancelled,
     ClaimedJob,
@@ -26,16 +28,107 @@ from rowcall.queue.model import (
     Progress,
     QueueRow,
     QueueStats,
+    Renewed,
     Rescued,
     Settled,
     Settlement,
     Submission,
     Submitted,
 )
-from rowcall.queue.postgres.hints import Hint
+from rowcall.queue.transactions import TransactionLimits, Transactions
 
-HISTORY_DAYS: Final = 14
-"""How many days of history are made ahead: by a migration first, then by the shard's maintainer."""
+
+class QueueProvider(Protocol):
+    """The queue of one shard, as one process of a service has it: everything that the service does there begins here.
+
+    What it provides shares the process's connections to the shard, which are their owner's to close, after everything that
+    was provided is closed.
+    """
+
+    @property
+    def shard(self) -> str:
+        """The shard's name."""
+
+    async def check(self) -> None:
+        """Looks whether this release can work with the shard as it is. For a worker, before it joins.
+
+        Raises:
+            RowcallError: SCHEMA_MISMATCH: it cannot, and the message says what to do; others: it cannot be asked now.
+        """
+
+    def store(self, *, key_ttl: timedelta) -> JobStore:
+        """The gateway's half.
+
+        Args:
+            key_ttl: How long an idempotency key names its job.
+        """
+
+    def admin(self) -> QueueAdmin:
+        """The operators' half, for a gateway."""
+
+    def work(self) -> WorkQueue:
+        """The worker's half."""
+
+    def renewal(self, worker_id: UUID, lease: timedelta) -> LeaseRenewal:
+        """What keeps a worker's lease, over a connection of its own.
+
+        Args:
+            worker_id: What the worker is registered as.
+            lease: How long it is to last from each renewal on.
+        """
+
+    def notifier(self, purpose: str) -> Notifier | None:
+        """What sends hints; None where hints are switched off.
+
+        Args:
+            purpose: What its connection is called, in logs and in the shard's own list of connections.
+        """
+
+    def done_listener(
+        self, purpose: str, waiter_id: UUID, *, done: Callable[[Sequence[UUID]], None], connected: Callable[[], None]
+    ) -> Listener | None:
+        """What hears of finished jobs that a gateway waits for; None where hints are switched off.
+
+        Args:
+            purpose: As `notifier` has it.
+            waiter_id: What the gateway is called in the jobs that it waits for.
+            done: Called with the jobs' ids, in the event loop; it must not block.
+            connected: Called when listening starts, and starts again: hints may have been missed, so look now.
+        """
+
+    def work_listener(
+        self,
+        purpose: str,
+        *,
+        ready: Callable[[Sequence[int]], None],
+        cancel: Callable[[Sequence[UUID]], None],
+        connected: Callable[[], None],
+    ) -> Listener | None:
+        """What hears of ready jobs and of cancellations, for a worker; None where hints are switched off.
+
+        Args:
+            purpose: As `notifier` has it.
+            ready: Called with the ids of queues that have got ready jobs, in the event loop; it must not block.
+            cancel: Called with the ids of workers some of whose jobs are to be cancelled, likewise.
+            connected: As `done_listener` has it.
+        """
+
+
+class LeaseRenewal(Protocol):
+    """Renews one worker's lease on one shard; blocking, for one thread, so that no handler can hold it up."""
+
+    def renew(self, loop_lag: timedelta | None = None) -> Renewed:
+        """Renews the lease; what the worker must know. Connects anew after an error.
+
+        Args:
+            loop_lag: How late the worker's event loop was at worst since the renewal before.
+
+        Raises:
+            RowcallError: SHARD_UNAVAILABLE and others, when the shard does not answer; call again.
+        """
+
+    def close(self) -> None:
+        """Ends the connection; the lease stays until it is over."""
 
 
 class JobStore(Protocol):
@@ -48,11 +141,18 @@ class JobStore(Protocol):
     async def method_ids(self, method: str, policy: Policy) -> MethodIds:
         """The shard's ids of a method ("package.Service/Method"), its policy and queue; made if new, then cached."""
 
+    def known_ids(self, method: str, policy: Policy) -> MethodIds | None:
+        """What `method_ids` answers, if it need not ask."""
+
     async def publish(self, method: JobMethod) -> MethodIds:
         """As `method_ids`, and the shard knows of the method what `submit_v1` and follow-up jobs need."""
 
     async def fingerprint_key(self) -> bytes:
         """The shard's key for fingerprints of requests; cached."""
+
+    @property
+    def known_fingerprint_key(self) -> bytes | None:
+        """What `fingerprint_key` answers, if it need not ask."""
 
     async def submit(self, submissions: Sequence[Submission], hint: Hint | None = None) -> list[Submitted | Exception]:
         """Submits independent calls, in one transaction where it can be; with a hint behind its commit, where it can be.
@@ -234,6 +334,13 @@ class WorkQueue(Protocol):
     async def expire_keys(self, limit: int) -> int:
         """Takes expired idempotency keys away; how many."""
 
+    def transactions(self, limits: TransactionLimits) -> Transactions:
+        """The transactions of this shard's jobs.
+
+        Args:
+            limits: How long things may take.
+        """
+
     async def close(self) -> None:
         """Waits for the statements in flight; before the connections are closed."""
 
@@ -261,3 +368,6 @@ class QueueAdmin(Protocol):
 
     async def weigh(self, tenant: str, weight: float) -> bool:
         """Sets a tenant's share beside other tenants', 0.01 to 100; False: it is not here."""
+
+    async def close(self) -> None:
+        """Waits for the statements in flight; before the connections are closed."""

@@ -52,6 +52,10 @@ class Shard:
             raise LookupError(f"this router was opened without the workload {workload.value!r}")
         return pool
 
+    def connection_name(self, purpose: str) -> str:
+        """What a dedicated connection is called: its application_name, and its name in logs."""
+        return f"{self._service} {purpose}"
+
     def connection_string(self, purpose: str, workload: Workload | None = None) -> Dsn:
         """How to open a dedicated connection, as for LISTEN; its purpose is seen in pg_stat_activity.
 
@@ -60,7 +64,7 @@ class Shard:
         return connection_string(
             self._settings.shards[self.name],
             self._settings,
-            application=f"{self._service} {purpose}",
+            application=self.connection_name(purpose),
             statement_timeout=None if workload is None else STATEMENT_TIMEOUTS[workload],
         )
 

@@ -11,11 +11,9 @@ from datetime import timedelta
 from uuid import UUID
 
 from rowcall.catalogue.model import JobMethod
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Cancelled, Submission
-from rowcall.queue.postgres.admin import PostgresQueueAdmin
-from rowcall.queue.postgres.hints import Hint, Listener, Notifier, done_channel, parse_done
-from rowcall.queue.postgres.store import PostgresJobStore
-from rowcall.sharding import Router, Shard, Workload
+from rowcall.queue.protocol import JobStore, QueueAdmin, QueueProvider
 from rowcall.v1.job_pb2 import JobState
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_gateway.shards.rows import Rows
@@ -29,9 +27,9 @@ class ShardLink:
 
     name: str
     """The shard's name."""
-    store: PostgresJobStore
+    store: JobStore
     """Its jobs."""
-    admin: PostgresQueueAdmin
+    admin: QueueAdmin
     """Its queues, for operators."""
     rows: Rows
     """Reads single jobs, together."""
@@ -42,19 +40,17 @@ class ShardLink:
 
     def __init__(
         self,
-        shard: Shard,
+        queue: QueueProvider,
         settings: GatewaySettings,
         *,
         gateway_id: UUID,
         in_flight: Callable[[], int],
         methods: Sequence[JobMethod],
     ) -> None:
-        self.name = shard.name
+        self.name = queue.shard
         self._gateway_id = gateway_id
-        self.store = PostgresJobStore(
-            shard.pool(Workload.SUBMIT), shard.pool(Workload.READ), shard=shard.name, key_ttl=settings.key_ttl
-        )
-        self.admin = PostgresQueueAdmin(shard.pool(Workload.SUBMIT), shard.pool(Workload.READ), shard=shard.name)
+        self.store = queue.store(key_ttl=settings.key_ttl)
+        self.admin = queue.admin()
         self.rows = Rows(self.store)
         self.submitter = Submitter(
             self.store,
@@ -65,19 +61,12 @@ class ShardLink:
             hint=self._hint,
             written=self.tell_workers,
         )
-        self.waiters = Waiters(self.store, shard=shard.name)
-        self._upkeep = Upkeep(self.store, methods, shard=shard.name)
-        self._listener: Listener | None = None
-        self._notifier: Notifier | None = None
-        if settings.uses_hints:
-            self._listener = Listener(
-                shard.connection_string("listener"),
-                [done_channel(gateway_id)],
-                lambda _channel, payload: self.waiters.hint(parse_done(payload)),
-                connected=self.waiters.look,
-                name="rowcall-gateway listener",
-            )
-            self._notifier = Notifier(shard.connection_string("notifier"), name="rowcall-gateway notifier")
+        self.waiters = Waiters(self.store, shard=self.name)
+        self._upkeep = Upkeep(self.store, methods, shard=self.name)
+        self._listener = queue.done_listener(
+            "listener", gateway_id, done=self.waiters.hint, connected=self.waiters.look
+        )
+        self._notifier = queue.notifier("notifier")
 
     @property
     def waiter_id(self) -> UUID | None:
@@ -142,7 +131,7 @@ class Links:
 
     def __init__(
         self,
-        router: Router,
+        queues: Mapping[str, QueueProvider],
         settings: GatewaySettings,
         *,
         gateway_id: UUID,
@@ -150,8 +139,8 @@ class Links:
         methods: Sequence[JobMethod],
     ) -> None:
         self._links: Mapping[str, ShardLink] = {
-            name: ShardLink(shard, settings, gateway_id=gateway_id, in_flight=in_flight, methods=methods)
-            for name, shard in router.shards.items()
+            name: ShardLink(queue, settings, gateway_id=gateway_id, in_flight=in_flight, methods=methods)
+            for name, queue in queues.items()
         }
 
     def __iter__(self) -> Iterator[ShardLink]:

@@ -16,8 +16,8 @@ from datetime import timedelta
 from typing import Final
 
 from rowcall.errors import RowcallError
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Submission, SubmitOutcome, Submitted
-from rowcall.queue.postgres.hints import Hint
 from rowcall.queue.protocol import JobStore
 from rowcall_gateway.edge.failures import draining, internal, rebuilt
 from rowcall_gateway.shards.time_limits import TimeIsUp, TimeLimits, Wake

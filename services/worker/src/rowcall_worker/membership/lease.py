@@ -14,12 +14,13 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
 
 import structlog
 
 from rowcall.queue.model import Renewed
+from rowcall.queue.protocol import LeaseRenewal
 
 _MAX_INTERVAL: Final = timedelta(seconds=1)
 _RETRY_INTERVAL: Final = timedelta(milliseconds=250)
@@ -34,16 +35,6 @@ def beat(length: timedelta) -> timedelta:
     return min(length / 3, _MAX_INTERVAL)
 
 
-class Renewal(Protocol):
-    """Renews one lease over a connection of its own; blocking, for one thread (`rowcall.queue.postgres.renewal`)."""
-
-    def renew(self, loop_lag: timedelta | None = None) -> Renewed:
-        """Renews; what the worker must know. Connects anew after an error. Raises RowcallError."""
-
-    def close(self) -> None:
-        """Closes the connection."""
-
-
 class Lease:
     """The lease of one identity."""
 
@@ -51,7 +42,7 @@ class Lease:
         self,
         worker_id: UUID,
         length: timedelta,
-        renewal: Renewal,
+        renewal: LeaseRenewal,
         lost: Callable[[str], None],
         heard: Callable[[Renewed], None],
         *,

@@ -21,8 +21,8 @@ import structlog
 
 from rowcall.errors import RowcallError
 from rowcall.queue.model import ClaimedJob, Renewed, Running, Settlement
-from rowcall.queue.protocol import WorkQueue
-from rowcall_worker.membership.lease import Lease, Renewal
+from rowcall.queue.protocol import LeaseRenewal, WorkQueue
+from rowcall_worker.membership.lease import Lease
 from rowcall_worker.membership.looplag import LoopLag
 from rowcall_worker.running.attempt import Attempt
 from rowcall_worker.running.executor import Executor
@@ -133,7 +133,7 @@ class Registrar:
         queue: WorkQueue,
         executor: Executor,
         settler: Settler,
-        renewal: Callable[[UUID], Renewal],
+        renewal: Callable[[UUID], LeaseRenewal],
         abilities: Abilities,
         *,
         name: str,

@@ -22,8 +22,8 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from rowcall.context import enter
+from rowcall.queue.faults import TransactionFault
 from rowcall.queue.model import ClaimedJob, PolicyRow, Settlement
-from rowcall.queue.postgres.transaction import TransactionFault
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.running import outcomes, reports, settlements
 from rowcall_worker.running.attempt import Attempt, Sink, Stop

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import psycopg
 
+from rowcall.queue.faults import ChildRefusedError, TransactionFault, too_long
 from rowcall.queue.model import Settlement
-from rowcall.queue.postgres.submitting import ChildRefusedError
-from rowcall.queue.postgres.transaction import TransactionFault, too_long
 from rowcall_worker.running import outcomes, reports
 from rowcall_worker.running.attempt import Attempt, Stop
 from rowcall_worker.serving.children import refusal

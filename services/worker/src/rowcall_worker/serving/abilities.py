@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rowcall.queue.postgres.transaction import Transactions
+from rowcall.queue.transactions import Transactions
 from rowcall_worker.serving.children import Children
 from rowcall_worker.serving.progress import ProgressBoard
 

@@ -19,8 +19,8 @@ from rowcall.catalogue.images import Catalogue
 from rowcall.catalogue.model import JobMethod
 from rowcall.errors import RowcallError
 from rowcall.names import operation_name
+from rowcall.queue.faults import ChildRefusedError
 from rowcall.queue.model import LANES, ClaimedJob, Submission
-from rowcall.queue.postgres.submitting import ChildRefusedError
 from rowcall.queue.protocol import WorkQueue
 from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import cast
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from rowcall.errors import RowcallError
+from rowcall.queue.faults import TransactionFault
 from rowcall.queue.model import Settled, Settlement
-from rowcall.queue.postgres.transaction import JobTransaction, TransactionFault, Transactions
-from rowcall.queue.postgres.wire.lent import LentAsyncConnection, LentConnection
+from rowcall.queue.transactions import JobTransaction, Transactions
 
 
 class AttemptTransaction:
@@ -42,14 +43,14 @@ class AttemptTransaction:
         self._beginning: asyncio.Task[JobTransaction] | None = None
         self._over = False
 
-    async def connection(self) -> LentAsyncConnection:
+    async def connection(self) -> psycopg.AsyncConnection[TupleRow]:
         """The connection, for a handler in the event loop. Raises RowcallError: there is none in time."""
-        return cast("LentAsyncConnection", (await self._begun()).connection)
+        return cast("psycopg.AsyncConnection[TupleRow]", (await self._begun()).connection)
 
-    def connection_in_thread(self) -> LentConnection:
+    def connection_in_thread(self) -> psycopg.Connection[TupleRow]:
         """The connection, for a handler in a thread; to be called there. Raises RowcallError: there is none in time."""
         begun = asyncio.run_coroutine_threadsafe(self._begun(), self._loop).result()
-        return cast("LentConnection", begun.connection)
+        return cast("psycopg.Connection[TupleRow]", begun.connection)
 
     def seal(self) -> TransactionFault | None:
         """The handler has ended: why the transaction cannot be committed, if so."""

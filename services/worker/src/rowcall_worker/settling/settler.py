@@ -18,9 +18,9 @@ import structlog
 
 from rowcall.context import bind
 from rowcall.errors import RowcallError
+from rowcall.queue.faults import ChildRefusedError
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Settled, Settlement
-from rowcall.queue.postgres.hints import Hint
-from rowcall.queue.postgres.submitting import ChildRefusedError
 from rowcall.queue.protocol import WorkQueue
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState

@@ -14,7 +14,8 @@ from uuid import UUID
 
 import structlog
 
-from rowcall.queue.protocol import HISTORY_DAYS, WorkQueue
+from rowcall.migrations import HISTORY_DAYS
+from rowcall.queue.protocol import WorkQueue
 from rowcall_worker.upkeep.chores import Chore, Chores
 from rowcall_worker.upkeep.maintenance import Telling
 

@@ -1,16 +1,15 @@
-"""Hints that there is work, that it is done, or to be cancelled: NOTIFY beside the queue. Called by gateways and workers.
+"""Hints as NOTIFY and LISTEN: their channels and payloads, who sends and who hears them. Called by `session` and `provider`.
 
-Polling is the truth; a hint makes it sooner. Everything works without them, a little slower: when the connection is
-down, behind a transaction pooler, or when they are switched off. Hints are sent outside of the transactions that they
-tell of (NOTIFY takes a lock of the whole database at commit): behind the statement that they are for, on its connection
-(`Hint`), or else from one connection, at most one statement an interval (`Notifier`).
+Hints are sent outside of the transactions that they tell of (NOTIFY takes a lock of the whole database at commit): behind the
+statement that they are for, on its connection (`behind`), or else from one connection, at most one statement an interval
+(`PostgresNotifier`). Behind a transaction pooler there are none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -18,6 +17,7 @@ from uuid import UUID
 import structlog
 from psycopg import sql
 
+from rowcall.queue.hints import Hint
 from rowcall.queue.postgres.wire.arrays import TextArray
 from rowcall.queue.postgres.wire.connection import execute
 from rowcall.queue.postgres.wire.link import Link
@@ -72,37 +72,20 @@ def _ids(payload: str) -> list[UUID]:
     return found
 
 
-class Hint:
-    """What is to be told, as NOTIFY takes it."""
+def behind(hint: Hint) -> Behind:
+    """The statement that sends a hint, to go behind the one that it is for."""
+    return _notify([_ready(hint.queue_ids), *map(_done, hint.jobs.items())])
 
-    __slots__ = ("channels", "payloads", "sent")
 
-    sent: bool
-    """Whether it was sent behind a statement; if not, it is a notifier's to send."""
-
-    def __init__(self, hints: Iterable[tuple[str, Iterable[str]]]) -> None:
-        """Of channels, each with the ids that are to be told there."""
-        self.channels: list[str] = []
-        self.payloads: list[str] = []
-        for channel, ids in hints:
-            for payload in _payloads(ids):
-                self.channels.append(channel)
-                self.payloads.append(payload)
-        self.sent = False
-
-    @classmethod
-    def ready(cls, queue_ids: Iterable[int]) -> Hint:
-        """Queues have got ready jobs."""
-        return cls([_ready(queue_ids)])
-
-    @classmethod
-    def done(cls, jobs: Mapping[UUID, Iterable[UUID]]) -> Hint:
-        """Jobs are finished that gateways wait for, by gateway."""
-        return cls(map(_done, jobs.items()))
-
-    def statement(self) -> Behind:
-        """What sends it."""
-        return Behind("notify", {"channel": TextArray(self.channels), "payload": TextArray(self.payloads)})
+def _notify(hints: Iterable[tuple[str, Iterable[str]]]) -> Behind:
+    """The statement for channels, each with the ids that are to be told there."""
+    channels: list[str] = []
+    payloads: list[str] = []
+    for channel, ids in hints:
+        for payload in _payloads(ids):
+            channels.append(channel)
+            payloads.append(payload)
+    return Behind("notify", {"channel": TextArray(channels), "payload": TextArray(payloads)})
 
 
 def _ready(queue_ids: Iterable[int]) -> tuple[str, Iterable[str]]:
@@ -114,8 +97,8 @@ def _done(jobs: tuple[UUID, Iterable[UUID]]) -> tuple[str, Iterable[str]]:
     return done_channel(waiter_id), [each.hex for each in job_ids]
 
 
-class Listener:
-    """Hears hints on one shard."""
+class PostgresListener:
+    """A `rowcall.queue.hints.Listener` on channels of one shard."""
 
     def __init__(
         self,
@@ -179,8 +162,8 @@ class Listener:
             _log.exception("a hint could not be used")
 
 
-class Notifier:
-    """Sends hints on one shard: the first at once, then one statement an interval."""
+class PostgresNotifier:
+    """A `rowcall.queue.hints.Notifier`: the first at once, then one statement an interval."""
 
     def __init__(
         self, conninfo: str, *, interval: timedelta = timedelta(milliseconds=2), name: str = "rowcall notifier"
@@ -243,12 +226,12 @@ class Notifier:
             if not self._wanted.is_set():
                 self._idle.set()
             await self._wanted.wait()
-            await execute(connection, *self._take().statement())
+            await execute(connection, *self._take())
             if not self._wanted.is_set():
                 self._idle.set()
             await asyncio.sleep(self._interval)
 
-    def _take(self) -> Hint:
+    def _take(self) -> Behind:
         """What waits to be sent; from here on it is sent or lost."""
         self._wanted.clear()
         queues, self._queues = self._queues, set()
@@ -256,7 +239,7 @@ class Notifier:
         done, self._done = self._done, {}
         self._waiting = 0
         cancelled = (CANCEL_CHANNEL, sorted(each.hex for each in cancel))
-        return Hint([_ready(queues), cancelled, *map(_done, done.items())])
+        return _notify([_ready(queues), cancelled, *map(_done, done.items())])
 
 
 def _payloads(ids: Iterable[str]) -> list[str]:

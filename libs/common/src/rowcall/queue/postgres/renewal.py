@@ -13,8 +13,8 @@ from rowcall.queue.postgres.faults import fault
 from rowcall.queue.postgres.statements import statement
 
 
-class LeaseRenewal:
-    """Renews the lease of one worker on one shard, over a connection of its own. Not for several threads at once."""
+class PostgresLeaseRenewal:
+    """A `rowcall.queue.protocol.LeaseRenewal` over a connection of its own."""
 
     def __init__(
         self, conninfo: str, worker_id: UUID, lease: timedelta, *, shard: str, prepare: bool = True, guard: bool = True
@@ -51,13 +51,7 @@ class LeaseRenewal:
         self._connection: psycopg.Connection[Any] | None = None
 
     def renew(self, loop_lag: timedelta | None = None) -> Renewed:
-        """Renews the lease; what the worker must know.
-
-        Args:
-            loop_lag: How late the worker's event loop was at worst since the renewal before.
-
-        Raises RowcallError (SHARD_UNAVAILABLE and others) when the database does not answer; call again.
-        """
+        """See LeaseRenewal.renew."""
         try:
             if self._connection is None or self._connection.closed:
                 self._connection = psycopg.connect(**self._parameters, autocommit=True)
@@ -85,7 +79,7 @@ class LeaseRenewal:
         return row is not None and bool(row[0])
 
     def close(self) -> None:
-        """Ends the connection; the lease stays until it is over."""
+        """See LeaseRenewal.close."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

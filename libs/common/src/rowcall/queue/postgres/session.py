@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from psycopg.rows import TupleRow
 
+from rowcall.queue.hints import Hint
 from rowcall.queue.postgres.faults import fault
-from rowcall.queue.postgres.hints import Hint
+from rowcall.queue.postgres.hints import behind
 from rowcall.queue.postgres.wire.connection import (
     Shield,
     again_on_collision,
@@ -98,7 +99,7 @@ class Session:
             return await execute(found, name, parameters)
         self._hint_under_way = True
         try:
-            return await execute(found, name, parameters, behind=hint.statement())
+            return await execute(found, name, parameters, behind=behind(hint))
         finally:
             ended = rest(found)
             if ended is None:

@@ -9,11 +9,12 @@ from psycopg.rows import TupleRow
 
 from rowcall.names import operation_name
 from rowcall.queue import statuses
+from rowcall.queue.faults import ChildRefusedError
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import Settled, Settlement
 from rowcall.queue.postgres.faults import fault, of_a_row
-from rowcall.queue.postgres.hints import Hint
 from rowcall.queue.postgres.session import Session
-from rowcall.queue.postgres.submitting import ChildRefusedError, Submitter
+from rowcall.queue.postgres.submitting import Submitter
 from rowcall.queue.postgres.wire.arrays import (
     Array,
     BigintArray,

@@ -12,6 +12,7 @@ from rowcall.catalogue.model import JobMethod, Policy
 from rowcall.errors import RowcallError
 from rowcall.names import operation_name
 from rowcall.queue import statuses
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import (
     EVERY_JOB,
     Cancelled,
@@ -24,7 +25,6 @@ from rowcall.queue.model import (
     Submitted,
 )
 from rowcall.queue.postgres import rows
-from rowcall.queue.postgres.hints import Hint
 from rowcall.queue.postgres.registry import Registry
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.submitting import Submitter

@@ -16,9 +16,10 @@ from psycopg.rows import TupleRow
 
 from rowcall.errors import RowcallError
 from rowcall.names import operation_name
+from rowcall.queue.faults import ChildRefusedError
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import FollowUp, Submission, SubmitOutcome, Submitted
 from rowcall.queue.postgres.faults import fault, of_a_row
-from rowcall.queue.postgres.hints import Hint
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.wire.arrays import (
     Array,
@@ -198,13 +199,6 @@ class Submitter:
         # A stock retry of a call without a key would submit it twice.
         made.no_retry = made.reason == ErrorReason.ERROR_REASON_COMMIT_UNKNOWN and submission.request_id is None
         return made
-
-
-class ChildRefusedError(RowcallError):
-    """A job that a handler submitted cannot be: only the settlement that it came with is at fault."""
-
-    submission: Submission | None = None
-    """Which one it was."""
 
 
 class _RolledBack(Exception):

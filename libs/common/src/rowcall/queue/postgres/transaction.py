@@ -1,8 +1,4 @@
-"""The job's own transaction: what a handler writes through it commits with the job's settlement, or not at all.
-
-Called by the worker. A connection of a bounded pool is lent to the handler inside an open transaction (`lent`); when the
-handler has succeeded, its settlement is written inside that transaction, and then comes the COMMIT. If the lease number
-is no longer the row's, or anything else goes wrong, everything is rolled back.
+"""The job's own transaction on Postgres: a connection of a bounded pool, lent to the handler (`wire.lent`). Made by `work`.
 
 Whether a COMMIT was carried out whose answer is lost need not be known here: the settlement and the handler's writes are
 one transaction, which holds the row's lock as long as it may still be committed. Whoever settles the attempt again under
@@ -16,7 +12,6 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -25,12 +20,14 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.rows import TupleRow
 
 from rowcall.errors import RowcallError
+from rowcall.queue.faults import TransactionFault, too_long
 from rowcall.queue.model import Settled, Settlement
 from rowcall.queue.postgres.faults import collided, fault, lost, of_a_row
 from rowcall.queue.postgres.settling import NOT_OURS, Settler
 from rowcall.queue.postgres.wire.connection import Shield, cut_off, execute, replicated
 from rowcall.queue.postgres.wire.lent import LentAsyncConnection, LentConnection
 from rowcall.queue.postgres.wire.types import Connection, Pool
+from rowcall.queue.transactions import TransactionLimits
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
 _BEGIN: Final = "begin isolation level read committed read write"
@@ -45,37 +42,8 @@ _RESET: Final = (
 _ROLL_BACK: Final = "rollback; select pg_advisory_unlock_all()"
 
 
-@dataclass(frozen=True, slots=True)
-class TransactionLimits:
-    """How long things may take."""
-
-    length: timedelta
-    """A transaction, from its beginning to the end of the handler."""
-    idle: timedelta
-    """The pause between two of its statements; shorter than the lease, so that a frozen process holds no locks on."""
-    wait: timedelta
-    """The wait for a free connection."""
-
-
-class TransactionFault(RowcallError):
-    """A transaction cannot be committed: TRANSACTION_LOST, worth another attempt, or TRANSACTION_MISUSED."""
-
-    @property
-    def stands(self) -> bool:
-        """Whether the attempt failed of it, whatever else its handler has to say."""
-        return self.reason == ErrorReason.ERROR_REASON_TRANSACTION_MISUSED
-
-
-def too_long(limit: timedelta) -> TransactionFault:
-    """The fault of a transaction that has reached its limit."""
-    return TransactionFault(
-        ErrorReason.ERROR_REASON_TRANSACTION_LOST,
-        f"The job's transaction took longer than {limit.total_seconds():g} s. Nothing of it was kept.",
-    )
-
-
-class Transactions:
-    """The transactions of one shard's jobs."""
+class PostgresTransactions:
+    """A `rowcall.queue.transactions.Transactions` over a pool of one shard."""
 
     def __init__(
         self,
@@ -103,16 +71,8 @@ class Transactions:
         self.shard = shard
         self.give_up_after = give_up_after
 
-    async def begin(self, *, threaded: bool, expired: Callable[[], None]) -> JobTransaction:
-        """Begins a transaction on a connection of its own. `close` gives it back.
-
-        Args:
-            threaded: Whether the handler runs in a thread.
-            expired: Called when the transaction has reached its limit; it was ended then.
-
-        Raises:
-            RowcallError: SHARD_UNAVAILABLE: there was no connection in time.
-        """
+    async def begin(self, *, threaded: bool, expired: Callable[[], None]) -> PostgresJobTransaction:
+        """See Transactions.begin."""
         try:
             connection: Connection = await self._pool.getconn(self.limits.wait.total_seconds())
         except psycopg.Error as error:
@@ -129,7 +89,7 @@ class Transactions:
                 await connection.set_autocommit(True)
             await connection.execute(_BEGIN)
             began = await open_transaction(connection, self.limits)
-            return JobTransaction(self, connection, began, threaded=threaded, expired=expired)
+            return PostgresJobTransaction(self, connection, began, threaded=threaded, expired=expired)
         except BaseException as error:
             await connection.close()
             await self._pool.putconn(connection)
@@ -155,12 +115,12 @@ async def open_transaction(connection: Connection, limits: TransactionLimits) ->
     return began
 
 
-class JobTransaction:
-    """One attempt's transaction. Everything is called in the event loop; the handler has `connection`."""
+class PostgresJobTransaction:
+    """A `rowcall.queue.transactions.JobTransaction` on a connection of the pool."""
 
     def __init__(
         self,
-        owner: Transactions,
+        owner: PostgresTransactions,
         connection: Connection,
         began: datetime,
         *,
@@ -197,7 +157,7 @@ class JobTransaction:
         self._timer = self._loop.call_later(owner.limits.length.total_seconds(), self._expire)
 
     def seal(self) -> TransactionFault | None:
-        """Takes the connection from the handler, which has ended; why the transaction cannot be committed, if so."""
+        """See JobTransaction.seal."""
         if self._ended:
             return self._lost("was ended before its handler was")
         self._ended = True
@@ -218,10 +178,7 @@ class JobTransaction:
         return None
 
     def cut(self) -> None:
-        """Ends the transaction under a handler that still runs: its statements fail from now on. Nothing is kept.
-
-        Without effect once it was sealed: a COMMIT is never cancelled.
-        """
+        """See JobTransaction.cut."""
         if not self._ended:
             self._ended = True
             self._timer.cancel()
@@ -229,25 +186,15 @@ class JobTransaction:
             self._shut()
 
     async def settle(self, settlement: Settlement) -> Settled:
-        """Settles inside the transaction and commits, or keeps nothing of it. Runs to its end whatever its caller does.
-
-        Returns:
-            What became of the settlement. Not settled: the lease is another's, and everything was rolled back.
-
-        Raises:
-            TransactionFault: Nothing was kept; or, where the COMMIT was sent, nobody knows. In both cases the attempt is to
-                be settled as failed, under the same lease number.
-            ChildRefusedError: A job that the handler submitted was refused.
-            psycopg.Error: A statement of the handler's is at fault, found out late: a deferred constraint.
-        """
+        """See JobTransaction.settle. What is found out late is raised as psycopg.Error."""
         return await self._owner.shield.run(self._settle(settlement))
 
     async def roll_back(self) -> None:
-        """Keeps nothing. Raises nothing: a connection that does not do it is closed. Runs to its end likewise."""
+        """See JobTransaction.roll_back."""
         await self._owner.shield.run(self._roll_back())
 
     async def close(self) -> None:
-        """Gives the connection back, when the handler has ended. Runs to its end likewise."""
+        """See JobTransaction.close."""
         await self._owner.shield.run(self._close())
 
     async def _settle(self, settlement: Settlement) -> Settled:

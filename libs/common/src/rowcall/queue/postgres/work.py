@@ -9,6 +9,7 @@ from uuid import UUID
 
 from rowcall.catalogue.model import Policy
 from rowcall.queue import statuses
+from rowcall.queue.hints import Hint
 from rowcall.queue.model import (
     ClaimedJob,
     Ended,
@@ -21,15 +22,15 @@ from rowcall.queue.model import (
     Settlement,
 )
 from rowcall.queue.postgres import rows
-from rowcall.queue.postgres.hints import Hint
 from rowcall.queue.postgres.registry import Registry
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.settling import NOT_OURS, Settler
 from rowcall.queue.postgres.submitting import Submitter
-from rowcall.queue.postgres.transaction import TransactionLimits, Transactions
+from rowcall.queue.postgres.transaction import PostgresTransactions
 from rowcall.queue.postgres.wire.arrays import BigintArray, IntegerArray, RealArray, TextArray, UuidArray
 from rowcall.queue.postgres.wire.connection import Shield
 from rowcall.queue.postgres.wire.types import Pool
+from rowcall.queue.transactions import TransactionLimits
 from rowcall.queue.turns import Turns
 
 _ORDER = attrgetter("lane", "order_key", "job_id")
@@ -58,6 +59,7 @@ class PostgresWorkQueue:
         settle_pool: Pool,
         maintenance_pool: Pool,
         *,
+        transaction_pool: Pool | None = None,
         shard: str | None = None,
         give_up_after: timedelta = timedelta(seconds=30),
     ) -> None:
@@ -66,11 +68,13 @@ class PostgresWorkQueue:
             claim_pool: For claims.
             settle_pool: For settles and releases.
             maintenance_pool: For everything else.
+            transaction_pool: For handlers' transactions, of connections that prepare nothing; None: there are none.
             shard: The shard's name for errors; the pool's name if not given.
             give_up_after: How long a statement may take before its connection is given up and its outcome unknown; a
                 synchronous standby that is gone would keep it waiting for ever.
         """
         shard = claim_pool.name if shard is None else shard
+        self._transaction_pool = transaction_pool
         self._shield = Shield()
         self._give_up_after = give_up_after
         self._fingerprint_key: bytes | None = None
@@ -277,10 +281,21 @@ class PostgresWorkQueue:
         expired: int = await self._house.value("expire_keys", {"limit": limit})
         return expired
 
-    def transactions(self, pool: Pool, limits: TransactionLimits) -> Transactions:
-        """Transactions of the shard's jobs, on connections of a pool of their own."""
-        return Transactions(
-            pool, self._settler, self._shield, limits, shard=self._settle.shard, give_up_after=self._give_up_after
+    def transactions(self, limits: TransactionLimits) -> PostgresTransactions:
+        """See WorkQueue.transactions.
+
+        Raises:
+            LookupError: It was made without a pool for them.
+        """
+        if self._transaction_pool is None:
+            raise LookupError("this work queue was made without a pool for transactions")
+        return PostgresTransactions(
+            self._transaction_pool,
+            self._settler,
+            self._shield,
+            limits,
+            shard=self._settle.shard,
+            give_up_after=self._give_up_after,
         )
 
     async def close(self) -> None:
