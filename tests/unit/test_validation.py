@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -298,87 +297,3 @@ def test_threads_share_a_validator(catalogue: Catalogue, method: JobMethod) -> N
     for thread in threads:
         thread.join()
     assert (outcomes.count("valid"), outcomes.count("refused")) == (800, 800)
-
-
-def test_decode(method: JobMethod) -> None:
-    sent = order(method)
-    assert validation.decode(method, sent.SerializeToString()) == sent
-    assert validation.decode(method, b"") == method.request_class()
-
-
-def test_decode_keeps_what_it_does_not_know(method: JobMethod) -> None:
-    data = b"\xc2\x3e\x01x"  # field 1000, a string
-    assert validation.decode(method, data).SerializeToString() == data
-
-
-@pytest.mark.parametrize(
-    "data",
-    [b"\xff", b"\x0a\x05abc", b"\x0a\x01\xff", b"\x1a" * 10],
-    ids=["no tag", "cut off", "not UTF-8", "nonsense"],
-)
-def test_undecodable(method: JobMethod, data: bytes) -> None:
-    error = refusal(lambda: validation.decode(method, data))
-    assert (error.reason, error.code) == (
-        ErrorReason.ERROR_REASON_UNDECODABLE_REQUEST,
-        grpc.StatusCode.INVALID_ARGUMENT,
-    )
-    assert error.metadata == {"type": "acme.v1.Order"}
-    assert "acme.v1.Shop/Buy takes a acme.v1.Order" in error.message
-    assert error.message.endswith(".")
-
-
-def test_nesting_without_end_is_refused(method: JobMethod) -> None:
-    """A message in a message in a message …: refused by the parser, not by the stack."""
-    recursive = pool_of(rule_on_message)
-    data = b""
-    for _ in range(2000):
-        data = b"\x12" + _varint(len(data)) + data
-    error = refusal(lambda: validation.decode(replace(method, request_class=recursive), data))
-    assert error.reason == ErrorReason.ERROR_REASON_UNDECODABLE_REQUEST
-
-
-def test_missing_required_field_is_undecodable(method: JobMethod) -> None:
-    """A proto2 request without a required field can be parsed, but never written again."""
-    file = FileDescriptorProto(name="y.proto", package="y", syntax="proto2")
-    added = field(file.message_type.add(name="Old"), "a", FieldDescriptorProto.TYPE_STRING)
-    added.label = FieldDescriptorProto.LABEL_REQUIRED
-    pool = DescriptorPool()
-    pool.Add(file)
-    old = replace(method, request_class=GetMessageClass(pool.FindMessageTypeByName("y.Old")))
-
-    error = refusal(lambda: validation.decode(old, b""))
-    assert error.reason == ErrorReason.ERROR_REASON_UNDECODABLE_REQUEST
-    assert "a required field is missing" in error.message
-    assert validation.decode(old, b"\x0a\x01x").SerializeToString() == b"\x0a\x01x"
-
-
-def test_fingerprint(method: JobMethod) -> None:
-    one, other = order(method), order(method)
-    numbers = range(50)
-    for number in numbers:
-        one.by_name[f"item {number}"].count = number
-    for number in reversed(numbers):
-        other.by_name[f"item {number}"].count = number
-    key = b"k" * 32
-
-    assert len(validation.fingerprint(key, one)) == 16
-    assert validation.fingerprint(key, one) == validation.fingerprint(key, other), "a map has no order"
-    assert validation.fingerprint(b"l" * 32, one) != validation.fingerprint(key, one)
-    other.by_name["item 7"].count = 8
-    assert validation.fingerprint(key, one) != validation.fingerprint(key, other)
-
-
-def test_fingerprint_of_reordered_bytes(method: JobMethod) -> None:
-    low_high, high_low = b"\x38\x01\x40\x02", b"\x40\x02\x38\x01"
-    key = b"k" * 32
-    assert validation.fingerprint(key, validation.decode(method, low_high)) == validation.fingerprint(
-        key, validation.decode(method, high_low)
-    )
-
-
-def _varint(value: int) -> bytes:
-    out = b""
-    while value > 0x7F:
-        out += bytes([value & 0x7F | 0x80])
-        value >>= 7
-    return out + bytes([value])

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from documents_example import embedder as embedders
+from documents_example import embedders
 from documents_example.embedder import EmbedderError, Vector
 from documents_example.hashed import HashedEmbedder
 

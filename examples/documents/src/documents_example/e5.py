@@ -1,4 +1,4 @@
-"""The neural embedder of the extra `e5`: multilingual-e5-small, its 4-bit model in the wheel. Chosen by `embedder`."""
+"""The neural embedder of the extra `e5`: multilingual-e5-small, its 4-bit model in the wheel. Chosen by `embedders`."""
 
 import threading
 from collections.abc import Sequence

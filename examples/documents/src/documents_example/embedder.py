@@ -1,8 +1,7 @@
-"""Vectors that stand for texts: the interface, and which one the environment chooses. Called by the servicer."""
+"""Vectors that stand for texts: what makes them, as the servicer and the index know it."""
 
-import importlib
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias, cast
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
 
 Vector: TypeAlias = list[float]
 """As many numbers as the embedder has dimensions, of length 1 (or 0, for a text without words)."""
@@ -32,27 +31,3 @@ class Embedder(Protocol):
     def question(self, text: str) -> Vector:
         """The vector to search with."""
         ...
-
-
-def choose(name: str) -> Embedder:
-    """The embedder called "hashed" or "e5", or made by "module:function".
-
-    Raises:
-        EmbedderError: there is none of that name, or its extra is not installed.
-    """
-    if name == "hashed":
-        from documents_example.hashed import HashedEmbedder
-
-        return HashedEmbedder()
-    if name == "e5":
-        from documents_example.e5 import E5Embedder
-
-        return E5Embedder()
-    module, colon, function = name.partition(":")
-    if not (module and colon and function):
-        raise EmbedderError(f'no embedder is called {name!r}: it is "hashed", "e5" or "module:function"')
-    try:
-        factory = cast("Callable[[], Embedder]", getattr(importlib.import_module(module), function))
-    except (ImportError, AttributeError) as error:
-        raise EmbedderError(f"the embedder {name!r} cannot be loaded: {error}") from error
-    return factory()

@@ -1,4 +1,4 @@
-"""The embedder that needs nothing: feature hashing of words and their parts. Chosen by `embedder`.
+"""The embedder that needs nothing: feature hashing of words and their parts. Chosen by `embedders`.
 
 Each stem, each pair of neighbours and each run of characters in a word is hashed to one of the dimensions, with a sign
 from the same hash, so that collisions cancel out on average (Weinberger et al., "Feature Hashing for Large Scale

@@ -22,7 +22,7 @@ from documents.v1.documents_pb2 import (
     Source,
 )
 from documents.v1.documents_pb2_grpc import DocumentServiceServicer, add_DocumentServiceServicer_to_server
-from documents_example import embedder as embedders
+from documents_example import embedders
 from documents_example.chunker import Chunk, Chunker, ParagraphChunker
 from documents_example.embedder import Embedder, Vector
 from documents_example.extractive import ExtractiveModel

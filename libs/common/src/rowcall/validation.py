@@ -1,4 +1,4 @@
-"""Decoding a call's request and holding it to the rules of its own proto, before anything is written.
+"""Holding a message to the rules of its own proto, before anything is written.
 
 The rules are protovalidate's (buf.validate options), enforced by its native engine. The engine finds them through the
 message's own descriptor, so a message of an image's pool needs no generated code; predefined rules work too.
@@ -7,7 +7,6 @@ Used by the gateway; an image's rules are compiled when it is loaded (`rowcall.c
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -17,16 +16,12 @@ import protovalidate
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest
 
 from buf.validate import validate_pb2
-from rowcall.catalogue.model import JobMethod
 from rowcall.errors import MORE_VIOLATIONS, RowcallError
 from rowcall.v1.error_reason_pb2 import ErrorReason
-
-FINGERPRINT_BYTES: Final = 16
-"""The length of a fingerprint: two different requests under one key are told apart, keyed against being made up."""
 
 MAX_VIOLATIONS: Final = 100
 """How many violations are told apart. A request can break rules a hundred thousand times; no error can carry that."""
@@ -112,35 +107,6 @@ class Validator:
             return engine
 
 
-def decode(method: JobMethod, data: bytes) -> Message:
-    """The request of a call, of the method's request type. Fields that the type does not know are kept.
-
-    Raises:
-        RowcallError: UNDECODABLE_REQUEST.
-    """
-    try:
-        message = method.request_class.FromString(data)
-    except DecodeError as error:
-        raise _undecodable(method, "the bytes are not such a message") from error
-    if not message.IsInitialized():
-        raise _undecodable(method, "a required field is missing")
-    return message
-
-
-def fingerprint(key: bytes, message: Message) -> bytes:
-    """What tells two requests under one idempotency key apart: a keyed hash of the message, 16 bytes.
-
-    The message is serialised anew, so that clients that order map entries or fields differently agree.
-
-    Args:
-        key: The shard's key.
-        message: The decoded request.
-    """
-    data = message.SerializeToString(deterministic=True)
-    # A hash that Postgres has too: rowcall.submit_v1 makes the same one. Cut off, it cannot be prolonged.
-    return hashlib.sha256(key + data).digest()[:FINGERPRINT_BYTES]
-
-
 def violations(found: Sequence[protovalidate.Violation], *, prefix: str = "") -> BadRequest:
     """What protovalidate found, as callers are told it: field path, the rule's id as the reason, and what is wrong.
 
@@ -170,15 +136,6 @@ def _refusal(type_name: str, found: Sequence[protovalidate.Violation], prefix: s
         f"The {type_name} breaks rules of its proto: {_short(place)} ({first.rule_id}){more}; mend what "
         "BadRequest lists and call again.",
         details=[violations(found, prefix=prefix)],
-    )
-
-
-def _undecodable(method: JobMethod, what: str) -> RowcallError:
-    return RowcallError(
-        ErrorReason.ERROR_REASON_UNDECODABLE_REQUEST,
-        f"{method.name} takes a {method.request_type}, and {what}; generate the client from the proto that the "
-        "gateway serves.",
-        metadata={"type": method.request_type},
     )
 
 

@@ -15,10 +15,10 @@ from google.rpc.error_details_pb2 import BadRequest
 
 from rowcall.catalogue.images import Catalogue
 from rowcall.catalogue.model import JobMethod
+from rowcall.catalogue.requests import decode
 from rowcall.errors import RowcallError
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_service_pb2 import JobSpec
-from rowcall.validation import decode
 from rowcall_gateway.edge.failures import too_large
 from rowcall_gateway.edge.metadata import (
     EARLIEST,

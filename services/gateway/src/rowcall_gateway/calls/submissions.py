@@ -9,11 +9,11 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from rowcall.catalogue.requests import fingerprint
 from rowcall.errors import RowcallError
 from rowcall.queue.model import FollowUp, MethodIds, Submission, SubmitOutcome, Submitted
 from rowcall.sharding import Router, Shard
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall.validation import fingerprint
 from rowcall_gateway.calls.drafts import Draft
 from rowcall_gateway.edge.incoming import IncomingCall
 from rowcall_gateway.shards.links import Links, ShardLink

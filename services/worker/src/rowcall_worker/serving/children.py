@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from rowcall.catalogue.images import Catalogue
 from rowcall.catalogue.model import JobMethod
+from rowcall.catalogue.requests import decode, fingerprint
 from rowcall.errors import RowcallError
 from rowcall.names import operation_name
 from rowcall.queue.faults import ChildRefusedError
@@ -24,7 +25,6 @@ from rowcall.queue.model import LANES, ClaimedJob, Submission
 from rowcall.queue.protocol import WorkQueue
 from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall.validation import decode, fingerprint
 
 MAX_CHILDREN: Final = 1000
 """The most jobs that one attempt may submit."""
