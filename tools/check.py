@@ -1,7 +1,7 @@
 """Runs the checks of the source, each under its name, all of them even if one fails (`make check`).
 
 Every check is a command with its own output; nothing here judges the source itself. The rules are in
-pyproject.toml, buf.yaml and .squawk.toml; the two checks that no tool has are the modules beside this one.
+pyproject.toml, buf.yaml and .squawk.toml; the checks that no tool has are the modules beside this one.
 """
 
 import argparse
@@ -122,8 +122,13 @@ CHECKS = (
         lambda: all_pass(passes(BIN / "deptry", "--no-ansi", "src", folder=member) for member in MEMBERS),
     ),
     Check(
+        "rooms",
+        "each room says what is in it, and little lies loose",
+        lambda: passes(sys.executable, "tools/rooms.py"),
+    ),
+    Check(
         "sql",
-        "only rowcall.queue, .sharding and .migrations hold SQL",
+        "only rowcall.queue.postgres, .sharding and .migrations hold SQL",
         lambda: passes(sys.executable, "tools/sql_places.py"),
     ),
     Check("proto-lint", "buf's STANDARD rules", lambda: passes(BIN / "buf", "lint")),

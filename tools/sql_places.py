@@ -1,6 +1,6 @@
 """Finds SQL outside the packages that may hold it (`make check`, as "sql").
 
-Only rowcall.queue, rowcall.sharding and rowcall.migrations know tables; everybody else calls them. rowcall.embedded
+Only rowcall.queue.postgres, rowcall.sharding and rowcall.migrations know tables; everybody else calls them. rowcall.embedded
 administers a server of its own (it creates databases) and knows no table either. A string literal that reads as a
 statement, and a .sql file, is SQL; docstrings are prose. An example is a user's own code and its own affair, as are
 tests.
@@ -20,7 +20,9 @@ SOURCES = (
     "services/worker/src",
     "services/standalone/src",
 )
-ALLOWED = tuple(f"libs/common/src/rowcall/{package}/" for package in ("queue", "sharding", "migrations", "embedded"))
+ALLOWED = tuple(
+    f"libs/common/src/rowcall/{package}/" for package in ("queue/postgres", "sharding", "migrations", "embedded")
+)
 
 STATEMENT = re.compile(
     r"""^\s*(?:--[^\n]*\n\s*)*(?:
@@ -80,7 +82,9 @@ def main() -> int:
     for line in found:
         print(line)
     if found:
-        print("SQL belongs to rowcall.queue, rowcall.sharding or rowcall.migrations: move it there and call it")
+        print(
+            "SQL belongs to rowcall.queue.postgres, rowcall.sharding or rowcall.migrations: move it there and call it"
+        )
     return 1 if found else 0
 
 

@@ -45,7 +45,7 @@ def test_prose_is_not_sql(source: str) -> None:
 def test_only_the_packages_that_own_tables_may_hold_sql(tmp_path: Path) -> None:
     statement = 'STATEMENT = "delete from rowcall.job_live"\n'
     for place in (
-        "libs/common/src/rowcall/queue/claim.py",
+        "libs/common/src/rowcall/queue/postgres/claim.py",
         "libs/common/src/rowcall/sharding/router.py",
         "libs/common/src/rowcall/migrations/runner.py",
         "libs/common/src/rowcall/queue_names.py",
