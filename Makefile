@@ -61,7 +61,7 @@ proofs: setup ## Fairness, held snapshots, a day dropped: figures into build/pro
 guards: setup ## Take out each guard in turn and see its tests fail, in a copy: 15 minutes; ONLY=text for some
 	@$(BIN)/python -m tools.guards $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
-bench: setup ## Limits, other queues and ourselves, in turn: 15 minutes; ONLY=name runs one, into build/bench.json and .svg
+bench: setup ## Limits, other queues and ourselves, in turn: 15 minutes; ONLY=name,name runs some, into build/bench.json and .svg
 	@$(UV) sync --quiet --frozen --all-packages --group bench
 	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
