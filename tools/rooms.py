@@ -1,25 +1,27 @@
 """Holds the rooms to what docs/architecture.md promises of them (`make check`, as "rooms").
 
-A room is a package within a service, or of the queue. Its docstring names every module in it, so that whoever opens the
-package reads its plan first; the page names every room, and every module at the top of a service; and what lies loose at the
-top of a service or of the integration tests can be taken in at a glance. Which room may import which is import-linter's.
+A package's docstring names every module in it, so that whoever opens it reads its plan first. The page names every room, which
+is a package within a service or of the queue, and every module at the top of a service; and what lies loose at the top of a
+service or of the integration tests can be taken in at a glance. Which room may import which is import-linter's.
 """
 
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = "docs/architecture.md"
-SERVICES = (
-    "services/gateway/src/rowcall_gateway",
-    "services/worker/src/rowcall_worker",
-    "services/standalone/src/rowcall_standalone",
-)
-ROOMS_IN = (*SERVICES[:2], "libs/common/src/rowcall/queue")
+ROOMY = ("services/gateway/src/rowcall_gateway", "services/worker/src/rowcall_worker")
+"""The services that are made of rooms. What lies at their top is named by the page: their docstrings speak to others."""
+SERVICES = (*ROOMY, "services/standalone/src/rowcall_standalone")
+ROOMS_IN = (*ROOMY, "libs/common/src/rowcall/queue")
 """Where every package is a room."""
+PACKAGES_IN = (*SERVICES, "libs/common/src/rowcall", "libs/cli/src/rowcall_cli")
+"""Where every package has a docstring that names its modules."""
+GENERATED = ("v1", "options", "probe")
+"""Packages of the common library that are made from protos."""
 FEW = (*SERVICES, "tests/integration")
 MOST = 12
 """As many modules, packages not counted, may lie at the top of one of those."""
@@ -31,11 +33,11 @@ def modules(folder: Path) -> list[str]:
     return sorted([*files, *(path.parent.name for path in folder.glob("*/__init__.py"))])
 
 
-def rooms(root: Path) -> Iterator[Path]:
-    """Every room, and the queue's own package."""
-    for place in ROOMS_IN:
+def packages(root: Path, places: Iterable[str]) -> Iterator[Path]:
+    """Every package at or below these places that people wrote."""
+    for place in places:
         for found in sorted((root / place).rglob("__init__.py")):
-            if place not in SERVICES or found.parent != root / place:
+            if not set(GENERATED).intersection(found.relative_to(root / place).parts):
                 yield found.parent
 
 
@@ -52,19 +54,21 @@ def faults(root: Path) -> Iterator[str]:
             yield f"{place}: {len(loose)} modules lie at its top, {MOST} at most may: move some into a room"
     page = root / PAGE
     told = named(page.read_text("utf-8")) if page.is_file() else set()
-    for place in SERVICES[:2]:
+    for place in ROOMY:
         for module in modules(root / place):
             if module not in told:
                 yield f"{PAGE}: does not name `{module}` of {place}"
-    for room in rooms(root):
-        place = room.relative_to(root).as_posix()
-        docstring = ast.get_docstring(ast.parse((room / "__init__.py").read_text("utf-8"))) or ""
-        missing = [module for module in modules(room) if module not in named(docstring)]
+    for package in packages(root, PACKAGES_IN):
+        place = package.relative_to(root).as_posix()
+        docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text("utf-8"))) or ""
+        missing = [module for module in modules(package) if module not in named(docstring)]
         if not docstring:
-            yield f"{place}/__init__.py: has no docstring: say what is in the room, who calls it, what it must not import"
-        elif missing:
+            yield f"{place}/__init__.py: has no docstring: say what is in the package, who calls it, what it must not import"
+        elif missing and place not in ROOMY:
             yield f"{place}/__init__.py: its docstring does not name {', '.join(f'`{each}`' for each in missing)}"
-        if room.name not in told:
+    for room in packages(root, ROOMS_IN):
+        place = room.relative_to(root).as_posix()
+        if place not in ROOMY and room.name not in told:
             yield f"{PAGE}: does not name the room `{room.name}` ({place})"
 
 

@@ -185,9 +185,10 @@ class Gateway:
                 dedicated=DEDICATED if settings.uses_hints else 0,
                 processes=settings.processes,
             )
-        await check_schemas(settings, self._router)
+        queues = {name: queue_of(shard, settings) for name, shard in self._router.shards.items()}
+        await check_schemas(settings, queues.values())
         self._links = Links(
-            {name: queue_of(shard, settings) for name, shard in self._router.shards.items()},
+            queues,
             settings,
             gateway_id=uuid4(),
             in_flight=lambda: self._gate.inside,

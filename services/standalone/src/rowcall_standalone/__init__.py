@@ -1,1 +1,5 @@
-"""Gateway and workers in one process: the only package that may import both."""
+"""Gateway and workers in one process: the only package that may import both.
+
+Here: `commands` (the command lines), `dev` (`rowcall dev`), `demo` (`rowcall demo`); `databases` (of an embedded Postgres), `listen` (the
+address), `serving` (whether a gateway answers), `signals`, `errors`. The `rowcall` command takes `commands` in where this is installed.
+"""

@@ -3,6 +3,9 @@
 `rowcall dev`, `rowcall demo` and the test fixtures call `start`; nothing that serves production traffic does. Needs the
 extra `rowcall[embedded]`, and Linux or macOS.
 
+Here: `server` (the entry), over `process` and `postmaster` (the server's processes), `cluster` and `data_dir` (what is on disk),
+`binaries` (the programs) and `account` (whose they run as); `guardian` stops what its owner left; `errors`.
+
     with embedded.start(Path("data")) as postgres:
         postgres.create_database("catalogue")
         connect(postgres.dsn("catalogue"))

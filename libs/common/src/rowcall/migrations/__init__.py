@@ -2,7 +2,12 @@
 
 Numbered plain SQL in `{catalogue,shard}/{pre,post}`: `pre` is applied before the new release of the services runs (it
 only adds), `post` when the old one is gone (it takes away). Never run at a service's start; services call
-`check_schema`.
+`check_schema`. Until the tag v0.1.0-rc.1 a file is edited in place and databases are made anew; from then on a change is a new file,
+for its checksum is recorded.
+
+Here: `runner` (applies), `discovery` (which there are), `record` (which were applied), `compatibility` (whether a service fits),
+`server` (whether the server does), `failures` and `errors` (what is said when it ends badly), `history` (how far ahead days of history
+are made).
 """
 
 from rowcall.migrations.compatibility import check_schema

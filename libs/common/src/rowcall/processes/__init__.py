@@ -2,6 +2,9 @@
 
 The process that was started supervises; each of the others is the same program executed anew, never a fork: a process that
 has gRPC's threads, or an event loop, cannot be forked.
+
+Here: `supervisor` (the one that was started), `child` (a member, as it sees it), `member` (as the member sees itself), `ends` (what
+becomes of all when one has ended).
 """
 
 from rowcall.processes.member import Member

@@ -50,7 +50,7 @@ class QueueProvider(Protocol):
         """The shard's name."""
 
     async def check(self) -> None:
-        """Looks whether this release can work with the shard as it is. For a worker, before it joins.
+        """Looks whether this release can work with the shard as it is, once, at a service's start.
 
         Raises:
             RowcallError: SCHEMA_MISMATCH: it cannot, and the message says what to do; others: it cannot be asked now.

@@ -3,42 +3,61 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 import psycopg
 import structlog
 
-from rowcall.migrations import Kind, check_schema
-from rowcall.settings import ClusterSettings, Dsn
-from rowcall.sharding import Router
+from rowcall.errors import RowcallError
+from rowcall.migrations import check_schema
+from rowcall.queue.protocol import QueueProvider
+from rowcall.settings import ClusterSettings
 from rowcall.sharding.pools import connection_string
+from rowcall.v1.error_reason_pb2 import ErrorReason
 
 _log = structlog.get_logger(__name__)
 
 
-async def check_schemas(settings: ClusterSettings, router: Router) -> None:
+async def check_schemas(settings: ClusterSettings, queues: Iterable[QueueProvider]) -> None:
     """Refuses databases of a schema that this release cannot work with. One that cannot be reached is passed over.
 
     Raises:
-        RowcallError: SCHEMA_MISMATCH, with what to do.
+        RowcallError: SCHEMA_MISMATCH and others, with what to do.
     """
-    catalogue = connection_string(settings.catalogue, settings, application="rowcall-gateway start")
     async with asyncio.TaskGroup() as group:
-        checks = [group.create_task(_check("catalogue", "catalogue", None, catalogue))]
-        for name, shard in router.shards.items():
-            checks.append(group.create_task(_check(f"shard {name}", "shard", name, shard.connection_string("start"))))
+        checks = [group.create_task(_check_catalogue(settings))]
+        checks += [group.create_task(_check_shard(queue)) for queue in queues]
     for check in checks:
         problem = check.result()
         if problem is not None:
             raise problem
 
 
-async def _check(name: str, kind: Kind, shard: str | None, dsn: Dsn) -> Exception | None:
-    """What is wrong with a database; None if it fits or cannot be asked."""
+async def _check_catalogue(settings: ClusterSettings) -> Exception | None:
+    """What is wrong with the catalogue; None if it fits or cannot be asked."""
+    dsn = connection_string(settings.catalogue, settings, application="rowcall-gateway start")
     try:
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-            await check_schema(connection, kind, shard=shard)
+            await check_schema(connection, "catalogue")
     except psycopg.OperationalError as error:
-        _log.warning("database unreachable at the start", database=name, error=type(error).__name__)
+        _passed_over("catalogue", error)
     except Exception as error:  # noqa: BLE001 - each is raised by the caller, the first one in order
         return error
     return None
+
+
+async def _check_shard(queue: QueueProvider) -> Exception | None:
+    """What is wrong with a shard; None if it fits or cannot be asked."""
+    try:
+        await queue.check()
+    except RowcallError as error:
+        if error.reason != ErrorReason.ERROR_REASON_SHARD_UNAVAILABLE:
+            return error
+        _passed_over(f"shard {queue.shard}", error.__cause__ or error)
+    except Exception as error:  # noqa: BLE001 - as above
+        return error
+    return None
+
+
+def _passed_over(database: str, error: BaseException) -> None:
+    _log.warning("database unreachable at the start", database=database, error=type(error).__name__)

@@ -1,4 +1,4 @@
-"""Takes jobs of one shard, for free slots and served methods only, and starts them.
+"""Takes jobs of one shard, of served methods only, for free slots and for those that are about to be, and starts them.
 
 There is one claimer for async handlers and one for sync ones, for their slots are counted apart. It goes round the
 queues whose time has come: at once where the last claim was full or a hint said that there is work, later and later

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
+import psycopg
+
 from rowcall.errors import RowcallError
 from rowcall.migrations import check_schema
 from rowcall.queue.postgres.admin import PostgresQueueAdmin
@@ -47,7 +49,10 @@ class PostgresQueueProvider:
     async def check(self) -> None:
         """See QueueProvider.check."""
         try:
-            async with self._shard.pool(Workload.MAINTENANCE).connection() as connection:
+            # Of its own: a pool waits a while for a server that is away, and whoever starts must not.
+            async with await psycopg.AsyncConnection.connect(
+                self._shard.connection_string("start"), autocommit=True
+            ) as connection:
                 await check_schema(connection, "shard", shard=self.shard)
         except RowcallError:
             raise
