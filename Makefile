@@ -53,7 +53,7 @@ test-postgres: setup ## Tests on Postgres 15, 16, 18, without hints, through PgB
 	@$(BIN)/python -m tools.postgres_suite $(if $(ONLY),--only $(ONLY)) $(if $(ARGS),-- $(ARGS))
 
 chaos: setup ## The tests that break things, in their long form: an hour
-	@ROWCALL_CHAOS=long $(BIN)/pytest tests/chaos tests/integration/queue/test_model.py -s $(ARGS)
+	@ROWCALL_CHAOS=long $(BIN)/pytest tests/chaos tests/integration/queue/conformance/test_model.py -s $(ARGS)
 
 proofs: setup ## Fairness, held snapshots, a day dropped: figures into build/proofs.json (45 min; ONLY=fairness, snapshot or size)
 	@$(BIN)/pytest -m proofs -s $(if $(ONLY),tests/proofs/test_$(ONLY).py) $(ARGS)
