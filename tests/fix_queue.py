@@ -1,46 +1,33 @@
-"""Fixtures: the queue of one shard, as a gateway and a worker use it, with logins that have their rights and no others."""
+"""Fixtures: the queue of one shard on Postgres, with logins that have a gateway's and a worker's rights and no others.
+
+What a second implementation of the queue has to bring along is in `tests.support.probe`; which one the conformance suite
+runs against is said in its conftest.py.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
-from uuid_utils.compat import uuid7
 
-from rowcall.catalogue.model import Policy
-from rowcall.queue.model import ClaimedJob, JobRow, MethodIds, Rescued, Settled, Settlement, Submission, Submitted
 from rowcall.queue.postgres.admin import PostgresQueueAdmin
+from rowcall.queue.postgres.renewal import PostgresLeaseRenewal
 from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.queue.postgres.work import PostgresWorkQueue
-from rowcall.v1.job_pb2 import JobState
 from tests.fix_cluster import Cluster
 from tests.fix_pooler import PASSWORD, Access, make_logins
 from tests.fix_postgres import Databases
-from tests.support.waiting import until
-
-SUCCEEDED = JobState.JOB_STATE_SUCCEEDED
-FAILED = JobState.JOB_STATE_FAILED
-CANCELLED = JobState.JOB_STATE_CANCELLED
-SCHEDULED = JobState.JOB_STATE_SCHEDULED
-READY = JobState.JOB_STATE_READY
-RUNNING = JobState.JOB_STATE_RUNNING
-
-NOT_OURS = Settled(settled=False, state=None, waiter_id=None)
-"""The answer to a settlement of a job whose lease is another's."""
-
-METHOD = "acme.v1.PrintService/Print"
-FROM_THE_FRONT = (0, 0, 0, 0)
-NO_GRACE = timedelta(0)
-"""For burials and expiries in tests: their server has just started, and nobody is to be waited for."""
+from tests.support.postgres_probe import PostgresProbe
+from tests.support.probe import Process
+from tests.support.queues import Queue, opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,108 +45,66 @@ class Logins:
     """How all but the superuser get there."""
 
 
-@dataclass(slots=True)
-class Queue:
-    """One shard's queue."""
+@dataclass(frozen=True, slots=True)
+class PostgresImplementation:
+    """The queue on one shard's Postgres: a `tests.support.probe.Implementation`."""
 
     logins: Logins
-    store: PostgresJobStore
-    work: PostgresWorkQueue
-    admin: psycopg.AsyncConnection[Any]
-    """As superuser, in autocommit mode: to look behind the functions, and to let time pass."""
-    ids: MethodIds
-    """Of METHOD with the default policy, in the queue "default"."""
-    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    def call(self, tenant: str = "acme", **changes: Any) -> Submission:
-        """A new call; without changes, of METHOD, at once, in the lane NORMAL, without a key."""
-        number = next(self._numbers)
-        call = Submission(tenant, uuid7(), self.ids, lane=3, request=f"request {number}".encode())
-        if "request_id" in changes and "fingerprint" not in changes:
-            changes["fingerprint"] = b"fingerprint of 1"
-        return replace(call, **changes)
+    @asynccontextmanager
+    async def process(self) -> AsyncIterator[Process]:
+        """See Implementation.process."""
+        async with self._pool(self.logins.gateway) as gateway, self._pool(self.logins.worker) as worker:
+            store = PostgresJobStore(gateway, gateway)
+            work = PostgresWorkQueue(worker, worker, worker)
+            operators = PostgresQueueAdmin(gateway, gateway, shard="a")
+            yield Process(store, work, operators, self._renewal)
+            await store.close()
+            await work.close()
+            await operators.close()
 
-    async def submit(self, *calls: Submission) -> list[Submitted]:
-        """Submits calls, all of which the database must take."""
-        return [taken(answer) for answer in await self.store.submit(calls)]
+    @asynccontextmanager
+    async def probe(self) -> AsyncIterator[PostgresProbe]:
+        """See Implementation.probe."""
+        async with await psycopg.AsyncConnection.connect(self.logins.admin, autocommit=True) as admin:
+            yield PostgresProbe(admin, self.logins.admin, self.logins.worker)
 
-    async def worker(self, name: str = "worker", lease: timedelta = timedelta(minutes=1)) -> UUID:
-        """Registers a worker."""
-        worker_id = uuid4()
-        await self.work.register_worker(worker_id, name, lease)
-        return worker_id
+    def _pool(self, dsn: str) -> AsyncConnectionPool:
+        return AsyncConnectionPool(
+            dsn,
+            kwargs={"prepare_threshold": self.logins.access.prepare_threshold},
+            min_size=1,
+            max_size=4,
+            open=False,
+            name="a",
+            timeout=10,
+        )
 
-    async def claim(
-        self, worker_id: UUID, limit: int = 100, *, ids: MethodIds | None = None, start: Sequence[int] = FROM_THE_FRONT
-    ) -> list[ClaimedJob]:
-        """Claims jobs of a method, of METHOD where none is given."""
-        of = self.ids if ids is None else ids
-        return await self.work.claim(worker_id, of.queue_id, [of.method_id], limit, start=start)
+    def _renewal(self, worker_id: UUID, lease: timedelta) -> PostgresLeaseRenewal:
+        prepare = self.logins.access.prepares
+        return PostgresLeaseRenewal(self.logins.worker, worker_id, lease, shard="a", prepare=prepare, guard=False)
 
-    async def claim_alone(self, worker_id: UUID, *, ids: MethodIds | None = None) -> ClaimedJob | None:
-        """Claims a suspect of a method, of METHOD where none is given."""
-        of = self.ids if ids is None else ids
-        return await self.work.claim_alone(worker_id, [of.queue_id], [of.method_id])
 
-    async def settle(self, job: ClaimedJob, state: int = SUCCEEDED, **changes: Any) -> Settled:
-        """Settles one job, which the database must take."""
-        settlement = Settlement(job.tenant, job.job_id, job.lease, state, **changes)
-        [answer] = await self.work.settle([settlement])
-        assert isinstance(answer, Settled), answer
-        return answer
+@dataclass(slots=True)
+class PostgresQueue(Queue):
+    """One shard's queue, for tests that are Postgres's own."""
 
-    async def state(self, tenant: str, job_id: UUID) -> int | None:
-        """A job's state as it is read; None if it is not there."""
-        found = await self.store.read([(tenant, job_id)])
-        return found[tenant, job_id].state if found else None
+    implementation: PostgresImplementation
+    probe: PostgresProbe
 
-    async def row(self, job: ClaimedJob | Submission) -> JobRow:
-        """A job as it is read; it must be there."""
-        return (await self.store.read([(job.tenant, job.job_id)]))[job.tenant, job.job_id]
+    @property
+    def logins(self) -> Logins:
+        """Its connection strings."""
+        return self.implementation.logins
+
+    @property
+    def admin(self) -> psycopg.AsyncConnection[Any]:
+        """As superuser, in autocommit mode: to look behind the functions."""
+        return self.probe.admin
 
     async def value(self, query: str, *parameters: object) -> Any:
         """The first column of the first row of a query, as superuser."""
-        row = await (await self.admin.execute(query, parameters)).fetchone()
-        assert row is not None
-        return row[0]
-
-    async def die(self, worker_id: UUID) -> None:
-        """Lets a worker's lease run out."""
-        await self.admin.execute(
-            "update rowcall.worker set lease_until = clock_timestamp() - interval '1 second' where worker_id = %s",
-            [worker_id],
-        )
-
-    async def renew(self, worker_id: UUID) -> bool:
-        """Renews a worker's lease; False: it is dead."""
-        return bool(await self.value("select alive from rowcall.renew_worker(%s, '1 minute', null)", worker_id))
-
-    async def kill(self, worker_id: UUID) -> list[Rescued]:
-        """Ends a worker and takes what it held back."""
-        await self.work.retire_worker(worker_id)
-        return await self.work.rescue(1000)
-
-    async def ready_now(self) -> int:
-        """Lets the time of every scheduled job come, and makes them ready; how many there were."""
-        await self.admin.execute("update rowcall.job set run_at = clock_timestamp() where state = 1")
-        return sum((await self.work.promote(1_000_000)).values())
-
-    async def somebody_waits(self, sessions: int = 1) -> None:
-        """Returns when so many sessions wait for other ones' locks."""
-        waiting = "select count(distinct pid) >= %s from pg_locks where not granted"
-        await until(lambda: self.value(waiting, sessions))
-
-    async def adopt(self, *tenants: str) -> None:
-        """Places tenants on the shard."""
-        for tenant in tenants:
-            await self.admin.execute("select rowcall.adopt_tenant(%s, 1)", [tenant])
-
-
-def taken(answer: Submitted | Exception) -> Submitted:
-    """An answer that is no error."""
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+        return await self.probe.value(query, *parameters)
 
 
 @pytest.fixture(scope="session")
@@ -179,54 +124,15 @@ def logins(cluster: Cluster, queue_roles: None) -> Logins:
     return Logins(admin, of("test_gateway"), of("test_worker"), of("test_submitter"), of("test_nobody"), cluster.access)
 
 
-@asynccontextmanager
-async def opened(logins: Logins) -> AsyncIterator[tuple[PostgresJobStore, PostgresWorkQueue]]:
-    """A store and a work queue with pools of their own: another process's, as far as the shard can tell."""
-    async with AsyncExitStack() as stack:
-        gateway, worker = [
-            await stack.enter_async_context(
-                AsyncConnectionPool(
-                    dsn,
-                    kwargs={"prepare_threshold": logins.access.prepare_threshold},
-                    min_size=1,
-                    max_size=4,
-                    open=False,
-                    name="a",
-                    timeout=10,
-                )
-            )
-            for dsn in (logins.gateway, logins.worker)
-        ]
-        store = PostgresJobStore(gateway, gateway)
-        work = PostgresWorkQueue(worker, worker, worker)
-        yield store, work
-        await store.close()
-        await work.close()
+@pytest.fixture
+def postgres_implementation(logins: Logins) -> PostgresImplementation:
+    """The queue of the shard "a", nobody on it yet."""
+    return PostgresImplementation(logins)
 
 
 @pytest.fixture
-async def queue(logins: Logins) -> AsyncIterator[Queue]:
+async def queue(postgres_implementation: PostgresImplementation) -> AsyncIterator[PostgresQueue]:
     """The queue of the shard "a", with the tenants acme and bolt."""
-    async with opened(logins) as (store, work), await psycopg.AsyncConnection.connect(logins.admin) as admin:
-        await admin.set_autocommit(True)
-        made = Queue(logins, store, work, admin, await store.method_ids(METHOD, Policy()))
-        await made.adopt("acme", "bolt")
-        yield made
-
-
-@pytest.fixture
-async def operators(queue: Queue) -> AsyncIterator[PostgresQueueAdmin]:
-    """What operators do to the queue, over a gateway's login."""
-    access = queue.logins.access
-    async with AsyncConnectionPool(
-        queue.logins.gateway,
-        kwargs={"prepare_threshold": access.prepare_threshold},
-        min_size=1,
-        max_size=2,
-        open=False,
-        name="a",
-        timeout=10,
-    ) as pool:
-        admin = PostgresQueueAdmin(pool, pool, shard="a")
-        yield admin
-        await admin.close()
+    async with opened(postgres_implementation) as made:
+        assert isinstance(made.probe, PostgresProbe)
+        yield PostgresQueue(postgres_implementation, made.process, made.probe, made.ids)

@@ -25,7 +25,7 @@ from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest
 from rowcall.queue.model import ORDER_STRIDE
 from tests.fix_gateway import Gateways, info_of, refused
-from tests.fix_queue import Logins, Queue
+from tests.fix_queue import Logins, PostgresQueue
 from tests.fix_worker import Workers
 from tests.polyglot.submitters import Answer, End, Order, Submitter, find_psql, install_node, node, psql, python
 from tests.support.waiting import until
@@ -140,7 +140,7 @@ async def test_a_request_id_with_another_request_is_refused_and_takes_the_transa
 
 
 @pytest.fixture
-async def service(queue: Queue, logins: Logins) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+async def service(queue: PostgresQueue, logins: Logins) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     """The service's connection, in autocommit mode, to a shard that has acme and knows the probe's methods."""
     for method in load_catalogue().methods.values():
         await queue.store.publish(method)
@@ -211,7 +211,9 @@ REFUSALS: list[tuple[str, str, str]] = [
 ]
 
 
-async def test_what_is_wrong_is_refused_with_what_is_wrong(service: psycopg.AsyncConnection[Any], queue: Queue) -> None:
+async def test_what_is_wrong_is_refused_with_what_is_wrong(
+    service: psycopg.AsyncConnection[Any], queue: PostgresQueue
+) -> None:
     for arguments, sqlstate, message in REFUSALS:
         call = arguments.replace(", M", f", '{ECHO}'").replace(", R", ", '\\x'")
         with pytest.raises(psycopg.Error) as error:
@@ -223,7 +225,7 @@ async def test_what_is_wrong_is_refused_with_what_is_wrong(service: psycopg.Asyn
     assert await queue.value("select count(*) from rowcall.job") == 0
 
 
-async def test_options_are_in_the_row(service: psycopg.AsyncConnection[Any], queue: Queue) -> None:
+async def test_options_are_in_the_row(service: psycopg.AsyncConnection[Any], queue: PostgresQueue) -> None:
     job_id = await submit(
         service,
         "k",
@@ -244,7 +246,9 @@ async def test_options_are_in_the_row(service: psycopg.AsyncConnection[Any], que
     assert abs(datetime.now(UTC) - minted) < timedelta(minutes=5)
 
 
-async def test_without_options_the_methods_policy_counts(service: psycopg.AsyncConnection[Any], queue: Queue) -> None:
+async def test_without_options_the_methods_policy_counts(
+    service: psycopg.AsyncConnection[Any], queue: PostgresQueue
+) -> None:
     cursor = await service.execute("select rowcall.submit_v1('acme', %s, '')", [f"/{RUN}"])
     [(job_id,)] = await cursor.fetchall()
 
@@ -258,7 +262,9 @@ async def test_without_options_the_methods_policy_counts(service: psycopg.AsyncC
     )
 
 
-async def test_a_flood_takes_turns_with_other_tenants(service: psycopg.AsyncConnection[Any], queue: Queue) -> None:
+async def test_a_flood_takes_turns_with_other_tenants(
+    service: psycopg.AsyncConnection[Any], queue: PostgresQueue
+) -> None:
     """It is made ready in its tenant's turn, not all of it before everybody else's next job."""
     async with service.transaction():
         flood = [await submit(service) for _ in range(50)]
@@ -273,7 +279,7 @@ async def test_a_flood_takes_turns_with_other_tenants(service: psycopg.AsyncConn
 
 
 async def test_a_repeat_waits_for_the_transaction_that_has_the_key(
-    service: psycopg.AsyncConnection[Any], queue: Queue, logins: Logins
+    service: psycopg.AsyncConnection[Any], queue: PostgresQueue, logins: Logins
 ) -> None:
     async with await psycopg.AsyncConnection.connect(logins.submitter) as other:
         first = await submit(other, "k")
@@ -285,7 +291,9 @@ async def test_a_repeat_waits_for_the_transaction_that_has_the_key(
     assert await queue.value("select count(*) from rowcall.job") == 1
 
 
-async def test_the_role_may_submit_and_nothing_else(service: psycopg.AsyncConnection[Any], queue: Queue) -> None:
+async def test_the_role_may_submit_and_nothing_else(
+    service: psycopg.AsyncConnection[Any], queue: PostgresQueue
+) -> None:
     relations = await queue.admin.execute(
         """
         select c.oid::regclass::text, c.relkind
@@ -316,7 +324,9 @@ async def test_the_role_may_submit_and_nothing_else(service: psycopg.AsyncConnec
             await service.execute(made.encode())
 
 
-async def test_names_in_a_session_do_not_reach_into_it(service: psycopg.AsyncConnection[Any], queue: Queue) -> None:
+async def test_names_in_a_session_do_not_reach_into_it(
+    service: psycopg.AsyncConnection[Any], queue: PostgresQueue
+) -> None:
     await queue.admin.execute(
         """
         create schema evil;

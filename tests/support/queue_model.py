@@ -17,6 +17,8 @@ TIMEOUT = 2
 """Hours, of an attempt."""
 LEASE = 4
 """Hours, of a worker."""
+KEY_TTL = 7 * 24
+"""Hours that a key names its job."""
 LOST_LIMIT = 3
 
 
@@ -45,7 +47,7 @@ class Job:
         """What its row must say."""
         live = self.state <= RUNNING
         return (
-            self.state, self.held if live else None, self.lease, self.attempt, self.lost, self.lost_alone, self.replays,
+            self.state, self.held if live else 0, self.lease, self.attempt, self.lost, self.lost_alone, self.replays,
             self.attempts, self.cancel, self.worker,
         )  # fmt: skip
 
@@ -58,13 +60,24 @@ class Worker:
     dead: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What an idempotency key was last used for."""
+
+    job_id: UUID
+    print_: bytes
+    """The fingerprint of its request."""
+    until: int
+    """When it is as good as none."""
+
+
 @dataclass(slots=True)
 class Model:
     """The queue."""
 
     now: int = 0
     jobs: dict[UUID, Job] = field(default_factory=dict)
-    keys: dict[tuple[str, str], tuple[UUID, bytes]] = field(default_factory=dict)
+    keys: dict[tuple[str, str], Key] = field(default_factory=dict)
     workers: dict[UUID, Worker] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
     """"queue", "method", or a tenant's name."""
@@ -72,6 +85,11 @@ class Model:
     def those(self, wanted: Callable[[Job], bool]) -> dict[UUID, Job]:
         """The jobs that are as wanted."""
         return {job_id: job for job_id, job in self.jobs.items() if wanted(job)}
+
+    def named(self, tenant: str, key: str) -> Key | None:
+        """What a tenant's key names, if it has not expired."""
+        known = self.keys.get((tenant, key))
+        return known if known is not None and known.until > self.now else None
 
     def claimable(self, held: int) -> dict[UUID, Job]:
         """What claims (held 0) or claims of what runs alone (SUSPECT) may get."""

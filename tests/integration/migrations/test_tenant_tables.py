@@ -6,12 +6,12 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from tests.fix_queue import Logins, Queue
+from tests.fix_queue import Logins, PostgresQueue
 
 REGISTER = "select rowcall.register_tenant_table(%s, %s)"
 
 
-async def test_a_table_is_registered_under_its_whole_name(queue: Queue) -> None:
+async def test_a_table_is_registered_under_its_whole_name(queue: PostgresQueue) -> None:
     await queue.admin.execute('create schema "Shop"')
     await queue.admin.execute('create table "Shop".page (tenant text not null, owner varchar(63) not null)')
     assert await queue.value(REGISTER, '"Shop".page', "tenant") == '"Shop".page'
@@ -33,7 +33,7 @@ async def test_a_table_is_registered_under_its_whole_name(queue: Queue) -> None:
     ],
 )
 async def test_what_cannot_be_moved_with_a_tenant_is_refused(
-    queue: Queue, table: str, column: str, error: type[psycopg.Error], message: str
+    queue: PostgresQueue, table: str, column: str, error: type[psycopg.Error], message: str
 ) -> None:
     await queue.admin.execute("create table public.page (tenant text not null, number int not null, loose text)")
     await queue.admin.execute("create view public.pages as select * from public.page")
@@ -43,7 +43,7 @@ async def test_what_cannot_be_moved_with_a_tenant_is_refused(
     assert await queue.value("select count(*) from rowcall.tenant_table") == 0
 
 
-async def test_services_cannot_register_tables(queue: Queue, logins: Logins) -> None:
+async def test_services_cannot_register_tables(queue: PostgresQueue, logins: Logins) -> None:
     for dsn in (logins.gateway, logins.worker, logins.nobody):
         async with await psycopg.AsyncConnection.connect(dsn) as connection:
             with pytest.raises(errors.InsufficientPrivilege):

@@ -1,6 +1,6 @@
 """What every implementation of the queue keeps to: claiming.
 
-Each test of a guard fails when the guard is taken out of the SQL.
+Each test of a guard fails when the guard is taken out.
 """
 
 from __future__ import annotations
@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-import psycopg
-
 from rowcall.catalogue.model import Policy
 from rowcall.queue.model import ORDER_STRIDE
-from tests.fix_queue import METHOD, READY, SCHEDULED, Queue, opened
+from tests.support.queues import METHOD, READY, SCHEDULED, Queue
 
 
 async def test_lanes_first_then_in_order(queue: Queue) -> None:
@@ -55,8 +53,7 @@ async def test_a_claim_passes_by_what_others_hold(queue: Queue) -> None:
     calls = [queue.call() for _ in range(3)]
     await queue.submit(*calls)
     worker = await queue.worker()
-    async with await psycopg.AsyncConnection.connect(queue.logins.admin) as holder:
-        await holder.execute("select from rowcall.job where job_id = %s for update", [calls[0].job_id])
+    async with queue.probe.holding(calls[0].job_id):
         async with asyncio.timeout(5):
             jobs = await queue.claim(worker, 2)
         assert [job.job_id for job in jobs] == [calls[1].job_id, calls[2].job_id]
@@ -82,20 +79,20 @@ async def test_queues_are_apart_and_can_be_paused(queue: Queue) -> None:
     await queue.submit(queue.call(ids=slow))
     worker = await queue.worker()
     assert await queue.claim(worker) == []
-    await queue.admin.execute("update rowcall.queue set paused_at = clock_timestamp() where name = 'slow'")
+    assert await queue.operators.pause("queue", "slow", by=None, note=None)
     assert {row.name: row.paused for row in await queue.work.queues()} == {"default": False, "slow": True}
     assert await queue.claim(worker, ids=slow) == []
-    await queue.admin.execute("update rowcall.queue set paused_at = null")
+    assert await queue.operators.resume("queue", "slow")
     assert len(await queue.claim(worker, ids=slow)) == 1
 
 
 async def test_two_workers_never_get_the_same_job(queue: Queue) -> None:
     await queue.submit(*(queue.call() for _ in range(400)))
-    async with opened(queue.logins) as (_, other):
+    async with queue.another() as other:
         workers = [await queue.worker(f"w{number}") for number in range(8)]
         claims = await asyncio.gather(
             *(
-                (queue.work if number % 2 else other).claim(
+                (queue.work if number % 2 else other.work).claim(
                     worker, queue.ids.queue_id, [queue.ids.method_id], 100, start=(0, 0, 0, 0)
                 )
                 for number, worker in enumerate(workers)
@@ -103,7 +100,7 @@ async def test_two_workers_never_get_the_same_job(queue: Queue) -> None:
         )
     jobs = [job.job_id for claim in claims for job in claim]
     assert len(jobs) == len(set(jobs))
-    assert await queue.value("select count(*) from rowcall.job where state = 2") == 400 - len(jobs)
+    assert [job.state for job in await queue.probe.jobs()].count(READY) == 400 - len(jobs)
 
 
 async def test_a_scheduled_job_waits_for_its_time(queue: Queue) -> None:
@@ -117,7 +114,7 @@ async def test_a_scheduled_job_waits_for_its_time(queue: Queue) -> None:
     assert await queue.work.promote(10) == {}
 
     await queue.submit(*(queue.call() for _ in range(50)))
-    await queue.admin.execute("update rowcall.job set run_at = clock_timestamp() where state = 1")
+    await queue.probe.pass_time(timedelta(hours=2))
     assert await queue.work.promote(10) == {queue.ids.queue_id: 1}
     jobs = await queue.claim(worker, 1, start=(0, 0, claimed.order_key, 0))
     assert [job.job_id for job in jobs] == [later.job_id], "it is next: before the backlog, and behind nobody's mark"
@@ -127,6 +124,6 @@ async def test_promoting_takes_no_more_than_it_is_told_to_and_the_longest_due_fi
     now = datetime.now(UTC)
     calls = [queue.call(run_at=now + timedelta(hours=hour)) for hour in (3, 1, 2)]
     await queue.submit(*calls)
-    await queue.admin.execute("update rowcall.job set run_at = run_at - interval '1 day'")
+    await queue.probe.pass_time(timedelta(days=1))
     assert await queue.work.promote(2) == {queue.ids.queue_id: 2}
     assert [await queue.state("acme", call.job_id) for call in calls] == [SCHEDULED, READY, READY]

@@ -1,6 +1,6 @@
 """What every implementation of the queue keeps to: attempts and jobs whose time is over.
 
-Each test of a guard fails when the guard is taken out of the SQL.
+Each test of a guard fails when the guard is taken out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rowcall.errors import read_envelope
 from rowcall.queue.model import ClaimedJob, Ended
 from rowcall.queue.statuses import addressed
 from rowcall.v1.job_pb2 import AttemptOutcome
-from tests.fix_queue import CANCELLED, FAILED, METHOD, NO_GRACE, NOT_OURS, READY, SCHEDULED, SUCCEEDED, Queue
+from tests.support.queues import CANCELLED, FAILED, METHOD, NO_GRACE, NOT_OURS, READY, SCHEDULED, SUCCEEDED, Queue
 
 HOUR = timedelta(hours=1)
 
@@ -28,12 +28,9 @@ async def reason(queue: Queue, tenant: str, job_id: UUID) -> str:
     return info.reason
 
 
-async def overdue(queue: Queue, seconds: float = 1) -> None:
-    """Lets every running attempt's deadline have been over for so long."""
-    await queue.admin.execute(
-        "update rowcall.job set attempt_deadline = clock_timestamp() - make_interval(secs => %s) where state = 3",
-        [seconds],
-    )
+async def overdue(queue: Queue) -> None:
+    """Lets the deadline of every attempt, as policies have it by default, have been over for a second."""
+    await queue.probe.pass_time(Policy().timeout + timedelta(seconds=1))
 
 
 async def running(queue: Queue, policy: Policy, **changes: Any) -> ClaimedJob:
@@ -55,8 +52,7 @@ async def test_an_attempt_past_its_time_is_tried_again_though_its_worker_lives(q
     row = await queue.row(job)
     [attempt] = row.attempts
     assert (attempt.attempt, attempt.outcome, attempt.worker) == (1, AttemptOutcome.ATTEMPT_OUTCOME_RETRIED, "stuck")
-    wait = await queue.value("select run_at - clock_timestamp() from rowcall.job")
-    assert wait <= HOUR
+    assert row.run_at - await queue.probe.now() <= HOUR
     await queue.ready_now()
     [again] = await queue.claim(await queue.worker(), ids=queue.ids)
     assert (again.attempt, again.lost) == (2, 0), "it used an attempt up, and is no suspect"
@@ -65,11 +61,22 @@ async def test_an_attempt_past_its_time_is_tried_again_though_its_worker_lives(q
 async def test_backoff_of_an_attempt_that_hung_is_random_and_grows(queue: Queue) -> None:
     policy = Policy(max_attempts=9, backoff_initial=HOUR, backoff_maximum=4 * HOUR, backoff_multiplier=2.0)
     ids = await queue.store.method_ids(METHOD, policy)
-    for attempt, most in ((1, HOUR), (2, 2 * HOUR), (3, 4 * HOUR), (8, 4 * HOUR)):
-        backoff = "select array_agg(rowcall.backoff(p, %s)) from rowcall.policy p, generate_series(1, 200) where policy_id = %s"
-        waits = await queue.value(backoff, attempt, ids.policy_id)
-        assert timedelta(0) <= min(waits) < most * 0.2
-        assert most * 0.8 < max(waits) <= most
+    calls = [queue.call(ids=ids) for _ in range(200)]
+    await queue.submit(*calls)
+    worker = await queue.worker()
+    most_of = {1: HOUR, 2: 2 * HOUR, 3: 4 * HOUR, 8: 4 * HOUR}
+    for attempt in range(1, 9):
+        assert {job.attempt for job in await queue.claim(worker, 1000, ids=ids)} == {attempt}
+        await overdue(queue)
+        before = await queue.probe.now()
+        assert len(await queue.work.expire_attempts(1000, NO_GRACE)) == len(calls)
+        took = await queue.probe.now() - before
+        if most := most_of.get(attempt):
+            rows = (await queue.store.read([(call.tenant, call.job_id) for call in calls])).values()
+            waits = [row.run_at - before for row in rows]
+            assert timedelta(0) <= min(waits) < most * 0.2
+            assert most * 0.8 < max(waits) <= most + took
+        assert await queue.ready_now() == len(calls)
 
 
 async def test_the_last_attempt_that_hangs_fails_the_job(queue: Queue) -> None:
@@ -84,8 +91,7 @@ async def test_the_last_attempt_that_hangs_fails_the_job(queue: Queue) -> None:
 
 async def test_an_attempt_that_hangs_past_the_jobs_deadline_fails_it(queue: Queue) -> None:
     job = await running(queue, Policy(), deadline=HOUR)
-    await overdue(queue)
-    await queue.admin.execute("update rowcall.job set deadline = clock_timestamp()")
+    await queue.probe.pass_time(HOUR)
     assert [each.state for each in await queue.work.expire_attempts(10, NO_GRACE)] == [FAILED]
     assert await reason(queue, job.tenant, job.job_id) == "JOB_DEADLINE_EXCEEDED"
 
@@ -103,13 +109,12 @@ async def test_an_attempt_ends_at_its_timeout_or_the_jobs_deadline(queue: Queue)
     calls = [queue.call(ids=ids), queue.call(ids=ids, deadline=HOUR / 2), queue.call(ids=ids, deadline=2 * HOUR)]
     await queue.submit(*calls)
     jobs = {job.job_id: job for job in await queue.claim(await queue.worker(), ids=ids)}
-    allowed = [
-        await queue.value("select attempt_deadline - started_at from rowcall.job where job_id = %s", call.job_id)
-        for call in calls
-    ]
     almost = timedelta(minutes=1)
-    for time, expected in zip(allowed, (HOUR, HOUR / 2, HOUR), strict=True):
-        assert expected - almost < time <= expected + almost
+    for call, expected in zip(calls, (HOUR, HOUR / 2, HOUR), strict=True):
+        ends, begun = (await queue.facts(call.job_id)).attempt_deadline, (await queue.row(call)).started_at
+        assert ends is not None
+        assert begun is not None
+        assert expected - almost < ends - begun <= expected + almost
     assert jobs[calls[0].job_id].time_left is None
     for call, most in ((calls[1], HOUR / 2), (calls[2], 2 * HOUR)):
         left = jobs[call.job_id].time_left
@@ -136,7 +141,7 @@ async def test_waiting_jobs_past_their_deadline_fail(queue: Queue) -> None:
     [job] = await queue.claim(await queue.worker(), 1)
     assert job.job_id == runs.job_id
     assert await queue.work.expire_jobs(10) == []
-    await queue.admin.execute("update rowcall.job set deadline = clock_timestamp() where deadline is not null")
+    await queue.probe.pass_time(2 * HOUR)
     ended = await queue.work.expire_jobs(1) + await queue.work.expire_jobs(10)
     assert sorted(ended, key=lambda each: each.job_id) == sorted(
         [Ended("acme", ready.job_id, gateway), Ended("acme", scheduled.job_id, None)], key=lambda each: each.job_id
@@ -159,5 +164,5 @@ async def test_an_attempt_that_could_only_start_after_the_deadline_is_none(queue
     assert (await queue.settle(jobs[in_time.job_id], SCHEDULED, delay=HOUR / 2, **error)).state == SCHEDULED
     assert (await queue.settle(jobs[cancelled.job_id], SCHEDULED, delay=2 * HOUR, **error)).state == CANCELLED
     assert (await queue.settle(jobs[snoozed.job_id], SCHEDULED, delay=2 * HOUR, snoozed=True)).state == SCHEDULED
-    await queue.admin.execute("update rowcall.job set deadline = clock_timestamp() where job_id = %s", [snoozed.job_id])
+    await queue.probe.pass_time(HOUR, jobs=[snoozed.job_id])
     assert [each.job_id for each in await queue.work.expire_jobs(10)] == [snoozed.job_id]

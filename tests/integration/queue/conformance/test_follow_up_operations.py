@@ -1,4 +1,7 @@
-"""What the shard makes of a finished job for the one that follows it: an operation that protobuf reads, once an end."""
+"""What every implementation of the queue keeps to: a finished job as the one that follows it is told of it.
+
+An operation that protobuf reads, once an end.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,18 @@ from google.longrunning.operations_pb2 import Operation
 from google.rpc.code_pb2 import Code
 from google.rpc.status_pb2 import Status
 
-from rowcall.catalogue.images import load_catalogue
-from rowcall.catalogue.model import Policy
+from rowcall.catalogue.model import JobMethod, Policy
 from rowcall.errors import read_envelope
 from rowcall.names import operation_name
-from rowcall.probe.v1.probe_pb2 import EchoResponse
-from rowcall.queue.model import ClaimedJob, FollowUp, MethodIds, Submission
+from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
+from rowcall.queue.model import ClaimedJob, FollowUp, JobFilter, MethodIds, Submission
 from rowcall.v1.job_pb2 import JobMetadata, JobState
-from tests.fix_queue import CANCELLED, FAILED, NOT_OURS, SCHEDULED, SUCCEEDED, Queue
+from tests.support.queues import CANCELLED, FAILED, NOT_OURS, SCHEDULED, SUCCEEDED, Queue
 
-ECHO = load_catalogue().methods["rowcall.probe.v1.ProbeService/Echo"]
+ECHO = JobMethod(
+    "rowcall.probe.v1.ProbeService/Echo", EchoRequest, EchoResponse,
+    returns_operation=False, has_request_id=False, policy=Policy(),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class Followed:
         await self.queue.submit(self.call())
         [job] = await self.queue.claim(await self.queue.worker(), ids=self.ids)
         if attempt is not None:
-            await self.queue.admin.execute("update rowcall.job set attempt = %s", [attempt])
+            await self.queue.probe.change([job.job_id], attempt=attempt)
         return job
 
     async def told(self, job_id: UUID) -> Operation:
@@ -126,7 +131,7 @@ async def test_it_is_told_once_and_only_of_ends(followed: Followed) -> None:
     # A settlement under the lease that it lost does not count a second time.
     assert await queue.settle(job, response=b"") == NOT_OURS
     assert (await followed.told(job.job_id)).HasField("response")
-    assert await queue.value("select count(*) from rowcall.jobs where parent is not null") == 1
+    assert len(await queue.store.find("acme", JobFilter(parent_job_id=job.job_id), limit=10)) == 1
 
 
 async def test_a_cancelled_job_is_told_whether_it_waited_or_ran(followed: Followed) -> None:
@@ -155,7 +160,8 @@ async def test_a_job_whose_workers_die_is_told_when_it_is_given_up(followed: Fol
     await queue.submit(call)
     [job] = await queue.claim(await queue.worker(), ids=followed.ids)
     for _ in range(10):
-        holder = await queue.value("select worker_id from rowcall.job where job_id = %s", call.job_id)
+        holder = (await queue.facts(call.job_id)).worker_id
+        assert holder is not None
         await queue.die(holder)
         await queue.work.bury_workers(timedelta(0))
         await queue.work.rescue(10)
@@ -176,7 +182,7 @@ async def test_a_job_whose_deadline_is_over_is_told(followed: Followed) -> None:
     queue = followed.queue
     call = followed.call(deadline=timedelta(hours=1))
     await queue.submit(call)
-    await queue.admin.execute("update rowcall.job set deadline = clock_timestamp()")
+    await queue.probe.pass_time(timedelta(hours=1))
     await queue.work.expire_jobs(10)
 
     operation = await followed.told(call.job_id)

@@ -1,6 +1,6 @@
 """What every implementation of the queue keeps to: jobs that follow another's end, and jobs that handlers submit.
 
-Each test of a guard fails when the guard is taken out of the SQL.
+Each test of a guard fails when the guard is taken out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rowcall.errors import RowcallError
 from rowcall.queue.model import ClaimedJob, FollowUp, Settled, Settlement, SubmitOutcome
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobMetadata
-from tests.fix_queue import CANCELLED, FAILED, METHOD, NOT_OURS, READY, RUNNING, SCHEDULED, SUCCEEDED, Queue
+from tests.support.queues import CANCELLED, FAILED, METHOD, NOT_OURS, READY, RUNNING, SCHEDULED, SUCCEEDED, Queue
 
 AFTER = "acme.v1.PrintService/After"
 
@@ -68,7 +68,7 @@ async def test_a_jobs_success_is_followed_by_its_answer(queue: Queue) -> None:
         row = await queue.row(follow)
         assert (row.parent_job_id, row.request_id) == (call.job_id, None)
         await queue.settle(follow, response=b"")
-        assert await queue.value("select count(*) from rowcall.job") == 0, "nothing follows what follows"
+        assert await queue.live() == [], "nothing follows what follows"
 
 
 async def test_whichever_way_a_job_ends_it_is_followed(queue: Queue) -> None:
@@ -91,14 +91,17 @@ async def test_whichever_way_a_job_ends_it_is_followed(queue: Queue) -> None:
     await queue.submit(lost)
     worker = await queue.worker()
     await queue.claim(worker)
-    await queue.admin.execute("update rowcall.job set held = 2, lost_alone = 2 where job_id = %s", [lost.job_id])
+    for _ in range(3):
+        await queue.kill(worker)
+        worker = await queue.worker()
+        assert await queue.claim_alone(worker) is not None
     await queue.kill(worker)
     _, operation = await follower(queue, on_done)
     assert operation.name.endswith(str(lost.job_id))
     assert operation.error.code == 10
 
     await queue.submit(late)
-    await queue.admin.execute("update rowcall.job set deadline = clock_timestamp() where job_id = %s", [late.job_id])
+    await queue.probe.pass_time(timedelta(hours=1))
     assert len(await queue.work.expire_jobs(10)) == 1
     _, operation = await follower(queue, on_done)
     assert (operation.error.code, metadata(operation).attempt) == (4, 0)

@@ -1,6 +1,6 @@
 """The queue against a model of it: whatever happens in whichever order, its rows are what the model says.
 
-Two workers, zombies that go on with leases they lost, and time, which is moved in the database. Each run prints its seed.
+Two workers, zombies that go on with leases they lost, and time that passes as it is told to. Each run prints its seed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -26,8 +27,9 @@ from uuid_utils.compat import uuid7
 
 from rowcall.catalogue.model import Policy
 from rowcall.queue.model import ClaimedJob, MethodIds, Settled, Settlement, Submission, SubmitOutcome
-from tests.fix_queue import NO_GRACE, Logins, taken
+from rowcall.queue.protocol import LeaseRenewal
 from tests.support import queue_model, scale
+from tests.support.probe import Implementation
 from tests.support.queue_model import (
     CANCELLED,
     FAILED,
@@ -37,10 +39,12 @@ from tests.support.queue_model import (
     SCHEDULED,
     SUCCEEDED,
     SUSPECT,
+    Key,
     Model,
     Worker,
 )
 from tests.support.queue_shard import Shard
+from tests.support.queues import METHOD, NO_GRACE, taken
 
 T = TypeVar("T")
 
@@ -50,6 +54,10 @@ KEYS = ("k1", "k2", "k3")
 PRINTS = (b"one request", b"another one")
 POLICY = Policy(max_attempts=queue_model.MAX_ATTEMPTS, timeout=queue_model.TIMEOUT * HOUR)
 ALL = 1000
+FACTS = attrgetter(
+    "state", "held", "lease", "attempt", "lost", "lost_alone", "replays", "attempts", "cancel", "worker_id"
+)
+"""Of a job, what the model knows too: `queue_model.Job.facts`."""
 UPKEEP = ("bury", "rescue", "promote", "expire_attempts", "expire_jobs", "set_aside_and_free")
 
 
@@ -78,7 +86,9 @@ class QueueMachine(RuleBasedStateMachine):
         """Every claim there ever was."""
         self.places: list[UUID] = []
         """The workers of the two places; who was declared dead there is followed by another."""
-        self.shard.clean()
+        self.renewals: dict[UUID, LeaseRenewal] = {}
+        """Of every worker there was."""
+        self.run(self.queue.probe.clear())
         for _ in range(2):
             self.places.append(self.start())
 
@@ -96,8 +106,13 @@ class QueueMachine(RuleBasedStateMachine):
     def start(self) -> UUID:
         worker = uuid4()
         self.run(self.queue.work.register_worker(worker, "w", queue_model.LEASE * HOUR))
+        self.renewals[worker] = self.queue.process.renewal(worker, queue_model.LEASE * HOUR)
         self.model.workers[worker] = Worker(self.model.now + queue_model.LEASE)
         return worker
+
+    def teardown(self) -> None:
+        for renewal in self.renewals.values():
+            renewal.close()
 
     def saw(self, what: str, times: int = 1) -> None:
         self.shard.seen[what] += times
@@ -119,15 +134,15 @@ class QueueMachine(RuleBasedStateMachine):
         calls = [call, *(replace(call, job_id=uuid7()) for _ in range(copies - 1))]
         answers = [taken(answer) for answer in self.run(self.queue.store.submit(calls))]
         for each, answer in zip(calls, answers, strict=True):
-            known = self.model.keys.get((tenant, key)) if key else None
+            known = self.model.named(tenant, key) if key else None
             if known is None:
                 assert (answer.outcome, answer.job_id) == (SubmitOutcome.CREATED, each.job_id)
                 self.model.submit(tenant, each.job_id, run_in, deadline)
                 if key:
-                    self.model.keys[tenant, key] = (each.job_id, print_)
+                    self.model.keys[tenant, key] = Key(each.job_id, print_, self.model.now + queue_model.KEY_TTL)
             else:
-                outcome = SubmitOutcome.JOINED if known[1] == print_ else SubmitOutcome.KEY_REUSED
-                assert (answer.outcome, answer.job_id) == (outcome, known[0])
+                outcome = SubmitOutcome.JOINED if known.print_ == print_ else SubmitOutcome.KEY_REUSED
+                assert (answer.outcome, answer.job_id) == (outcome, known.job_id)
                 self.saw("repeated")
 
     @rule(one=ANY_ONE)
@@ -148,12 +163,12 @@ class QueueMachine(RuleBasedStateMachine):
     def pause(self, what: str | None) -> None:
         """Or, more often, resume everything."""
         self.model.paused = {what} | self.model.paused if what else set()
-        for name in (what,) if what else ("queue", "method", *TENANTS):
-            table, condition = {"queue": ("queue", "true"), "method": ("method", "true")}.get(
-                name, ("tenant_route", f"tenant = '{name}'")
-            )
-            paused_at = "now()" if what else "null"
-            self.shard.sql(f"update rowcall.{table} set paused_at = {paused_at} where {condition}")
+        for each in (what,) if what else ("queue", "method", *TENANTS):
+            kind, name = {"queue": ("queue", POLICY.queue), "method": ("method", METHOD)}.get(each, ("tenant", each))
+            if what:
+                assert self.run(self.queue.operators.pause(kind, name, by=None, note=None))
+            else:
+                assert self.run(self.queue.operators.resume(kind, name))
 
     @rule(tenant=st.sampled_from(TENANTS), some=SOME, replay=st.sampled_from([True, True, False]))
     def replay_or_resolve(self, tenant: str, some: list[int], *, replay: bool) -> None:
@@ -213,13 +228,12 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(place=st.integers(0, 1))
     def renew(self, place: int) -> None:
         worker = self.places[place]
-        renew = "select array[alive::text] || cancelled_job_id::text[] from rowcall.renew_worker(%s, %s, null)"
-        alive, *cancelled = self.run(self.queue.value(renew, worker, queue_model.LEASE * HOUR))
-        assert (alive == "true") is not self.model.workers[worker].dead
-        if alive == "true":
+        renewed = self.renewals[worker].renew()
+        assert renewed.alive is not self.model.workers[worker].dead
+        if renewed.alive:
             self.model.workers[worker].lease_until = self.model.now + queue_model.LEASE
             asked = self.model.those(lambda job: job.worker == worker and job.state == RUNNING and job.cancel)
-            assert {UUID(each) for each in cancelled} == set(asked)
+            assert {each.job_id for each in renewed.cancelled} == set(asked)
         else:
             self.places[place] = self.start()
 
@@ -307,7 +321,7 @@ class QueueMachine(RuleBasedStateMachine):
         due = self.model.due()
         promoted = self.run(self.queue.work.promote(limit))
         assert promoted == ({self.ids.queue_id: min(limit, len(due))} if due else {})
-        left = {row[0] for row in self.shard.rows("select job_id from rowcall.job where state = 1")}
+        left = {job.job_id for job in self.run(self.queue.probe.jobs()) if job.state == SCHEDULED}
         ready = set(due) - left
         assert len(ready) == min(limit, len(due))
         assert max((due[name].run_at for name in ready), default=0) <= min(
@@ -323,8 +337,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.saw("hung", len(expired))
         # The wait is a random one; that it is within its bounds is another test's.
         again = [name for name, state in expired.items() if state == SCHEDULED]
-        move = "update rowcall.job set run_at = clock_timestamp() + interval '1 hour' where job_id = any (%(names)s)"
-        self.shard.sql(move, names=again)
+        self.run(self.queue.probe.change(again, run_in=HOUR))
 
     def expire_jobs(self, _: int) -> None:
         late = set(self.model.too_late())
@@ -346,7 +359,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(hours=st.integers(1, 3))
     def time_passes(self, hours: int) -> None:
-        self.shard.pass_time(hours * HOUR)
+        self.run(self.queue.probe.pass_time(hours * HOUR))
         self.model.now += hours
 
     # What always holds
@@ -354,17 +367,19 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def rows_are_what_the_model_says(self) -> None:
         self.saw("steps")
-        rows = self.shard.jobs()
-        assert len(rows) == len({row[0] for row in rows}), "one row a job, live or finished"
-        assert {row[0]: row[1:] for row in rows} == {name: job.facts for name, job in self.model.jobs.items()}
-        keys = self.shard.rows("select tenant, request_id, job_id from rowcall.job_key")
-        assert {(row[0], row[1]): row[2] for row in keys} == {key: known[0] for key, known in self.model.keys.items()}
+        jobs = self.run(self.queue.probe.jobs())
+        assert len(jobs) == len({job.job_id for job in jobs}), "one row a job, live or finished"
+        assert {job.job_id: FACTS(job) for job in jobs} == {name: job.facts for name, job in self.model.jobs.items()}
+        keys = self.run(self.queue.probe.keys())
+        assert {(key.tenant, key.request_id): key.job_id for key in keys} == {
+            key: known.job_id for key, known in self.model.keys.items()
+        }
 
 
 @pytest.fixture
-def shard(logins: Logins) -> Iterator[Shard]:
+def shard(implementation: Implementation) -> Iterator[Shard]:
     with asyncio.Runner() as runner:
-        shard = Shard(logins, runner, POLICY, *TENANTS)
+        shard = Shard(implementation, runner, POLICY, *TENANTS)
         yield shard
         shard.close()
 

@@ -1,6 +1,6 @@
 """What every implementation of the queue keeps to: suspicion, and jobs that kill their workers.
 
-Each test of a guard fails when the guard is taken out of the SQL.
+Each test of a guard fails when the guard is taken out.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 
 from rowcall.catalogue.model import Policy
 from rowcall.errors import read_envelope
 from rowcall.queue.model import ClaimedJob
 from rowcall.queue.statuses import addressed
-from tests.fix_queue import FAILED, METHOD, NO_GRACE, NOT_OURS, READY, RUNNING, SCHEDULED, Queue
+from tests.support.queues import FAILED, LEASE, METHOD, NO_GRACE, NOT_OURS, READY, RUNNING, SCHEDULED, Queue
 from tests.support.waiting import until
 
 SUSPECT = 2
@@ -43,10 +42,7 @@ async def test_what_a_dead_worker_ran_is_only_given_out_to_run_alone(queue: Queu
     before, other = queue.call(), queue.call()
     await queue.submit(before, other)
     # One in front of it and one behind: a claim begins at the first that it may take.
-    await queue.admin.execute(
-        "update rowcall.job set order_key = (select order_key - 1 from rowcall.job where job_id = %s) where job_id = %s",
-        [job_id, before.job_id],
-    )
+    await queue.probe.change([before.job_id], order_key=(await queue.facts(job_id)).order_key - 1)
     worker = await queue.worker()
     assert [job.job_id for job in await queue.claim(worker)] == [before.job_id, other.job_id]
     job = await alone(queue, worker)
@@ -63,11 +59,8 @@ async def test_suspects_are_given_out_one_by_one_lanes_first_then_the_longest_wa
     dead = await queue.worker()
     await queue.claim(dead)
     await queue.kill(dead)
-    await queue.admin.execute(
-        "update rowcall.job set ready_at = clock_timestamp() - case when job_id = %s then interval '2 hours' else"
-        " interval '1 hour' end",
-        [calls[1].job_id],
-    )
+    await queue.probe.pass_time(timedelta(hours=1))
+    await queue.probe.pass_time(timedelta(hours=1), jobs=[calls[1].job_id])
     worker = await queue.worker()
     waits = await queue.work.suspect_waits([queue.ids.queue_id], [queue.ids.method_id])
     assert waits is not None
@@ -107,7 +100,8 @@ async def test_deaths_in_company_condemn_nobody(queue: Queue) -> None:
         await queue.ready_now()
         assert [each.job_id for each in await queue.claim(worker)] == [job_id], "it may run beside others again"
         assert [each.state for each in await queue.kill(worker)] == [READY]
-        assert await queue.value("select array[lost, lost_alone] from rowcall.job") == [times, 0]
+        facts = await queue.facts(job_id)
+        assert (facts.lost, facts.lost_alone) == (times, 0)
 
 
 async def test_what_a_worker_leaves_behind_unharmed_is_as_suspect_as_before(queue: Queue) -> None:
@@ -118,7 +112,8 @@ async def test_what_a_worker_leaves_behind_unharmed_is_as_suspect_as_before(queu
         await alone(queue, worker)
         await queue.work.retire_worker(worker, unharmed=True)
         assert [each.state for each in await queue.work.rescue(10)] == [READY]
-        assert await queue.value("select array[held, lost, lost_alone] from rowcall.job") == [SUSPECT, times + 1, 0]
+        facts = await queue.facts(suspected)
+        assert (facts.held, facts.lost, facts.lost_alone) == (SUSPECT, times + 1, 0)
     ordinary = queue.call()
     await queue.submit(ordinary)
     worker, heir = await queue.worker(), await queue.worker()
@@ -127,17 +122,18 @@ async def test_what_a_worker_leaves_behind_unharmed_is_as_suspect_as_before(queu
     await queue.work.rescue(10)
     [again] = await queue.claim(heir)
     assert (again.job_id, again.attempt, again.lost) == (ordinary.job_id, 1, 1)
-    assert await queue.value("select array_agg(job_id) from rowcall.job where held = 2") == [suspected]
+    assert [job.job_id for job in await queue.probe.jobs() if job.held == SUSPECT] == [suspected]
 
 
 async def test_a_job_that_is_lost_three_times_alone_fails(queue: Queue) -> None:
     gateway = uuid4()
-    await suspect(queue, waiter_id=gateway)
+    job_id = await suspect(queue, waiter_id=gateway)
     for times in (1, 2):
         worker = await queue.worker()
         await alone(queue, worker)
         assert [each.state for each in await queue.kill(worker)] == [READY]
-        assert await queue.value("select array[lost, lost_alone] from rowcall.job") == [times + 1, times]
+        facts = await queue.facts(job_id)
+        assert (facts.lost, facts.lost_alone) == (times + 1, times)
     last = await queue.worker("last")
     job = await alone(queue, last)
     assert (job.attempt, job.lost) == (1, 3)
@@ -174,42 +170,35 @@ async def test_handing_back_does_not_clear_the_suspicion(queue: Queue) -> None:
 async def test_a_suspect_of_a_paused_queue_method_or_tenant_waits(queue: Queue) -> None:
     await suspect(queue)
     worker = await queue.worker()
-    for table, column in (("queue", "name"), ("method", "name"), ("tenant_route", "tenant")):
-        value = {"queue": "default", "method": METHOD, "tenant_route": "acme"}[table]
-        await queue.admin.execute(f"update rowcall.{table} set paused_at = now() where {column} = %s", [value])
+    for kind, name in (("queue", "default"), ("method", METHOD), ("tenant", "acme")):
+        assert await queue.operators.pause(kind, name, by=None, note=None)
         assert await queue.claim_alone(worker) is None
         assert await queue.work.suspect_waits([queue.ids.queue_id], [queue.ids.method_id]) is None
-        await queue.admin.execute(f"update rowcall.{table} set paused_at = null")
+        assert await queue.operators.resume(kind, name)
     assert await queue.claim_alone(worker) is not None
 
 
 @pytest.mark.straight("a session stands for the worker")
 async def test_a_worker_whose_session_is_gone_and_who_missed_two_beats_is_buried(queue: Queue) -> None:
     guarded, unguarded = await queue.worker("guarded"), await queue.worker("unguarded")
-    session = await psycopg.AsyncConnection.connect(queue.logins.worker, autocommit=True)
-    guard = await session.execute("select rowcall.guard_worker(%s)", [guarded])
-    assert await guard.fetchone() == (True,)
-    locks = "select count(*) from pg_locks where locktype = 'advisory' and objsubid = 1 and pid = %s"
-    assert await queue.value(locks, session.info.backend_pid) == 1
 
     async def beat(seconds: float) -> None:
-        """Lets so much time pass since everybody's last renewal."""
-        await queue.admin.execute(
-            "update rowcall.worker set renewed_at = clock_timestamp() - make_interval(secs => %s)", [seconds]
-        )
+        """Everybody renews, and then so much time passes."""
+        for worker in (guarded, unguarded):
+            assert (await queue.renew(worker)).alive
+        await queue.probe.pass_time(timedelta(seconds=seconds))
 
-    await beat(10)
-    assert await queue.work.bury_workers(NO_GRACE) == [], "its session stands for it"
-    pid = session.info.backend_pid
-    await session.close()
-    await until(lambda: queue.value("select not exists (select from pg_stat_activity where pid = %s)", pid))
+    async with queue.probe.standing(guarded) as stands:
+        assert stands
+        await beat(10)
+        assert await queue.work.bury_workers(NO_GRACE) == [], "its session stands for it"
     await beat(1)
     assert await queue.work.bury_workers(NO_GRACE) == [], "it has two beats to come back"
     await beat(10)
     assert await queue.work.bury_workers(timedelta(days=1)) == [], "the server has just started"
     assert await queue.work.bury_workers(NO_GRACE) == [(guarded, "guarded")]
-    assert await queue.renew(unguarded)
-    assert not await queue.renew(guarded)
+    assert (await queue.renew(unguarded)).alive
+    assert not (await queue.renew(guarded)).alive
 
 
 async def test_nobody_is_buried_within_the_grace_after_the_servers_start(queue: Queue) -> None:
@@ -222,41 +211,44 @@ async def test_nobody_is_buried_within_the_grace_after_the_servers_start(queue: 
 @pytest.mark.straight("a session stands for the worker")
 async def test_one_session_at_a_time_stands_for_a_worker(queue: Queue) -> None:
     worker = await queue.worker()
-    guard = "select rowcall.guard_worker(%s)"
-    async with (
-        await psycopg.AsyncConnection.connect(queue.logins.worker, autocommit=True) as first,
-        await psycopg.AsyncConnection.connect(queue.logins.worker, autocommit=True) as second,
-    ):
-        assert await (await first.execute(guard, [worker])).fetchone() == (True,)
-        assert await (await second.execute(guard, [worker])).fetchone() == (False,)
+    async with queue.probe.standing(worker) as first, queue.probe.standing(worker) as second:
+        assert (first, second) == (True, False)
+
+
+async def up_for(queue: Queue, time: timedelta) -> None:
+    """Returns when the queue's server has run for so long."""
+
+    async def is_up() -> bool:
+        return await queue.probe.up_for() > time
+
+    await until(is_up)
 
 
 async def test_who_was_cut_off_itself_buries_nobody_before_the_others_could_come_back(queue: Queue) -> None:
     """A network that is away for all makes everybody look dead to the first who is back."""
     grace = timedelta(seconds=1)
-    await until(lambda: queue.value("select pg_postmaster_start_time() < clock_timestamp() - %s", grace))
+    await up_for(queue, grace)
     first, other = await queue.worker("first"), await queue.worker("other")
-    await queue.admin.execute(
-        "update rowcall.worker set steady_since = steady_since - interval '1 hour', "
-        "renewed_at = renewed_at - interval '10 seconds'"
-    )
-    await queue.die(other)
-    assert await queue.renew(first)
+    # Both have long renewed every second or two.
+    for _ in range(5):
+        await queue.probe.pass_time(timedelta(seconds=2))
+        for worker in (first, other):
+            assert (await queue.renew(worker, timedelta(seconds=10))).alive
+    await queue.probe.pass_time(timedelta(seconds=11))
+    assert (await queue.renew(first)).alive
     assert await queue.work.bury_workers(grace, by=first) == [], "it is back for an instant only"
-    await queue.admin.execute("update rowcall.worker set steady_since = steady_since - interval '2 seconds'")
+    await queue.probe.pass_time(timedelta(seconds=2))
     assert await queue.work.bury_workers(grace, by=first) == [(other, "other")]
 
 
 async def test_renewals_that_come_in_time_are_steady_and_the_long_dead_need_nobody_steady(queue: Queue) -> None:
     grace = timedelta(seconds=1)
-    await until(lambda: queue.value("select pg_postmaster_start_time() < clock_timestamp() - %s", grace))
-    first, second, third = [await queue.worker(name) for name in ("first", "second", "third")]
-    await queue.admin.execute("update rowcall.worker set steady_since = steady_since - interval '1 hour'")
-    assert await queue.renew(first)
-    await queue.die(second)
+    await up_for(queue, grace)
+    leases = {"first": LEASE, "second": timedelta(seconds=1), "third": LEASE}
+    first, second, third = [await queue.worker(name, lease) for name, lease in leases.items()]
+    await queue.probe.pass_time(timedelta(seconds=1, milliseconds=500))
+    assert (await queue.renew(first)).alive
     assert await queue.work.bury_workers(grace, by=first) == [(second, "second")]
-    await queue.admin.execute(
-        "update rowcall.worker set lease_until = clock_timestamp() - interval '2 minutes' where worker_id = %s", [third]
-    )
+    await queue.probe.pass_time(LEASE + timedelta(minutes=2), workers=[third])
     assert await queue.work.bury_workers(grace, by=await queue.worker("new")) == [(third, "third")]
-    assert not await queue.renew(third)
+    assert not (await queue.renew(third)).alive

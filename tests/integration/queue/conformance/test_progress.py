@@ -1,16 +1,14 @@
 """What every implementation of the queue keeps to: how far running jobs are.
 
-Each test of a guard fails when the guard is taken out of the SQL.
+Each test of a guard fails when the guard is taken out.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-import psycopg
-
 from rowcall.queue.model import ClaimedJob, Progress, Running
-from tests.fix_queue import READY, SCHEDULED, Queue
+from tests.support.queues import READY, SCHEDULED, Queue
 
 
 def at(job: ClaimedJob, fraction: float | None, message: str | None = None) -> Progress:
@@ -50,10 +48,8 @@ async def test_what_is_said_of_a_job_that_is_being_ended_waits_for_nobody(queue:
     """A batch that is settled locks its jobs in another order: each would wait for the other."""
     await queue.submit(queue.call(), queue.call(), queue.call())
     first, ending, last = await queue.claim(await queue.worker())
-    async with await psycopg.AsyncConnection.connect(queue.logins.admin) as other:
-        await other.execute("select from rowcall.job where job_id = %s for update", [ending.job_id])
-        async with asyncio.timeout(20):
-            kept = await queue.work.report_progress([at(job, 0.5) for job in (first, ending, last)])
+    async with queue.probe.holding(ending.job_id), asyncio.timeout(20):
+        kept = await queue.work.report_progress([at(job, 0.5) for job in (first, ending, last)])
     assert kept == [at(first, 0.5), at(last, 0.5)]
     assert [(await queue.row(job)).progress for job in (first, ending, last)] == [0.5, None, 0.5]
 

@@ -1,15 +1,16 @@
 """What every implementation of the queue keeps to: reading, listing and deleting.
 
-Each test of a guard fails when the guard is taken out of the SQL.
+Each test of a guard fails when the guard is taken out.
 """
 
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 from rowcall.catalogue.model import Policy
-from rowcall.queue.model import DONE, LIVE, JobFilter, SubmitOutcome, Submitted
-from tests.fix_queue import FAILED, METHOD, READY, SUCCEEDED, Queue, opened
+from rowcall.queue.model import DONE, EVERY_JOB, LIVE, JobFilter, SubmitOutcome, Submitted
+from tests.support.queues import FAILED, METHOD, READY, SUCCEEDED, Queue
 
 
 async def test_a_list_has_live_and_finished_jobs_newest_first_in_pages(queue: Queue) -> None:
@@ -24,7 +25,7 @@ async def test_a_list_has_live_and_finished_jobs_newest_first_in_pages(queue: Qu
     newest_first = [call.job_id for call in reversed(calls)]
 
     pages, before = [], None
-    while page := await queue.store.list("acme", before=before, limit=4):
+    while page := await queue.store.list("acme", EVERY_JOB, before=before, limit=4):
         assert len(page) <= 4
         pages += [row.job_id for row in page]
         before = page[-1].job_id
@@ -43,8 +44,8 @@ async def test_payloads_are_read_only_where_they_are_asked_for(queue: Queue) -> 
     await queue.submit(call)
     [job] = await queue.claim(await queue.worker())
     await queue.settle(job, response=b"answer")
-    [bare] = await queue.store.list("acme", limit=1)
-    [full] = await queue.store.list("acme", limit=1, request=True, response=True)
+    [bare] = await queue.store.list("acme", EVERY_JOB, limit=1)
+    [full] = await queue.store.list("acme", EVERY_JOB, limit=1, request=True, response=True)
     assert (bare.request, bare.response) == (None, None)
     assert (full.request, full.response) == (call.request, b"answer")
 
@@ -64,12 +65,16 @@ async def test_only_a_finished_job_can_be_deleted(queue: Queue) -> None:
 
 
 async def test_expired_keys_are_taken_away_in_small_batches(queue: Queue) -> None:
-    await queue.submit(*(queue.call(request_id=f"k{number}") for number in range(5)))
+    """After seven days."""
+    await queue.submit(*(queue.call(request_id=f"k{number}") for number in range(4)))
     assert await queue.work.expire_keys(10) == 0
-    await queue.admin.execute("update rowcall.job_key set expires_at = clock_timestamp() where request_id <> 'k4'")
+    await queue.probe.pass_time(timedelta(days=6))
+    await queue.submit(queue.call(request_id="k4"))
+    assert await queue.work.expire_keys(10) == 0
+    await queue.probe.pass_time(timedelta(days=1))
     assert await queue.work.expire_keys(3) == 3
     assert await queue.work.expire_keys(3) == 1
-    assert await queue.value("select request_id from rowcall.job_key") == "k4"
+    assert [key.request_id for key in await queue.probe.keys()] == ["k4"]
 
 
 async def test_tenants_cannot_see_or_touch_each_other(queue: Queue) -> None:
@@ -84,7 +89,7 @@ async def test_tenants_cannot_see_or_touch_each_other(queue: Queue) -> None:
         assert await queue.store.cancel("bolt", job_id) is None
         assert await queue.store.cancel_many("bolt", [job_id]) == {}
         assert not await queue.store.delete("bolt", job_id)
-    assert await queue.store.list("bolt", limit=10) == []
+    assert await queue.store.list("bolt", EVERY_JOB, limit=10) == []
     for states in (None, LIVE, DONE):
         assert await queue.store.find("bolt", JobFilter(states=states), limit=10) == []
     assert await queue.state("acme", live.job_id) == READY
@@ -107,13 +112,13 @@ async def test_tenants_cannot_see_or_touch_each_others_failures(queue: Queue) ->
 
 
 async def test_ids_of_names_are_the_same_for_everybody(queue: Queue) -> None:
-    async with opened(queue.logins) as (other, work):
+    async with queue.another() as other:
         made = await asyncio.gather(
-            *(store.method_ids("a.B/C", Policy(queue="new")) for store in (queue.store, other) for _ in range(4)),
+            *(store.method_ids("a.B/C", Policy(queue="new")) for store in (queue.store, other.store) for _ in range(4)),
         )
         assert len(set(made)) == 1
-        assert await work.method_id("a.B/C") == made[0].method_id
-        assert await other.fingerprint_key() == await queue.store.fingerprint_key()
+        assert await other.work.method_id("a.B/C") == made[0].method_id
+        assert await other.store.fingerprint_key() == await queue.store.fingerprint_key()
     assert len(await queue.store.fingerprint_key()) == 32
     changed = await queue.store.method_ids("a.B/C", Policy(queue="new", max_attempts=9))
     assert changed.policy_id != made[0].policy_id

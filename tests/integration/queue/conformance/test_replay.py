@@ -1,6 +1,6 @@
 """What every implementation of the queue keeps to: failed jobs, grouped, replayed and resolved.
 
-Each test of a guard fails when the guard is taken out of the SQL.
+Each test of a guard fails when the guard is taken out.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from rowcall.catalogue.model import Policy
-from rowcall.queue.model import FollowUp, JobFilter, Settlement, Submission, SubmitOutcome, Submitted
+from rowcall.queue.model import DONE, LIVE, FollowUp, JobFilter, Settlement, Submission, SubmitOutcome, Submitted
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
-from tests.fix_queue import FAILED, METHOD, NOT_OURS, READY, SUCCEEDED, Queue
+from tests.support.queues import FAILED, METHOD, NOT_OURS, READY, SUCCEEDED, Queue
 
 RESOLVED = JobState.JOB_STATE_RESOLVED
 
@@ -56,21 +56,19 @@ async def test_a_replayed_job_keeps_its_identity_and_its_history(queue: Queue) -
     [attempt] = row.attempts
     assert (attempt.attempt, attempt.outcome, attempt.worker) == (1, AttemptOutcome.ATTEMPT_OUTCOME_FAILED, "failing")
     assert (attempt.error, attempt.span_id) == (b"e", "00f067aa0ba902b7")
-    kept = await queue.value("select array[fairness_key, tracestate] from rowcall.job where job_id = %s", call.job_id)
-    assert kept == ["f", "x=y"]
-    assert await queue.value("select count(*) from rowcall.job_history") == 0, "one row a job"
+    assert (await queue.facts(call.job_id)).fairness_key == "f"
+    assert [job for job in await queue.probe.jobs() if job.state in DONE] == [], "one row a job"
 
     joined = queue.call(ids=ids, request_id="k")
     assert await queue.submit(joined) == [Submitted(SubmitOutcome.JOINED, call.job_id)]
     [job] = await queue.claim(await queue.worker(), ids=ids)
-    assert (job.job_id, job.attempt, job.request) == (call.job_id, 1, call.request)
+    assert (job.job_id, job.attempt, job.request, job.tracestate) == (call.job_id, 1, call.request, "x=y")
     await queue.settle(job, response=b"at last")
     row = await queue.row(call)
     assert (row.state, row.replays, len(row.attempts)) == (SUCCEEDED, 1, 1)
     assert row.error_fingerprint is None
-    assert await queue.value("select count(*) from rowcall.job where parent_job_id = %s", call.job_id) == 2, (
-        "what follows its end follows each of them"
-    )
+    followed_by = JobFilter(parent_job_id=call.job_id, states=LIVE)
+    assert len(await queue.store.find("acme", followed_by, limit=10)) == 2, "what follows its end follows each of them"
 
 
 async def test_a_replay_ends_the_lease_of_the_attempt_that_failed(queue: Queue) -> None:
@@ -104,8 +102,7 @@ async def test_one_job_comes_before_a_thousand_that_are_replayed_at_once(queue: 
     calls = [queue.call() for _ in range(1000)]
     await fail(queue, *calls)
     assert len(await queue.store.replay("acme", [call.job_id for call in calls])) == 1000
-    keys = "select count(distinct order_key) from rowcall.job where state = 2"
-    assert await queue.value(keys) == 1000
+    assert len({job.order_key for job in await queue.probe.jobs() if job.state == READY}) == 1000
     one = queue.call("bolt")
     await queue.submit(one)
     assert one.job_id in [job.job_id for job in await queue.claim(await queue.worker(), 3)]
@@ -126,22 +123,26 @@ async def test_a_resolved_job_says_by_whom_and_why(queue: Queue) -> None:
 
 
 async def test_failures_that_are_alike_have_one_fingerprint(queue: Queue) -> None:
-    fingerprint = "select rowcall.error_fingerprint(%s, %s)"
+    async def fingerprint(code: int, message: str) -> str | None:
+        call = queue.call()
+        await fail(queue, call, code=code, message=message)
+        return (await queue.row(call)).error_fingerprint
+
     alike = [
         "page 7 of job 0190a6b2-7c11-7def-8abc-0123456789ab is jammed at 0x7fff12",
         "page 12345 of job 0190a6b2-ffff-7def-8abc-ffffffffffff is jammed at 0xDEADBEEF",
     ]
-    one, two = [await queue.value(fingerprint, 9, message) for message in alike]
+    one, two = [await fingerprint(9, message) for message in alike]
     assert one == two
     others = {
-        await queue.value(fingerprint, 9, "page 7 of job is jammed"),
-        await queue.value(fingerprint, 10, alike[0]),
-        await queue.value(fingerprint, 9, ""),
+        await fingerprint(9, "page 7 of job is jammed"),
+        await fingerprint(10, alike[0]),
+        await fingerprint(9, ""),
         one,
     }
     assert len(others) == 4
-    assert {len(each) for each in others} == {16}
-    assert await queue.value(fingerprint, 9, "x" * 1000 + "a") == await queue.value(fingerprint, 9, "x" * 1000 + "b")
+    assert {len(each or "") for each in others} == {16}
+    assert await fingerprint(9, "x" * 1000 + "a") == await fingerprint(9, "x" * 1000 + "b")
 
 
 async def test_failures_are_grouped_most_first(queue: Queue) -> None:
@@ -169,7 +170,7 @@ async def test_failures_are_grouped_most_first(queue: Queue) -> None:
 async def test_a_job_that_never_ran_has_no_attempt_after_its_replay(queue: Queue) -> None:
     call = queue.call(deadline=timedelta(hours=1))
     await queue.submit(call)
-    await queue.admin.execute("update rowcall.job set deadline = clock_timestamp()")
+    await queue.probe.pass_time(timedelta(hours=1))
     assert [ended.job_id for ended in await queue.work.expire_jobs(10)] == [call.job_id]
     assert set(await queue.store.replay("acme", [call.job_id])) == {call.job_id}
     assert (await queue.row(call)).attempts == []

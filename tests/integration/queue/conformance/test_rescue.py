@@ -1,16 +1,15 @@
 """What every implementation of the queue keeps to: workers that die.
 
-Each test of a guard fails when the guard is taken out of the SQL.
+Each test of a guard fails when the guard is taken out.
 """
 
 from __future__ import annotations
 
 import asyncio
-
-import psycopg
+from datetime import timedelta
 
 from rowcall.v1.job_pb2 import AttemptOutcome
-from tests.fix_queue import CANCELLED, NO_GRACE, NOT_OURS, READY, RUNNING, Queue
+from tests.support.queues import CANCELLED, LEASE, NO_GRACE, NOT_OURS, READY, RUNNING, Queue
 
 
 async def test_a_dead_worker_can_neither_renew_nor_claim(queue: Queue) -> None:
@@ -22,25 +21,22 @@ async def test_a_dead_worker_can_neither_renew_nor_claim(queue: Queue) -> None:
     await queue.work.retire_worker(retired)
     for gone in (worker, retired):
         assert await queue.claim(gone) == []
-        assert not await queue.renew(gone)
+        assert not (await queue.renew(gone)).alive
 
 
 async def test_a_worker_that_renews_is_not_buried(queue: Queue) -> None:
     worker = await queue.worker()
     await queue.die(worker)
-    assert await queue.renew(worker)
+    assert (await queue.renew(worker)).alive
     assert await queue.work.bury_workers(NO_GRACE) == []
 
 
 async def test_a_renewal_that_comes_first_saves_the_worker(queue: Queue) -> None:
-    """The burial has seen the lease run out and waits for the row; the renewal has it."""
+    """The burial sees that the lease has run out, and that somebody is about to renew it."""
     worker = await queue.worker()
     await queue.die(worker)
-    async with await psycopg.AsyncConnection.connect(queue.logins.admin) as renewing:
-        await renewing.execute("select rowcall.renew_worker(%s, '1 minute', null)", [worker])
-        async with asyncio.timeout(20):
-            assert await queue.work.bury_workers(NO_GRACE) == []
-        await renewing.commit()
+    async with queue.probe.renewing(worker, LEASE), asyncio.timeout(20):
+        assert await queue.work.bury_workers(NO_GRACE) == []
     assert await queue.work.bury_workers(NO_GRACE) == []
 
 
@@ -84,12 +80,10 @@ async def test_a_zombies_open_transaction_does_not_hold_up_its_neighbours(queue:
     dead = await queue.worker("dead")
     frozen, *others = await queue.claim(dead)
     await queue.work.retire_worker(dead)
-    async with await psycopg.AsyncConnection.connect(queue.logins.admin) as zombie:
-        await zombie.execute("select from rowcall.job where job_id = %s for update", [frozen.job_id])
+    async with queue.probe.holding(frozen.job_id):
         async with asyncio.timeout(5):
             rescued = await queue.work.rescue(10)
         assert {each.job_id for each in rescued} == {job.job_id for job in others}
-        await zombie.rollback()
     assert [each.job_id for each in await queue.work.rescue(10)] == [frozen.job_id]
 
 
@@ -110,8 +104,8 @@ async def test_dead_workers_are_forgotten_when_they_hold_nothing(queue: Queue) -
     for worker in (holding, empty):
         await queue.work.retire_worker(worker)
     await queue.work.bury_workers(NO_GRACE)
-    assert await queue.value("select count(*) from rowcall.worker") == 2, "not within a day"
-    await queue.admin.execute("update rowcall.worker set dead_at = dead_at - interval '25 hours'")
+    assert len(await queue.probe.workers()) == 2, "not within a day"
+    await queue.probe.pass_time(timedelta(hours=25))
     await queue.work.bury_workers(NO_GRACE)
-    assert await queue.value("select string_agg(name, ',') from rowcall.worker") == "holding"
+    assert await queue.probe.workers() == ["holding"]
     assert len(await queue.work.rescue(10)) == 1

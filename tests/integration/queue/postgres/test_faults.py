@@ -22,8 +22,9 @@ from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from tests.fix_cluster import RestartableCluster
 from tests.fix_pooler import Access
-from tests.fix_queue import READY, Queue
+from tests.fix_queue import PostgresQueue
 from tests.support.gate import Gate
+from tests.support.queues import READY
 from tests.support.waiting import until
 
 
@@ -49,14 +50,14 @@ async def store_of(
 
 
 @asynccontextmanager
-async def holding(queue: Queue, statement: str) -> AsyncIterator[psycopg.AsyncConnection[tuple[object, ...]]]:
+async def holding(queue: PostgresQueue, statement: str) -> AsyncIterator[psycopg.AsyncConnection[tuple[object, ...]]]:
     """A session that holds the locks of a statement until it commits."""
     async with await psycopg.AsyncConnection.connect(queue.logins.admin) as connection:
         await connection.execute(statement.encode())
         yield connection
 
 
-async def is_there(queue: Queue, call: Submission) -> bool:
+async def is_there(queue: PostgresQueue, call: Submission) -> bool:
     """Whether a call's row is committed."""
     return await queue.state(call.tenant, call.job_id) is not None
 
@@ -69,7 +70,7 @@ async def is_created(store: PostgresJobStore, call: Submission) -> bool:
 LOCK_KEY = "select from rowcall.job_key where request_id = 'k' for update"
 
 
-async def test_a_connection_lost_under_a_submit_leaves_it_unknown_and_a_repeat_joins(queue: Queue) -> None:
+async def test_a_connection_lost_under_a_submit_leaves_it_unknown_and_a_repeat_joins(queue: PostgresQueue) -> None:
     """The statement waits in the server when the network breaks; the server goes on and commits."""
     first = queue.call(request_id="k")
     await queue.submit(first)
@@ -92,7 +93,7 @@ async def test_a_connection_lost_under_a_submit_leaves_it_unknown_and_a_repeat_j
     await gate.shut()
 
 
-async def test_a_submit_that_takes_too_long_is_given_up_not_cancelled(queue: Queue) -> None:
+async def test_a_submit_that_takes_too_long_is_given_up_not_cancelled(queue: PostgresQueue) -> None:
     """As when a synchronous standby is gone: the commit may come later, so the server is not told to stop."""
     await queue.submit(queue.call(request_id="k"))
     call = queue.call()
@@ -106,7 +107,7 @@ async def test_a_submit_that_takes_too_long_is_given_up_not_cancelled(queue: Que
         assert [reason(answer) for answer in await store.submit([queue.call()])] == ["CREATED"], "the pool goes on"
 
 
-async def test_a_caller_that_is_cancelled_leaves_its_statement_running(queue: Queue) -> None:
+async def test_a_caller_that_is_cancelled_leaves_its_statement_running(queue: PostgresQueue) -> None:
     await queue.submit(queue.call(request_id="k"))
     call = queue.call()
     async with store_of(queue.logins.gateway, queue.logins.access) as store, holding(queue, LOCK_KEY) as lock:
@@ -123,7 +124,7 @@ async def test_a_caller_that_is_cancelled_leaves_its_statement_running(queue: Qu
         assert await queue.state("acme", call.job_id) == READY
 
 
-async def test_a_shard_that_cannot_be_reached_is_unavailable(queue: Queue) -> None:
+async def test_a_shard_that_cannot_be_reached_is_unavailable(queue: PostgresQueue) -> None:
     gate = Gate(queue.logins.gateway)
     await gate.open()
     async with store_of(gate.dsn, queue.logins.access) as store:
@@ -159,7 +160,7 @@ async def test_connections_that_died_while_idle_cost_no_call(restartable_cluster
         assert len(await store.list("acme", limit=100)) == 28
 
 
-async def test_a_lost_atomic_batch_is_unknown_only_once_its_commit_was_sent(queue: Queue) -> None:
+async def test_a_lost_atomic_batch_is_unknown_only_once_its_commit_was_sent(queue: PostgresQueue) -> None:
     await queue.submit(queue.call(request_id="k"))
     await queue.admin.execute(
         """
@@ -186,7 +187,7 @@ async def test_a_lost_atomic_batch_is_unknown_only_once_its_commit_was_sent(queu
     await gate.shut()
 
 
-async def test_collisions_without_end_are_a_conflict(queue: Queue) -> None:
+async def test_collisions_without_end_are_a_conflict(queue: PostgresQueue) -> None:
     await queue.admin.execute(
         """
         create function public.collide() returns trigger language plpgsql as $$
@@ -203,7 +204,7 @@ async def test_collisions_without_end_are_a_conflict(queue: Queue) -> None:
         await queue.store.submit_atomic([queue.call()])
 
 
-async def test_a_database_without_our_functions_is_a_schema_mismatch(queue: Queue) -> None:
+async def test_a_database_without_our_functions_is_a_schema_mismatch(queue: PostgresQueue) -> None:
     await queue.admin.execute("drop function rowcall.read_outcomes; drop function rowcall.claim_jobs")
     with pytest.raises(RowcallError, match=r"SCHEMA_MISMATCH: .*rowcall migrate"):
         await queue.store.outcomes([("acme", uuid4())])
@@ -211,20 +212,20 @@ async def test_a_database_without_our_functions_is_a_schema_mismatch(queue: Queu
         await queue.claim(await queue.worker())
 
 
-async def test_a_login_without_its_role_is_told_to_the_operator(queue: Queue) -> None:
+async def test_a_login_without_its_role_is_told_to_the_operator(queue: PostgresQueue) -> None:
     async with store_of(queue.logins.nobody, queue.logins.access) as store:
         with pytest.raises(RowcallError, match="rowcall_gateway"):
             await store.method_ids("a.B/C", Policy())
 
 
-async def test_a_shard_without_a_name_is_a_schema_mismatch(queue: Queue) -> None:
+async def test_a_shard_without_a_name_is_a_schema_mismatch(queue: PostgresQueue) -> None:
     await queue.admin.execute("delete from rowcall.shard_info")
     async with store_of(queue.logins.gateway, queue.logins.access) as store:
         with pytest.raises(RowcallError, match="SCHEMA_MISMATCH"):
             await store.fingerprint_key()
 
 
-async def test_nothing_is_submitted_under_another_shards_name(queue: Queue) -> None:
+async def test_nothing_is_submitted_under_another_shards_name(queue: PostgresQueue) -> None:
     async with AsyncConnectionPool(
         queue.logins.gateway,
         kwargs={"prepare_threshold": queue.logins.access.prepare_threshold},
@@ -243,7 +244,7 @@ async def test_nothing_is_submitted_under_another_shards_name(queue: Queue) -> N
     assert await found.fetchall() == []
 
 
-async def test_a_read_that_loses_its_connection_is_only_unavailable(queue: Queue) -> None:
+async def test_a_read_that_loses_its_connection_is_only_unavailable(queue: PostgresQueue) -> None:
     gate = Gate(queue.logins.gateway)
     await gate.open()
     async with (
@@ -258,7 +259,7 @@ async def test_a_read_that_loses_its_connection_is_only_unavailable(queue: Queue
     await gate.shut()
 
 
-async def test_a_claim_whose_caller_is_cancelled_runs_to_its_end(queue: Queue) -> None:
+async def test_a_claim_whose_caller_is_cancelled_runs_to_its_end(queue: PostgresQueue) -> None:
     """What it claimed is then the worker's, and comes back with the worker's lease, never half."""
     await queue.submit(queue.call())
     worker = await queue.worker()

@@ -18,14 +18,15 @@ from rowcall.queue.postgres.wire import prepared
 from rowcall.queue.postgres.wire.prepared import Behind
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Gateways, listening
-from tests.fix_queue import SUCCEEDED, Queue, taken
+from tests.fix_queue import PostgresQueue
 from tests.fix_worker import Workers
 from tests.integration.gateway.shards.test_waiters import NEVER, echo
+from tests.support.queues import SUCCEEDED, taken
 from tests.support.waiting import until
 
 
 @pytest.fixture
-async def rides(queue: Queue) -> Queue:
+async def rides(queue: PostgresQueue) -> PostgresQueue:
     """The queue, where its sessions keep prepared statements: others have a notifier send all hints."""
     if not queue.logins.access.prepares:
         pytest.skip("these connections prepare nothing")
@@ -33,7 +34,7 @@ async def rides(queue: Queue) -> Queue:
 
 
 @asynccontextmanager
-async def heard_on(queue: Queue, channel: str) -> AsyncIterator[list[str]]:
+async def heard_on(queue: PostgresQueue, channel: str) -> AsyncIterator[list[str]]:
     """The payloads that are heard on a channel."""
     heard: list[str] = []
     connected = asyncio.Event()
@@ -59,14 +60,14 @@ def stuck_ones_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def locked(queue: Queue) -> AsyncIterator[psycopg.AsyncConnection]:
+async def locked(queue: PostgresQueue) -> AsyncIterator[psycopg.AsyncConnection]:
     """What is `Stuck` waits for this."""
     async with await psycopg.AsyncConnection.connect(queue.logins.admin) as lock:
         await lock.execute("lock table rowcall.shard_info in access exclusive mode")
         yield lock
 
 
-async def test_a_hint_is_heard_when_the_rows_can_be_claimed(rides: Queue) -> None:
+async def test_a_hint_is_heard_when_the_rows_can_be_claimed(rides: PostgresQueue) -> None:
     async with heard_on(rides, READY_CHANNEL) as heard:
         hint = Hint.ready([7, rides.ids.queue_id])
         [answer] = await rides.store.submit([rides.call()], hint)
@@ -77,7 +78,7 @@ async def test_a_hint_is_heard_when_the_rows_can_be_claimed(rides: Queue) -> Non
     assert len(await rides.claim(await rides.worker())) == 1
 
 
-async def test_a_hint_tells_gateways_of_what_is_settled(rides: Queue) -> None:
+async def test_a_hint_tells_gateways_of_what_is_settled(rides: PostgresQueue) -> None:
     gateway = uuid4()
     await rides.submit(*[rides.call(waiter_id=gateway) for _ in range(3)])
     jobs = await rides.claim(await rides.worker())
@@ -93,7 +94,7 @@ async def test_a_hint_tells_gateways_of_what_is_settled(rides: Queue) -> None:
         assert sorted(parse_done(heard[0])) == sorted(job.job_id for job in jobs)
 
 
-async def test_where_children_come_along_it_is_left_to_a_notifier(rides: Queue) -> None:
+async def test_where_children_come_along_it_is_left_to_a_notifier(rides: PostgresQueue) -> None:
     await rides.submit(rides.call())
     [job] = await rides.claim(await rides.worker())
     hint = Hint.done({uuid4(): [job.job_id]})
@@ -106,7 +107,7 @@ async def test_where_children_come_along_it_is_left_to_a_notifier(rides: Queue) 
 
 
 async def test_sessions_that_prepare_nothing_leave_it_to_a_notifier(
-    rides: Queue, monkeypatch: pytest.MonkeyPatch
+    rides: PostgresQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "can_follow", lambda _: False)
     hint = Hint.ready([1])
@@ -114,7 +115,7 @@ async def test_sessions_that_prepare_nothing_leave_it_to_a_notifier(
     assert not hint.sent
 
 
-async def test_what_is_refused_is_refused_with_a_hint_behind_it(rides: Queue) -> None:
+async def test_what_is_refused_is_refused_with_a_hint_behind_it(rides: PostgresQueue) -> None:
     """And each of the halves says for itself whether it was told of."""
     bad = rides.call(labels={"a": "\0"})
     async with heard_on(rides, READY_CHANNEL) as heard:
@@ -127,7 +128,7 @@ async def test_what_is_refused_is_refused_with_a_hint_behind_it(rides: Queue) ->
     await rides.submit(rides.call())
 
 
-async def test_a_hint_that_waits_keeps_nobody(rides: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hint_that_waits_keeps_nobody(rides: PostgresQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepared, "_REST_WITHIN", 3600)
     async with locked(rides) as lock:
         stuck = Stuck()
@@ -149,7 +150,7 @@ async def test_a_hint_that_waits_keeps_nobody(rides: Queue, monkeypatch: pytest.
     assert hint.sent
 
 
-async def test_of_two_at_once_one_is_a_notifiers(rides: Queue) -> None:
+async def test_of_two_at_once_one_is_a_notifiers(rides: PostgresQueue) -> None:
     hints = [Stuck() for _ in range(2)]
     async with locked(rides) as lock:
         answers = await asyncio.gather(*(rides.store.submit([rides.call()], hint) for hint in hints))
@@ -159,7 +160,9 @@ async def test_of_two_at_once_one_is_a_notifiers(rides: Queue) -> None:
         await rides.store.close()
 
 
-async def test_a_hint_that_waits_for_too_long_is_given_up(rides: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hint_that_waits_for_too_long_is_given_up(
+    rides: PostgresQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(prepared, "_REST_WITHIN", 0.01)
     async with locked(rides):
         taken((await rides.store.submit([rides.call()], Stuck()))[0])

@@ -20,7 +20,8 @@ from rowcall.queue.model import DONE, LIVE, ORDER_STRIDE, ClaimedJob, JobFilter,
 from rowcall.queue.postgres.admin import PostgresQueueAdmin
 from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.queue.postgres.work import PostgresWorkQueue
-from tests.fix_queue import FROM_THE_FRONT, SCHEDULED, SUCCEEDED, Queue
+from tests.fix_queue import PostgresQueue
+from tests.support.queues import FROM_THE_FRONT, SCHEDULED, SUCCEEDED
 
 BACKLOG = 20_000
 
@@ -52,7 +53,7 @@ _PAGES = "select idx_blks_read + idx_blks_hit from pg_statio_all_indexes where i
 class Counted:
     """The queue over one session, whose work Postgres counts."""
 
-    def __init__(self, pool: AsyncConnectionPool[Any], queue: Queue) -> None:
+    def __init__(self, pool: AsyncConnectionPool[Any], queue: PostgresQueue) -> None:
         self.store = PostgresJobStore(pool, pool)
         self.work = PostgresWorkQueue(pool, pool, pool)
         self.admin = PostgresQueueAdmin(pool, pool, shard="a")
@@ -97,7 +98,7 @@ def settlements(jobs: list[ClaimedJob], state: int) -> list[Settlement]:
 
 
 @pytest.fixture
-async def counted(queue: Queue) -> AsyncIterator[Counted]:
+async def counted(queue: PostgresQueue) -> AsyncIterator[Counted]:
     """A backlog, and a session whose plans were made before it was there."""
     await queue.admin.execute("alter table rowcall.job set (autovacuum_enabled = off)")
     worker = await queue.worker()
@@ -138,7 +139,7 @@ async def counted(queue: Queue) -> AsyncIterator[Counted]:
         yield counted
 
 
-async def test_statements_touch_the_rows_they_are_about(queue: Queue, counted: Counted) -> None:
+async def test_statements_touch_the_rows_they_are_about(queue: PostgresQueue, counted: Counted) -> None:
     """A row is looked at once to be found and once more to be changed. The slack is for what earlier calls left dead."""
     worker = await queue.worker()
     slack = 30
@@ -158,7 +159,7 @@ async def test_statements_touch_the_rows_they_are_about(queue: Queue, counted: C
     assert await counted.touched(lambda: counted.store.submit(calls)) == {}
 
 
-async def test_reads_look_up_what_they_are_asked_for(queue: Queue, counted: Counted) -> None:
+async def test_reads_look_up_what_they_are_asked_for(queue: PostgresQueue, counted: Counted) -> None:
     worker = await queue.worker()
     jobs = await counted.claim(worker, 300)
     await counted.work.settle(settlements(jobs, SUCCEEDED))
@@ -168,7 +169,7 @@ async def test_reads_look_up_what_they_are_asked_for(queue: Queue, counted: Coun
     assert await counted.touched(lambda: counted.store.read(names[:100])) == {day: 100}
 
 
-async def test_reads_leave_out_the_days_that_cannot_have_the_job(queue: Queue, counted: Counted) -> None:
+async def test_reads_leave_out_the_days_that_cannot_have_the_job(queue: PostgresQueue, counted: Counted) -> None:
     """Days before the job was made, and the days that were made ahead: only three days' indexes are opened."""
     [job] = await counted.claim(await queue.worker(), 1)
     await counted.work.settle(settlements([job], SUCCEEDED))
@@ -185,7 +186,7 @@ async def test_reads_leave_out_the_days_that_cannot_have_the_job(queue: Queue, c
     assert set(await queue.value(opened)) == {-1, 0, 1}
 
 
-async def test_a_page_of_a_list_is_read_from_where_it_begins(queue: Queue, counted: Counted) -> None:
+async def test_a_page_of_a_list_is_read_from_where_it_begins(queue: PostgresQueue, counted: Counted) -> None:
     worker = await queue.worker()
     await counted.work.settle(settlements(await counted.claim(worker, 300), SUCCEEDED))
     middle = await queue.value("select job_id from rowcall.job order by job_id offset 10000 limit 1")
@@ -202,7 +203,7 @@ async def test_a_page_of_a_list_is_read_from_where_it_begins(queue: Queue, count
         assert done is not False or set(counts) == {"job"}
 
 
-async def test_the_queues_are_counted_no_further_than_the_cap(queue: Queue, counted: Counted) -> None:
+async def test_the_queues_are_counted_no_further_than_the_cap(queue: PostgresQueue, counted: Counted) -> None:
     """Of the ready jobs of each lane, and of all that are scheduled or held; the jobs that run are counted all."""
     await counted.claim(await queue.worker(), 50)
     of_half = "update rowcall.job set {} where state = 2 and held = 0 and order_key > %s::bigint * %s"
@@ -220,7 +221,7 @@ async def test_the_queues_are_counted_no_further_than_the_cap(queue: Queue, coun
     assert (whole.ready + whole.scheduled + whole.held, whole.capped) == (BACKLOG - 50, False)
 
 
-async def test_a_claim_from_the_mark_does_not_walk_over_dead_entries(queue: Queue, counted: Counted) -> None:
+async def test_a_claim_from_the_mark_does_not_walk_over_dead_entries(queue: PostgresQueue, counted: Counted) -> None:
     """A held snapshot keeps the entries of claimed jobs in the index, whatever vacuum does."""
     worker = await queue.worker()
     async with await psycopg.AsyncConnection.connect(queue.logins.admin) as holder:

@@ -12,14 +12,14 @@ import pytest
 
 from rowcall.errors import RowcallError
 from rowcall.queue.postgres.renewal import PostgresLeaseRenewal
-from tests.fix_queue import Queue
+from tests.fix_queue import PostgresQueue
 from tests.support.gate import Gate
 from tests.support.waiting import until
 
 LEASE = timedelta(minutes=2)
 
 
-async def test_a_renewal_puts_the_end_of_the_lease_off(queue: Queue) -> None:
+async def test_a_renewal_puts_the_end_of_the_lease_off(queue: PostgresQueue) -> None:
     worker = await queue.worker(lease=timedelta(seconds=5))
     renewal = PostgresLeaseRenewal(queue.logins.worker, worker, LEASE, shard="a", prepare=queue.logins.access.prepares)
     assert (await asyncio.to_thread(renewal.renew)).alive
@@ -28,7 +28,7 @@ async def test_a_renewal_puts_the_end_of_the_lease_off(queue: Queue) -> None:
     await asyncio.to_thread(renewal.close)
 
 
-async def test_the_dead_and_the_unknown_cannot_renew(queue: Queue) -> None:
+async def test_the_dead_and_the_unknown_cannot_renew(queue: PostgresQueue) -> None:
     worker = await queue.worker()
     await queue.work.retire_worker(worker)
     for each in (worker, uuid4()):
@@ -39,7 +39,7 @@ async def test_the_dead_and_the_unknown_cannot_renew(queue: Queue) -> None:
         await asyncio.to_thread(renewal.close)
 
 
-async def test_a_database_that_is_away_is_an_error_and_connected_to_again(queue: Queue) -> None:
+async def test_a_database_that_is_away_is_an_error_and_connected_to_again(queue: PostgresQueue) -> None:
     worker = await queue.worker()
     async with Gate(queue.logins.worker) as gate:
         renewal = PostgresLeaseRenewal(gate.dsn, worker, LEASE, shard="a", prepare=queue.logins.access.prepares)
@@ -53,7 +53,7 @@ async def test_a_database_that_is_away_is_an_error_and_connected_to_again(queue:
         await asyncio.to_thread(renewal.close)
 
 
-async def guarded(queue: Queue, worker: UUID) -> bool:
+async def guarded(queue: PostgresQueue, worker: UUID) -> bool:
     """Whether a session stands for the worker: its row says so, and its lock is held."""
     held: bool = await queue.value(
         "select w.guarded and exists (select from pg_locks l where l.locktype = 'advisory' and l.objsubid = 1 and l.granted"
@@ -65,7 +65,7 @@ async def guarded(queue: Queue, worker: UUID) -> bool:
 
 
 @pytest.mark.straight("a session of a pooler's stands for nobody")
-async def test_the_first_renewal_has_its_session_stand_for_the_worker(queue: Queue) -> None:
+async def test_the_first_renewal_has_its_session_stand_for_the_worker(queue: PostgresQueue) -> None:
     worker = await queue.worker()
     renewal = PostgresLeaseRenewal(queue.logins.worker, worker, LEASE, shard="a")
     await asyncio.to_thread(renewal.renew)
@@ -75,7 +75,7 @@ async def test_the_first_renewal_has_its_session_stand_for_the_worker(queue: Que
 
 
 @pytest.mark.straight("a session of a pooler's stands for nobody")
-async def test_a_new_connection_stands_for_the_worker_as_soon_as_the_old_one_is_gone(queue: Queue) -> None:
+async def test_a_new_connection_stands_for_the_worker_as_soon_as_the_old_one_is_gone(queue: PostgresQueue) -> None:
     worker = await queue.worker()
     async with await psycopg.AsyncConnection.connect(queue.logins.worker, autocommit=True) as old:
         await old.execute("select rowcall.guard_worker(%s)", [worker])
@@ -95,7 +95,7 @@ async def test_a_new_connection_stands_for_the_worker_as_soon_as_the_old_one_is_
     await asyncio.to_thread(renewal.close)
 
 
-async def test_no_session_stands_for_a_worker_where_none_should(queue: Queue) -> None:
+async def test_no_session_stands_for_a_worker_where_none_should(queue: PostgresQueue) -> None:
     worker = await queue.worker()
     renewal = PostgresLeaseRenewal(
         queue.logins.worker, worker, LEASE, shard="a", prepare=queue.logins.access.prepares, guard=False
@@ -106,7 +106,7 @@ async def test_no_session_stands_for_a_worker_where_none_should(queue: Queue) ->
     await asyncio.to_thread(renewal.close)
 
 
-async def test_a_renewal_tells_how_late_the_loop_was(queue: Queue) -> None:
+async def test_a_renewal_tells_how_late_the_loop_was(queue: PostgresQueue) -> None:
     worker = await queue.worker()
     renewal = PostgresLeaseRenewal(
         queue.logins.worker, worker, LEASE, shard="a", prepare=queue.logins.access.prepares, guard=False

@@ -12,7 +12,7 @@ import pytest
 from rowcall.catalogue.model import Policy
 from rowcall.migrations import HISTORY_DAYS
 from rowcall.queue.model import EVERY_JOB, Progress, Running
-from tests.fix_queue import Logins, Queue
+from tests.fix_queue import Logins, PostgresQueue
 
 GATEWAY = {
     "adopt_tenant", "cancel_job", "delete_job", "exchange_turns", "find_jobs", "group_failures", "method_id",
@@ -46,12 +46,14 @@ where p.pronamespace = 'rowcall'::regnamespace and has_function_privilege(%s, p.
         ("test_nobody", set()),
     ],
 )
-async def test_a_role_may_execute_its_functions_and_no_others(queue: Queue, role: str, functions: set[str]) -> None:
+async def test_a_role_may_execute_its_functions_and_no_others(
+    queue: PostgresQueue, role: str, functions: set[str]
+) -> None:
     rows = await (await queue.admin.execute(_MAY_EXECUTE, [role])).fetchall()
     assert {row[0] for row in rows} == functions
 
 
-async def test_no_role_has_rights_on_tables_or_sequences(queue: Queue) -> None:
+async def test_no_role_has_rights_on_tables_or_sequences(queue: PostgresQueue) -> None:
     """Except the reader, on the one view."""
     rows = await queue.admin.execute(
         """
@@ -72,7 +74,7 @@ async def test_no_role_has_rights_on_tables_or_sequences(queue: Queue) -> None:
     assert await rows.fetchall() == [("rowcall_reader", "jobs")]
 
 
-async def test_every_function_of_ours_that_acts_for_the_owner_has_a_fixed_search_path(queue: Queue) -> None:
+async def test_every_function_of_ours_that_acts_for_the_owner_has_a_fixed_search_path(queue: PostgresQueue) -> None:
     rows = await queue.admin.execute(
         """
         select p.proname
@@ -85,7 +87,7 @@ async def test_every_function_of_ours_that_acts_for_the_owner_has_a_fixed_search
     assert await rows.fetchall() == []
 
 
-async def test_functions_that_come_later_are_nobodys_until_they_are_granted(queue: Queue) -> None:
+async def test_functions_that_come_later_are_nobodys_until_they_are_granted(queue: PostgresQueue) -> None:
     await queue.admin.execute("set role rowcall_owner")
     await queue.admin.execute("create function rowcall.later() returns int language sql as 'select 1'")
     await queue.admin.execute("reset role")
@@ -93,7 +95,7 @@ async def test_functions_that_come_later_are_nobodys_until_they_are_granted(queu
 
 
 async def test_a_gateway_cannot_claim_nor_a_worker_read_nor_either_see_tables(
-    queue: Queue, gateway: psycopg.AsyncConnection[object], worker: psycopg.AsyncConnection[object]
+    queue: PostgresQueue, gateway: psycopg.AsyncConnection[object], worker: psycopg.AsyncConnection[object]
 ) -> None:
     claim = "select rowcall.claim_jobs(gen_random_uuid(), 1, '{1}', '{0,0,0,0}', 1)"
     read = "select rowcall.read_jobs('{acme}', array[gen_random_uuid()], true, true)"
@@ -115,7 +117,7 @@ async def test_a_gateway_cannot_claim_nor_a_worker_read_nor_either_see_tables(
 
 
 @pytest.mark.straight("it puts names into a session, which would stay in one of the pooler's")
-async def test_names_in_a_session_do_not_reach_into_functions(queue: Queue, logins: Logins) -> None:
+async def test_names_in_a_session_do_not_reach_into_functions(queue: PostgresQueue, logins: Logins) -> None:
     """Whatever a login puts before pg_catalog, functions that act for the owner use what they mean."""
     call = queue.call()
     await queue.submit(call)
@@ -136,7 +138,7 @@ async def test_names_in_a_session_do_not_reach_into_functions(queue: Queue, logi
     assert await queue.value("select finished_at > '2020-01-01' from rowcall.job_history")
 
 
-async def test_a_person_reads_the_view(queue: Queue) -> None:
+async def test_a_person_reads_the_view(queue: PostgresQueue) -> None:
     call = queue.call(traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", labels={"a": "b"})
     await queue.submit(call, queue.call())
     [job] = await queue.claim(await queue.worker("printer-1"), 1)
@@ -172,7 +174,7 @@ async def worker(logins: Logins) -> AsyncIterator[psycopg.AsyncConnection[object
         yield connection
 
 
-async def test_every_call_of_the_services_is_within_their_rights(queue: Queue) -> None:
+async def test_every_call_of_the_services_is_within_their_rights(queue: PostgresQueue) -> None:
     """The rest of the suite runs with these logins too; this names each call once."""
     call = queue.call(request_id="k")
     await queue.store.fingerprint_key()
@@ -180,7 +182,7 @@ async def test_every_call_of_the_services_is_within_their_rights(queue: Queue) -
     await queue.store.submit_atomic([queue.call()])
     await queue.store.read([("acme", call.job_id)], request=True, response=True)
     await queue.store.outcomes([("acme", call.job_id)])
-    await queue.store.list("acme", limit=1)
+    await queue.store.list("acme", EVERY_JOB, limit=1)
     await queue.store.find("acme", EVERY_JOB, limit=1)
     await queue.store.failure_groups("acme", limit=1)
     await queue.store.replay("acme", [call.job_id])

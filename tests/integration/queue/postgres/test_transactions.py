@@ -19,7 +19,8 @@ from rowcall.queue.postgres.wire.lent import LentAsyncConnection
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.queue.transactions import TransactionLimits
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from tests.fix_queue import NOT_OURS, RUNNING, SCHEDULED, SUCCEEDED, Logins, Queue
+from tests.fix_queue import Logins, PostgresQueue
+from tests.support.queues import NOT_OURS, RUNNING, SCHEDULED, SUCCEEDED
 from tests.support.waiting import until
 
 LIMITS = TransactionLimits(timedelta(minutes=1), timedelta(minutes=1), timedelta(seconds=10))
@@ -42,7 +43,7 @@ class Opened:
     """A claimed job of the shard "a", with a transaction that a handler has written in."""
 
     def __init__(
-        self, queue: Queue, work: PostgresWorkQueue, transaction: PostgresJobTransaction, job: ClaimedJob
+        self, queue: PostgresQueue, work: PostgresWorkQueue, transaction: PostgresJobTransaction, job: ClaimedJob
     ) -> None:
         self.queue = queue
         self.work = work
@@ -86,7 +87,7 @@ def work_on(pool: AsyncConnectionPool[Any]) -> PostgresWorkQueue:
 
 
 @pytest.fixture
-async def opened(queue: Queue, logins: Logins) -> AsyncIterator[Opened]:
+async def opened(queue: PostgresQueue, logins: Logins) -> AsyncIterator[Opened]:
     await queue.admin.execute("create table public.effect (note text)")
     await queue.admin.execute("grant insert on public.effect to rowcall_worker")
     await queue.admin.execute(WAIT_AT_COMMIT)
@@ -188,7 +189,7 @@ async def test_a_row_that_the_shard_refuses_is_the_workers_fault(opened: Opened)
 
 @pytest.mark.parametrize("threaded", [False, True])
 async def test_notices_are_the_pools_again_when_the_connection_is(
-    queue: Queue, logins: Logins, *, threaded: bool
+    queue: PostgresQueue, logins: Logins, *, threaded: bool
 ) -> None:
     """The worker hears of a commit that no standby has by a notice."""
     async with lending(logins) as pool:
@@ -207,7 +208,7 @@ async def test_notices_are_the_pools_again_when_the_connection_is(
         del connection
 
 
-async def test_a_begin_that_nobody_waits_for_any_more_is_given_back(queue: Queue, logins: Logins) -> None:
+async def test_a_begin_that_nobody_waits_for_any_more_is_given_back(queue: PostgresQueue, logins: Logins) -> None:
     async with lending(logins) as pool:
         transactions = work_on(pool).transactions(LIMITS)
         first = await transactions.begin(threaded=False, expired=lambda: None)

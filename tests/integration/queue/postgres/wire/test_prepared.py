@@ -21,7 +21,7 @@ from rowcall.queue.postgres.statements import statement
 from rowcall.queue.postgres.wire import prepared
 from rowcall.queue.postgres.wire.prepared import Behind
 from tests.fix_pooler import PASSWORD
-from tests.fix_queue import Logins, Queue
+from tests.fix_queue import Logins, PostgresQueue
 from tests.support.waiting import until
 
 
@@ -59,7 +59,7 @@ async def test_parameters_of_another_type_are_another_statement(connection: psyc
     assert sorted([types async for (types,) in cursor]) == ["{bigint}", "{integer}", "{smallint}"]
 
 
-async def test_what_is_larger_than_every_buffer_arrives(queue: Queue) -> None:
+async def test_what_is_larger_than_every_buffer_arrives(queue: PostgresQueue) -> None:
     """In both directions at once: the server sends while it is still being sent to."""
     calls = [queue.call(request=bytes([number]) * 1_000_000) for number in range(30)]
     await queue.submit(*calls)
@@ -76,7 +76,7 @@ async def test_an_error_is_psycopgs_own_and_the_connection_goes_on(connection: p
     assert await prepared.run(connection, "policies") == []
 
 
-async def test_a_statement_that_cannot_be_prepared_is_tried_again_the_next_time(queue: Queue) -> None:
+async def test_a_statement_that_cannot_be_prepared_is_tried_again_the_next_time(queue: PostgresQueue) -> None:
     await queue.admin.execute("alter function rowcall.queues() rename to elsewhere")
     async with await psycopg.AsyncConnection.connect(straight(queue.logins), autocommit=True) as connection:
         with pytest.raises(psycopg.errors.UndefinedFunction):
@@ -87,7 +87,7 @@ async def test_a_statement_that_cannot_be_prepared_is_tried_again_the_next_time(
 
 @asynccontextmanager
 async def waiting(
-    queue: Queue, connection: psycopg.AsyncConnection[Any]
+    queue: PostgresQueue, connection: psycopg.AsyncConnection[Any]
 ) -> AsyncIterator[tuple[asyncio.Task[list[TupleRow]], psycopg.AsyncConnection[Any]]]:
     """A statement on the connection that waits for a lock, and the session that has the lock."""
     async with await psycopg.AsyncConnection.connect(queue.logins.admin) as lock:
@@ -98,7 +98,7 @@ async def waiting(
 
 
 async def test_a_cancelled_statement_is_cancelled_in_the_server_too(
-    queue: Queue, connection: psycopg.AsyncConnection[Any]
+    queue: PostgresQueue, connection: psycopg.AsyncConnection[Any]
 ) -> None:
     async with waiting(queue, connection) as (run, lock):
         run.cancel()
@@ -111,7 +111,7 @@ async def test_a_cancelled_statement_is_cancelled_in_the_server_too(
 
 
 async def test_a_server_that_ends_the_session_is_an_operational_error(
-    queue: Queue, connection: psycopg.AsyncConnection[Any]
+    queue: PostgresQueue, connection: psycopg.AsyncConnection[Any]
 ) -> None:
     async with waiting(queue, connection) as (run, _):
         await queue.admin.execute("select pg_terminate_backend(%s)", [connection.info.backend_pid])
@@ -152,7 +152,7 @@ def descriptors(socket: Path) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("by", ["us", "the server"])
 async def test_a_connection_that_is_closed_leaves_no_descriptor(
-    connection: psycopg.AsyncConnection[Any], queue: Queue, by: str
+    connection: psycopg.AsyncConnection[Any], queue: PostgresQueue, by: str
 ) -> None:
     await prepared.run(connection, "policies")
     socket = (DESCRIPTORS / str(connection.fileno())).readlink()
@@ -174,7 +174,7 @@ async def test_what_psycopg_does_itself_in_between_is_in_nobodys_way(connection:
 
 
 async def test_a_statement_behind_another_runs_though_that_one_is_refused(
-    queue: Queue, connection: psycopg.AsyncConnection[Any]
+    queue: PostgresQueue, connection: psycopg.AsyncConnection[Any]
 ) -> None:
     """Both transactions are their own."""
     names = "select count(*) from rowcall.worker where name = 'behind'"
@@ -202,7 +202,7 @@ async def after(connection: psycopg.AsyncConnection[Any]) -> list[TupleRow]:
 
 
 async def test_a_session_that_ends_ends_the_statement_behind_another_too(
-    queue: Queue, connection: psycopg.AsyncConnection[Any]
+    queue: PostgresQueue, connection: psycopg.AsyncConnection[Any]
 ) -> None:
     async with await psycopg.AsyncConnection.connect(queue.logins.admin) as lock:
         await lock.execute("lock table rowcall.policy in access exclusive mode")
