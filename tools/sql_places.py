@@ -3,7 +3,7 @@
 Only rowcall.queue.postgres, rowcall.sharding and rowcall.migrations know tables; everybody else calls them. rowcall.embedded
 administers a server of its own (it creates databases) and knows no table either. A string literal that reads as a
 statement, and a .sql file, is SQL; docstrings are prose. An example is a user's own code and its own affair, as are
-tests.
+tests; but the conformance suite of the queue knows no implementation: no SQL, and no import of one or of its driver.
 """
 
 import ast
@@ -23,6 +23,8 @@ SOURCES = (
 ALLOWED = tuple(
     f"libs/common/src/rowcall/{package}/" for package in ("queue/postgres", "sharding", "migrations", "embedded")
 )
+NEUTRAL = "tests/integration/queue/conformance"
+"""Where nothing may be of one implementation of the queue."""
 
 STATEMENT = re.compile(
     r"""^\s*(?:--[^\n]*\n\s*)*(?:
@@ -35,6 +37,9 @@ STATEMENT = re.compile(
     )""",
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
+
+IMPLEMENTATION = re.compile(r"(?:^|\.)(?:psycopg|postgres)", re.IGNORECASE)
+"""In an imported name: the driver, rowcall.queue.postgres, or what tests have of it (postgres_probe, PostgresQueue)."""
 
 
 def docstrings(tree: ast.AST) -> set[ast.AST]:
@@ -62,6 +67,30 @@ def statements(source: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, " ".join(text.split())[:60]
 
 
+def imports(source: str) -> Iterator[tuple[int, str]]:
+    """The line and the whole name of everything that is imported."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, each.name) for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, f"{'.' * node.level}{node.module or ''}.{each.name}") for each in node.names)
+
+
+def taking_sides(root: Path) -> Iterator[str]:
+    """One line for each piece of SQL, and each import of an implementation, in the conformance suite."""
+    for path in sorted((root / NEUTRAL).rglob("*")):
+        place = path.relative_to(root).as_posix()
+        if path.suffix == ".sql":
+            yield f"{place}: an SQL file"
+        elif path.suffix == ".py":
+            source = path.read_text("utf-8")
+            found = [
+                *statements(source),
+                *((line, f"import {name}") for line, name in imports(source) if IMPLEMENTATION.search(name)),
+            ]
+            yield from (f"{place}:{line}: {text}" for line, text in sorted(found))
+
+
 def misplaced(root: Path) -> Iterator[str]:
     """One line for each piece of SQL where none may be."""
     for source in SOURCES:
@@ -78,14 +107,16 @@ def misplaced(root: Path) -> Iterator[str]:
 
 def main() -> int:
     """Prints what is misplaced; returns the exit status."""
-    found = list(misplaced(ROOT))
-    for line in found:
+    found, sided = list(misplaced(ROOT)), list(taking_sides(ROOT))
+    for line in (*found, *sided):
         print(line)
     if found:
         print(
             "SQL belongs to rowcall.queue.postgres, rowcall.sharding or rowcall.migrations: move it there and call it"
         )
-    return 1 if found else 0
+    if sided:
+        print("The conformance suite knows no implementation: ask the Protocols or the Probe (tests/support/probe.py)")
+    return 1 if found or sided else 0
 
 
 if __name__ == "__main__":

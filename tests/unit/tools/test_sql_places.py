@@ -61,3 +61,36 @@ def test_only_the_packages_that_own_tables_may_hold_sql(tmp_path: Path) -> None:
         "services/gateway/src/rowcall_gateway/calls/job_calls.py:1",
         "services/gateway/src/rowcall_gateway/claim.sql",
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("import psycopg", "import psycopg"),
+        ("from psycopg_pool import AsyncConnectionPool", "import psycopg_pool.AsyncConnectionPool"),
+        ("from rowcall.queue import postgres", "import rowcall.queue.postgres"),
+        ("from rowcall.queue.postgres.work import LOST_LIMIT", "import rowcall.queue.postgres.work.LOST_LIMIT"),
+        ("from tests.support import postgres_probe", "import tests.support.postgres_probe"),
+        ("from tests.fix_queue import PostgresQueue", "import tests.fix_queue.PostgresQueue"),
+        ("def late():\n    import psycopg.errors", "import psycopg.errors"),
+        ('queue.run("select count(*) from rowcall.job")', "select count(*) from rowcall.job"),
+    ],
+)
+def test_the_conformance_suite_takes_no_side(tmp_path: Path, line: str, text: str) -> None:
+    path = tmp_path / sql_places.NEUTRAL / "test_claim.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{line}\n")
+    [found] = sql_places.taking_sides(tmp_path)
+    assert found.startswith(f"{sql_places.NEUTRAL}/test_claim.py:")
+    assert found.endswith(f": {text}")
+    assert list(sql_places.misplaced(tmp_path)) == [], "other tests may do as they like"
+
+
+def test_what_the_conformance_suite_may_import(tmp_path: Path) -> None:
+    path = tmp_path / sql_places.NEUTRAL / "test_claim.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "from rowcall.queue.protocol import WorkQueue\nfrom tests.support.probe import Probe\n"
+        'def implementation(postgres_implementation):\n    """Select one from those there are."""\n'
+    )
+    assert list(sql_places.taking_sides(tmp_path)) == []
