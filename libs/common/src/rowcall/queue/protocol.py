@@ -15,6 +15,7 @@ from uuid import UUID
 from rowcall.catalogue.model import JobMethod, Policy
 from rowcall.queue.hints import Hint, Listener, Notifier
 from rowcall.queue.model import (
+    EVERY_JOB,
     Cancelled,
     ClaimedJob,
     Ended,
@@ -177,13 +178,15 @@ class JobStore(Protocol):
     async def outcomes(self, jobs: Sequence[tuple[str, UUID]]) -> list[Outcome]:
         """The finished ones of the jobs asked for."""
 
-    async def find(self, tenant: str, wanted: JobFilter, *, before: UUID | None = None, limit: int) -> list[UUID]:
+    async def find(
+        self, tenant: str, wanted: JobFilter = EVERY_JOB, *, before: UUID | None = None, limit: int
+    ) -> list[UUID]:
         """The ids of a tenant's jobs that match, newest first, below `before`."""
 
     async def list(
         self,
         tenant: str,
-        wanted: JobFilter,
+        wanted: JobFilter = EVERY_JOB,
         *,
         before: UUID | None = None,
         limit: int,
@@ -323,10 +326,10 @@ class WorkQueue(Protocol):
         """Forgets turns that the frontier has passed; how many."""
 
     async def make_history_days(self, days: int) -> int:
-        """Makes the days of history ahead; how many partitions were new."""
+        """Makes the days of history ahead; how many parts of them, one a retention class, were new."""
 
     async def drop_history_day(self, tries: int = ...) -> str | None:
-        """Drops a day of history that is past its retention: its table's name; "": one is due but in use; None: none is."""
+        """Drops a day of history that is past its retention: its name; "": one is due but in use; None: none is."""
 
     async def analyze_history(self) -> None:
         """Takes history's statistics anew, after days came or went."""
