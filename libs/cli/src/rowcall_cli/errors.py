@@ -18,6 +18,8 @@ class ExitCode(enum.IntEnum):
     """No gateway, or no database, answers there."""
     UNFINISHED = 4
     """The job goes on: it was not finished within the wait that was asked for; or more jobs match than were done."""
+    INTERRUPTED = 130
+    """Ended by Ctrl-C, as shells have it: 128 and the number of SIGINT."""
 
 
 class CommandError(Exception):

@@ -1,6 +1,6 @@
 """The gateway as the commands reach it: the flags that say where it is and for whom, the channel, its errors in words.
 
-Used by `jobs`, `submit` and `probe`.
+Used by `jobs`, `queues`, `submit` and `probe`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Annotated
 
 import grpc
 import typer
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
@@ -54,14 +55,26 @@ class Gateway:
 def connect(address: str, tenant: str) -> Iterator[Gateway]:
     """Open a channel for a command, and turn gRPC's errors into words and exit codes.
 
-    Raises CommandError: UNREACHABLE when nobody answers, UNFINISHED when the job goes on, else FAILED.
+    Raises CommandError: UNREACHABLE when nobody answers, UNFINISHED when the job goes on, INTERRUPTED by Ctrl-C, else
+    FAILED.
     """
-    options = (("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES), ("grpc.enable_http_proxy", 0))
-    with grpc.insecure_channel(address, options=options) as channel:
+    with open_channel(address) as channel:
         try:
             yield Gateway(address, tenant, channel)
         except grpc.RpcError as error:
             raise explain(error, address) from error
+        except KeyboardInterrupt as interrupt:
+            # The gateway may have begun already, and is not told to undo anything.
+            raise CommandError(
+                "Interrupted before the command was done. What the gateway was asked for may be done all the same.",
+                ExitCode.INTERRUPTED,
+            ) from interrupt
+
+
+def open_channel(address: str) -> grpc.Channel:
+    """A channel to a gateway; it connects at its first call."""
+    options = (("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES), ("grpc.enable_http_proxy", 0))
+    return grpc.insecure_channel(address, options=options)
 
 
 def explain(error: grpc.RpcError, address: str) -> CommandError:
@@ -70,10 +83,16 @@ def explain(error: grpc.RpcError, address: str) -> CommandError:
     info = read_envelope(status)
     code = grpc_code(status)
     if info is None:
-        if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+        if code is grpc.StatusCode.UNAVAILABLE:
             return CommandError(
                 f"No gateway answers at {address}: {status.message}\n"
                 "Start one (rowcall dev), or name another with --address or ROWCALL_ADDRESS.",
+                ExitCode.UNREACHABLE,
+            )
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return CommandError(
+                f"No gateway answered in time at {address}: {status.message}\n"
+                "What it was asked for may be done all the same: look before you ask again.",
                 ExitCode.UNREACHABLE,
             )
         return CommandError(f"{code.name}: {status.message}")
@@ -94,6 +113,9 @@ def explain_status(status: Status) -> str:
 def _violations(status: Status) -> list[BadRequest.FieldViolation]:
     request = BadRequest()
     for detail in status.details:
-        if detail.Is(BadRequest.DESCRIPTOR) and detail.Unpack(request):
-            return list(request.field_violations)
+        try:
+            if detail.Unpack(request):
+                return list(request.field_violations)
+        except DecodeError:  # a handler's detail need not be what it says it is
+            continue
     return []

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import cast
 
 from google.protobuf.any_pb2 import Any
+from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -76,7 +77,7 @@ def _attempt(attempt: job_pb2.Attempt) -> tuple[str, ...]:
         seconds = f"{(_local(attempt.end_time) - _local(attempt.start_time)).total_seconds():.3f}"
     return (
         str(attempt.attempt),
-        job_pb2.AttemptOutcome.Name(attempt.outcome).removeprefix("ATTEMPT_OUTCOME_").lower(),
+        _word(job_pb2.AttemptOutcome.DESCRIPTOR, attempt.outcome, "ATTEMPT_OUTCOME_"),
         time_text(attempt.start_time),
         seconds,
         attempt.worker,
@@ -122,7 +123,7 @@ def job_row(job: job_pb2.Job) -> tuple[str, ...]:
 
 def state_name(state: job_pb2.JobState.ValueType) -> str:
     """A state as people write it."""
-    return job_pb2.JobState.Name(state).removeprefix("JOB_STATE_").lower()
+    return _word(job_pb2.JobState.DESCRIPTOR, state, "JOB_STATE_")
 
 
 def time_text(timestamp: Timestamp) -> str:
@@ -178,7 +179,13 @@ def _resolution(resolution: job_pb2.Resolution) -> str:
 
 
 def _priority(priority: options_pb2.Priority.ValueType) -> str:
-    return options_pb2.Priority.Name(priority).removeprefix("PRIORITY_").lower()
+    return _word(options_pb2.Priority.DESCRIPTOR, priority, "PRIORITY_")
+
+
+def _word(kind: EnumDescriptor, value: int, prefix: str) -> str:
+    """An enum's value as people write it; its number where the gateway is newer than this command."""
+    found = kind.values_by_number.get(value)
+    return str(value) if found is None else found.name.removeprefix(prefix).lower()
 
 
 def _local(timestamp: Timestamp) -> datetime:

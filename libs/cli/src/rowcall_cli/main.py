@@ -16,7 +16,7 @@ app = typer.Typer(
     name="rowcall",
     help="Rowcall: a typed gRPC call, kept as a Postgres row until it is answered.",
     epilog="Exit codes: 0 done; 1 refused or failed; 2 wrong command line or setting; 3 no gateway or database "
-    "answers; 4 the job goes on, or more jobs are left.",
+    "answers; 4 the job goes on, or more jobs are left; 130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -60,5 +60,5 @@ def main() -> int:
         say(f"rowcall: {error}", style="red")
         return error.exit_code
     except KeyboardInterrupt:
-        return 130
+        return ExitCode.INTERRUPTED
     return ExitCode.OK

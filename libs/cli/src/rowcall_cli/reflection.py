@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any as AnyType
+from typing import Final, NamedTuple, TypeVar, cast
 
 import grpc
 from google.protobuf import json_format
@@ -20,26 +21,35 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from rowcall.errors import status_of
 from rowcall_cli.base64_fields import not_base64
 from rowcall_cli.errors import CommandError, ExitCode
+
+LOOKUP_SECONDS: Final = 30.0
+"""How long a command waits for one description."""
+
+_Found = TypeVar("_Found")
 
 
 class Types:
     """The message types that a gateway serves, looked up as they are needed."""
 
     def __init__(self, channel: grpc.Channel) -> None:
-        self._pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+        self._pool = DescriptorPool(ProtoReflectionDescriptorDatabase(grpc.intercept_channel(channel, _Deadline())))
 
     def request_of(self, method: str) -> type[Message]:
         """The class of a method's request.
 
-        Raises CommandError when the gateway does not serve the method.
+        Raises CommandError when the gateway does not describe the method, grpc.RpcError when it does not answer.
         """
         service, _, name = method.lstrip("/").rpartition("/")
         try:
-            found = self._pool.FindServiceByName(service).methods_by_name.get(name)
-        except KeyError:
-            found = None
+            described = _described(self._pool.FindServiceByName, service)
+        except grpc.RpcError as error:
+            if status_of(error).code != grpc.StatusCode.UNIMPLEMENTED.value[0]:
+                raise
+            described = None  # it serves no reflection
+        found = None if described is None else described.methods_by_name.get(name)
         if found is None:
             raise CommandError(
                 f"The gateway does not describe {method}: check the name (package.Service/Method), that the gateway was "
@@ -81,6 +91,51 @@ class Types:
 
     def _find(self, name: str) -> Descriptor | None:
         try:
-            return self._pool.FindMessageTypeByName(name)
-        except (KeyError, grpc.RpcError):
+            return _described(self._pool.FindMessageTypeByName, name)
+        except grpc.RpcError:
             return None
+
+
+def _described(find: Callable[[str], _Found], name: str) -> _Found | None:
+    """What a pool finds; None for what is not described, or not in a way that makes sense.
+
+    grpcio-reflection raises KeyError for what is not there, AssertionError for any other error of the gateway's,
+    StopIteration where the gateway ends the stream without an answer; protobuf raises the rest over files that it cannot
+    use.
+    """
+    try:
+        return find(name)
+    except (KeyError, AssertionError, StopIteration, DecodeError, TypeError):
+        return None
+
+
+class _Details(NamedTuple):
+    """grpc.ClientCallDetails, as an interceptor passes them on."""
+
+    method: str
+    timeout: float | None
+    metadata: AnyType
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
+
+
+class _Deadline(grpc.StreamStreamClientInterceptor):
+    """Bounds what grpcio-reflection asks for: it gives its calls no deadline, and would wait for ever."""
+
+    def intercept_stream_stream(
+        self,
+        continuation: Callable[[grpc.ClientCallDetails, Iterator[AnyType]], AnyType],
+        client_call_details: grpc.ClientCallDetails,
+        request_iterator: Iterator[AnyType],
+    ) -> AnyType:
+        """As gRPC calls it."""
+        details = _Details(
+            client_call_details.method,
+            LOOKUP_SECONDS,
+            client_call_details.metadata,
+            client_call_details.credentials,
+            client_call_details.wait_for_ready,
+            client_call_details.compression,
+        )
+        return continuation(cast("grpc.ClientCallDetails", details), request_iterator)
