@@ -13,4 +13,5 @@ pytest_plugins = [
     "tests.fix_worker",
     "tests.fix_gateway",
     "tests.fix_services",
+    "tests.fix_serving",
 ]

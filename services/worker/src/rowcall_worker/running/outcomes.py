@@ -140,7 +140,7 @@ def said_value(state: AttemptState, value: OutcomeValue) -> Failure | timedelta:
     if isinstance(value, Snooze):
         return value.delay
     if isinstance(value, Retry):
-        status = Status(code=Code.UNAVAILABLE, message=_text(value.message or "The handler asked for another attempt."))
+        status = Status(code=Code.UNAVAILABLE, message=_text(str(value)))
         return replace(failure(state, status), retry=True, delay=value.delay)
     if isinstance(value, Fail):
         status = Status(code=_number(value.code), message=_text(value.message))
