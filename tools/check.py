@@ -83,6 +83,12 @@ def breaking() -> bool:
     return passes(BIN / "buf", "breaking", "--against", f".git#tag={tags[0]}", *proto_paths())
 
 
+def dependencies() -> bool:
+    """Holds what is required against what is used: of each distribution, and of the workspace's groups."""
+    distributions = all_pass(passes(BIN / "deptry", "--no-ansi", "src", folder=member) for member in MEMBERS)
+    return all_pass((distributions, passes(sys.executable, "tools/unused_dependencies.py")))
+
+
 def migrations() -> bool:
     """Lints the migrations for what locks or loses; the rules and the reasons for exceptions are in .squawk.toml."""
     files = present("libs/common/src/rowcall/migrations/**/*.sql")
@@ -118,8 +124,8 @@ CHECKS = (
     Check("imports", "which package may import which", lambda: passes(BIN / "lint-imports")),
     Check(
         "dependencies",
-        "each distribution declares what it imports, and no more",
-        lambda: all_pass(passes(BIN / "deptry", "--no-ansi", "src", folder=member) for member in MEMBERS),
+        "each distribution declares what it imports, and no more; every requirement of the workspace's groups is used",
+        dependencies,
     ),
     Check(
         "rooms",
