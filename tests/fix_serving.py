@@ -23,8 +23,9 @@ from rowcall.probe.v1.probe_pb2 import AwaitRequest, AwaitResponse, EchoRequest,
 from rowcall.queue.model import ClaimedJob, PolicyRow, Settlement
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker import finished
-from rowcall_worker.executor import Attempt, Executor
-from rowcall_worker.handlers import Registry
+from rowcall_worker.running.attempt import Attempt
+from rowcall_worker.running.executor import Executor
+from rowcall_worker.serving.handlers import Registry
 
 PROBE = probe_pb2.DESCRIPTOR.services_by_name["ProbeService"]
 SECONDS = 20.0

@@ -23,7 +23,7 @@ from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest, Ru
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker import JobContext, response
 from tests.fix_serving import SECONDS, TIMEOUT, Handle, Outcome, Servicer, Serving, error_of
-from tests.waiting import until
+from tests.support.waiting import until
 
 
 class Ended(Exception):
@@ -215,8 +215,8 @@ async def test_a_servicer_can_tell_where_it_runs_and_for_whom(serving: Serving) 
 
 async def test_the_time_that_is_left_is_told_alike(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(monotonic=serving.clock.time)
-    monkeypatch.setattr("rowcall_worker.context.time", clock)
-    monkeypatch.setattr("rowcall_worker.executor.time", clock)
+    monkeypatch.setattr("rowcall_worker.serving.context.time", clock)
+    monkeypatch.setattr("rowcall_worker.running.executor.time", clock)
     said: list[float] = []
     asked, moved = threading.Semaphore(0), threading.Semaphore(0)
 

@@ -16,7 +16,7 @@ import pytest
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker import Cancel, Fail, OutcomeInterceptor, Retry, Snooze
-from rowcall_worker.outcome_values import OutcomeValue
+from rowcall_worker.serving.outcome_values import OutcomeValue
 from tests.fix_serving import Outcome, Servicer, Serving
 
 
