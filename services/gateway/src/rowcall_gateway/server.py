@@ -55,6 +55,14 @@ GOAWAY yet; by then, the callers that were refused are waiting for it to be over
 _WAITING_SHARE: Final = 0.8
 """Of the grace, over which waiting calls are ended; the rest is for them to leave."""
 
+_PING_EVERY: Final = 5_000
+"""Milliseconds between a client's keepalive pings at least, whether it has calls or not. gRPC's own servers allow one in five
+minutes while nothing is sent, and end the connection, with every call on it, of a client that keeps it alive as is usual in Go
+and Java: a ping every ten seconds. A call that waits sends nothing."""
+
+_PINGS_TOO_SOON: Final = 2
+"""So many sooner than that are borne; then the connection ends (ENHANCE_YOUR_CALM, "too_many_pings")."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -256,6 +264,9 @@ class Gateway:
                 ("grpc.so_reuseport", int(self._shares_port)),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", _PING_EVERY),
+                ("grpc.http2.max_ping_strikes", _PINGS_TOO_SOON),
             ),
         )
         # Where an image has a service of ours, ours is served.

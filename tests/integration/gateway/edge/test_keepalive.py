@@ -1,0 +1,51 @@
+"""Keepalive pings as clients in Go, Java and C++ send them: a call that waits outlives them, oftener ones end the connection."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+
+from rowcall.probe.v1.probe_pb2 import EchoRequest
+from tests.fix_gateway import Gateways, info_of, refused, tenant
+
+WAITS = 26
+"""Seconds that a call waits: with pings every 5.5 s the fourth comes after 22, at which gRPC's own limits end the connection."""
+
+
+def pinging(seconds: float) -> tuple[tuple[str, object], ...]:
+    """A client's options for pings without any limit of its own, as other languages have none."""
+    milliseconds = int(seconds * 1000)
+    return (
+        ("grpc.keepalive_time_ms", milliseconds),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # One connection each: channels with equal arguments share one.
+        ("grpc.use_local_subchannel_pool", 1),
+    )
+
+
+async def test_a_waiting_call_outlives_the_usual_pings(gateways: Gateways) -> None:
+    """Nobody does the job: the call ends when its time is up, and not before; so does one on a connection that idled."""
+    gateway = await gateways.start()
+    waiting = await gateways.probe(gateway, *pinging(5.5))
+    idle_channel = await gateways.channel(gateway, *pinging(5.5))
+    await idle_channel.channel_ready()
+
+    error = await refused(waiting.Echo(EchoRequest(), timeout=WAITS, metadata=tenant("acme")))
+
+    assert (error.code(), info_of(error).reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "STILL_RUNNING")
+    assert idle_channel.get_state() is grpc.ChannelConnectivity.READY
+
+
+async def test_a_client_that_pings_without_pause_is_cut_off(
+    gateways: Gateways, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rowcall_gateway.server._PING_EVERY", 60_000)
+    probe = await gateways.probe(await gateways.start(), *pinging(0.2))
+
+    async with asyncio.timeout(WAITS):
+        error = await refused(probe.Echo(EchoRequest(), timeout=2 * WAITS, metadata=tenant("acme")))
+
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
