@@ -11,23 +11,28 @@ raised, cause by cause: its message may quote a request or a statement. The cons
 A line that is written for every call may be put together by hand and left to be written with its neighbours
 (`hot_lines`): one write for many lines, before any other line and within milliseconds. A process that is killed loses
 the lines of its last milliseconds, one that ends loses none.
+
+Nobody waits for the reader of a log (`rowcall.stderr`): what it does not take in time is dropped, counted and told of.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import json
 import logging
 import sys
 import traceback
 from collections import deque
 from collections.abc import MutableMapping
+from datetime import UTC, datetime
+from functools import partial
 from typing import Final, Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
-from rowcall import context
+from rowcall import context, stderr
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 """What a log level can be set to, the most lines first."""
@@ -79,7 +84,7 @@ class HotLines:
         """Writes a line of the level "info", its newline included, at once or soon."""
         if not _PENDING:
             try:
-                asyncio.get_running_loop().call_later(_WRITE_AFTER, flush)
+                asyncio.get_running_loop().call_later(_WRITE_AFTER, _hand_on)
             except RuntimeError:
                 sys.stderr.write(line)
                 return
@@ -98,7 +103,14 @@ def hot_lines() -> HotLines | None:
 
 
 def flush() -> None:
-    """Writes what waits to be written. A process that ends by other means than `sys.exit` calls it before."""
+    """Writes what waits to be written, for a second at most. A process that ends by other means than `sys.exit` calls it
+    before."""
+    _hand_on()
+    sys.stderr.flush()
+
+
+def _hand_on() -> None:
+    """Gives the hot lines that wait to standard error."""
     lines = []
     # One by one: a line of another thread may be written at the same time.
     while _PENDING:
@@ -108,7 +120,6 @@ def flush() -> None:
             break
     if lines:
         sys.stderr.write("".join(lines))
-        sys.stderr.flush()
 
 
 def configure(
@@ -150,6 +161,7 @@ def configure(
     global _hot, _hot_processor  # noqa: PLW0603 - logging is the process's, like structlog's own configuration
     _hot = HotLines(service, process) if format == "json" and number <= logging.INFO else None
     _hot_processor = final[-1]
+    stderr.put_in_place(partial(_dropped, service, process, as_json=format == "json"))
     atexit.register(flush)
     stream = cast("TextIO", _Stderr())
     structlog.configure(
@@ -171,6 +183,16 @@ def configure(
     logging.captureWarnings(capture=True)
 
 
+def _dropped(service: str, process: int | None, count: int, *, as_json: bool) -> str:
+    """What is written in the place of so many lines that nobody has taken in time."""
+    time = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    what = "log lines dropped: they were not taken in time"
+    if not as_json:
+        return f"{time} [warning  ] {what} count={count}\n"
+    line = {"event": what, "count": count, "service": service, "level": "warning", "timestamp": time}
+    return json.dumps(line if process is None else {**line, "process": process}) + "\n"
+
+
 def _console() -> structlog.dev.ConsoleRenderer:
     # The traceback as Python writes it: the other formatters show local variables, and with them requests.
     return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
@@ -180,11 +202,11 @@ class _Stderr:
     """Whatever sys.stderr is when a line is written: a test or a supervisor may replace it after `configure`."""
 
     def write(self, text: str) -> int:
-        flush()
+        _hand_on()
         return sys.stderr.write(text)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        """Waits for nobody: loggers flush behind every line."""
 
 
 class _Service:
