@@ -3,9 +3,10 @@
 Packages: `queue` (jobs as rows), `catalogue` (job methods), `sharding` (tenants and connections), `migrations` (the schema),
 `settings`, `embedded` (Postgres for development), `processes` (several of one command); `v1`, `options` and `probe` are generated.
 
-Modules: `errors` (the error envelope), `context` (who calls, bound to the code that runs), `tracing` (trace context), `logs`, `stderr` (which nobody waits for),
-`validation` (a message held to its proto's rules), `signals` (before a service's own handlers are there), `names` (of tenants and
-operations), `liveness` (of an idle connection), `garbage` (what the collector need not look at).
+Modules: `errors` (the error envelope), `context` (who calls, bound to the code that runs), `tracing` (trace context), `logs`,
+`stderr` (which nobody waits for), `validation` (a message held to its proto's rules), `signals` (before a service's own handlers
+are there), `names` (of tenants and operations), `liveness` (of an idle connection), `sessions` (what one of Postgres must be to
+serve), `garbage` (what the collector need not look at).
 
 It imports no service.
 """

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from rowcall.queue.postgres import hints
 from rowcall.queue.postgres.hints import (
     CANCEL_CHANNEL,
     READY_CHANNEL,
@@ -21,7 +22,7 @@ from rowcall.queue.postgres.hints import (
     parse_done,
     parse_ready,
 )
-from tests.fix_cluster import Cluster
+from tests.fix_cluster import Cluster, RestartableCluster
 from tests.support.gate import Gate
 from tests.support.waiting import until
 
@@ -216,3 +217,55 @@ async def test_a_database_that_is_not_there_is_no_error(cluster: Cluster) -> Non
     await notifier.close()
     await notifier.close()
     await gate.shut()
+
+
+async def sessions(admin: psycopg.AsyncConnection[tuple[object, ...]]) -> int:
+    """How many sessions there are of listeners and notifiers."""
+    count = "select count(*) from pg_stat_activity where application_name in ('rowcall listener', 'rowcall notifier')"
+    row = await (await admin.execute(count.encode())).fetchone()
+    assert row is not None
+    return int(str(row[0]))
+
+
+async def test_no_listener_and_no_notifier_stays_with_a_server_that_takes_no_writes_any_more(
+    restartable_cluster: RestartableCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The work goes on elsewhere then, and nothing would be heard of it."""
+    monkeypatch.setattr(hints, "_LOOK_EVERY", 0.05)
+    dsn = restartable_cluster.shards["a"]
+    notifier = PostgresNotifier(dsn)
+    notifier.start()
+    async with (
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as admin,
+        listening(dsn, READY_CHANNEL) as heard,
+    ):
+        await admin.execute("alter system set default_transaction_read_only = on")
+        await admin.execute("select pg_reload_conf()")
+
+        async def gone() -> bool:
+            notifier.ready([1])
+            return await sessions(admin) == 0
+
+        await until(gone)
+        await admin.execute("set default_transaction_read_only = off")
+        await admin.execute("alter system reset default_transaction_read_only")
+        await admin.execute("select pg_reload_conf()")
+
+        def told() -> bool:
+            notifier.ready([2])
+            return heard.connections > 1 and (READY_CHANNEL, "2") in heard.hints
+
+        await until(told)
+    await notifier.close()
+
+
+async def test_looking_at_the_session_costs_no_hint(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hints, "_LOOK_EVERY", 0.001)
+    async with (
+        await psycopg.AsyncConnection.connect(cluster.shards["a"], autocommit=True) as sender,
+        listening(cluster.shards["a"], READY_CHANNEL) as heard,
+    ):
+        for number in range(300):
+            await sender.execute("select pg_notify(%s, %s)", [READY_CHANNEL, str(number)])
+        await until(lambda: len(heard.hints) == 300)
+        assert [payload for _, payload in heard.hints] == [str(number) for number in range(300)]

@@ -220,3 +220,62 @@ async def test_a_begin_that_nobody_waits_for_any_more_is_given_back(queue: Postg
         await first.close()
         again = await transactions.begin(threaded=False, expired=lambda: None)
         await again.close()
+
+
+async def next_session(opened: Opened) -> int:
+    """The session of the next transaction of the same pool, of one connection; the first transaction is closed."""
+    await opened.transaction.roll_back()
+    await opened.transaction.close()
+    following = await opened.work.transactions(LIMITS).begin(threaded=False, expired=lambda: None)
+    try:
+        return following.connection.info.backend_pid
+    finally:
+        await following.close()
+
+
+@pytest.mark.straight("the process id that a pooler gives is none of the server's")
+async def test_a_session_is_not_given_back_in_which_the_handler_ended_the_transaction_itself(opened: Opened) -> None:
+    """Whatever it has set since, no rollback takes away."""
+    connection = opened.transaction.connection
+    assert isinstance(connection, LentAsyncConnection)
+    pid = connection.info.backend_pid
+    await connection.execute("commit")
+    await connection.execute("set search_path = nowhere")
+    await connection.execute("commit")
+    assert opened.transaction.seal() is not None
+    assert await next_session(opened) != pid
+
+
+async def test_what_a_handler_has_set_behind_its_own_commit_is_gone_with_the_attempt(opened: Opened) -> None:
+    connection = opened.transaction.connection
+    assert isinstance(connection, LentAsyncConnection)
+    await connection.execute("commit")
+    await connection.execute("set datestyle = 'German'; set role rowcall_worker; create temporary table left_behind ()")
+    await connection.execute("commit")
+    await connection.execute("select 1")
+    assert opened.transaction.seal() is None, "it cannot be seen yet"
+    await opened.transaction.roll_back()
+    await opened.transaction.close()
+    following = await opened.work.transactions(LIMITS).begin(threaded=False, expired=lambda: None)
+    assert isinstance(following.connection, LentAsyncConnection)
+    cursor = await following.connection.execute(
+        "select current_setting('datestyle'), current_user::text, to_regclass('left_behind') is null"
+    )
+    assert await cursor.fetchone() == ("ISO, MDY", "test_worker", True)
+    await following.close()
+
+
+@pytest.mark.straight("the process id that a pooler gives is none of the server's")
+@pytest.mark.parametrize(
+    ("statement", "stays"), [("select pg_read_file('x')", False), ("select 1 / 0", True)], ids=["state", "content"]
+)
+async def test_a_session_is_not_given_back_that_refused_a_handler_for_its_state(
+    opened: Opened, statement: str, stays: bool
+) -> None:
+    connection = opened.transaction.connection
+    assert isinstance(connection, LentAsyncConnection)
+    pid = connection.info.backend_pid
+    with pytest.raises(psycopg.Error):
+        await connection.execute(statement.encode())
+    assert opened.transaction.seal() is None
+    assert (await next_session(opened) == pid) is stays

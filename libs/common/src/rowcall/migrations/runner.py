@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from rowcall.migrations import record
 from rowcall.migrations.discovery import Kind, Migration, Phase, discover
@@ -132,8 +133,13 @@ async def status(dsn: str, kind: Kind) -> list[Status]:
 
 @asynccontextmanager
 async def _connected(dsn: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    given = conninfo_to_dict(dsn)
+    own = {"application_name": "rowcall migrate"}
+    if "," in str(given.get("host") or given.get("hostaddr") or "") and not given.get("target_session_attrs"):
+        # Of one host `check_server` has better words.
+        own["target_session_attrs"] = "read-write"
     try:
-        connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, application_name="rowcall migrate")
+        connection = await psycopg.AsyncConnection.connect(make_conninfo(dsn, **own), autocommit=True)
     except psycopg.Error as error:
         raise UnreachableError(
             f"The database cannot be reached: {error}. Nothing was changed. Check the connection string and the server."

@@ -10,19 +10,23 @@ import asyncio
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from time import monotonic
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import psycopg
 import structlog
 from psycopg import AsyncConnection
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
+from rowcall import sessions
 from rowcall.errors import RowcallError
 from rowcall.liveness import is_alive
 from rowcall.settings import ClusterSettings, Dsn
 from rowcall.sharding.model import Workload
+
+_RV = TypeVar("_RV")
 
 _log = structlog.get_logger(__name__)
 
@@ -62,6 +66,10 @@ _LEAST_WAIT: Final = 0.1
 """Seconds to wait for a connection to a database that has been away for long."""
 
 
+_READ_ONLY: Final = ("session is read-only", "server is in hot standby mode")
+"""libpq's words for a server that target_session_attrs passes over, and ours."""
+
+
 def connection_string(
     dsn: str, settings: ClusterSettings, *, application: str, statement_timeout: timedelta | None = None
 ) -> Dsn:
@@ -82,6 +90,8 @@ def connection_string(
     parameters = {key: value for key, value in parameters.items() if key not in given}
     parameters["application_name"] = application
     if not settings.transaction_pooler:
+        # A pooler is asked for a server of its choice, and says what one of its sessions was told once.
+        parameters.setdefault("target_session_attrs", str(given.get("target_session_attrs") or "read-write"))
         options = [f"-c idle_in_transaction_session_timeout={_milliseconds(IDLE_IN_TRANSACTION_TIMEOUT)}"]
         if statement_timeout is not None:
             options.append(f"-c statement_timeout={_milliseconds(statement_timeout)}")
@@ -100,7 +110,11 @@ class NoConnection(RowcallError, PoolTimeout):
 
 
 class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
-    """A bounded pool of autocommit connections. `getconn` and `connection` raise NoConnection."""
+    """A bounded pool of autocommit connections. `getconn` and `connection` raise NoConnection.
+
+    A session is looked at before it is given out, and closed when it is given back spent (`rowcall.sessions`): one that
+    cannot write would refuse call after call for as long as it lives, while a new one may lead to another server.
+    """
 
     def __init__(
         self,
@@ -130,16 +144,35 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
         self._gone_at: float | None = None
         self._lent = 0
         self._failed: psycopg.Error | None = None
+        self._straight = not settings.transaction_pooler
+        self._trusted_from = 0.0
+        """When all sessions of that time were closed: those that are older are known to be spent."""
 
         class Noting(AsyncConnection[TupleRow]):
-            """Leaves with the pool why it could not connect: psycopg_pool tells its own log only."""
+            """Leaves with the pool why it could not connect: psycopg_pool tells its own log only. Keeps that its session
+            is spent."""
+
+            made_at = 0.0
 
             @classmethod
             async def connect(cls, *args: Any, **kwargs: Any) -> Self:
                 try:
-                    return await super().connect(*args, **kwargs)
+                    made = await super().connect(*args, **kwargs)
+                    if pool._straight and not sessions.takes_writes(made.pgconn):
+                        # The connection string leads to any server.
+                        await made.close()
+                        raise sessions.ReadOnlySession("session is read-only")
                 except psycopg.Error as error:
                     pool._failed = error
+                    raise
+                made.made_at = monotonic()
+                return made
+
+            async def wait(self, gen: PQGen[_RV], *args: Any, **kwargs: Any) -> _RV:
+                try:
+                    return await super().wait(gen, *args, **kwargs)
+                except psycopg.Error as error:
+                    sessions.note(self, error)
                     raise
 
         pool = self
@@ -171,6 +204,9 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
                 works = False
                 try:
                     works = await is_alive(connection)
+                    if works and self._straight and not sessions.takes_writes(connection.pgconn):
+                        works = False
+                        await connection.close()
                 finally:
                     # Not psycopg_pool's own check: that waits longer after each broken connection, and after a restart
                     # of the server all of them are.
@@ -181,8 +217,7 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
                     await self._came(connection)
                     return connection
         except PoolTimeout:
-            why = f"gave no free connection within {limit:g} s" if self._gone_at is None else "cannot be reached"
-            raise NoConnection(self._unavailable(why)) from None
+            raise NoConnection(self._unavailable(self._why(limit))) from None
         except TooManyRequests:
             raise NoConnection(self._unavailable("has too many calls waiting for a connection")) from None
         except PoolClosed:
@@ -191,7 +226,28 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
     async def putconn(self, conn: AsyncConnection[TupleRow]) -> None:
         """Takes a connection back."""
         self._lent -= 1
+        spent_by = sessions.spent_by(conn)
+        if spent_by is not None:
+            await conn.close()
         await super().putconn(conn)
+        if (
+            spent_by is not None
+            and self._straight
+            and not self.closed
+            and sessions.is_spent_for_all(spent_by)
+            and getattr(conn, "made_at", 0.0) > self._trusted_from
+        ):
+            # Each of the others would have cost a call of its own to find out.
+            self._trusted_from = monotonic()
+            await self.drain()
+
+    def _why(self, limit: float) -> str:
+        if self._gone_at is None:
+            return f"gave no free connection within {limit:g} s"
+        failed = str(self._failed or "")
+        if any(each in failed for each in _READ_ONLY):
+            return "takes no writes now: it is a standby, or was set to read only"
+        return "cannot be reached"
 
     async def _first_free(self, deadline: float) -> AsyncConnection[TupleRow]:
         now = monotonic()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import psycopg
 import psycopg_pool
 
+from rowcall import sessions
 from rowcall.errors import RowcallError
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
@@ -127,10 +128,11 @@ def _fault(  # noqa: PLR0911 - a table, in the order in which its rows are looke
             f"Shard {shard!r} cannot be reached or does not serve ({_what(error)}). Call again later.",
             metadata={"shard": shard},
         )
-    if state is not None and (state == "25006" or state.startswith("53")):
+    if sessions.may_pass_elsewhere(error) or (state is not None and state.startswith("53")):
+        # A standby's answer, or a session's that does not know its prepared statements any more.
         return RowcallError(
             ErrorReason.ERROR_REASON_SHARD_UNAVAILABLE,
-            f"Shard {shard!r} does not take writes now ({_what(error)}). Call again later.",
+            f"Shard {shard!r} does not take this now ({_what(error)}). Call again later.",
             metadata={"shard": shard},
         )
     return RowcallError(

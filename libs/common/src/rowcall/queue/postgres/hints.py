@@ -17,6 +17,7 @@ from uuid import UUID
 import structlog
 from psycopg import sql
 
+from rowcall import sessions
 from rowcall.queue.hints import Hint
 from rowcall.queue.postgres.wire.arrays import TextArray
 from rowcall.queue.postgres.wire.connection import execute
@@ -36,6 +37,9 @@ _IDS_A_PAYLOAD: Final = 240
 """240 ids of 32 digits with commas are 7919 bytes; Postgres takes 7999."""
 _LAST_WORDS: Final = 0.5
 """Seconds that closing waits for hints to be sent: whoever waits for them asks by itself not much later."""
+_LOOK_EVERY: Final = 10.0
+"""Seconds between looks at whether the server that is listened to still takes writes: one that does not sends no hints, and
+says so only when it is asked something."""
 _MOST_WAITING: Final = 20_000
 """Ids of finished jobs that are kept while they cannot be sent; what is beyond is left to polling."""
 
@@ -135,6 +139,15 @@ class PostgresListener:
             await connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
         if self._connected is not None:
             self._tell(self._connected)
+        # What comes while the server is asked something.
+        connection.add_notify_handler(lambda notify: self._tell(self._callback, notify.channel, notify.payload))
+        while True:
+            await self._hear(connection)
+            await connection.execute("")
+            sessions.look_at(connection)
+
+    async def _hear(self, connection: Connection) -> None:
+        """Listens until it is time to look at the session."""
         # psycopg's own way to wait takes as long again as all that a hint leads to here.
         pgconn = connection.pgconn
         watch = Watch(pgconn)
@@ -151,7 +164,9 @@ class PostgresListener:
 
         watch.start(hear, fail)
         try:
-            await ended
+            await asyncio.wait([ended], timeout=_LOOK_EVERY)
+            if ended.done():
+                ended.result()
         finally:
             watch.close()
 
@@ -227,6 +242,7 @@ class PostgresNotifier:
                 self._idle.set()
             await self._wanted.wait()
             await execute(connection, *self._take())
+            sessions.look_at(connection)
             if not self._wanted.is_set():
                 self._idle.set()
             await asyncio.sleep(self._interval)

@@ -38,8 +38,8 @@ _RESET: Final = (
     "reset role; set session authorization default; reset all; close all; unlisten *; "
     "select pg_advisory_unlock_all(); discard temp; discard sequences"
 )
-# A session's advisory locks are all that a rollback leaves.
-_ROLL_BACK: Final = "rollback; select pg_advisory_unlock_all()"
+# A handler may have committed, and set what no rollback takes back, before it began another transaction.
+_ROLL_BACK: Final = f"rollback; {_RESET}"
 
 
 class PostgresTransactions:
@@ -152,6 +152,8 @@ class PostgresJobTransaction:
         self._expired = False
         self._unused = True
         """Whether nobody was using the connection when it was taken from the handler."""
+        self._own = False
+        """Whether the handler ended the transaction itself: what it has set in the session since, nothing has undone."""
         self._ended = False
         """Whether the handler has no say any more."""
         self._timer = self._loop.call_later(owner.limits.length.total_seconds(), self._expire)
@@ -174,6 +176,7 @@ class PostgresJobTransaction:
         if not self._unused or pgconn.transaction_status == TransactionStatus.ACTIVE:
             return _misused("The handler ended while a statement of its job's transaction was still running.")
         if pgconn.transaction_status == TransactionStatus.IDLE:
+            self._own = True
             return _misused(_ENDED_ITSELF)
         return None
 
@@ -221,6 +224,7 @@ class PostgresJobTransaction:
     async def _check_own(self) -> None:
         """The handler must not have ended the transaction; nor begun another one."""
         if await open_transaction(self._pooled, self._owner.limits) != self._began:
+            self._own = True
             raise _misused(_ENDED_ITSELF)
 
     async def _written(self, settlement: Settlement) -> Sequence[TupleRow]:
@@ -272,6 +276,8 @@ class PostgresJobTransaction:
         pgconn = self._pooled.pgconn
         return (
             self._unused
+            and not self._own
+            and not self.connection.use.spent
             and pgconn.status == ConnStatus.OK
             and pgconn.transaction_status
             in (

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.rows import TupleRow, tuple_row
 
+from rowcall import sessions
 from rowcall.liveness import is_alive
 from rowcall.queue.postgres import faults
 from rowcall.queue.postgres.statements import statement
@@ -113,12 +114,13 @@ async def execute(
 
 
 async def again_on_collision(once: Callable[[], Awaitable[T]]) -> T:
-    """Runs a transaction up to five times while it is rolled back because of others. Raises its last error."""
+    """Runs a transaction up to five times while it is rolled back because of others, or refused for its session's state:
+    the next session may be to another server. Raises its last error."""
     for tried in range(1, _TRIES):
         try:
             return await once()
         except psycopg.Error as error:
-            if not faults.collided(error):
+            if not (faults.collided(error) or sessions.may_pass_elsewhere(error)):
                 raise
         await asyncio.sleep(random.uniform(0, _BACKOFF * 2**tried))  # noqa: S311 - spreads, hides nothing
     return await once()

@@ -17,6 +17,8 @@ from psycopg.abc import PQGen
 from psycopg.pq.abc import PGconn
 from psycopg.rows import TupleRow, tuple_row
 
+from rowcall import sessions
+
 _RV = TypeVar("_RV")
 
 _NOT_YOURS: Final = (
@@ -34,6 +36,8 @@ class Use:
         self._users = 0
         self._sealed = False
         self._idle: Callable[[], None] | None = None
+        self.spent = False
+        """Whether the server refused something for the state that the session is in."""
 
     def seal(self) -> bool:
         """Lets nobody use it from now on; whether nobody does."""
@@ -55,8 +59,11 @@ class Use:
                 raise psycopg.OperationalError(_OVER)
             self._users += 1
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         with self._lock:
+            self.spent = self.spent or (error is not None and sessions.is_spent(error))
             self._users -= 1
             idle = self._idle if not self._users else None
         if idle is not None:

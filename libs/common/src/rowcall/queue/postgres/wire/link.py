@@ -11,6 +11,7 @@ from typing import Any, Final
 import psycopg
 import structlog
 
+from rowcall import sessions
 from rowcall.queue.postgres.wire.types import Connection
 
 _FIRST_WAIT: Final = 0.1
@@ -68,6 +69,7 @@ class Link:
         while True:
             try:
                 async with await psycopg.AsyncConnection.connect(**self._parameters, autocommit=True) as connection:
+                    sessions.look_at(connection)
                     wait = _FIRST_WAIT
                     await self._work(connection)
             except (psycopg.Error, OSError) as error:

@@ -21,6 +21,7 @@ from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 
+from rowcall import sessions
 from rowcall.queue.postgres.statements import statement
 from rowcall.queue.postgres.wire.types import Connection
 from rowcall.queue.postgres.wire.watch import Watch
@@ -209,7 +210,9 @@ class _Exchange:
         if result is None:
             raise psycopg.OperationalError("the server has answered nothing")
         if result.status == ExecStatus.FATAL_ERROR:
-            raise psycopg.errors.error_from_result(result, self._connection.info.encoding)
+            error = psycopg.errors.error_from_result(result, self._connection.info.encoding)
+            sessions.note(self._connection, error)
+            raise error
         return result
 
     def abandon(self) -> None:
