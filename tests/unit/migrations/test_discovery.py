@@ -95,3 +95,9 @@ def test_a_service_refuses_a_database_that_lacks_what_it_needs(kind: Kind) -> No
         problem = incompatibility(kind, there)
         assert problem is not None
         assert "rowcall migrate" in problem
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_file_depends_on_how_its_callers_session_reads_a_backslash(kind: Kind) -> None:
+    """A function's body is read in the session that calls it first: '\\d' is 'd' where standard_conforming_strings is off."""
+    assert [each.name for each in discover(kind) if "\\" in each.text] == []

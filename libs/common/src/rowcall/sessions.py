@@ -6,10 +6,48 @@ trip: from Postgres 14 on a server reports by itself whether a session can write
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import psycopg
 from psycopg.pq.abc import PGconn
+
+KEPT: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        # A claim under repeatable read collides with every other.
+        "default_transaction_isolation": "read committed",
+        # A warning is all that tells of a commit whose wait for its standby was ended.
+        "client_min_messages": "notice",
+        # Else every error would end the session, and leave a commit unknown.
+        "exit_on_error": "off",
+        "idle_session_timeout": "0",
+        "plpgsql.extra_errors": "none",
+    }
+)
+"""What every session of ours needs, whatever is said of its login, its database or its server."""
+
+READ: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "search_path": "pg_catalog, pg_temp",
+        "DateStyle": "ISO, MDY",
+        "IntervalStyle": "postgres",
+        "TimeZone": "UTC",
+        "bytea_output": "hex",
+        "extra_float_digits": "1",
+        "standard_conforming_strings": "on",
+        "backslash_quote": "safe_encoding",
+        "array_nulls": "on",
+        "transform_null_equals": "off",
+        "quote_all_identifiers": "off",
+        "row_security": "on",
+    }
+)
+"""How statements are read, and values come back: of sessions in which all statements are ours."""
+
+ENCODING: Final = "UTF8"
+"""The client_encoding of every session: a parameter of the connection, not one of its options, so that PGCLIENTENCODING
+says nothing, and through PgBouncer it is known too."""
 
 _OF_CONTENT: Final = ("21", "22", "23", "44", "54", "P0")
 """Classes of SQLSTATE that a statement gets for its values: cardinality, data, constraints, limits, what a function raises."""
@@ -27,6 +65,21 @@ _AGAIN: Final = _OF_ALL | {"26000", "42P05"}
 
 _TAKES_WRITES: Final = (b"in_hot_standby", b"default_transaction_read_only")
 """What a server reports: https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-ASYNC."""
+
+
+def options(*parts: Mapping[str, str] | str | None) -> str:
+    """What libpq calls options: settings a session begins with, which cost no round trip. What comes later is stronger."""
+    told = []
+    for part in parts:
+        if isinstance(part, Mapping):
+            told += [f"-c {name}={_escaped(value)}" for name, value in part.items()]
+        elif part:
+            told.append(part)
+    return " ".join(told)
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
 class ReadOnlySession(psycopg.OperationalError):

@@ -20,6 +20,7 @@ from rowcall.catalogue.images import Catalogue
 from rowcall.errors import RowcallError
 from rowcall.queue.model import ClaimedJob, QueueRow
 from rowcall.queue.protocol import LeaseRenewal, QueueProvider
+from rowcall.settings import SettingsError
 from rowcall_worker.claiming.claimer import Claimer
 from rowcall_worker.claiming.intake import Intake
 from rowcall_worker.claiming.shares import Share, Shares
@@ -193,7 +194,7 @@ class ShardWorker:
             pause = min(2 * pause, _LONGEST_PAUSE)
             try:
                 await self.join()
-            except RowcallError as error:
+            except (RowcallError, SettingsError) as error:
                 _log.warning("shard not joined, trying again", shard=self.name, error=str(error))
             else:
                 _log.info("shard joined", shard=self.name)

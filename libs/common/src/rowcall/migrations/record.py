@@ -64,7 +64,8 @@ async def read(connection: psycopg.AsyncConnection[Any]) -> dict[str, Applied]:
     """What was applied, by name; nothing where there is no record. Raises psycopg.Error."""
     if not await exists(connection):
         return {}
-    rows = await (await connection.execute(_READ)).fetchall()
+    # In binary format a time depends on no setting of the session.
+    rows = await (await connection.cursor(binary=True).execute(_READ)).fetchall()
     return {row[0]: Applied(*row) for row in rows}
 
 

@@ -19,6 +19,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from rowcall import sessions
 from rowcall.migrations import record
 from rowcall.migrations.discovery import Kind, Migration, Phase, discover
 from rowcall.migrations.errors import MigrationError, UnreachableError
@@ -46,6 +47,11 @@ set local lock_timeout = '3s';
 set local statement_timeout = '15min';
 set local search_path = pg_catalog, pg_temp
 """
+_TIMEOUTS: Final = {"statement_timeout": "0", "lock_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+_NO_LIMIT = b"set transaction_timeout = 0"
+"""From Postgres 17 on; a server that does not know it would refuse the connection for it."""
+_TRANSACTION_TIMEOUT: Final = 170000
+
 _TRIES: Final = 6
 """How often a file is tried whose locks are not to be had in time, or whose transaction collides."""
 _AGAIN: Final = frozenset({"55P03", "40P01", "40001"})
@@ -134,7 +140,14 @@ async def status(dsn: str, kind: Kind) -> list[Status]:
 @asynccontextmanager
 async def _connected(dsn: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     given = conninfo_to_dict(dsn)
-    own = {"application_name": "rowcall migrate"}
+    # Last, hence stronger than what the string says: it is the services' too, whose timeouts are none of a migration's.
+    own = {
+        "application_name": "rowcall migrate",
+        "client_encoding": sessions.ENCODING,
+        "options": sessions.options(
+            None if given.get("options") is None else str(given["options"]), _TIMEOUTS, sessions.KEPT, sessions.READ
+        ),
+    }
     if "," in str(given.get("host") or given.get("hostaddr") or "") and not given.get("target_session_attrs"):
         # Of one host `check_server` has better words.
         own["target_session_attrs"] = "read-write"
@@ -145,6 +158,8 @@ async def _connected(dsn: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
             f"The database cannot be reached: {error}. Nothing was changed. Check the connection string and the server."
         ) from error
     try:
+        if connection.info.server_version >= _TRANSACTION_TIMEOUT:
+            await connection.execute(_NO_LIMIT)
         yield connection
     finally:
         await connection.close()
@@ -197,7 +212,8 @@ async def _apply(connection: psycopg.AsyncConnection[Any], migration: Migration,
 
 def _may_pass(error: psycopg.Error) -> bool:
     if error.sqlstate == _CONCURRENT_UPDATE:
-        return "concurrently" in (error.diag.message_primary or "")
+        # The text is in the server's language; the place in Postgres is this one's.
+        return error.diag.source_file == "heapam.c"
     return error.sqlstate in _AGAIN
 
 

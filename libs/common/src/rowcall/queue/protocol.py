@@ -55,6 +55,7 @@ class QueueProvider(Protocol):
 
         Raises:
             RowcallError: SCHEMA_MISMATCH: it cannot, and the message says what to do; others: it cannot be asked now.
+            SettingsError: It would acknowledge what can be lost, and the settings do not allow that.
         """
 
     def store(self, *, key_ttl: timedelta) -> JobStore:

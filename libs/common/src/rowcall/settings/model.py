@@ -157,6 +157,12 @@ class ClusterSettings(LogSettings):
         "role instead.",
         examples=["true"],
     )
+    relaxed_durability: bool = Field(
+        default=False,
+        description="Serve although Postgres is told to acknowledge what a crash can lose (synchronous_commit below on). "
+        "Said at each start. Without, it is refused.",
+        examples=["true"],
+    )
     route_ttl: Duration = Field(
         default=timedelta(seconds=30),
         description="After how long a tenant's route is looked up again, in the background.",

@@ -24,6 +24,8 @@ from rowcall import sessions
 from rowcall.errors import RowcallError
 from rowcall.liveness import is_alive
 from rowcall.settings import ClusterSettings, Dsn
+from rowcall.sharding.bounded import bounded
+from rowcall.sharding.durability import settle_in
 from rowcall.sharding.model import Workload
 
 _RV = TypeVar("_RV")
@@ -71,16 +73,25 @@ _READ_ONLY: Final = ("session is read-only", "server is in hot standby mode")
 
 
 def connection_string(
-    dsn: str, settings: ClusterSettings, *, application: str, statement_timeout: timedelta | None = None
+    dsn: str,
+    settings: ClusterSettings,
+    *,
+    application: str,
+    statement_timeout: timedelta | None = None,
+    lent: bool = False,
 ) -> Dsn:
-    """A connection string with our timeouts, for pools and for dedicated connections. What the operator's own string
-    says about them stands.
+    """A connection string with our timeouts and with what our sessions need, for pools and for dedicated connections.
+
+    What the operator's own string says about timeouts stands; what sessions need it cannot change, and neither can what
+    is said of the login, the database or the server. Through a transaction pooler, which takes no options, only the
+    encoding is said.
 
     Args:
         dsn: As in the settings.
         settings: For the time to connect, and whether a pooler is between.
         application: Names service and purpose in pg_stat_activity.
         statement_timeout: None: none, as for a connection that listens.
+        lent: Whether handlers run statements of their own in the session: how those are read is theirs and the operator's.
     """
     given = conninfo_to_dict(dsn)
     parameters: dict[str, str] = {
@@ -89,16 +100,17 @@ def connection_string(
     }
     parameters = {key: value for key, value in parameters.items() if key not in given}
     parameters["application_name"] = application
+    parameters["client_encoding"] = sessions.ENCODING
     if not settings.transaction_pooler:
         # A pooler is asked for a server of its choice, and says what one of its sessions was told once.
         parameters.setdefault("target_session_attrs", str(given.get("target_session_attrs") or "read-write"))
-        options = [f"-c idle_in_transaction_session_timeout={_milliseconds(IDLE_IN_TRANSACTION_TIMEOUT)}"]
-        if statement_timeout is not None:
-            options.append(f"-c statement_timeout={_milliseconds(statement_timeout)}")
-        if given.get("options"):
-            # Last, hence stronger.
-            options.append(str(given["options"]))
-        parameters["options"] = " ".join(options)
+        timeouts = {
+            "idle_in_transaction_session_timeout": str(_milliseconds(IDLE_IN_TRANSACTION_TIMEOUT)),
+            "statement_timeout": "0" if statement_timeout is None else str(_milliseconds(statement_timeout)),
+            "lock_timeout": "0",
+        }
+        own = None if given.get("options") is None else str(given["options"])
+        parameters["options"] = sessions.options(timeouts, own, sessions.KEPT, {} if lent else sessions.READ)
     return Dsn(make_conninfo(dsn, **parameters))
 
 
@@ -145,6 +157,9 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
         self._lent = 0
         self._failed: psycopg.Error | None = None
         self._straight = not settings.transaction_pooler
+        self._relaxed = settings.relaxed_durability
+        self._patience = settings.connect_timeout.total_seconds()
+        self._limited = "transaction_timeout" in str(conninfo_to_dict(dsn).get("options"))
         self._trusted_from = 0.0
         """When all sessions of that time were closed: those that are older are known to be spent."""
 
@@ -158,14 +173,12 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
             async def connect(cls, *args: Any, **kwargs: Any) -> Self:
                 try:
                     made = await super().connect(*args, **kwargs)
-                    if pool._straight and not sessions.takes_writes(made.pgconn):
-                        # The connection string leads to any server.
-                        await made.close()
-                        raise sessions.ReadOnlySession("session is read-only")
+                    made.made_at = monotonic()
+                    if pool._straight:
+                        await pool._look_at(made)
                 except psycopg.Error as error:
                     pool._failed = error
                     raise
-                made.made_at = monotonic()
                 return made
 
             async def wait(self, gen: PQGen[_RV], *args: Any, **kwargs: Any) -> _RV:
@@ -222,6 +235,22 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
             raise NoConnection(self._unavailable("has too many calls waiting for a connection")) from None
         except PoolClosed:
             raise NoConnection(self._unavailable("is no longer used by this process, which is stopping")) from None
+
+    async def _look_at(self, made: AsyncConnection[TupleRow]) -> None:
+        """Makes a new session what it must be. Raises psycopg.Error if it cannot be; it is closed then."""
+        usable = False
+        try:
+            if not sessions.takes_writes(made.pgconn):
+                # The connection string leads to any server.
+                raise sessions.ReadOnlySession("session is read-only")
+            work = settle_in(made, relaxed=self._relaxed, limited=self._limited, pool=self.name)
+            await bounded(work, self._patience)
+            usable = True
+        except TimeoutError as error:
+            raise psycopg.errors.ConnectionTimeout(f"a new session said nothing for {self._patience:g} s") from error
+        finally:
+            if not usable:
+                await made.close()
 
     async def putconn(self, conn: AsyncConnection[TupleRow]) -> None:
         """Takes a connection back."""

@@ -66,6 +66,7 @@ class Shard:
             self._settings,
             application=self.connection_name(purpose),
             statement_timeout=None if workload is None else STATEMENT_TIMEOUTS[workload],
+            lent=workload is Workload.TRANSACTION,
         )
 
     async def open(self) -> None:

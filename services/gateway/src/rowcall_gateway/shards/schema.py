@@ -12,6 +12,7 @@ from rowcall.errors import RowcallError
 from rowcall.migrations import check_schema
 from rowcall.queue.protocol import QueueProvider
 from rowcall.settings import ClusterSettings
+from rowcall.sharding.durability import check_durability
 from rowcall.sharding.pools import connection_string
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
@@ -39,6 +40,7 @@ async def _check_catalogue(settings: ClusterSettings) -> Exception | None:
     try:
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
             await check_schema(connection, "catalogue")
+            await check_durability(connection, settings, database="the catalogue")
     except psycopg.OperationalError as error:
         _passed_over("catalogue", error)
     except Exception as error:  # noqa: BLE001 - each is raised by the caller, the first one in order

@@ -25,8 +25,9 @@ from rowcall.queue.postgres.hints import (
 from rowcall.queue.postgres.renewal import PostgresLeaseRenewal
 from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.queue.postgres.work import PostgresWorkQueue
-from rowcall.settings import ClusterSettings
+from rowcall.settings import ClusterSettings, SettingsError
 from rowcall.sharding import Shard, Workload
+from rowcall.sharding.durability import check_durability
 
 
 class PostgresQueueProvider:
@@ -54,7 +55,8 @@ class PostgresQueueProvider:
                 self._shard.connection_string("start"), autocommit=True
             ) as connection:
                 await check_schema(connection, "shard", shard=self.shard)
-        except RowcallError:
+                await check_durability(connection, self._settings, database=f"shard {self.shard!r}")
+        except (RowcallError, SettingsError):
             raise
         except Exception as error:
             raise fault(error, shard=self.shard) from error

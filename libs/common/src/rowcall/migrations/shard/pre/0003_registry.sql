@@ -177,7 +177,7 @@ $$;
 -- under which the table is kept.
 create function rowcall.register_tenant_table(p_table text, p_tenant_column text)
 returns text
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set quote_all_identifiers = off
 as $$
 declare
   v_table regclass := to_regclass(p_table);
@@ -194,7 +194,7 @@ begin
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace
   where c.oid = v_table;
-  if v_kind not in ('r', 'p') or v_schema = 'rowcall' or v_schema like 'pg\_%' or v_schema = 'information_schema' then
+  if v_kind not in ('r', 'p') or v_schema = 'rowcall' or left(v_schema, 3) = 'pg_' or v_schema = 'information_schema' then
     raise exception '% is no table of yours.', v_name
       using errcode = 'wrong_object_type', hint = 'Name a table that your handlers write: no view, and none of Rowcall or Postgres.';
   end if;

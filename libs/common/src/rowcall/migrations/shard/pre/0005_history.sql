@@ -125,11 +125,11 @@ as $$
       || rowcall.pb_field(
         18,
         rowcall.pb_field(10, convert_to(m.name, 'UTF8'))
-        || '\x18'::bytea || rowcall.pb_varint(p_job.state)
-        || '\x20'::bytea || rowcall.pb_varint(p_job.attempt)
+        || decode('18', 'hex') || rowcall.pb_varint(p_job.state)
+        || decode('20', 'hex') || rowcall.pb_varint(p_job.attempt)
       )
     )
-    || '\x1801'::bytea
+    || decode('1801', 'hex')
     || case
       when p_job.state = 4 then rowcall.pb_field(
         42,
@@ -192,11 +192,11 @@ begin
       execute format('create table rowcall.%I (like rowcall.%I including defaults including constraints)', v_table, v_parent);
       execute format(
         'alter table rowcall.%I add constraint day check (finished_on is not null and finished_on >= %L and finished_on < %L)',
-        v_table, v_day, v_day + 1
+        v_table, to_char(v_day, 'YYYY-MM-DD'), to_char(v_day + 1, 'YYYY-MM-DD')
       );
       execute format(
         'alter table rowcall.%I attach partition rowcall.%I for values from (%L) to (%L)',
-        v_parent, v_table, v_day, v_day + 1
+        v_parent, v_table, to_char(v_day, 'YYYY-MM-DD'), to_char(v_day + 1, 'YYYY-MM-DD')
       );
       execute format('alter table rowcall.%I drop constraint day', v_table);
       v_made := v_made + 1;

@@ -172,7 +172,7 @@ begin
         hint = 'Strings: run_at, priority, actor, traceparent, tracestate. An object of strings: labels.';
   end if;
   -- The regular expression alone would let a 31st of June through, the cast alone "tomorrow".
-  if p_options ->> 'run_at' !~ '^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$' then
+  if p_options ->> 'run_at' !~ '^[0-9]{4}(-[0-9]{2}){2}[Tt ][0-9]{2}(:[0-9]{2}){2}([.][0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})$' then
     raise exception 'submit_v1: run_at % is no time with its zone', quote_literal(left(p_options ->> 'run_at', 100))
       using errcode = 'invalid_parameter_value', hint = 'Write it as RFC 3339: 2031-05-04T13:30:00Z.';
   end if;
@@ -242,7 +242,7 @@ begin
   end if;
   if p_request is null then
     raise exception 'submit_v1: the request is null'
-      using errcode = 'null_value_not_allowed', hint = 'Pass the serialised message, an empty one as \x.';
+      using errcode = 'null_value_not_allowed', hint = 'Pass the serialised message, an empty one as an empty bytea.';
   end if;
   if octet_length(p_request) > 1048576 then
     raise exception 'submit_v1: the request has % bytes; 1048576 are possible', octet_length(p_request)
@@ -292,7 +292,7 @@ begin
   v_submission.tracestate := v_options ->> 'tracestate';
   v_submission.labels := nullif(v_options -> 'labels', '{}');
   v_submission.deadline := v_deadline;
-  select * into v_row from rowcall.submit_jobs(array[v_submission], interval '7 days');
+  select * into v_row from rowcall.submit_jobs(array[v_submission], interval '168 hours');
   if v_row.outcome = 3 then
     raise exception 'submit_v1: the request id % names job % with another request', quote_literal(p_request_id), v_row.job_id
       using errcode = 'unique_violation', hint = 'Use a new request id for a new call.';
