@@ -216,3 +216,16 @@ async def test_a_database_of_another_encoding_is_refused(database: NewDatabase) 
                 await migrate(psycopg.conninfo.make_conninfo(dsn, dbname=name), "catalogue")
         finally:
             connection.execute(f"drop database {name} with (force)".encode())
+
+
+@pytest.mark.parametrize(("first", "second"), [("catalogue", "shard"), ("shard", "catalogue")])
+async def test_catalogue_and_shard_in_one_database_are_refused(
+    database: NewDatabase, first: Kind, second: Kind
+) -> None:
+    dsn = database()
+    await migrate(dsn, first, shard="a")
+    tables = "select count(*) from pg_tables where schemaname like 'rowcall%'"
+    before = value(dsn, tables)
+    with pytest.raises(MigrationError, match=f"is a {first} and cannot be a {second} too.*Create another database"):
+        await migrate(dsn, second, shard="a")
+    assert value(dsn, tables) == before

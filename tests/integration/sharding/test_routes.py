@@ -158,7 +158,7 @@ async def test_of_two_shards_that_both_claim_a_tenant_the_later_epoch_wins(
 
 async def test_nothing_is_guessed_while_catalogue_and_a_shard_are_down(cluster: Cluster, open_router: Opener) -> None:
     set_route(cluster, "a", "acme", 1, RouteState.ACTIVE)
-    router = await open_router(catalogue=NOWHERE, shards={**cluster.service_shards, "b": NOWHERE})
+    router = await open_router(catalogue=NOWHERE, shards={**cluster.service_shards, "b": f"{NOWHERE}_either"})
     with pytest.raises(RowcallError, match="neither can shard 'b'") as refusal:
         await router.route("acme")
     assert refusal.value.reason == ErrorReason.ERROR_REASON_CATALOGUE_UNAVAILABLE

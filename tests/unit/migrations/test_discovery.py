@@ -89,6 +89,13 @@ def test_a_service_runs_with_its_own_schema_and_the_next_and_refuses_beyond(kind
     assert "Upgrade this service" in problem
 
 
+@pytest.mark.parametrize(("kind", "other"), [("catalogue", "shard"), ("shard", "catalogue")])
+def test_a_service_is_told_of_a_database_that_is_something_else(kind: Kind, other: Kind) -> None:
+    problem = incompatibility(kind, applied(other))
+    assert problem is not None
+    assert f"it is a {other}" in problem
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_service_refuses_a_database_that_lacks_what_it_needs(kind: Kind) -> None:
     for there in ({}, dict(list(applied(kind).items())[:-1])):

@@ -205,6 +205,7 @@ def test_the_examples_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
         ([*WHERE, "--shard", SHARD_B.split("=", maxsplit=1)[0]], "ROWCALL_SHARDS (--shard)", "write name=value"),
         ([*WHERE, "--shard", f"a={SHARD_B}"], "ROWCALL_SHARDS (--shard)", "names 'a' twice"),
         ([*WHERE, "--shard", f"b={SHARD_A}"], "ROWCALL_SHARDS (--shard)", "the same database"),
+        ([*WHERE, "--shard", f"b={CATALOGUE}"], "ROWCALL_SHARDS (--shard)", "the catalogue's database"),
         ([*WHERE, "--place", "b=1"], "ROWCALL_PLACEMENT (--place)", "names 'b', which ROWCALL_SHARDS does not"),
         ([*WHERE, "--place", "a=0"], "ROWCALL_PLACEMENT (--place)", "closes every shard"),
         ([*WHERE, "--place", "a=-1"], "ROWCALL_PLACEMENT (--place)", "a number from 0 up"),

@@ -12,6 +12,7 @@ import pytest
 from rowcall.catalogue.model import Policy
 from rowcall.migrations import HISTORY_DAYS
 from rowcall.queue.model import EVERY_JOB, Progress, Running
+from rowcall.queue.postgres.faults import fault
 from tests.fix_queue import Logins, PostgresQueue
 
 GATEWAY = {
@@ -218,3 +219,18 @@ async def test_every_call_of_the_services_is_within_their_rights(queue: Postgres
     await work.make_history_days(HISTORY_DAYS)
     assert await work.make_history_days(HISTORY_DAYS + 2) == 6, "two more days of three retentions"
     await work.retire_worker(worker)
+
+
+async def test_a_missing_right_is_named_with_whom_it_is_to_be_granted_to(queue: PostgresQueue) -> None:
+    """A role of ours, to the login; a function of Postgres's, which a managed server may not give, to the functions' owner."""
+    async with await psycopg.AsyncConnection.connect(queue.logins.nobody, autocommit=True) as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as own:
+            await connection.execute("select * from rowcall.policies()")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as theirs:
+            await connection.execute("select pg_read_file('x')")
+    said = fault(own.value, shard="a").message
+    assert "permission denied for schema rowcall" in said
+    assert "grant the login of this service rowcall_gateway (a gateway) or rowcall_worker" in said
+    said = fault(theirs.value, shard="a").message
+    assert "permission denied for function pg_read_file" in said
+    assert "grant it to rowcall_owner" in said

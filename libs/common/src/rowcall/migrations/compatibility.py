@@ -6,7 +6,7 @@ upgraded one after another; beyond that it refuses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import psycopg
@@ -16,6 +16,9 @@ from rowcall.migrations import record
 from rowcall.migrations.discovery import VERSIONS, Kind, discover
 from rowcall.migrations.record import Applied
 from rowcall.v1.error_reason_pb2 import ErrorReason
+
+_ROUTES = b"select from rowcall_catalogue.tenant limit 0"
+"""Refused to a login that was not granted its role: better at the start than at the first call of each tenant."""
 
 _NAME = b"select shard from rowcall.shard_facts()"
 
@@ -39,6 +42,8 @@ async def check_schema(connection: psycopg.AsyncConnection[Any], kind: Kind, *, 
             ErrorReason.ERROR_REASON_SCHEMA_MISMATCH,
             f"Database {connection.info.dbname!r} cannot be used as a {kind}: {problem}",
         )
+    if kind == "catalogue":
+        await connection.execute(_ROUTES)
     if shard is not None:
         row = await (await connection.execute(_NAME)).fetchone()
         if row is not None and row[0] != shard:
@@ -50,9 +55,19 @@ async def check_schema(connection: psycopg.AsyncConnection[Any], kind: Kind, *, 
             )
 
 
+def kinds_of(applied: Collection[str]) -> list[Kind]:
+    """What a database is by the names of what was applied to it; by those that both kinds have it cannot be told."""
+    names = {kind: {each.name for each in discover(kind)} for kind in VERSIONS}
+    shared = set.intersection(*names.values())
+    return [kind for kind, own in names.items() if (own - shared) & set(applied)]
+
+
 def incompatibility(kind: Kind, applied: Mapping[str, Applied]) -> str | None:
     """What is wrong with a database that has these migrations, and what to do; None if it fits."""
     own = len(VERSIONS[kind])
+    there = kinds_of(applied)
+    if there and kind not in there:
+        return f"it is a {there[0]}. Check which connection string belongs to what."
     if not applied:
         return 'it has no schema of ours. Run "rowcall migrate", or check the connection string.'
     newest = max(each.version for each in applied.values())

@@ -21,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from rowcall import sessions
 from rowcall.migrations import record
+from rowcall.migrations.compatibility import kinds_of
 from rowcall.migrations.discovery import Kind, Migration, Phase, discover
 from rowcall.migrations.errors import MigrationError, UnreachableError
 from rowcall.migrations.failures import failed
@@ -106,6 +107,7 @@ async def migrate(
             applied = await record.read(connection)
         except psycopg.Error as error:
             raise failed(error, "before the first file", "Nothing was changed.") from error
+        _refuse_other_kind(kind, applied)
         _refuse_changed(known, applied)
         if kind == "shard":
             await _refuse_other_shard(connection, shard)
@@ -177,6 +179,15 @@ async def _lock(connection: psycopg.AsyncConnection[Any], say: Progress) -> None
             say(f"waiting for another migration of this database (backend {holder[0] if holder else 'unknown'})")
             told = True
         await asyncio.sleep(_LOCK_POLL)
+
+
+def _refuse_other_kind(kind: Kind, applied: dict[str, Applied]) -> None:
+    there = kinds_of(applied)
+    if there and kind not in there:
+        raise MigrationError(
+            f"This database is a {there[0]} and cannot be a {kind} too: catalogue and shards are databases of their own, of one "
+            "server or of several. Nothing was changed. Create another database, and name that in its connection string."
+        )
 
 
 def _refuse_changed(known: Sequence[Migration], applied: dict[str, Applied]) -> None:

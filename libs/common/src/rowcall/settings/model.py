@@ -191,9 +191,15 @@ class ClusterSettings(LogSettings):
 
     @field_validator("shards")
     @classmethod
-    def _check_shards(cls, shards: Mapping[str, str]) -> Mapping[str, str]:
+    def _check_shards(cls, shards: Mapping[str, str], info: ValidationInfo) -> Mapping[str, str]:
         if not shards:
             raise ValueError("names no shard; at least one is needed")
+        catalogue = info.data.get("catalogue")
+        for name, shard in shards.items():
+            if catalogue is not None and same_database(shard, catalogue):
+                raise ValueError(
+                    f"gives {name!r} the catalogue's database; a shard is a database of its own, on the same server or another"
+                )
         names = sorted(shards)
         for index, one in enumerate(names):
             for other in names[index + 1 :]:

@@ -72,6 +72,20 @@ def is_catalogue_away(error: RowcallError) -> bool:
     return error.reason == ErrorReason.ERROR_REASON_CATALOGUE_UNAVAILABLE
 
 
+def refused_right(error: errors.InsufficientPrivilege, role: str) -> str:
+    """Which right was refused, in the server's words, and what the operator must grant to whom.
+
+    Args:
+        error: Says what was refused: names of objects, nothing of any row.
+        role: What the login of the service should have been granted.
+    """
+    what = error.diag.message_primary or "it was not said which"
+    if "pg_" in what:
+        # Functions of ours run as their owner, whoever calls them.
+        return f"{what}. It is Postgres's own: the operator must grant it to rowcall_owner, which Rowcall's functions run as."
+    return f"{what}. The operator must grant the login of this service {role}."
+
+
 def failure(database: str, error: Exception, unreachable: RowcallError) -> RowcallError:
     """What the failure of a lookup is: the database did not answer (`unreachable`), or it refused the statement."""
     if not isinstance(error, psycopg.Error) or isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
@@ -84,7 +98,7 @@ def failure(database: str, error: Exception, unreachable: RowcallError) -> Rowca
     if isinstance(error, errors.InsufficientPrivilege):
         return RowcallError(
             ErrorReason.ERROR_REASON_INTERNAL,
-            f"The login role of this service has no rights on {database}. The operator must grant it rowcall_gateway.",
+            f"On {database} a right is missing: {refused_right(error, 'rowcall_gateway')}",
         )
     return RowcallError(
         ErrorReason.ERROR_REASON_INTERNAL,

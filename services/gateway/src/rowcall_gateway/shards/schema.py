@@ -13,6 +13,7 @@ from rowcall.migrations import check_schema
 from rowcall.queue.protocol import QueueProvider
 from rowcall.settings import ClusterSettings
 from rowcall.sharding.durability import check_durability
+from rowcall.sharding.faults import catalogue_unavailable, failure
 from rowcall.sharding.pools import connection_string
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
@@ -43,6 +44,8 @@ async def _check_catalogue(settings: ClusterSettings) -> Exception | None:
             await check_durability(connection, settings, database="the catalogue")
     except psycopg.OperationalError as error:
         _passed_over("catalogue", error)
+    except psycopg.Error as error:
+        return failure("the catalogue", error, catalogue_unavailable(""))
     except Exception as error:  # noqa: BLE001 - each is raised by the caller, the first one in order
         return error
     return None

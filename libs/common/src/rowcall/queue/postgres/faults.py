@@ -1,7 +1,7 @@
 """What an error of the database means for a call: one function, psycopg error to `RowcallError`.
 
 Called by everything that runs the queue's statements. The answers never carry the database's own text: it may quote
-rows. It stays reachable as the cause, for the log.
+rows; but for that of a missing right, which names what was refused. It stays reachable as the cause, for the log.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import psycopg_pool
 
 from rowcall import sessions
 from rowcall.errors import RowcallError
+from rowcall.sharding.faults import refused_right
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
 _COLLISIONS = frozenset({"40001", "40P01", "55P03"})
@@ -109,11 +110,10 @@ def _fault(  # noqa: PLR0911 - a table, in the order in which its rows are looke
             f'Shard {shard!r} lacks a function or table of this release. The operator must run "rowcall migrate".',
             metadata={"shard": shard},
         )
-    if state == "42501":
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return RowcallError(
             ErrorReason.ERROR_REASON_INTERNAL,
-            f"The service's login on shard {shard!r} lacks the rights of its role. The operator must grant it "
-            "rowcall_gateway (a gateway) or rowcall_worker (a worker).",
+            f"On shard {shard!r} a right is missing: {refused_right(error, 'rowcall_gateway (a gateway) or rowcall_worker (a worker)')}",
         )
     if of_a_row(error):
         return RowcallError(
