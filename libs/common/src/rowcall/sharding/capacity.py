@@ -114,4 +114,10 @@ async def _read_limits(dsn: Dsn) -> _Limits:
     async with await AsyncConnection.connect(dsn, autocommit=True) as connection:
         cursor = await connection.execute(statement("server_limits"))
         (row,) = await cursor.fetchall()
-    return _Limits(maximum=row[0], reserved=row[1], server=row[2])
+        try:
+            cursor = await connection.execute(statement("server_identity"))
+            ((server,),) = await cursor.fetchall()
+        except psycopg.errors.InsufficientPrivilege:
+            # Two names of one server are two servers then, and are not added up.
+            server = f"{connection.info.host}:{connection.info.port}"
+    return _Limits(maximum=row[0], reserved=row[1], server=server)

@@ -95,6 +95,54 @@ as $$
   where w.worker_id = p_worker_id and w.dead_at is null
 $$;
 
+-- What burying asks of the server beyond plain SQL. It only sharpens: where a server does
+-- not give it (a managed one may not), the answer is null, and what is left decides.
+
+-- The timeline; a promoted standby has another. The name of a file of WAL begins with it.
+create function rowcall.server_timeline()
+returns text
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return left(pg_walfile_name(pg_current_wal_lsn()), 8);
+exception
+  when insufficient_privilege or undefined_function or feature_not_supported or object_not_in_prerequisite_state then
+    return null;
+end
+$$;
+
+create function rowcall.server_start()
+returns timestamptz
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return pg_postmaster_start_time();
+exception
+  when insufficient_privilege or undefined_function or feature_not_supported then
+    return null;
+end
+$$;
+
+-- The advisory locks of one key that sessions hold here: those of workers are among them.
+create function rowcall.session_locks()
+returns bigint[]
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return array(
+    select l.classid::bigint << 32 | l.objid::bigint
+    from pg_locks l
+    where l.locktype = 'advisory'
+      and l.granted
+      and l.objsubid = 1
+      and l.database = (select b.oid from pg_database b where b.datname = current_database())
+  );
+exception
+  when insufficient_privilege or undefined_function or feature_not_supported then
+    return null;
+end
+$$;
+
 -- Marks workers dead, first of all, so that they can neither renew nor claim while
 -- their jobs are taken back: those whose lease is over; and, sooner, those whose
 -- session is gone and who have missed two beats of a second. A session that was cut
@@ -110,16 +158,17 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-  -- The name of a file of WAL begins with it. A standby has run for long when it is promoted.
-  v_timeline text := left(pg_walfile_name(pg_current_wal_lsn()), 8);
+  -- A standby has run for long when it is promoted.
+  v_timeline text := rowcall.server_timeline();
+  v_locks bigint[] := rowcall.session_locks();
   v_steady boolean := p_by is null or exists (
     select from rowcall.worker w where w.worker_id = p_by and w.steady_since <= clock_timestamp() - p_grace
   );
 begin
   update rowcall.shard_info i
   set timeline = v_timeline, timeline_since = case when i.timeline is not null then clock_timestamp() end
-  where i.timeline is distinct from v_timeline;
-  if greatest(pg_postmaster_start_time(), (select i.timeline_since from rowcall.shard_info i))
+  where v_timeline is not null and i.timeline is distinct from v_timeline;
+  if greatest(rowcall.server_start(), (select i.timeline_since from rowcall.shard_info i))
     > clock_timestamp() - p_grace
   then
     return;
@@ -139,15 +188,8 @@ begin
           or v_steady
           and d.guarded
           and d.renewed_at < clock_timestamp() - interval '2 seconds'
-          and not exists (
-            select
-            from pg_locks l
-            where l.locktype = 'advisory'
-              and l.granted
-              and l.objsubid = 1
-              and l.database = (select b.oid from pg_database b where b.datname = current_database())
-              and (l.classid::bigint << 32 | l.objid::bigint) = rowcall.worker_lock(d.worker_id)
-          )
+          -- Where no locks are shown, the time of the lease alone decides.
+          and rowcall.worker_lock(d.worker_id) <> all (v_locks)
         )
       -- Locked, and so asked again of the row as it is now: a renewal may have come
       -- first. One that is under way is not waited for.
