@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
+from typing import TypeVar
 
 import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.rpc.error_details_pb2 import BadRequest, DebugInfo, ErrorInfo, QuotaFailure, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
@@ -16,6 +19,8 @@ from hypothesis import strategies as st
 from rowcall import errors
 from rowcall.errors import Origin, RowcallError
 from rowcall.v1.error_reason_pb2 import ErrorReason
+
+_MessageT = TypeVar("_MessageT", bound=Message)
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 OPERATION = "tenants/acme/operations/0190b5c6-0000-7000-8000-000000000000"
@@ -39,7 +44,7 @@ def carried(status: Status) -> Status:
     return Status.FromString(data)
 
 
-def any_of(message: BadRequest | ErrorInfo | DebugInfo | Struct) -> AnyMessage:
+def any_of(message: Message) -> AnyMessage:
     packed = AnyMessage()
     packed.Pack(message)
     return packed
@@ -64,8 +69,10 @@ def test_code_can_be_another_but_never_ok() -> None:
 def test_envelope_of_a_refusal() -> None:
     status = errors.envelope(not_found(name="x"), origin=Origin.GATEWAY, trace_id=TRACE)
     assert (status.code, status.message) == (5, "no such job")
-    (detail,) = status.details
-    assert detail.type_url == "type.googleapis.com/google.rpc.ErrorInfo"
+    assert [detail.type_url.rpartition("/")[2] for detail in status.details] == [
+        "google.rpc.ErrorInfo",
+        "google.rpc.RequestInfo",
+    ]
     info = info_of(status)
     assert (info.reason, info.domain) == ("JOB_NOT_FOUND", "rowcall.dev")
     assert dict(info.metadata) == {"origin": "GATEWAY", "trace_id": TRACE, "name": "x"}
@@ -92,6 +99,7 @@ def test_envelope_of_a_job() -> None:
     assert retry.retry_delay.ToTimedelta() == timedelta(seconds=1.5)
     assert quota.violations[0].subject == "waiters"
     assert request.request_id == "r-1"
+    assert request.serving_data == f"rowcall.dev origin=JOB trace_id={TRACE}"
 
 
 def test_envelope_keeps_what_the_error_names_itself() -> None:
@@ -203,27 +211,115 @@ def test_violations_fit_the_trailer(count: int, length: int) -> None:
         assert kept.field_violations[-1].description == errors.MORE_VIOLATIONS
         next_one = request.field_violations[len(shown)]
         assert result.ByteSize() + next_one.ByteSize() > errors.MAX_DETAILS_BYTES - 400, "as many as fit"
+        assert "left_out" not in info_of(result).metadata, "the violations say it themselves"
 
 
-def test_handlers_status_is_kept() -> None:
-    own = ErrorInfo(reason="CARD_DECLINED", domain="shop.example", metadata={"card": "visa"})
-    given_status = Status(code=9, message="declined", details=[any_of(own), any_of(DebugInfo(detail="d"))])
-    status = errors.handler_status(given_status, operation=OPERATION, attempt=2, trace_id=TRACE)
+def of_handler(*details: Message, request_id: str | None = None) -> Status:
+    """The status of a job whose handler ended the call with these details."""
+    status = Status(code=9, message="declined", details=[any_of(each) for each in details])
+    before = Status.FromString(status.SerializeToString())
+    result = errors.handler_status(status, operation=OPERATION, attempt=2, trace_id=TRACE, request_id=request_id)
+    assert status == before, "the handler's own object is left alone"
+    assert (result.code, result.message) == (9, "declined")
+    return result
 
-    assert (status.code, status.message) == (9, "declined")
-    assert list(status.details[:2]) == list(given_status.details)
-    assert len(status.details) == 3
-    info = info_of(status)
-    assert info.reason == "HANDLER_ERROR"
-    assert dict(info.metadata) == {"origin": "JOB", "operation": OPERATION, "attempt": "2", "trace_id": TRACE}
-    assert len(given_status.details) == 2, "the handler's own object is left alone"
+
+def read(status: Status, kind: type[_MessageT]) -> list[_MessageT]:
+    """The details of a type."""
+    found = []
+    for detail in status.details:
+        message = kind()
+        if detail.Unpack(message):
+            found.append(message)
+    return found
+
+
+OURS = {"origin": "JOB", "operation": OPERATION, "attempt": "2", "trace_id": TRACE}
+DECLINED = ErrorInfo(reason="CARD_DECLINED", domain="shop.example", metadata={"card": "visa", "origin": "EU"})
+
+
+def test_handlers_own_error_info_is_the_only_one() -> None:
+    status = of_handler(DebugInfo(detail="d"), DECLINED)
+    assert read(status, DebugInfo) == [DebugInfo(detail="d")]
+    [info] = read(status, ErrorInfo)
+    assert (info.reason, info.domain) == ("CARD_DECLINED", "shop.example")
+    ours = {f"rowcall_{key}": value for key, value in OURS.items()}
+    assert dict(info.metadata) == {"card": "visa", "origin": "EU", **ours}
+    seen = info_of(status)
+    assert (seen.reason, seen.domain, dict(seen.metadata)) == ("CARD_DECLINED", "shop.example", OURS)
+    assert errors.our_reason(seen) == "HANDLER_ERROR"
+
+
+def test_handlers_status_without_an_error_info_gets_ours() -> None:
+    status = of_handler(DebugInfo(detail="d"))
+    assert status.details[0] == any_of(DebugInfo(detail="d"))
+    [info] = read(status, ErrorInfo)
+    assert (info.reason, info.domain, dict(info.metadata)) == ("HANDLER_ERROR", "rowcall.dev", OURS)
+
+
+def test_last_of_several_error_infos_counts_and_the_others_are_named() -> None:
+    """As clients have it that read one of them."""
+    first = ErrorInfo(reason="FIRST", domain="bank.example")
+    status = of_handler(first, DebugInfo(detail="d"), DECLINED)
+    assert [detail.type_url.rpartition(".")[2] for detail in status.details] == ["DebugInfo", "ErrorInfo", "RequestInfo"]
+    [info] = read(status, ErrorInfo)
+    assert info.reason == "CARD_DECLINED"
+    assert info.metadata["rowcall_left_out"] == f"google.rpc.ErrorInfo ({first.ByteSize()} bytes)"
+
+
+def test_origin_and_trace_are_in_the_request_info() -> None:
+    [asked] = read(of_handler(DECLINED, request_id="r-1"), RequestInfo)
+    assert asked == RequestInfo(request_id="r-1", serving_data=f"rowcall.dev origin=JOB trace_id={TRACE}")
+    own = RequestInfo(request_id="bank-7", serving_data="node 3")
+    assert read(of_handler(own, request_id="r-1"), RequestInfo) == [own], "the handler's own stays"
+
+
+def test_handler_cannot_speak_under_our_prefix() -> None:
+    forged = ErrorInfo(
+        reason="X", domain="shop.example", metadata={"rowcall_origin": "GATEWAY", "rowcall_shard": "a", "x": "1"}
+    )
+    [info] = read(of_handler(forged), ErrorInfo)
+    assert {key for key in info.metadata if not key.startswith("rowcall_")} == {"x"}
+    assert dict(info_of(of_handler(forged)).metadata) == OURS
 
 
 def test_handler_that_passes_on_another_calls_error() -> None:
-    inner = errors.handler_status(Status(code=5), operation="inner", attempt=1, trace_id="1" * 32)
+    """Of that call the caller knows nothing: its reason, STILL_RUNNING say, is not true of this one."""
+    inner = errors.envelope(
+        RowcallError(ErrorReason.ERROR_REASON_STILL_RUNNING, "later", metadata={"operation": "inner"}),
+        origin=Origin.GATEWAY,
+        trace_id="1" * 32,
+    )
     outer = errors.handler_status(inner, operation=OPERATION, attempt=4, trace_id=TRACE)
-    assert info_of(outer).metadata["operation"] == OPERATION
-    assert len(outer.details) == 2
+    [info] = read(outer, ErrorInfo)
+    assert (info.reason, info.domain) == ("HANDLER_ERROR", "rowcall.dev")
+    assert dict(info.metadata) == {
+        **OURS,
+        "attempt": "4",
+        "passed_on": "STILL_RUNNING",
+        "passed_on_operation": "inner",
+    }
+    assert [each.serving_data for each in read(outer, RequestInfo)] == [f"rowcall.dev origin=JOB trace_id={TRACE}"]
+
+
+def test_handler_that_passes_on_another_jobs_own_error() -> None:
+    """The other job's handler had an ErrorInfo: it is this one's too, with our keys of this job."""
+    inner = errors.handler_status(Status(code=5, details=[any_of(DECLINED)]), operation="x", attempt=1, trace_id="1" * 32)
+    outer = errors.handler_status(inner, operation=OPERATION, attempt=2, trace_id=TRACE)
+    [info] = read(outer, ErrorInfo)
+    assert (info.reason, info.metadata["card"]) == ("CARD_DECLINED", "visa")
+    assert dict(info_of(outer).metadata) == OURS
+
+
+def test_handlers_error_info_that_is_too_large_is_cut_and_reaches_clients_with_ours() -> None:
+    large = ErrorInfo(reason="R" * 5000, domain="shop.example", metadata={f"k{n:04}": "x" * 1000 for n in range(1000)})
+    status = of_handler(large)
+    [info] = read(carried(status), ErrorInfo)
+    assert info == read(status, ErrorInfo)[0]
+    assert info.domain == "shop.example"
+    assert info.metadata["k0000"].startswith("xxx")
+    assert dict(info_of(status).metadata) == {**OURS, "left_out": info.metadata["rowcall_left_out"]}
+    assert re.fullmatch(r"ErrorInfo.metadata \(10\d{5} bytes\)", info.metadata["rowcall_left_out"])
 
 
 def test_handlers_code_that_is_none() -> None:
@@ -242,7 +338,11 @@ def test_handlers_details_that_no_client_could_receive() -> None:
     assert status.details[0] == given_status.details[0], "the row has it all"
 
     result = carried(status)
-    assert list(result.details) == list(status.details[1:])
+    [info] = read(result, ErrorInfo)
+    assert (info.reason, info.domain) == ("SMALL", "shop.example")
+    assert info.metadata.pop("rowcall_left_out") == f"google.protobuf.Struct ({large.ByteSize()} bytes)"
+    assert info == read(status, ErrorInfo)[0]
+    assert read(result, RequestInfo) == read(status, RequestInfo)
 
 
 def test_statuses_without_an_envelope() -> None:

@@ -13,7 +13,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from rowcall.errors import DETAILS_KEY, Origin, RowcallError, envelope
+from rowcall.errors import DETAILS_KEY, Origin, RowcallError, envelope, handler_status
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_cli.errors import ExitCode
 from tests.fix_channel import SECONDS, FakeGateway
@@ -74,6 +74,25 @@ def test_a_deadline_that_the_gateway_tells_of_has_its_reason(fake_gateway: FakeG
         [
             "rowcall: DEADLINE_TOO_SHORT: Call with more time. (DEADLINE_EXCEEDED)",
             "  origin: GATEWAY",
+            f"  trace_id: {TRACE}",
+        ],
+    )
+
+
+def test_a_handlers_own_reason_is_told_and_not_taken_for_one_of_ours(fake_gateway: FakeGateway) -> None:
+    """STILL_RUNNING of somebody else's domain does not say that this job goes on."""
+    own = Status(code=grpc.StatusCode.ABORTED.value[0], message="The printer prints.")
+    own.details.add().Pack(ErrorInfo(reason="STILL_RUNNING", domain="printers.example", metadata={"floor": "3"}))
+    command = fake_gateway.start(*SHOW)
+    fake_gateway.take().refuse(handler_status(own, operation=NAME, attempt=2, trace_id=TRACE))
+    assert failed(command.result(SECONDS)) == (
+        ExitCode.FAILED,
+        [
+            "rowcall: STILL_RUNNING: The printer prints. (ABORTED)",
+            "  domain: printers.example",
+            "  attempt: 2",
+            f"  operation: {NAME}",
+            "  origin: JOB",
             f"  trace_id: {TRACE}",
         ],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
+from google.rpc.error_details_pb2 import RequestInfo
 from google.rpc.status_pb2 import Status
 
 from rowcall.errors import handler_status, read_envelope
@@ -28,6 +29,23 @@ def test_the_queues_own_errors_become_the_jobs(error: bytes, reason: str, code: 
         "attempt": "3",
         "trace_id": "a" * 32,
     }
+
+
+@pytest.mark.parametrize("error", [statuses.cancelled(), statuses.worker_lost()])
+def test_the_queues_own_errors_name_the_trace_in_the_request_info_too(error: bytes) -> None:
+    status = statuses.addressed(error, tenant="acme", job_id=JOB, attempt=3, trace_id="a" * 32)
+    asked = RequestInfo()
+    assert status.details[1].Unpack(asked)
+    assert asked.serving_data == f"rowcall.dev origin=JOB trace_id={'a' * 32}"
+
+
+def test_a_detail_that_cannot_be_read_hinders_nobody() -> None:
+    own = Status(code=5)
+    own.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
+    row = handler_status(own, operation="tenants/x", attempt=2, trace_id="b" * 32)
+    status = statuses.addressed(row.SerializeToString(), tenant="acme", job_id=JOB, attempt=9, trace_id="a" * 32)
+    assert status.details[0] == own.details[0]
+    assert status == row
 
 
 def test_what_an_error_says_itself_stays() -> None:

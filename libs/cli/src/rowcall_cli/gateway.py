@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
-from rowcall.errors import grpc_code, read_envelope, reason_name, status_of
+from rowcall.errors import DOMAIN, grpc_code, our_reason, read_envelope, reason_name, status_of
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_cli.errors import CommandError, ExitCode
 
@@ -98,8 +98,10 @@ def explain(error: grpc.RpcError, address: str) -> CommandError:
         return CommandError(f"{code.name}: {status.message}")
     lines = [f"{info.reason}: {status.message} ({code.name})"]
     lines += [f"  {one.field or 'request'}: {one.description}" for one in _violations(status)]
+    if info.domain != DOMAIN:
+        lines.append(f"  domain: {info.domain}")
     lines += [f"  {key}: {value}" for key, value in sorted(info.metadata.items())]
-    goes_on = info.reason == _STILL_RUNNING
+    goes_on = our_reason(info) == _STILL_RUNNING
     return CommandError("\n".join(lines), ExitCode.UNFINISHED if goes_on else ExitCode.FAILED)
 
 

@@ -25,6 +25,9 @@ from rowcall.v1.error_reason_pb2 import ErrorReason
 DOMAIN: Final = "rowcall.dev"
 """ErrorInfo.domain of every error of ours."""
 
+PREFIX: Final = "rowcall_"
+"""What our keys begin with in the metadata of an ErrorInfo that is a handler's own. In one of ours they have no prefix."""
+
 DETAILS_KEY: Final = "grpc-status-details-bin"
 """The trailer that carries the Status."""
 
@@ -37,9 +40,15 @@ MAX_MESSAGE_BYTES: Final = 1024
 MAX_VALUE_BYTES: Final = 256
 """A metadata value is cut to this many bytes: names in it may be the caller's."""
 
+MAX_INFO_BYTES: Final = 2048
+"""What a handler's own ErrorInfo may take, ours not counted: it has to reach every client with our keys in it."""
+
 MAX_DETAILS_BYTES: Final = 4096
 """What the Status may take in the trailer. Clients take 8 KiB of trailers in all: grpc-java counts base64, and what is
 above is refused by grpcio at random, 8.4 KB once in forty calls, 16 KB always (measured with grpcio 1.85)."""
+
+_ROOM_FOR_NAMES: Final = MAX_VALUE_BYTES + 64
+"""What the names of details that do not fit may take, with their key."""
 
 MORE_VIOLATIONS: Final = "there are more violations than an error can carry; mend these first"
 """The description of the last violation in a BadRequest that does not have them all."""
@@ -96,6 +105,13 @@ CODES: Final[Mapping[ErrorReason.ValueType, grpc.StatusCode]] = MappingProxyType
 _BY_NUMBER: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 
 _INT32_MAX: Final = 2**31 - 1
+
+_HANDLER_ERROR: Final = ErrorReason.Name(ErrorReason.ERROR_REASON_HANDLER_ERROR).removeprefix("ERROR_REASON_")
+
+_SERVED_BY: Final = f"{DOMAIN} "
+"""What RequestInfo.serving_data of ours begins with: "rowcall.dev origin=JOB trace_id=4bf9…"."""
+
+_LEFT_OUT_OF_INFO: Final = "ErrorInfo.metadata"
 
 
 class Origin(enum.StrEnum):
@@ -183,23 +199,35 @@ def envelope(
     if operation is not None:
         metadata.setdefault("operation", operation)
     status = Status(code=error.code.value[0], message=_cut_message(error.message))
-    _add(status, _error_info(error.reason, metadata, origin=origin, trace_id=trace_id, attempt=attempt))
+    _add(status, _error_info(error.reason, _our_keys(metadata, origin=origin, trace_id=trace_id, attempt=attempt)))
     if error.retry_after is not None:
         delay = Duration()
         delay.FromTimedelta(max(error.retry_after, timedelta(0)))
         _add(status, RetryInfo(retry_delay=delay))
     for detail in error.details:
         _add(status, detail)
-    if request_id is not None:
-        _add(status, RequestInfo(request_id=_cut_value(request_id)))
+    _add(status, _request_info(request_id, origin=origin, trace_id=trace_id))
     return status
 
 
-def handler_status(status: Status, *, operation: str, attempt: int, trace_id: str) -> Status:
+def handler_status(
+    status: Status, *, operation: str, attempt: int, trace_id: str, request_id: str | None = None
+) -> Status:
     """The job's Status when its handler ended the call with a status of its own.
 
-    Code, message and details stay as the handler set them; our ErrorInfo (HANDLER_ERROR, origin JOB) stands behind
-    them. A message beyond the bound is cut, and a number that is no code is UNKNOWN, as gRPC clients read it.
+    Code, message and details stay as the handler set them, and there is one ErrorInfo: the handler's, with our keys
+    (origin JOB, operation, attempt, trace_id) under `PREFIX` in its metadata, or else one of ours, HANDLER_ERROR. Of
+    several the last one is the handler's, as clients read it. One of our domain is of another call that the handler
+    passes on: its reason would be taken for this job's, so it becomes the key `passed_on` (`passed_on_operation`). What
+    is left out is named under `left_out`. Details that cannot be read stay as they are. A message beyond the bound is
+    cut, and a number that is no code is UNKNOWN, as gRPC clients read it.
+
+    Args:
+        status: As the handler set it; left alone.
+        operation: The job's name.
+        attempt: Which attempt, from 1.
+        trace_id: 32 hex digits.
+        request_id: The caller's idempotency key.
 
     Raises:
         ValueError: The status is OK, which is no error.
@@ -207,25 +235,46 @@ def handler_status(status: Status, *, operation: str, attempt: int, trace_id: st
     if status.code == 0:
         raise ValueError("an OK status is not an error")
     code = status.code if status.code in _BY_NUMBER else grpc.StatusCode.UNKNOWN.value[0]
-    result = Status(code=code, message=_cut_message(status.message), details=status.details)
-    _add(
-        result,
-        _error_info(
-            ErrorReason.ERROR_REASON_HANDLER_ERROR,
-            {"operation": operation},
-            origin=Origin.JOB,
-            trace_id=trace_id,
-            attempt=attempt,
-        ),
-    )
+    result = Status(code=code, message=_cut_message(status.message))
+    metadata = {"operation": operation}
+    left_out: list[AnyMessage] = []
+    infos: list[tuple[int, ErrorInfo]] = []
+    asked: RequestInfo | None = None
+    for detail in status.details:
+        info, request = ErrorInfo(), RequestInfo()
+        if _unpack(detail, info):
+            if info.domain == DOMAIN:
+                metadata["passed_on"] = info.reason
+                if "operation" in info.metadata:
+                    metadata["passed_on_operation"] = info.metadata["operation"]
+                continue
+            infos.append((len(result.details), info))
+        elif _unpack(detail, request):
+            if request.serving_data.startswith(_SERVED_BY):
+                continue
+            asked = request
+        result.details.append(detail)
+    for place, _ in reversed(infos[:-1]):
+        left_out.insert(0, result.details[place])
+        del result.details[place]
+    if left_out:
+        metadata["left_out"] = _named(left_out)
+    ours = _our_keys(metadata, origin=Origin.JOB, trace_id=trace_id, attempt=attempt)
+    if infos:
+        place, info = infos[-1]
+        result.details[place - len(left_out)].Pack(_stamped(info, ours))
+    else:
+        _add(result, _error_info(ErrorReason.ERROR_REASON_HANDLER_ERROR, ours))
+    if asked is None:
+        _add(result, _request_info(request_id, origin=Origin.JOB, trace_id=trace_id))
     return result
 
 
 def trailers(status: Status, *, no_retry: bool = False) -> tuple[tuple[str, str | bytes], ...]:
     """The trailing metadata that carries a Status beside gRPC's own code and message.
 
-    Details that no client could receive, because gRPC bounds trailers, are left out, the last first; our ErrorInfo
-    is always there, and a BadRequest says so when it left violations out.
+    Details that no client could receive, because gRPC bounds trailers, are left out, the last first, and named under the
+    key left_out of the ErrorInfo, which is always there; a BadRequest says so when it left violations out.
 
     Args:
         status: What `envelope` or `handler_status` made; pass its code and message to gRPC unchanged.
@@ -242,15 +291,44 @@ def trailers(status: Status, *, no_retry: bool = False) -> tuple[tuple[str, str 
 
 
 def read_envelope(status: Status) -> ErrorInfo | None:
-    """The ErrorInfo of ours in a Status; None if there is none.
+    """What a Status says in our words: reason and domain of its ErrorInfo, and our keys of its metadata, unprefixed.
 
-    The last one counts: a handler may have passed on the error of another call, and ours is put behind its details.
+    None if none of ours is in it. Domain and reason are ours unless they are a handler's own: see `our_reason`.
     """
     info = ErrorInfo()
     for detail in reversed(status.details):
-        if _unpack(detail, info) and info.domain == DOMAIN:
-            return info
+        if _unpack(detail, info) and _prefix(info) is not None:
+            if info.domain == DOMAIN:
+                return info
+            ours = {key.removeprefix(PREFIX): value for key, value in info.metadata.items() if key.startswith(PREFIX)}
+            return ErrorInfo(reason=info.reason, domain=info.domain, metadata=ours)
     return None
+
+
+def our_reason(info: ErrorInfo) -> str:
+    """The reason of what `read_envelope` found, from our list: HANDLER_ERROR where a handler gave one of its own.
+
+    For whatever acts on a reason, and for logs and spans: a handler's may be any text.
+    """
+    return info.reason if info.domain == DOMAIN else _HANDLER_ERROR
+
+
+def completed(status: Status, *, operation: str, attempt: int, trace_id: str) -> None:
+    """Fills in what an error that was written for many jobs does not say of its own one; what it says stays."""
+    own = {"operation": operation, "attempt": str(attempt), "trace_id": trace_id}
+    for detail in status.details:
+        info, request = ErrorInfo(), RequestInfo()
+        if _unpack(detail, info):
+            prefix = _prefix(info)
+            if prefix is None:
+                continue
+            missing = {prefix + key: value for key, value in own.items() if not info.metadata.get(prefix + key, "")}
+            if missing:
+                info.metadata.update(missing)
+                detail.Pack(info)
+        elif _unpack(detail, request) and request.serving_data == _serving_data(Origin.JOB, ""):
+            request.serving_data = _serving_data(Origin.JOB, trace_id)
+            detail.Pack(request)
 
 
 def status_of(error: grpc.RpcError) -> Status:
@@ -277,22 +355,59 @@ def grpc_code(status: Status) -> grpc.StatusCode:
     return _BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
 
 
-def _error_info(
-    reason: ErrorReason.ValueType,
-    metadata: Mapping[str, str],
-    *,
-    origin: Origin,
-    trace_id: str,
-    attempt: int | None,
-) -> ErrorInfo:
-    info = ErrorInfo(reason=reason_name(reason), domain=DOMAIN)
-    for key, value in metadata.items():
-        info.metadata[key] = _cut_value(value)
-    info.metadata["origin"] = origin.value
-    info.metadata["trace_id"] = trace_id
+def _our_keys(
+    metadata: Mapping[str, str], *, origin: Origin, trace_id: str, attempt: int | None
+) -> Mapping[str, str]:
+    ours = {key: _cut_value(value) for key, value in metadata.items()}
+    ours["origin"] = origin.value
+    ours["trace_id"] = trace_id
     if attempt is not None:
-        info.metadata["attempt"] = str(attempt)
-    return info
+        ours["attempt"] = str(attempt)
+    return ours
+
+
+def _error_info(reason: ErrorReason.ValueType, ours: Mapping[str, str]) -> ErrorInfo:
+    return ErrorInfo(reason=reason_name(reason), domain=DOMAIN, metadata=ours)
+
+
+def _stamped(own: ErrorInfo, ours: Mapping[str, str]) -> ErrorInfo:
+    """A handler's ErrorInfo with our keys in it, and nobody else's under our prefix; too large a one is cut."""
+    result = ErrorInfo(reason=own.reason, domain=own.domain)
+    result.metadata.update({key: value for key, value in own.metadata.items() if not key.startswith(PREFIX)})
+    if result.ByteSize() > MAX_INFO_BYTES:
+        cut = ErrorInfo(reason=_cut_value(own.reason), domain=_cut_value(own.domain))
+        for key in sorted(result.metadata):
+            cut.metadata[_cut_value(key)] = _cut_value(result.metadata[key])
+            if cut.ByteSize() > MAX_INFO_BYTES:
+                del cut.metadata[_cut_value(key)]
+        left_out = f"{_LEFT_OUT_OF_INFO} ({result.ByteSize() - cut.ByteSize()} bytes)"
+        before = ours.get("left_out")
+        ours = {**ours, "left_out": _cut_value(left_out if before is None else f"{left_out}, {before}")}
+        result = cut
+    result.metadata.update({PREFIX + key: value for key, value in ours.items()})
+    return result
+
+
+def _prefix(info: ErrorInfo) -> str | None:
+    """What our keys begin with in an ErrorInfo; None if there are none of ours in it."""
+    if info.domain == DOMAIN:
+        return ""
+    return PREFIX if PREFIX + "origin" in info.metadata else None
+
+
+def _request_info(request_id: str | None, *, origin: Origin, trace_id: str) -> RequestInfo:
+    return RequestInfo(
+        request_id="" if request_id is None else _cut_value(request_id), serving_data=_serving_data(origin, trace_id)
+    )
+
+
+def _serving_data(origin: Origin, trace_id: str) -> str:
+    return f"{_SERVED_BY}origin={origin.value} trace_id={trace_id}"
+
+
+def _named(details: Sequence[AnyMessage]) -> str:
+    """Details that are left out, by type and size."""
+    return ", ".join(f"{detail.type_url.rpartition('/')[2]} ({len(detail.value)} bytes)" for detail in details)
 
 
 def _add(status: Status, detail: Message) -> None:
@@ -345,20 +460,26 @@ def _pushback(status: Status) -> int | None:
     return min(-(-info.retry_delay.ToMicroseconds() // 1000), _INT32_MAX)
 
 
-def _fitted(status: Status) -> Status:
-    """The same Status with as many of its details as a trailer can carry, in their order."""
-    if status.ByteSize() <= MAX_DETAILS_BYTES:
+def _fitted(status: Status, most: int = MAX_DETAILS_BYTES) -> Status:
+    """The same Status with as many of its details as so many bytes can carry, in their order; what is left out is named."""
+    if status.ByteSize() <= most:
         return status
-    ours = max(
-        (index for index, detail in enumerate(status.details) if _is_ours(detail)),
-        default=None,
-    )
+    fitted, left_out = _fit(status, most)
+    if left_out and any(_is_ours(detail) for detail in fitted.details):
+        # Once more, with room for the names.
+        fitted, left_out = _fit(status, most - _ROOM_FOR_NAMES)
+        _name_left_out(fitted, left_out)
+    return fitted
+
+
+def _fit(status: Status, most: int) -> tuple[Status, list[AnyMessage]]:
+    """What fits, and what does not."""
+    ours = [index for index, detail in enumerate(status.details) if _is_ours(detail)]
     fitted = Status(code=status.code, message=status.message)
     kept: dict[int, AnyMessage] = {}
-    room = MAX_DETAILS_BYTES - fitted.ByteSize()
+    room = most - fitted.ByteSize()
     # Ours first, then the rest in order, each if it fits; a field's tag and length take four bytes at most.
-    order = ([] if ours is None else [ours]) + [index for index in range(len(status.details)) if index != ours]
-    for index in order:
+    for index in [*ours, *(index for index in range(len(status.details)) if index not in ours)]:
         detail = status.details[index]
         if detail.Is(BadRequest.DESCRIPTOR):
             detail = _fitted_violations(detail, room - 4)
@@ -367,12 +488,25 @@ def _fitted(status: Status) -> Status:
             kept[index] = detail
             room -= size
     fitted.details.extend(kept[index] for index in sorted(kept))
-    return fitted
+    return fitted, [detail for index, detail in enumerate(status.details) if index not in kept]
+
+
+def _name_left_out(status: Status, left_out: Sequence[AnyMessage]) -> None:
+    info = ErrorInfo()
+    for detail in status.details:
+        if _unpack(detail, info):
+            key = ("" if info.domain == DOMAIN else PREFIX) + "left_out"
+            before = [info.metadata[key]] if key in info.metadata else []
+            info.metadata[key] = _cut_value(", ".join([*before, _named(left_out)]))
+            detail.Pack(info)
 
 
 def _is_ours(detail: AnyMessage) -> bool:
-    info = ErrorInfo()
-    return _unpack(detail, info) and info.domain == DOMAIN
+    """Whether a detail is our ErrorInfo, or has our keys, or is our RequestInfo."""
+    info, request = ErrorInfo(), RequestInfo()
+    if _unpack(detail, info):
+        return _prefix(info) is not None
+    return _unpack(detail, request) and request.serving_data.startswith(_SERVED_BY)
 
 
 def _fitted_violations(detail: AnyMessage, room: int) -> AnyMessage:

@@ -18,7 +18,7 @@ from google.rpc.status_pb2 import Status
 
 from rowcall.catalogue.images import Catalogue
 from rowcall.catalogue.model import JobMethod
-from rowcall.errors import read_envelope, reason_name
+from rowcall.errors import our_reason, read_envelope, reason_name
 from rowcall.names import operation_name
 from rowcall.options.v1.job_pb2 import Priority
 from rowcall.queue.model import AttemptRow, JobRow, Outcome, Submitted
@@ -227,7 +227,7 @@ def _attempts(row: JobRow) -> Iterable[Attempt]:
 def _ended_as(outcome: AttemptOutcome.ValueType, error: Status | None) -> AttemptOutcome.ValueType:
     """How an attempt ended: one whose loss was the job's failure was lost all the same."""
     info = None if error is None else read_envelope(error)
-    return AttemptOutcome.ATTEMPT_OUTCOME_LOST if info is not None and info.reason == _WORKER_LOST else outcome
+    return AttemptOutcome.ATTEMPT_OUTCOME_LOST if info is not None and our_reason(info) == _WORKER_LOST else outcome
 
 
 def _attempt(row: AttemptRow) -> Attempt:

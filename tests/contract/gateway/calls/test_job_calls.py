@@ -17,7 +17,7 @@ from google.longrunning.operations_pb2 import Operation
 from google.rpc.error_details_pb2 import ErrorInfo, RequestInfo
 from google.rpc.status_pb2 import Status
 
-from rowcall.errors import status_of
+from rowcall.errors import handler_status, status_of
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import AwaitRequest, AwaitResponse, EchoRequest, EchoResponse, RunRequest, RunResponse
 from rowcall.v1.job_pb2 import JobMetadata, JobState
@@ -337,9 +337,7 @@ async def test_the_jobs_own_failure_is_the_calls(gateways: Gateways, bench: Benc
     probe = await gateways.probe(await gateways.start(), ("grpc.service_config", SERVICE_CONFIG.read_text()))
     stored = Status(code=grpc.StatusCode.UNAVAILABLE.value[0], message="The printer is on fire.")
     stored.details.add().Pack(ErrorInfo(reason="ON_FIRE", domain="printers.example", metadata={"floor": "3"}))
-    stored.details.add().Pack(
-        ErrorInfo(reason="HANDLER_ERROR", domain="rowcall.dev", metadata={"origin": "JOB", "attempt": "1"})
-    )
+    stored = handler_status(stored, operation="", attempt=1, trace_id="")
 
     call = asyncio.ensure_future(refused(probe.Echo(EchoRequest(), timeout=20, metadata=keyed("k"))))
     (held,) = await bench.claim()
@@ -350,6 +348,7 @@ async def test_the_jobs_own_failure_is_the_calls(gateways: Gateways, bench: Benc
     printer = ErrorInfo()
     assert status_of(error).details[0].Unpack(printer)
     assert (printer.domain, printer.reason, printer.metadata["floor"]) == ("printers.example", "ON_FIRE", "3")
+    assert printer.metadata["rowcall_operation"] == held.name, "filled in on its way"
     assert (info_of(error).metadata["origin"], info_of(error).metadata["attempt"]) == ("JOB", "1")
     assert trailer(error, "grpc-retry-pushback-ms") == "-1"
     assert trailer(error, "rowcall-operation") == held.name

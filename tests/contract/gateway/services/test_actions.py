@@ -14,9 +14,10 @@ import pytest
 from google.longrunning.operations_pb2 import DeleteOperationRequest, GetOperationRequest
 from google.longrunning.operations_pb2_grpc import OperationsStub
 from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from rowcall.errors import read_envelope
+from rowcall.errors import handler_status, read_envelope
 from rowcall.probe.v1.probe_pb2 import EchoRequest, RunRequest, RunResponse
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceStub
 from rowcall.queue.postgres.hints import CANCEL_CHANNEL, READY_CHANNEL, PostgresListener
@@ -462,3 +463,12 @@ async def test_no_tenant_touches_anothers_jobs(gateways: Gateways, bench: Bench,
     assert sorted(jobs(cluster, "name, state, replays, resolved_at, cancel_requested_at")) == before
     only = await client.cancel_all(filter=JobFilter(), metadata=bolt)
     assert (only.matched, list(only.sample)) == (1, [own])
+
+
+async def test_a_handlers_own_reason_is_not_taken_for_a_loss(client: Client, bench: Bench) -> None:
+    [name] = await client.submit(spec())
+    [held] = await bench.claim()
+    own = Status(code=Code.ABORTED, message="The harvest failed.")
+    own.details.add().Pack(ErrorInfo(reason="WORKER_LOST", domain="farm.example"))
+    await bench.fail(held, handler_status(own, operation=name, attempt=1, trace_id=""))
+    assert [each.outcome for each in (await client.get(name)).attempts] == [AttemptOutcome.ATTEMPT_OUTCOME_FAILED]

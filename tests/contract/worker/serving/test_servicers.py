@@ -15,10 +15,11 @@ from typing import Any, Protocol
 import grpc
 import grpc.aio
 import pytest
+from google.api_core.exceptions import FailedPrecondition, from_grpc_error
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.code_pb2 import Code
-from google.rpc.error_details_pb2 import ErrorInfo, PreconditionFailure
+from google.rpc.error_details_pb2 import ErrorInfo, PreconditionFailure, RequestInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
@@ -37,6 +38,17 @@ def rich_status(code: int = Code.FAILED_PRECONDITION) -> Status:
     """A status with a detail of the handler's own."""
     status = Status(code=code, message="terms not accepted")
     status.details.add().Pack(DETAIL)
+    return status
+
+
+DECLINED = ErrorInfo(reason="CARD_DECLINED", domain="shop.example", metadata={"card": "visa"})
+
+
+def reasoned_status() -> Status:
+    """A status with an ErrorInfo of the handler's own, and a detail behind it."""
+    status = Status(code=Code.FAILED_PRECONDITION, message="declined")
+    for detail in (DECLINED, DETAIL):
+        status.details.add().Pack(detail)
     return status
 
 
@@ -69,6 +81,8 @@ class AsyncServicer(probe_pb2_grpc.ProbeServiceServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND)
         if case == "abort with status":
             await context.abort_with_status(rpc_status.to_status(rich_status()))
+        if case == "abort with a reason":
+            await context.abort_with_status(rpc_status.to_status(reasoned_status()))
         if case == "abort with trailing metadata":
             await context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
@@ -183,12 +197,24 @@ def caller(channel: grpc.aio.Channel) -> Stub:
 def own_details(status: Status) -> Iterator[str]:
     for detail in status.details:
         if not is_ours(detail):
-            yield str(detail)
+            yield str(without_our_keys(detail))
 
 
 def is_ours(detail: AnyMessage) -> bool:
-    info = ErrorInfo()
-    return detail.Unpack(info) and info.domain == DOMAIN
+    info, asked = ErrorInfo(), RequestInfo()
+    if detail.Unpack(info):
+        return info.domain == DOMAIN
+    return detail.Unpack(asked) and asked.serving_data.startswith(f"{DOMAIN} ")
+
+
+def without_our_keys(detail: AnyMessage) -> AnyMessage:
+    info, bare = ErrorInfo(), AnyMessage()
+    if not detail.Unpack(info):
+        return detail
+    for key in [key for key in info.metadata if key.startswith("rowcall_")]:
+        del info.metadata[key]
+    bare.Pack(info)
+    return bare
 
 
 @pytest.fixture
@@ -244,7 +270,13 @@ SHARED = (
     "code OK",
     "trailing metadata",
 )
-AIO_ONLY = ("abort suppressed", "abort with status", "abort with trailing metadata", "abort twice")
+AIO_ONLY = (
+    "abort suppressed",
+    "abort with status",
+    "abort with a reason",
+    "abort with trailing metadata",
+    "abort twice",
+)
 MESSAGE_DIFFERS = ("exception", "exception after OK", "exception after a code", "unimplemented")
 
 
@@ -258,6 +290,31 @@ async def test_an_async_servicer_answers_as_behind_grpc_aio(
         assert (case, await queued(case)) == (case, await direct(case))
     rich = await queued("abort with status")
     assert rich.details == tuple(own_details(rich_status()))
+
+
+async def test_google_api_core_finds_the_handlers_own_reason(
+    stack: AsyncExitStack, gateways: Gateways, workers: Workers
+) -> None:
+    """It reads one ErrorInfo: were there two, it would be ours."""
+    servicer = AsyncServicer()
+    channels = [await by_aio(stack, servicer), await behind_the_queue(gateways, workers, servicer)]
+    found = [await api_core_error(channel) for channel in channels]
+    assert [(type(each), each.reason, each.domain) for each in found] == 2 * [
+        (FailedPrecondition, "CARD_DECLINED", "shop.example")
+    ]
+    direct, queued = (dict(each.metadata) for each in found)
+    assert direct == {"card": "visa"}
+    assert queued.items() > direct.items()
+    ours = {key for key in queued if key not in direct}
+    assert ours == {"rowcall_origin", "rowcall_operation", "rowcall_attempt", "rowcall_trace_id"}
+
+
+async def api_core_error(channel: grpc.aio.Channel) -> Any:
+    """The exception that google-api-core's clients get."""
+    stub = probe_pb2_grpc.ProbeServiceStub(channel)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Echo(EchoRequest(payload=b"abort with a reason"), timeout=20)
+    return from_grpc_error(caught.value)  # type: ignore[no-untyped-call]
 
 
 async def test_a_sync_servicer_answers_as_behind_grpc_aio_and_plain_grpc(

@@ -172,7 +172,7 @@ async def test_of_trailing_metadata_only_an_errors_details_come_from_behind_the_
     assert status.details[0] == rich.details[0]
     info = read_envelope(status)
     assert info is not None, "ours stands behind the handler's"
-    assert (info.metadata["origin"], info.metadata["attempt"], len(status.details)) == ("JOB", "1", 2)
+    assert (info.metadata["origin"], info.metadata["attempt"], len(status.details)) == ("JOB", "1", 3)
     assert b"the-servicer" not in status.SerializeToString()
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from functools import cache
 from uuid import UUID
 
-from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from rowcall.errors import DOMAIN, Origin, RowcallError, envelope
+from rowcall.errors import Origin, RowcallError, completed, envelope
 from rowcall.names import operation_name
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
@@ -51,15 +50,7 @@ def addressed(error: bytes, *, tenant: str, job_id: UUID, attempt: int, trace_id
     Raises google.protobuf.message.DecodeError if it is no Status.
     """
     status = Status.FromString(error)
-    for detail in status.details:
-        info = ErrorInfo()
-        if not detail.Is(ErrorInfo.DESCRIPTOR) or not detail.Unpack(info) or info.domain != DOMAIN:
-            continue
-        own = {"operation": operation_name(tenant, job_id), "attempt": str(attempt), "trace_id": trace_id}
-        missing = {key: value for key, value in own.items() if info.metadata.get(key, _UNSET) == _UNSET}
-        if missing:
-            info.metadata.update(missing)
-            detail.Pack(info)
+    completed(status, operation=operation_name(tenant, job_id), attempt=attempt, trace_id=trace_id)
     return status
 
 

@@ -22,7 +22,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from rowcall import context as calls_context
-from rowcall.errors import Origin, RowcallError, envelope, grpc_code, read_envelope, reason_name, trailers
+from rowcall.errors import Origin, RowcallError, envelope, grpc_code, our_reason, read_envelope, reason_name, trailers
 from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.edge import incoming, telemetry
@@ -274,7 +274,7 @@ def _job_failure(failure: JobFailure) -> _Refusal:
         # The job is finished: the same call again would only get the same answer.
         trailers=trailers(failure.status, no_retry=True)
         + _operation_trailer(None if info is None else info.metadata.get("operation")),
-        reason="" if info is None else info.reason,
+        reason="" if info is None else our_reason(info),
     )
 
 

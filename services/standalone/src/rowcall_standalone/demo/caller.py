@@ -16,7 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from rowcall.catalogue.model import JobMethod
-from rowcall.errors import grpc_code, read_envelope, status_of
+from rowcall.errors import grpc_code, our_reason, read_envelope, status_of
 from rowcall.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 
 OPERATION_KEY = "rowcall-operation"
@@ -30,7 +30,7 @@ class CallFailed(Exception):
     def __init__(self, reason: str, message: str, code: grpc.StatusCode, operation: str) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
-        """ErrorInfo.reason, or the code's name where the error is not one of ours."""
+        """Our reason, or the code's name where the error is not one of ours."""
         self.code = code
         self.operation = operation
         """The job's name, if there is one."""
@@ -207,7 +207,7 @@ class Caller:
         if operation.HasField("error"):
             info = read_envelope(operation.error)
             code = grpc_code(operation.error)
-            raise CallFailed(info.reason if info else code.name, operation.error.message, code, operation.name)
+            raise CallFailed(our_reason(info) if info else code.name, operation.error.message, code, operation.name)
         response = job.response_class()
         if not operation.response.Unpack(response):
             raise CallFailed(
@@ -235,4 +235,4 @@ def _failed(error: grpc.aio.AioRpcError) -> CallFailed:
     status = status_of(error)
     info = read_envelope(status)
     operation = info.metadata.get("operation", "") if info is not None else ""
-    return CallFailed(info.reason if info else error.code().name, status.message, error.code(), operation)
+    return CallFailed(our_reason(info) if info else error.code().name, status.message, error.code(), operation)

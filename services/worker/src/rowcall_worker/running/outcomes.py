@@ -115,6 +115,7 @@ def failure(state: AttemptState, error: BaseException | Status) -> Failure:
             operation=state.call.operation or "",
             attempt=state.job.attempt,
             trace_id=state.call.trace.trace_id,
+            request_id=state.job.request_id,
         )
         return Failure(status, None, _asked_delay(error.details))
     if isinstance(error, RowcallError):

@@ -11,7 +11,7 @@ import structlog
 from google.rpc.code_pb2 import Code
 
 from rowcall.context import bind
-from rowcall.errors import read_envelope
+from rowcall.errors import our_reason, read_envelope
 from rowcall.queue.model import Settlement
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.running.attempt import Attempt
@@ -34,7 +34,7 @@ def failed(attempt: Attempt, settlement: Settlement, failure: Failure, error: Ba
         "method": attempt.method.name,
         "limit": attempt.max_attempts,
         "code": Code.Name(Code.ValueType(failure.status.code)),
-        "reason": info.reason if info is not None else "",
+        "reason": our_reason(info) if info is not None else "",
     }
     if error is not None:
         fields["exc_info"] = error
