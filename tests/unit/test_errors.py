@@ -325,8 +325,29 @@ def test_handlers_error_info_that_is_too_large_is_cut_and_reaches_clients_with_o
 def test_handlers_code_that_is_none() -> None:
     status = errors.handler_status(Status(code=77, message="?"), operation=OPERATION, attempt=1, trace_id=TRACE)
     assert status.code == grpc.StatusCode.UNKNOWN.value[0]
-    with pytest.raises(ValueError, match="OK"):
-        errors.handler_status(Status(code=0), operation=OPERATION, attempt=1, trace_id=TRACE)
+    assert status.message == "?"
+    assert info_of(status).metadata["wrong"] == "the code 77 is no error's"
+    ok = errors.handler_status(Status(code=0), operation=OPERATION, attempt=1, trace_id=TRACE)
+    assert ok.code == grpc.StatusCode.UNKNOWN.value[0]
+    assert ok.message == "What the handler said is wrong: the code 0 is no error's."
+
+
+@pytest.mark.parametrize("kind", ["ErrorInfo", "RequestInfo", "RetryInfo", "BadRequest"])
+def test_handlers_detail_that_cannot_be_read_is_kept_and_named(kind: str) -> None:
+    broken = AnyMessage(type_url=f"type.googleapis.com/google.rpc.{kind}", value=b"\xff\xff")
+    debug = any_of(DebugInfo(detail="d"))
+    given_status = Status(code=14, message="later", details=[debug, broken])
+    status = errors.handler_status(given_status, operation=OPERATION, attempt=2, trace_id=TRACE)
+    assert (status.code, status.message, list(status.details[:2])) == (14, "later", [debug, broken])
+    assert dict(info_of(status).metadata) == {**OURS, "wrong": f"details[1] is no google.rpc.{kind}"}
+
+
+@pytest.mark.parametrize(("message", "kept"), [("a\x00b", "ab"), ("a\udc80b", "a?b")])
+def test_text_that_no_row_could_keep_is_mended(message: str, kept: str) -> None:
+    """Whoever it came from: a message or a name may be a handler's."""
+    status = errors.envelope(not_found(message, name=message), origin=Origin.JOB, trace_id=TRACE)
+    assert status.message == kept
+    assert info_of(status).metadata["name"] in (message, kept)
 
 
 def test_handlers_details_that_no_client_could_receive() -> None:

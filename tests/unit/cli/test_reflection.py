@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -9,6 +10,8 @@ import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
 from grpc_reflection.v1alpha.reflection_pb2 import (
     ErrorResponse,
     FileDescriptorResponse,
@@ -147,3 +150,25 @@ def test_a_payload_that_is_no_message_of_its_type_is_shown_as_bytes(fake_gateway
     while (call := fake_gateway.next_call()) is not None:
         describe(call)
     assert command.result(SECONDS).json["request"] == {"@type": ECHOED.type_url, "base64": "Cv8="}
+
+
+def test_details_and_payloads_that_json_has_no_form_for_are_shown_as_bytes(fake_gateway: FakeGateway) -> None:
+    """A handler's RetryInfo may say three million years, or not be what it says."""
+    command = fake_gateway.start("jobs", "show", NAME, "--full", "--json")
+    job = job_pb2.Job(name=NAME, priority=PRIORITY_NORMAL)
+    job.error.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=99_999_999_999_999)))
+    job.error.details.add(type_url="type.googleapis.com/google.rpc.RetryInfo", value=b"\xff")
+    job.response.Pack(Duration(seconds=99_999_999_999_999))
+    fake_gateway.take().answer(GetJobResponse(job=job))
+    while (call := fake_gateway.next_call()) is not None:
+        symbol = call.request.file_containing_symbol
+        file = (RetryInfo if symbol == "google.rpc.RetryInfo" else Duration).DESCRIPTOR.file
+        call.answer(files(file.serialized_pb))
+    shown = command.result(SECONDS).json
+    assert shown["error"]["details"] == [
+        {"@type": detail.type_url, "base64": base64.b64encode(detail.value).decode()} for detail in job.error.details
+    ]
+    assert shown["response"] == {
+        "@type": job.response.type_url,
+        "base64": base64.b64encode(job.response.value).decode(),
+    }

@@ -8,8 +8,9 @@ from typing import cast
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.json_format import Error as JsonError
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
 
@@ -153,7 +154,7 @@ def _status_json(status: Status, types: Types) -> Mapping[str, object]:
 def _detail_json(detail: Any, types: Types) -> Mapping[str, object]:
     try:
         return message_json(detail)
-    except TypeError:  # not one of google.rpc's
+    except (TypeError, ValueError, DecodeError, JsonError):  # not one of google.rpc's, or not what it says
         return types.render(detail)
 
 

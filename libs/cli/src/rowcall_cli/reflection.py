@@ -83,7 +83,8 @@ class Types:
             try:
                 message.ParseFromString(packed.value)
                 fields = json_format.MessageToDict(message, descriptor_pool=self._pool)
-            except (DecodeError, TypeError):
+            except (DecodeError, TypeError, ValueError, json_format.Error):
+                # It is not what it says, or says what JSON has no form for: a time in the year 20000.
                 pass
             else:
                 return {"@type": packed.type_url, **cast("dict[str, object]", fields)}

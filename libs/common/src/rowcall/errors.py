@@ -111,6 +111,10 @@ _HANDLER_ERROR: Final = ErrorReason.Name(ErrorReason.ERROR_REASON_HANDLER_ERROR)
 _SERVED_BY: Final = f"{DOMAIN} "
 """What RequestInfo.serving_data of ours begins with: "rowcall.dev origin=JOB trace_id=4bf9…"."""
 
+_ACTED_ON: Final[Mapping[str, type[Message]]] = MappingProxyType(
+    {kind.DESCRIPTOR.full_name: kind for kind in (ErrorInfo, RequestInfo, RetryInfo, BadRequest)}
+)
+
 _LEFT_OUT_OF_INFO: Final = "ErrorInfo.metadata"
 
 
@@ -211,7 +215,7 @@ def envelope(
 
 
 def handler_status(
-    status: Status, *, operation: str, attempt: int, trace_id: str, request_id: str | None = None
+    status: Status, *, operation: str, attempt: int, trace_id: str, request_id: str | None = None, wrong: str = ""
 ) -> Status:
     """The job's Status when its handler ended the call with a status of its own.
 
@@ -219,8 +223,8 @@ def handler_status(
     (origin JOB, operation, attempt, trace_id) under `PREFIX` in its metadata, or else one of ours, HANDLER_ERROR. Of
     several the last one is the handler's, as clients read it. One of our domain is of another call that the handler
     passes on: its reason would be taken for this job's, so it becomes the key `passed_on` (`passed_on_operation`). What
-    is left out is named under `left_out`. Details that cannot be read stay as they are. A message beyond the bound is
-    cut, and a number that is no code is UNKNOWN, as gRPC clients read it.
+    is left out is named under `left_out`. A message beyond the bound is cut. Details that cannot be read stay as they
+    are, and a number that is no error's code is UNKNOWN, as gRPC clients read it; both are named under `wrong`.
 
     Args:
         status: As the handler set it; left alone.
@@ -228,37 +232,45 @@ def handler_status(
         attempt: Which attempt, from 1.
         trace_id: 32 hex digits.
         request_id: The caller's idempotency key.
-
-    Raises:
-        ValueError: The status is OK, which is no error.
+        wrong: What else the handler said that makes no sense.
     """
-    if status.code == 0:
-        raise ValueError("an OK status is not an error")
-    code = status.code if status.code in _BY_NUMBER else grpc.StatusCode.UNKNOWN.value[0]
-    result = Status(code=code, message=_cut_message(status.message))
+    faults = [wrong] if wrong else []
+    code = status.code
+    if code == 0 or code not in _BY_NUMBER:
+        faults.append(f"the code {code} is no error's")
+        code = grpc.StatusCode.UNKNOWN.value[0]
+    result = Status(code=code)
     metadata = {"operation": operation}
     left_out: list[AnyMessage] = []
     infos: list[tuple[int, ErrorInfo]] = []
     asked: RequestInfo | None = None
     for detail in status.details:
         info, request = ErrorInfo(), RequestInfo()
-        if _unpack(detail, info):
+        if unpacked(detail, info):
             if info.domain == DOMAIN:
                 metadata["passed_on"] = info.reason
                 if "operation" in info.metadata:
                     metadata["passed_on_operation"] = info.metadata["operation"]
                 continue
             infos.append((len(result.details), info))
-        elif _unpack(detail, request):
+        elif unpacked(detail, request):
             if request.serving_data.startswith(_SERVED_BY):
                 continue
             asked = request
+        elif not _sound(detail):
+            faults.append(f"details[{len(result.details)}] is no {_type_of(detail)}")
         result.details.append(detail)
     for place, _ in reversed(infos[:-1]):
         left_out.insert(0, result.details[place])
         del result.details[place]
     if left_out:
         metadata["left_out"] = _named(left_out)
+    if faults:
+        metadata["wrong"] = "; ".join(faults)
+    message = status.message
+    if faults and not message:
+        message = f"What the handler said is wrong: {metadata['wrong']}."
+    result.message = _cut_message(message)
     ours = _our_keys(metadata, origin=Origin.JOB, trace_id=trace_id, attempt=attempt)
     if infos:
         place, info = infos[-1]
@@ -297,7 +309,7 @@ def read_envelope(status: Status) -> ErrorInfo | None:
     """
     info = ErrorInfo()
     for detail in reversed(status.details):
-        if _unpack(detail, info) and _prefix(info) is not None:
+        if unpacked(detail, info) and _prefix(info) is not None:
             if info.domain == DOMAIN:
                 return info
             ours = {key.removeprefix(PREFIX): value for key, value in info.metadata.items() if key.startswith(PREFIX)}
@@ -318,7 +330,7 @@ def completed(status: Status, *, operation: str, attempt: int, trace_id: str) ->
     own = {"operation": operation, "attempt": str(attempt), "trace_id": trace_id}
     for detail in status.details:
         info, request = ErrorInfo(), RequestInfo()
-        if _unpack(detail, info):
+        if unpacked(detail, info):
             prefix = _prefix(info)
             if prefix is None:
                 continue
@@ -326,7 +338,7 @@ def completed(status: Status, *, operation: str, attempt: int, trace_id: str) ->
             if missing:
                 info.metadata.update(missing)
                 detail.Pack(info)
-        elif _unpack(detail, request) and request.serving_data == _serving_data(Origin.JOB, ""):
+        elif unpacked(detail, request) and request.serving_data == _serving_data(Origin.JOB, ""):
             request.serving_data = _serving_data(Origin.JOB, trace_id)
             detail.Pack(request)
 
@@ -353,6 +365,20 @@ def status_of(error: grpc.RpcError) -> Status:
 def grpc_code(status: Status) -> grpc.StatusCode:
     """A Status' code as gRPC's enum; UNKNOWN for a number that is none."""
     return _BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
+
+
+def unpacked(detail: AnyMessage, message: Message) -> bool:
+    """Whether a detail is of a type, and then that message. Details may be a handler's, and need not be what they say."""
+    try:
+        return detail.Unpack(message)
+    except DecodeError:
+        return False
+
+
+def readable(text: object) -> str:
+    """A message as a row can keep it, whatever was given: Postgres's text has no NUL, UTF-8 no lone surrogates."""
+    text = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+    return text.replace("\x00", "").encode(errors="replace").decode()
 
 
 def _our_keys(
@@ -407,7 +433,17 @@ def _serving_data(origin: Origin, trace_id: str) -> str:
 
 def _named(details: Sequence[AnyMessage]) -> str:
     """Details that are left out, by type and size."""
-    return ", ".join(f"{detail.type_url.rpartition('/')[2]} ({len(detail.value)} bytes)" for detail in details)
+    return ", ".join(f"{_type_of(detail)} ({len(detail.value)} bytes)" for detail in details)
+
+
+def _type_of(detail: AnyMessage) -> str:
+    return detail.type_url.rpartition("/")[2]
+
+
+def _sound(detail: AnyMessage) -> bool:
+    """Whether a detail is what it says, as far as it is of a type that something here or in gRPC's clients acts on."""
+    kind = _ACTED_ON.get(_type_of(detail))
+    return kind is None or not detail.Is(kind.DESCRIPTOR) or unpacked(detail, kind())
 
 
 def _add(status: Status, detail: Message) -> None:
@@ -420,6 +456,7 @@ def _wire_size(text: str) -> int:
 
 
 def _cut_message(message: str) -> str:
+    message = readable(message)
     if _wire_size(message) <= MAX_MESSAGE_BYTES:
         return message
     size = _wire_size("…")
@@ -431,18 +468,10 @@ def _cut_message(message: str) -> str:
 
 
 def _cut_value(value: str) -> str:
-    data = value.encode()
+    data = value.encode(errors="replace")
     if len(data) <= MAX_VALUE_BYTES:
-        return value
+        return data.decode()
     return data[: MAX_VALUE_BYTES - len("…".encode())].decode(errors="ignore") + "…"
-
-
-def _unpack(detail: AnyMessage, message: Message) -> bool:
-    """Whether a detail is of a type, and then that message. Details may be a handler's, and need not be what they say."""
-    try:
-        return detail.Unpack(message)
-    except DecodeError:
-        return False
 
 
 def _pushback(status: Status) -> int | None:
@@ -451,7 +480,7 @@ def _pushback(status: Status) -> int | None:
     Nothing for a job's error: the same call would get the same answer, and a RetryInfo in it is the handler's.
     """
     info = RetryInfo()
-    if not any(_unpack(detail, info) for detail in status.details):
+    if not any(unpacked(detail, info) for detail in status.details):
         return None
     ours = read_envelope(status)
     if ours is None or ours.metadata["origin"] == Origin.JOB:
@@ -494,7 +523,7 @@ def _fit(status: Status, most: int) -> tuple[Status, list[AnyMessage]]:
 def _name_left_out(status: Status, left_out: Sequence[AnyMessage]) -> None:
     info = ErrorInfo()
     for detail in status.details:
-        if _unpack(detail, info):
+        if unpacked(detail, info):
             key = ("" if info.domain == DOMAIN else PREFIX) + "left_out"
             before = [info.metadata[key]] if key in info.metadata else []
             info.metadata[key] = _cut_value(", ".join([*before, _named(left_out)]))
@@ -504,14 +533,14 @@ def _name_left_out(status: Status, left_out: Sequence[AnyMessage]) -> None:
 def _is_ours(detail: AnyMessage) -> bool:
     """Whether a detail is our ErrorInfo, or has our keys, or is our RequestInfo."""
     info, request = ErrorInfo(), RequestInfo()
-    if _unpack(detail, info):
+    if unpacked(detail, info):
         return _prefix(info) is not None
-    return _unpack(detail, request) and request.serving_data.startswith(_SERVED_BY)
+    return unpacked(detail, request) and request.serving_data.startswith(_SERVED_BY)
 
 
 def _fitted_violations(detail: AnyMessage, room: int) -> AnyMessage:
     request = BadRequest()
-    if detail.ByteSize() <= room or not _unpack(detail, request):
+    if detail.ByteSize() <= room or not unpacked(detail, request):
         return detail
     fitted = BadRequest()
     last = BadRequest.FieldViolation(description=MORE_VIOLATIONS)

@@ -32,7 +32,8 @@ from rowcall.probe.v1.probe_pb2 import (
 )
 from rowcall.queue.model import JobRow
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
-from rowcall_worker import finished
+from rowcall_worker import Snooze, finished
+from rowcall_worker.running import outcomes
 from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_worker import Call, Calls, PolicyChanges, Workers, error_of, serve
 from tests.support.waiting import until
@@ -386,6 +387,86 @@ async def test_a_message_that_no_row_could_keep_is_mended(
     assert (status.code, status.message) == (Code.NOT_FOUND, message)
 
 
+def unreadable() -> Status:
+    """UNAVAILABLE, with a RetryInfo that is none."""
+    status = Status(code=Code.UNAVAILABLE, message="later")
+    status.details.add(type_url="type.googleapis.com/google.rpc.RetryInfo", value=b"\xff\xff\xff")
+    return status
+
+
+def for_ever() -> Status:
+    """UNAVAILABLE, to be tried again in three million years."""
+    status = Status(code=Code.UNAVAILABLE, message="later")
+    status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=99_999_999_999_999)))
+    return status
+
+
+async def test_what_a_handler_says_in_a_wrong_way_is_told_as_that(calls: Calls, workers: Workers) -> None:
+    """Never as a fault of ours that says nothing: code, message, details and attempts are the handler's."""
+
+    async def echo(request: EchoRequest, context: Any) -> EchoResponse:
+        if request.payload == b"text for a code":
+            context.set_code("NOT_FOUND")
+            context.set_details("by its name")
+        if request.payload == b"text for a code, aborted":
+            await context.abort("NOT_FOUND", "by its name")
+        if request.payload == b"unreadable":
+            await context.abort_with_status(rpc_status.to_status(unreadable()))
+        return EchoResponse()
+
+    async def run(request: RunRequest, context: AsyncJobContext) -> Operation:
+        return Operation(done=True, error=Status(code=int(request.payload), message="fine\x00?"))
+
+    await workers.start(serve(echo=echo, run=run))
+    twice: PolicyChanges = {**AT_ONCE, "max_attempts": 2}
+    found: dict[str, tuple[int, str, int, str]] = {}
+    for case in ("text for a code", "text for a code, aborted", "unreadable"):
+        row = await calls.done(await calls.submit("Echo", EchoRequest(payload=case.encode()), policy=twice))
+        found[case] = (error_of(row).code, error_of(row).message, row.attempt, info_of(row).metadata["wrong"])
+        if case == "unreadable":
+            assert error_of(row).details[0] == unreadable().details[0]
+    for code in (0, 999):
+        row = await calls.done(await calls.submit("Run", RunRequest(payload=b"%d" % code), policy=twice))
+        found[f"code {code}"] = (error_of(row).code, error_of(row).message, row.attempt, info_of(row).metadata["wrong"])
+    text = (Code.UNKNOWN, "by its name", 1, "the code 'NOT_FOUND' is no grpc.StatusCode")
+    assert found == {
+        "text for a code": text,
+        "text for a code, aborted": text,
+        "unreadable": (Code.UNAVAILABLE, "later", 2, "details[0] is no google.rpc.RetryInfo"),
+        "code 0": (Code.UNKNOWN, "fine?", 1, "the code 0 is no error's"),
+        "code 999": (Code.UNKNOWN, "fine?", 1, "the code 999 is no error's"),
+    }
+
+
+async def test_a_retry_info_that_no_clock_can_count_is_a_day(calls: Calls, workers: Workers) -> None:
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        await context.abort_with_status(rpc_status.to_status(for_ever()))
+
+    await workers.start(serve(echo=echo))
+    job = await calls.submit("Echo", EchoRequest(), policy=AT_ONCE)
+    row = await calls.until(job, lambda row: row.state == JobState.JOB_STATE_SCHEDULED)
+    assert timedelta(hours=23) < row.run_at - row.created_at < timedelta(hours=25)
+    [first] = row.attempts
+    assert first.error is not None
+    assert Status.FromString(first.error).details[0] == for_ever().details[0]
+
+
+class Unlike(Snooze):
+    """An outcome value of the handler's own that does not hold what ours does."""
+
+    def __init__(self) -> None:
+        pass
+
+
+async def test_an_outcome_value_that_is_not_like_ours_is_an_exception(calls: Calls, workers: Workers) -> None:
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        raise Unlike
+
+    await workers.start(serve(echo=echo))
+    row = await calls.done(await calls.submit("Echo", EchoRequest(), policy={**AT_ONCE, "max_attempts": 2}))
+    assert (row.attempt, info_of(row).reason) == (2, "HANDLER_EXCEPTION")
+
+
 async def test_codes_may_be_plain_numbers(calls: Calls, workers: Workers) -> None:
     async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
         number: Any = int(request.payload)
@@ -400,11 +481,18 @@ async def test_codes_may_be_plain_numbers(calls: Calls, workers: Workers) -> Non
     assert codes == {0: Code.OK, 5: Code.NOT_FOUND, 99: Code.UNKNOWN}
 
 
-async def test_an_outcome_that_cannot_be_made_fails_the_job(calls: Calls, workers: Workers) -> None:
-    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
-        code: Any = "not a code"
-        await context.abort(code, "no")
+async def test_an_outcome_that_cannot_be_made_fails_the_job(
+    calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of ours: whatever a handler says comes to something."""
 
+    def fault(state: object) -> None:
+        raise LookupError
+
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        return EchoResponse()
+
+    monkeypatch.setattr(outcomes, "said_status", fault)
     await workers.start(serve(echo=echo))
     row = await calls.done(await calls.submit("Echo", EchoRequest()))
     assert row.state == JobState.JOB_STATE_FAILED

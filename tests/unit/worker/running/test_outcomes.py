@@ -5,26 +5,32 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import grpc
 import grpc.aio
 import pytest
 from google.longrunning.operations_pb2 import Operation
+from google.protobuf.descriptor_pb2 import UninterpretedOption
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.empty_pb2 import Empty
 from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import DebugInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowcall.errors import RowcallError
+from rowcall.errors import RowcallError, read_envelope
 from rowcall.probe.v1.probe_pb2 import EchoResponse, RunResponse
 from rowcall.queue.model import ClaimedJob, PolicyRow
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
-from rowcall_worker import OperationFailed, finished, response
+from rowcall_worker import Fail, OperationFailed, finished, response
 from rowcall_worker.running import outcomes
 from rowcall_worker.serving.attempt import AttemptState
 from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
+from rowcall_worker.serving.handlers import ServedMethod
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -153,7 +159,8 @@ async def test_a_context_remembers_as_grpcs_own() -> None:
     # As grpc.Server: ending as aborted and as OK at once is a fault.
     said = outcomes.said_status(attempt)
     assert said is not None
-    assert (said.code, said.message) == (Code.UNKNOWN, "")
+    assert (said.status.code, said.status.message) == (Code.UNKNOWN, "")
+    assert said.wrong == "abort was called with OK, which is no error's code"
     with pytest.raises(grpc.aio.UsageError, match="already"):
         await context.abort(grpc.StatusCode.INTERNAL, "again")
 
@@ -165,8 +172,132 @@ def test_a_sync_context_can_cancel_itself() -> None:
     assert context.cancelled()
     said = outcomes.said_status(attempt)
     assert said is not None
-    assert outcomes.settlement(attempt, policy(), outcomes.failure(attempt, said)).state == (
+    assert outcomes.settlement(attempt, policy(), outcomes.failure(attempt, said.status)).state == (
         JobState.JOB_STATE_CANCELLED
     )
     assert attempt.finish() == []
     assert not context.add_callback(lambda: None)
+
+
+def retry_info(seconds: int, nanos: int = 0) -> Status:
+    """UNAVAILABLE, and when to come back."""
+    status = Status(code=Code.UNAVAILABLE, message="later")
+    status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=seconds, nanos=nanos)))
+    return status
+
+
+@pytest.mark.parametrize(
+    ("seconds", "nanos", "least"),
+    [
+        (99_999_999_999_999, 0, timedelta(days=1)),
+        (2**63 - 1, 2**31 - 1, timedelta(days=1)),
+        (0, -(2**31), timedelta(0)),
+        (-(2**63), 0, timedelta(0)),
+        (90, 500_000_000, timedelta(seconds=90.5)),
+    ],
+)
+def test_a_retry_info_may_say_anything(seconds: int, nanos: int, least: timedelta) -> None:
+    failed = outcomes.failure(state(), retry_info(seconds, nanos))
+    settlement = outcomes.settlement(state(), policy(), failed)
+    assert settlement.state == JobState.JOB_STATE_SCHEDULED
+    assert settlement.delay is not None
+    assert least <= settlement.delay <= least + timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("NOT_FOUND", "the code 'NOT_FOUND' is no grpc.StatusCode"),
+        (99, "the code 99 is no grpc.StatusCode"),
+        (-1, "the code -1 is no grpc.StatusCode"),
+        (5.0, "the code of type float is no grpc.StatusCode"),
+        ("The card 4111 1111 1111 1111 was declined.", "the code of type str is no grpc.StatusCode"),
+    ],
+)
+def test_a_code_that_is_none_is_unknown_and_named(code: Any, wrong: str) -> None:
+    attempt = state()
+    context = SyncJobContext(attempt)
+    context.set_code(code)
+    context.set_details("its text")
+    said = outcomes.said_status(attempt)
+    assert said is not None
+    failed = outcomes.failure(attempt, said.status, wrong=said.wrong)
+    assert (failed.status.code, failed.status.message) == (Code.UNKNOWN, "its text")
+    info = read_envelope(failed.status)
+    assert info is not None
+    assert info.metadata["wrong"] == wrong
+
+
+def test_a_trailer_that_is_no_status_is_named() -> None:
+    attempt = state()
+    context = SyncJobContext(attempt)
+    context.set_code(grpc.StatusCode.NOT_FOUND)
+    context.set_trailing_metadata([("grpc-status-details-bin", b"\xff"), ("x", "y")])
+    said = outcomes.said_status(attempt)
+    assert said is not None
+    assert (said.status, said.wrong) == (
+        Status(code=Code.NOT_FOUND),
+        "the trailer grpc-status-details-bin is no google.rpc.Status",
+    )
+
+
+class Textless:
+    """What is no text, and cannot be made one."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(("details", "message"), [(None, ""), (Textless(), "<Textless>"), (7, "7")])
+def test_details_that_are_no_text_do_not_cost_the_code(details: Any, message: str) -> None:
+    attempt = state()
+    context = SyncJobContext(attempt)
+    context.set_code(grpc.StatusCode.NOT_FOUND)
+    context.set_details(details)
+    said = outcomes.said_status(attempt)
+    assert said is not None
+    assert said.status == Status(code=Code.NOT_FOUND, message=message)
+
+
+def test_a_detail_of_fail_that_lacks_what_it_requires_is_named() -> None:
+    # FileDescriptorProto's neighbour UninterpretedOption.NamePart is proto2, with required fields.
+    broken = UninterpretedOption.NamePart()
+    value = Fail(grpc.StatusCode.DATA_LOSS, "The page is torn.", [broken, DebugInfo(detail="d")])
+    failed = outcomes.said_value(state(), value)
+    assert isinstance(failed, outcomes.Failure)
+    assert (failed.status.code, failed.status.message, failed.retry) == (Code.DATA_LOSS, "The page is torn.", False)
+    kept = DebugInfo()
+    assert failed.status.details[0].Unpack(kept)
+    info = read_envelope(failed.status)
+    assert info is not None
+    assert info.metadata["wrong"] == (
+        "a detail of Fail, a google.protobuf.UninterpretedOption.NamePart, lacks fields that it requires"
+    )
+
+
+def test_details_of_fail_are_messages() -> None:
+    with pytest.raises(TypeError, match="protobuf messages, not str"):
+        Fail(grpc.StatusCode.DATA_LOSS, "The page is torn.", ["page 4"])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("type_url", ["", "x", "type.googleapis.com/a\x00b"])
+def test_a_response_of_no_type_is_told_as_that(type_url: str) -> None:
+    """Postgres's text has no NUL."""
+    answered = Operation(done=True)
+    answered.response.type_url = type_url
+    method = ServedMethod(
+        "s.S/M",
+        lambda *_: Empty(),
+        Empty.FromString,
+        Empty.SerializeToString,
+        is_async=False,
+        request_type="google.protobuf.Empty",
+        response_type="google.protobuf.Empty",
+        returns_operation=True,
+    )
+    with pytest.raises(RowcallError) as caught:
+        outcomes.encode_result(method, answered, max_bytes=100)
+    settlement = outcomes.settlement(state(), policy(), outcomes.failure(state(), caught.value))
+    assert settlement.error_message is not None
+    assert "\x00" not in settlement.error_message
+    assert settlement.error_code == Code.INTERNAL

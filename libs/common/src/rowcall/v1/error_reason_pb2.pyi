@@ -101,8 +101,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_JOB_CANCELLED: _ErrorReason.ValueType  # 20
     """CANCELLED, of the job. Somebody cancelled it. Keys: operation."""
     ERROR_REASON_HANDLER_ERROR: _ErrorReason.ValueType  # 21
-    """Any code, of the job. The handler ended the call with this status itself; its
-    own details stand beside this one. Keys: operation, attempt.
+    """Any code, of the job. The handler ended the call with this status itself and
+    gave no ErrorInfo; its other details stand beside this one. Keys: operation,
+    attempt; wrong, if what it said makes no sense in part, and what; passed_on and passed_on_operation, if it passed on another call's
+    error of this domain.
     """
     ERROR_REASON_HANDLER_EXCEPTION: _ErrorReason.ValueType  # 22
     """UNKNOWN, of the job. The handler raised an exception, and no attempt is left.
@@ -193,7 +195,15 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     prefix "ERROR_REASON_", in the domain "rowcall.dev". Each comment says the
     cause, what the caller can do, and the keys of ErrorInfo.metadata. Every
     error carries "origin" (GATEWAY, WORKER or JOB) and "trace_id"; errors of a job
-    carry "operation" and "attempt" too. Keys and reasons never disappear.
+    carry "operation" and "attempt" too, and one whose details were too large
+    "left_out": their types and sizes. Keys and reasons never disappear.
+
+    An error has one ErrorInfo. Where a job's handler gave one of its own, that is
+    it: domain, reason and metadata are the handler's, and these keys stand in it
+    as "rowcall_origin", "rowcall_trace_id", "rowcall_operation" and so on; its
+    reason is then none of these. google.rpc.RequestInfo.serving_data says
+    "rowcall.dev origin=JOB trace_id=…" in every error whose handler gave no
+    RequestInfo.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -275,8 +285,10 @@ over. Keys: operation.
 ERROR_REASON_JOB_CANCELLED: ErrorReason.ValueType  # 20
 """CANCELLED, of the job. Somebody cancelled it. Keys: operation."""
 ERROR_REASON_HANDLER_ERROR: ErrorReason.ValueType  # 21
-"""Any code, of the job. The handler ended the call with this status itself; its
-own details stand beside this one. Keys: operation, attempt.
+"""Any code, of the job. The handler ended the call with this status itself and
+gave no ErrorInfo; its other details stand beside this one. Keys: operation,
+attempt; wrong, if what it said makes no sense in part, and what; passed_on and passed_on_operation, if it passed on another call's
+error of this domain.
 """
 ERROR_REASON_HANDLER_EXCEPTION: ErrorReason.ValueType  # 22
 """UNKNOWN, of the job. The handler raised an exception, and no attempt is left.

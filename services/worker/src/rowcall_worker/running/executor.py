@@ -217,7 +217,9 @@ class Executor:
         if said is not None and not (isinstance(error, TransactionFault) and error.stands):
             # It stands whatever became of the exception, and the response is discarded: as in gRPC.
             return settlements.failed(
-                attempt, outcomes.failure(attempt, said), error if attempt.abort is None else None
+                attempt,
+                outcomes.failure(attempt, said.status, wrong=said.wrong),
+                error if attempt.abort is None else None,
             )
         if error is not None:
             return settlements.raised(attempt, error)

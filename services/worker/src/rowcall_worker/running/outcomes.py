@@ -17,17 +17,17 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 import grpc
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError, EncodeError, Message
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
-from rowcall.errors import DETAILS_KEY, Origin, RowcallError, envelope, handler_status
+from rowcall.errors import DETAILS_KEY, Origin, RowcallError, envelope, handler_status, readable, unpacked
 from rowcall.queue.model import PolicyRow, Settlement
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
@@ -41,6 +41,9 @@ TRANSIENT: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.AB
 
 _MAX_DELAY: Final = timedelta(days=1)
 """The longest wait that a handler's RetryInfo may ask for."""
+
+_SHOWN: Final = 40
+"""Characters of what was given for a code that are told: a name fits, a message need not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +92,47 @@ def encode_result(method: ServedMethod, result: object, *, max_bytes: int) -> by
     return encoded
 
 
-def said_status(state: AttemptState) -> Status | None:
-    """The status that the handler gave by abort or set_code, with the details of its trailing metadata; None if none."""
-    if state.code is None:
+class Said(NamedTuple):
+    """A status that the handler gave by abort or set_code."""
+
+    status: Status
+    """With the details of the trailing metadata."""
+    wrong: str
+    """What in it makes no sense; empty if all does."""
+
+
+def said_status(state: AttemptState) -> Said | None:
+    """The status that the handler gave by abort or set_code; None if it gave none."""
+    code: object = state.code
+    if code is None:
         return None
-    number = _number(state.code)
+    wrong = [state.wrong] if state.wrong else []
+    number = _number(code)
     if number == Code.OK:
         return None
-    message = _text(state.details)
+    if number is None:
+        wrong.append(f"the code {_shown(code)} is no grpc.StatusCode")
+        number = int(Code.UNKNOWN)
+    status = Status(code=number, message=_text(state.details))
     for key, value in state.trailing_metadata:
         if key == DETAILS_KEY and isinstance(value, bytes):
             try:
-                rich = Status.FromString(value)
+                status.details.extend(Status.FromString(value).details)
             except DecodeError:
+                wrong.append(f"the trailer {DETAILS_KEY} is no google.rpc.Status")
                 continue
-            return Status(code=number, message=message, details=rich.details)
-    return Status(code=number, message=message)
+            break
+    return Said(status, "; ".join(wrong))
 
 
-def failure(state: AttemptState, error: BaseException | Status) -> Failure:
-    """The failure that an exception, or a status the handler gave, comes to."""
+def failure(state: AttemptState, error: BaseException | Status, *, wrong: str = "") -> Failure:
+    """The failure that an exception, or a status the handler gave, comes to.
+
+    Args:
+        state: The attempt.
+        error: What the handler raised or gave.
+        wrong: What in the status makes no sense, beyond what can be seen of it.
+    """
     if isinstance(error, Status):
         status = handler_status(
             error,
@@ -116,6 +140,7 @@ def failure(state: AttemptState, error: BaseException | Status) -> Failure:
             attempt=state.job.attempt,
             trace_id=state.call.trace.trace_id,
             request_id=state.job.request_id,
+            wrong=wrong,
         )
         return Failure(status, None, _asked_delay(error.details))
     if isinstance(error, RowcallError):
@@ -144,10 +169,16 @@ def said_value(state: AttemptState, value: OutcomeValue) -> Failure | timedelta:
         status = Status(code=Code.UNAVAILABLE, message=_text(str(value)))
         return replace(failure(state, status), retry=True, delay=value.delay)
     if isinstance(value, Fail):
-        status = Status(code=_number(value.code), message=_text(value.message))
+        status, wrong = Status(code=value.code.value[0], message=_text(value.message)), ""
         for detail in value.details:
-            status.details.add().Pack(detail)
-        return replace(failure(state, status), retry=False)
+            packed = AnyMessage()
+            try:
+                packed.Pack(detail)
+            except EncodeError:
+                wrong = f"a detail of Fail, a {detail.DESCRIPTOR.full_name}, lacks fields that it requires"
+            else:
+                status.details.append(packed)
+        return replace(failure(state, status, wrong=wrong), retry=False)
     status = Status(code=Code.CANCELLED, message=_text(str(value)))
     return replace(failure(state, status), retry=False)
 
@@ -287,18 +318,28 @@ def _type_name(value: object) -> str:
 def _asked_delay(details: Iterable[AnyMessage]) -> timedelta:
     info = RetryInfo()
     for detail in details:
-        if detail.Is(RetryInfo.DESCRIPTOR) and detail.Unpack(info):
-            return info.retry_delay.ToTimedelta()
+        if unpacked(detail, info):
+            # By hand: a Duration may say more than a timedelta can.
+            return timedelta(seconds=max(0, min(info.retry_delay.seconds, _MAX_DELAY.total_seconds()))) + timedelta(
+                microseconds=info.retry_delay.nanos // 1000
+            )
     return timedelta(0)
 
 
-def _number(code: grpc.StatusCode | int) -> int:
-    """A code's number; UNKNOWN for what is none (gRPC takes plain numbers too)."""
+def _number(code: object) -> int | None:
+    """A code's number (gRPC takes plain ones too); None for what is no code."""
     number = code.value[0] if isinstance(code, grpc.StatusCode) else code
-    return number if 0 <= number <= Code.UNAUTHENTICATED else int(Code.UNKNOWN)
+    return number if isinstance(number, int) and 0 <= number <= Code.UNAUTHENTICATED else None
+
+
+def _shown(code: object) -> str:
+    """What was given as a code, for its author: as it was written where that is short, else its type."""
+    return repr(code) if isinstance(code, (str, int)) and len(str(code)) <= _SHOWN else f"of type {type(code).__name__}"
 
 
 def _text(details: object) -> str:
-    """A message as a row can keep it, whatever the handler gave: Postgres's text has no NUL, UTF-8 no lone surrogates."""
-    text = details.decode(errors="replace") if isinstance(details, bytes) else str(details)
-    return text.replace("\x00", "").encode(errors="replace").decode()
+    """A message as a row can keep it, whatever the handler gave."""
+    try:
+        return "" if details is None else readable(details)
+    except Exception:  # noqa: BLE001  what is no text may raise anything when it is made one
+        return f"<{type(details).__name__}>"

@@ -36,6 +36,8 @@ def failed(attempt: Attempt, settlement: Settlement, failure: Failure, error: Ba
         "code": Code.Name(Code.ValueType(failure.status.code)),
         "reason": our_reason(info) if info is not None else "",
     }
+    if info is not None and "wrong" in info.metadata:
+        fields["wrong"] = info.metadata["wrong"]
     if error is not None:
         fields["exc_info"] = error
     with bind(attempt.call):

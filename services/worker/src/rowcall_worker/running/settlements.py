@@ -20,7 +20,10 @@ def raised(attempt: Attempt, error: BaseException) -> Settlement:
     """The settlement of an attempt whose handler raised: something unexpected, or what it wants to come of its job."""
     if not isinstance(error, OutcomeValue):
         return failed(attempt, outcomes.failure(attempt, error), error)
-    came_to = outcomes.said_value(attempt, error)
+    try:
+        came_to = outcomes.said_value(attempt, error)
+    except Exception as fault:  # noqa: BLE001  a class of the handler's own need not hold what ours do
+        return failed(attempt, outcomes.failure(attempt, fault), fault)
     if isinstance(came_to, outcomes.Failure):
         return failed(attempt, came_to)
     if attempt.stop is Stop.CANCELLED:

@@ -46,6 +46,7 @@ class AttemptState:
         "trailing_metadata",
         "transaction",
         "worker",
+        "wrong",
     )
 
     def __init__(self, job: ClaimedJob, *, worker: str, max_attempts: int, deadline: float | None = None) -> None:
@@ -64,6 +65,8 @@ class AttemptState:
         """What set_code or abort said."""
         self.details = ""
         """What set_details or abort said."""
+        self.wrong = ""
+        """What abort said that makes no sense; empty if it did."""
         self.trailing_metadata: tuple[tuple[str, str | bytes], ...] = ()
         """What set_trailing_metadata or abort said."""
         self.abort: grpc.aio.AbortError | None = None

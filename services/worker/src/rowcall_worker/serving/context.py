@@ -226,9 +226,10 @@ class JobContext:
         if state.abort is not None:
             raise grpc.aio.UsageError("Abort already called!")
         state.abort = grpc.aio.AbortError("Locally aborted.")
-        if code is grpc.StatusCode.OK:
+        if code in (grpc.StatusCode.OK, 0):
             # As grpc.Server has it: ending a call as aborted and as OK at once is a fault of the handler.
             state.code, state.details = grpc.StatusCode.UNKNOWN, ""
+            state.wrong = "abort was called with OK, which is no error's code"
         else:
             state.code = code
             state.details = details or state.details

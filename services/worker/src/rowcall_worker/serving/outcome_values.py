@@ -64,12 +64,16 @@ class Fail(OutcomeValue):
             message: Its message.
             details: Messages for its details, of google.rpc or your own.
 
-        Raises ValueError for a code that is no failure, TypeError for one that is no grpc.StatusCode.
+        Raises ValueError for a code that is no failure, TypeError for one that is no grpc.StatusCode and for details
+        that are no messages.
         """
         if not isinstance(code, grpc.StatusCode):
             raise TypeError(f"Fail needs a grpc.StatusCode, not {code!r}")
         if code in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED):
             raise ValueError(f"{code.name} is no failure: return a response, or raise Cancel")
+        for detail in details:
+            if not isinstance(detail, Message):
+                raise TypeError(f"Fail's details are protobuf messages, not {type(detail).__name__}")
         super().__init__(f"{code.name}: {message}")
         self.code = code
         self.message = message
