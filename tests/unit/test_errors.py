@@ -159,7 +159,7 @@ def wire_size(text: str) -> int:
     return sum(1 if 0x20 <= byte <= 0x7E and byte != ord("%") else 3 for byte in text.encode())
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=2000))
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=2000))
 @example("x" * 5000)
 @example("é" * 5000)
 @example("%" * 5000)
@@ -261,7 +261,11 @@ def test_last_of_several_error_infos_counts_and_the_others_are_named() -> None:
     """As clients have it that read one of them."""
     first = ErrorInfo(reason="FIRST", domain="bank.example")
     status = of_handler(first, DebugInfo(detail="d"), DECLINED)
-    assert [detail.type_url.rpartition(".")[2] for detail in status.details] == ["DebugInfo", "ErrorInfo", "RequestInfo"]
+    assert [detail.type_url.rpartition(".")[2] for detail in status.details] == [
+        "DebugInfo",
+        "ErrorInfo",
+        "RequestInfo",
+    ]
     [info] = read(status, ErrorInfo)
     assert info.reason == "CARD_DECLINED"
     assert info.metadata["rowcall_left_out"] == f"google.rpc.ErrorInfo ({first.ByteSize()} bytes)"
@@ -304,7 +308,9 @@ def test_handler_that_passes_on_another_calls_error() -> None:
 
 def test_handler_that_passes_on_another_jobs_own_error() -> None:
     """The other job's handler had an ErrorInfo: it is this one's too, with our keys of this job."""
-    inner = errors.handler_status(Status(code=5, details=[any_of(DECLINED)]), operation="x", attempt=1, trace_id="1" * 32)
+    inner = errors.handler_status(
+        Status(code=5, details=[any_of(DECLINED)]), operation="x", attempt=1, trace_id="1" * 32
+    )
     outer = errors.handler_status(inner, operation=OPERATION, attempt=2, trace_id=TRACE)
     [info] = read(outer, ErrorInfo)
     assert (info.reason, info.metadata["card"]) == ("CARD_DECLINED", "visa")

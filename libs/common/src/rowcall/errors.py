@@ -8,7 +8,8 @@ one table below. Nothing here carries a stack trace, SQL text or a payload.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Final
@@ -49,6 +50,10 @@ above is refused by grpcio at random, 8.4 KB once in forty calls, 16 KB always (
 
 _ROOM_FOR_NAMES: Final = MAX_VALUE_BYTES + 64
 """What the names of details that do not fit may take, with their key."""
+
+MAX_KEPT_BYTES: Final = 8192
+"""What the Status of a job or an attempt may take in the row. A job shows a hundred attempts with theirs, beside a request and
+a response of 1 MiB each, and clients take 4 MiB by default."""
 
 MORE_VIOLATIONS: Final = "there are more violations than an error can carry; mend these first"
 """The description of the last violation in a BadRequest that does not have them all."""
@@ -239,47 +244,65 @@ def handler_status(
     if code == 0 or code not in _BY_NUMBER:
         faults.append(f"the code {code} is no error's")
         code = grpc.StatusCode.UNKNOWN.value[0]
-    result = Status(code=code)
-    metadata = {"operation": operation}
-    left_out: list[AnyMessage] = []
-    infos: list[tuple[int, ErrorInfo]] = []
-    asked: RequestInfo | None = None
-    for detail in status.details:
+    said = _said(status.details)
+    faults += said.faults
+    metadata = {"operation": operation, **said.passed_on}
+    if said.left_out:
+        metadata["left_out"] = _named(said.left_out)
+    message = status.message
+    if faults:
+        metadata["wrong"] = "; ".join(faults)
+        message = message or f"What the handler said is wrong: {metadata['wrong']}."
+    result = Status(code=code, message=_cut_message(message), details=said.details)
+    ours = _our_keys(metadata, origin=Origin.JOB, trace_id=trace_id, attempt=attempt)
+    if said.info is None:
+        _add(result, _error_info(ErrorReason.ERROR_REASON_HANDLER_ERROR, ours))
+    else:
+        result.details[said.place].Pack(_stamped(said.info, ours))
+    if not said.request_info:
+        _add(result, _request_info(request_id, origin=Origin.JOB, trace_id=trace_id))
+    return result
+
+
+@dataclass(slots=True)
+class _Said:
+    """The details of a handler's status, sorted out."""
+
+    details: list[AnyMessage] = field(default_factory=list)
+    """What stays of them."""
+    info: ErrorInfo | None = None
+    """The handler's own ErrorInfo."""
+    place: int = 0
+    """Its place in the details."""
+    request_info: bool = False
+    """Whether there is a RequestInfo of the handler's own."""
+    passed_on: dict[str, str] = field(default_factory=dict)
+    """Of another call's error that is passed on."""
+    left_out: list[AnyMessage] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+def _said(details: Iterable[AnyMessage]) -> _Said:
+    said = _Said()
+    for detail in details:
         info, request = ErrorInfo(), RequestInfo()
         if unpacked(detail, info):
             if info.domain == DOMAIN:
-                metadata["passed_on"] = info.reason
+                said.passed_on["passed_on"] = info.reason
                 if "operation" in info.metadata:
-                    metadata["passed_on_operation"] = info.metadata["operation"]
+                    said.passed_on["passed_on_operation"] = info.metadata["operation"]
                 continue
-            infos.append((len(result.details), info))
+            if said.info is not None:
+                said.left_out.append(said.details.pop(said.place))
+            said.info, said.place = info, len(said.details)
         elif unpacked(detail, request):
             if request.serving_data.startswith(_SERVED_BY):
                 continue
-            asked = request
+            said.request_info = True
         elif not _sound(detail):
-            faults.append(f"details[{len(result.details)}] is no {_type_of(detail)}")
-        result.details.append(detail)
-    for place, _ in reversed(infos[:-1]):
-        left_out.insert(0, result.details[place])
-        del result.details[place]
-    if left_out:
-        metadata["left_out"] = _named(left_out)
-    if faults:
-        metadata["wrong"] = "; ".join(faults)
-    message = status.message
-    if faults and not message:
-        message = f"What the handler said is wrong: {metadata['wrong']}."
-    result.message = _cut_message(message)
-    ours = _our_keys(metadata, origin=Origin.JOB, trace_id=trace_id, attempt=attempt)
-    if infos:
-        place, info = infos[-1]
-        result.details[place - len(left_out)].Pack(_stamped(info, ours))
-    else:
-        _add(result, _error_info(ErrorReason.ERROR_REASON_HANDLER_ERROR, ours))
-    if asked is None:
-        _add(result, _request_info(request_id, origin=Origin.JOB, trace_id=trace_id))
-    return result
+            said.faults.append(f"details[{len(said.details)}] is no {_type_of(detail)}")
+        said.details.append(detail)
+    return said
 
 
 def trailers(status: Status, *, no_retry: bool = False) -> tuple[tuple[str, str | bytes], ...]:
@@ -292,7 +315,7 @@ def trailers(status: Status, *, no_retry: bool = False) -> tuple[tuple[str, str 
         status: What `envelope` or `handler_status` made; pass its code and message to gRPC unchanged.
         no_retry: Tells gRPC's own retries not to repeat the call (RowcallError.no_retry).
     """
-    result: list[tuple[str, str | bytes]] = [(DETAILS_KEY, _fitted(status).SerializeToString())]
+    result: list[tuple[str, str | bytes]] = [(DETAILS_KEY, fitted(status, MAX_DETAILS_BYTES).SerializeToString())]
     if no_retry:
         result.append((PUSHBACK_KEY, "-1"))
     else:
@@ -300,6 +323,21 @@ def trailers(status: Status, *, no_retry: bool = False) -> tuple[tuple[str, str 
         if pushback is not None:
             result.append((PUSHBACK_KEY, str(pushback)))
     return tuple(result)
+
+
+def fitted(status: Status, most: int) -> Status:
+    """The same Status with as many of its details as so many bytes can carry, in their order.
+
+    What is left out is named, by type and size, under the key `left_out` of the ErrorInfo, which is always there.
+    """
+    if status.ByteSize() <= most:
+        return status
+    made, left_out = _fit(status, most)
+    if left_out and any(_is_ours(detail) for detail in made.details):
+        # Once more, with room for the names.
+        made, left_out = _fit(status, most - _ROOM_FOR_NAMES)
+        _name_left_out(made, left_out)
+    return made
 
 
 def read_envelope(status: Status) -> ErrorInfo | None:
@@ -381,9 +419,7 @@ def readable(text: object) -> str:
     return text.replace("\x00", "").encode(errors="replace").decode()
 
 
-def _our_keys(
-    metadata: Mapping[str, str], *, origin: Origin, trace_id: str, attempt: int | None
-) -> Mapping[str, str]:
+def _our_keys(metadata: Mapping[str, str], *, origin: Origin, trace_id: str, attempt: int | None) -> Mapping[str, str]:
     ours = {key: _cut_value(value) for key, value in metadata.items()}
     ours["origin"] = origin.value
     ours["trace_id"] = trace_id
@@ -443,7 +479,7 @@ def _type_of(detail: AnyMessage) -> str:
 def _sound(detail: AnyMessage) -> bool:
     """Whether a detail is what it says, as far as it is of a type that something here or in gRPC's clients acts on."""
     kind = _ACTED_ON.get(_type_of(detail))
-    return kind is None or not detail.Is(kind.DESCRIPTOR) or unpacked(detail, kind())
+    return kind is None or "/" not in detail.type_url or unpacked(detail, kind())
 
 
 def _add(status: Status, detail: Message) -> None:
@@ -489,24 +525,12 @@ def _pushback(status: Status) -> int | None:
     return min(-(-info.retry_delay.ToMicroseconds() // 1000), _INT32_MAX)
 
 
-def _fitted(status: Status, most: int = MAX_DETAILS_BYTES) -> Status:
-    """The same Status with as many of its details as so many bytes can carry, in their order; what is left out is named."""
-    if status.ByteSize() <= most:
-        return status
-    fitted, left_out = _fit(status, most)
-    if left_out and any(_is_ours(detail) for detail in fitted.details):
-        # Once more, with room for the names.
-        fitted, left_out = _fit(status, most - _ROOM_FOR_NAMES)
-        _name_left_out(fitted, left_out)
-    return fitted
-
-
 def _fit(status: Status, most: int) -> tuple[Status, list[AnyMessage]]:
     """What fits, and what does not."""
     ours = [index for index, detail in enumerate(status.details) if _is_ours(detail)]
-    fitted = Status(code=status.code, message=status.message)
+    made = Status(code=status.code, message=status.message)
     kept: dict[int, AnyMessage] = {}
-    room = most - fitted.ByteSize()
+    room = most - made.ByteSize()
     # Ours first, then the rest in order, each if it fits; a field's tag and length take four bytes at most.
     for index in [*ours, *(index for index in range(len(status.details)) if index not in ours)]:
         detail = status.details[index]
@@ -516,8 +540,8 @@ def _fit(status: Status, most: int) -> tuple[Status, list[AnyMessage]]:
         if size <= room:
             kept[index] = detail
             room -= size
-    fitted.details.extend(kept[index] for index in sorted(kept))
-    return fitted, [detail for index, detail in enumerate(status.details) if index not in kept]
+    made.details.extend(kept[index] for index in sorted(kept))
+    return made, [detail for index, detail in enumerate(status.details) if index not in kept]
 
 
 def _name_left_out(status: Status, left_out: Sequence[AnyMessage]) -> None:

@@ -19,13 +19,15 @@ from google.api_core.exceptions import FailedPrecondition, from_grpc_error
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.code_pb2 import Code
-from google.rpc.error_details_pb2 import ErrorInfo, PreconditionFailure, RequestInfo
+from google.rpc.error_details_pb2 import DebugInfo, ErrorInfo, PreconditionFailure, RequestInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from rowcall.errors import DOMAIN, status_of
+from rowcall.errors import DOMAIN, read_envelope, status_of
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import AwaitRequest, AwaitResponse, EchoRequest, EchoResponse, RunRequest, RunResponse
+from rowcall.v1.job_service_pb2 import GetJobRequest, JobView, ListJobsRequest
+from rowcall.v1.job_service_pb2_grpc import JobServiceStub
 from rowcall_worker import Worker, finished, response
 from tests.fix_gateway import Gateways
 from tests.fix_worker import Workers
@@ -50,6 +52,20 @@ def reasoned_status() -> Status:
     for detail in (DECLINED, DETAIL):
         status.details.add().Pack(detail)
     return status
+
+
+def large_status() -> Status:
+    """A status with more details than any client could take."""
+    status = Status(code=Code.UNAVAILABLE, message="large")
+    status.details.add().Pack(DebugInfo(detail="x" * 2_000_000))
+    return status
+
+
+STATUSES: dict[str, Callable[[], Status]] = {
+    "abort with status": rich_status,
+    "abort with a reason": reasoned_status,
+    "large details": large_status,
+}
 
 
 class Ended(Exception):
@@ -79,10 +95,8 @@ class AsyncServicer(probe_pb2_grpc.ProbeServiceServicer):
         if case == "abort with the details set":
             context.set_details("set before")
             await context.abort(grpc.StatusCode.NOT_FOUND)
-        if case == "abort with status":
-            await context.abort_with_status(rpc_status.to_status(rich_status()))
-        if case == "abort with a reason":
-            await context.abort_with_status(rpc_status.to_status(reasoned_status()))
+        if case in STATUSES:
+            await context.abort_with_status(rpc_status.to_status(STATUSES[case]()))
         if case == "abort with trailing metadata":
             await context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
@@ -350,6 +364,22 @@ async def test_what_differs_is_the_text_of_exceptions(
     )
     assert answers["exception after a code"][1].message == "past the end"
     assert answers["unimplemented"][1].message == "Method not implemented!"
+
+
+async def test_a_job_with_large_details_can_be_looked_at_by_a_stock_client(
+    gateways: Gateways, workers: Workers
+) -> None:
+    """Which takes 4 MiB; each of three attempts ended with two megabytes."""
+    channel = await behind_the_queue(gateways, workers, AsyncServicer())
+    assert (await caller(channel)("large details")).message == "large"
+    jobs = JobServiceStub(channel)
+    [listed] = (await jobs.ListJobs(ListJobsRequest(), timeout=20)).jobs
+    job = (await jobs.GetJob(GetJobRequest(name=listed.name, view=JobView.JOB_VIEW_FULL), timeout=20)).job
+    assert [each.error.message for each in job.attempts] == 3 * ["large"]
+    for shown in (job.error, listed.error, *(each.error for each in job.attempts)):
+        info = read_envelope(shown)
+        assert info is not None
+        assert info.metadata["left_out"] == "google.rpc.DebugInfo (2000004 bytes)"
 
 
 @pytest.mark.parametrize("make", [AsyncServicer, SyncServicer])

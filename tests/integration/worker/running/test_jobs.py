@@ -17,11 +17,11 @@ import structlog
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.code_pb2 import Code
-from google.rpc.error_details_pb2 import ErrorInfo, PreconditionFailure, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, DebugInfo, ErrorInfo, PreconditionFailure, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from rowcall.errors import read_envelope
+from rowcall.errors import MAX_KEPT_BYTES, MORE_VIOLATIONS, RowcallError, read_envelope
 from rowcall.probe.v1.probe_pb2 import (
     AwaitRequest,
     AwaitResponse,
@@ -31,6 +31,7 @@ from rowcall.probe.v1.probe_pb2 import (
     RunResponse,
 )
 from rowcall.queue.model import JobRow
+from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
 from rowcall_worker import Snooze, finished
 from rowcall_worker.running import outcomes
@@ -449,6 +450,49 @@ async def test_a_retry_info_that_no_clock_can_count_is_a_day(calls: Calls, worke
     [first] = row.attempts
     assert first.error is not None
     assert Status.FromString(first.error).details[0] == for_ever().details[0]
+
+
+@pytest.mark.parametrize("size", [2_000_000, 60_000_000])
+async def test_details_too_large_for_a_row_are_cut_and_named(calls: Calls, workers: Workers, size: int) -> None:
+    """In the row and in every attempt; code, message and the details that fit stay."""
+    fits = ErrorInfo(reason="TOO_HOT", domain="oven.example")
+
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        status = Status(code=Code.UNAVAILABLE, message="too hot")
+        status.details.add().Pack(DebugInfo(detail="x" * size))
+        status.details.add().Pack(fits)
+        await context.abort_with_status(rpc_status.to_status(status))
+
+    await workers.start(serve(echo=echo))
+    row = await calls.done(await calls.submit("Echo", EchoRequest(), policy={**AT_ONCE, "max_attempts": 2}))
+    assert row.error is not None
+    [first] = row.attempts
+    assert first.error is not None
+    left_out = f"google.rpc.DebugInfo ({DebugInfo(detail='x' * size).ByteSize()} bytes)"
+    for error in (row.error, first.error):
+        assert len(error) <= MAX_KEPT_BYTES
+        status = Status.FromString(error)
+        assert (status.code, status.message) == (Code.UNAVAILABLE, "too hot")
+        info = ErrorInfo()
+        assert status.details[0].Unpack(info)
+        assert (info.reason, info.metadata["rowcall_left_out"]) == ("TOO_HOT", left_out)
+
+
+async def test_violations_too_many_for_a_row_are_cut_and_told(calls: Calls, workers: Workers) -> None:
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        violations = [BadRequest.FieldViolation(field=f"items[{n}]", description="is none") for n in range(10_000)]
+        raise RowcallError(
+            ErrorReason.ERROR_REASON_CHILD_REFUSED, "no", details=[BadRequest(field_violations=violations)]
+        )
+
+    await workers.start(serve(echo=echo))
+    row = await calls.done(await calls.submit("Echo", EchoRequest()))
+    assert row.error is not None
+    assert len(row.error) <= MAX_KEPT_BYTES
+    kept = BadRequest()
+    assert error_of(row).details[1].Unpack(kept)
+    assert kept.field_violations[0].field == "items[0]"
+    assert kept.field_violations[-1].description == MORE_VIOLATIONS
 
 
 class Unlike(Snooze):

@@ -27,7 +27,17 @@ from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
-from rowcall.errors import DETAILS_KEY, Origin, RowcallError, envelope, handler_status, readable, unpacked
+from rowcall.errors import (
+    DETAILS_KEY,
+    MAX_KEPT_BYTES,
+    Origin,
+    RowcallError,
+    envelope,
+    fitted,
+    handler_status,
+    readable,
+    unpacked,
+)
 from rowcall.queue.model import PolicyRow, Settlement
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
@@ -279,14 +289,15 @@ def backoff(policy: PolicyRow, attempt: int) -> timedelta:
 def _settlement(
     state: AttemptState, failed: Failure, final: JobState.ValueType, delay: timedelta | None = None
 ) -> Settlement:
+    status = fitted(failed.status, MAX_KEPT_BYTES)
     return Settlement(
         tenant=state.job.tenant,
         job_id=state.job.job_id,
         lease=state.job.lease,
         state=final,
-        error=failed.status.SerializeToString(),
-        error_code=failed.status.code,
-        error_message=failed.status.message,
+        error=status.SerializeToString(),
+        error_code=status.code,
+        error_message=status.message,
         delay=delay,
         span_id=state.span_id,
     )
