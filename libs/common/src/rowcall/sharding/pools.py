@@ -20,7 +20,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from rowcall import sessions
+from rowcall import forks, sessions
 from rowcall.errors import RowcallError
 from rowcall.liveness import is_alive
 from rowcall.settings import ClusterSettings, Dsn
@@ -295,7 +295,8 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
             return deadline
         return min(deadline, max(self._gone_at + self._ride_out, monotonic() + _LEAST_WAIT))
 
-    async def _came(self, _connection: AsyncConnection[TupleRow]) -> None:
+    async def _came(self, connection: AsyncConnection[TupleRow]) -> None:
+        forks.hold(connection)
         if self._gone_at is not None:
             self._gone_at = None
             _log.info("database reachable again", pool=self.name)

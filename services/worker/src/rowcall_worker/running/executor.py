@@ -21,6 +21,7 @@ from typing import Final, cast
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
+from rowcall import forks
 from rowcall.context import enter
 from rowcall.queue.faults import TransactionFault
 from rowcall.queue.model import ClaimedJob, PolicyRow, Settlement
@@ -61,6 +62,7 @@ class Executor:
         self._max_response_bytes = max_response_bytes
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="rowcall-handler")
         self._loop = asyncio.get_running_loop()
+        forks.watch(self._loop)
         self._closing: set[asyncio.Task[None]] = set()
         self._in_line: deque[tuple[float, Attempt]] = deque()
         """What was claimed ahead, and when; those that have begun since are left out when it is their turn."""
@@ -173,12 +175,16 @@ class Executor:
             result = attempt.method.behaviour(request, SyncJobContext(attempt))
         except BaseException as error:  # noqa: BLE001  as above
             raised = error
+        if forks.in_child():
+            forks.leave(raised)
         # The loop may have been closed without waiting for this handler; its job was handed back then.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._finish, attempt, result, raised)
 
     def _finish(self, attempt: Attempt, result: object, error: BaseException | None) -> None:
         """The handler has returned or raised, or was never begun."""
+        if forks.in_child():
+            forks.leave(error)
         if attempt.ended:
             return
         attempt.ended = True
@@ -300,6 +306,8 @@ class Executor:
             callback()
         except Exception as error:  # noqa: BLE001  the attempt has its outcome; a callback cannot change it
             reports.callback_failed(attempt, error)
+        if forks.in_child():
+            forks.leave(None)
 
 
 def _decode(attempt: Attempt) -> Message:

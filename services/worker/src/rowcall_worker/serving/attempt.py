@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from rowcall.context import CallContext
+from rowcall.forks import in_child
 from rowcall.names import operation_name
 from rowcall.queue.model import ClaimedJob
 from rowcall.tracing import TraceContext, new_span_id
@@ -22,6 +23,7 @@ from rowcall_worker.serving.transaction import AttemptTransaction
 _CALLBACKS = threading.Lock()
 """Held for an instant whenever something is added to an attempt or taken: handlers may do so from threads of their own."""
 
+_FORKED = "this is a child that the handler forked: only the worker can do something for its job"
 _OVER = "the attempt is over: nothing can be done for its job any more"
 
 
@@ -103,7 +105,9 @@ class AttemptState:
             return self._call
 
     def given(self) -> Abilities:
-        """What the shard gives to handlers, while the attempt lasts. Raises RuntimeError when it is over."""
+        """What the shard gives to handlers, while the attempt lasts. Raises RuntimeError when it is over, or forked."""
+        if in_child():
+            raise RuntimeError(_FORKED)
         if self.abilities is None:
             raise RuntimeError(_OVER)
         return self.abilities

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import psycopg
 
+from rowcall import forks
 from rowcall.queue.model import Renewed, Running
 from rowcall.queue.postgres.faults import fault
 from rowcall.queue.postgres.statements import statement
@@ -55,6 +56,7 @@ class PostgresLeaseRenewal:
         try:
             if self._connection is None or self._connection.closed:
                 self._connection = psycopg.connect(**self._parameters, autocommit=True)
+                forks.hold(self._connection)
                 self._guarded = False
             parameters = {"worker_id": self._worker_id, "lease": self._lease, "loop_lag": loop_lag}
             row = self._connection.execute(statement("renew_worker"), parameters, prepare=self._prepare).fetchone()

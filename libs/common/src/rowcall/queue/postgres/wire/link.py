@@ -11,7 +11,7 @@ from typing import Any, Final
 import psycopg
 import structlog
 
-from rowcall import sessions
+from rowcall import forks, sessions
 from rowcall.queue.postgres.wire.types import Connection
 
 _FIRST_WAIT: Final = 0.1
@@ -69,6 +69,7 @@ class Link:
         while True:
             try:
                 async with await psycopg.AsyncConnection.connect(**self._parameters, autocommit=True) as connection:
+                    forks.hold(connection)
                     sessions.look_at(connection)
                     wait = _FIRST_WAIT
                     await self._work(connection)
