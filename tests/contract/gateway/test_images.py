@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 import structlog
 from google.longrunning.operations_pb2 import Operation
@@ -227,6 +228,79 @@ async def test_a_started_job_goes_on_without_its_caller(shop: Shop, bench: Bench
     for key in ("cancelled", "late"):
         assert (await shop.call("Quote", shop.message("QuoteRequest"), timeout=20, metadata=keyed(key))).price == 7
     assert sorted(states(cluster)) == [("SUCCEEDED", "cancelled"), ("SUCCEEDED", "late")]
+
+
+@pytest.mark.parametrize("where", ["another gateway", "the same gateway", "the same batch"])
+async def test_a_job_that_another_caller_waits_for_is_kept(
+    shop: Shop, gateways: Gateways, bench: Bench, cluster: Cluster, where: str
+) -> None:
+    """Who else waits is asked of the row: no gateway knows of the others' callers. The last one takes it along."""
+    calls = []
+    second = shop
+    if where == "another gateway":
+        second = Shop(shop.image, shop.catalogue, await gateways.channel(await gateways.start(images=(shop.image,))))
+    for each in (shop, second):
+        calls.append(each.call("Quote", shop.message("QuoteRequest"), timeout=20, metadata=keyed("k")))
+        if where != "the same batch":
+            await until(lambda: callers(cluster) == len(calls))
+    await until(lambda: callers(cluster) == 2)
+
+    calls[0].cancel()
+    await until(lambda: callers(cluster) == 1)
+    assert states(cluster) == [("READY", "k")]
+    assert not calls[1].done()
+
+    calls[1].cancel()
+    await until(lambda: states(cluster) == [("CANCELLED", "k")])
+
+
+async def test_a_caller_that_comes_again_and_again_is_one(shop: Shop, cluster: Cluster) -> None:
+    """Its calls end before it has given up: with the last of them it has."""
+    for _ in range(3):
+        error = await shop.refused(
+            "Quote", shop.message("QuoteRequest"), timeout=20, metadata=keyed("k", ("prefer", "wait=1"))
+        )
+        assert info_of(error).reason == "STILL_RUNNING"
+        await until(lambda: callers(cluster) == 0)
+    call = shop.call("Quote", shop.message("QuoteRequest"), timeout=20, metadata=keyed("k"))
+    await until(lambda: callers(cluster) == 1)
+    call.cancel()
+    await until(lambda: states(cluster) == [("CANCELLED", "k")])
+
+
+async def test_a_call_that_joins_and_is_gone_before_it_is_written_is_not_counted_on(
+    shop: Shop, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = shop.call("Quote", shop.message("QuoteRequest"), timeout=20, metadata=keyed("k"))
+    await until(lambda: callers(cluster) == 1)
+    submit, told = PostgresJobStore.submit, asyncio.Event()
+
+    async def slowly(
+        self: PostgresJobStore, submissions: Sequence[Submission], hint: Hint | None = None
+    ) -> list[Submitted | Exception]:
+        answers = await submit(self, submissions, hint)
+        await told.wait()
+        return answers
+
+    monkeypatch.setattr(PostgresJobStore, "submit", slowly)
+    second = shop.call("Quote", shop.message("QuoteRequest"), timeout=20, metadata=keyed("k"))
+    await until(lambda: callers(cluster) == 2)
+    with structlog.testing.capture_logs() as lines:
+        second.cancel()
+        await until(lambda: [line["code"] for line in lines if line["event"] == "call"] == ["CANCELLED"])
+    told.set()
+    await until(lambda: callers(cluster) == 1)
+    first.cancel()
+    await until(lambda: states(cluster) == [("CANCELLED", "k")])
+
+
+def callers(cluster: Cluster) -> int | None:
+    """How many calls are counted for the one key; None while there is none."""
+    found: list[int] = []
+    for dsn in cluster.shards.values():
+        with psycopg.connect(dsn) as connection:
+            found += [count for (count,) in connection.execute("select callers from rowcall.job_key").fetchall()]
+    return found[0] if found else None
 
 
 async def test_a_caller_that_does_not_want_to_wait_has_not_given_up(shop: Shop, cluster: Cluster) -> None:

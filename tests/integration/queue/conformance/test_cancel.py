@@ -9,6 +9,8 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+import pytest
+
 from rowcall.errors import read_envelope
 from rowcall.queue.model import EVERY_JOB, Cancelled
 from rowcall.queue.statuses import addressed
@@ -71,9 +73,37 @@ async def test_what_was_started_is_not_cancelled_where_only_unstarted_jobs_are(q
     worker = await queue.worker()
     unstarted = (await queue.store.list("acme", EVERY_JOB, limit=1))[0]
     retried, released = await queue.claim(worker, 2)
-    assert await queue.store.cancel("acme", retried.job_id, only_unstarted=True) is None
+    assert await queue.store.leave("acme", retried.job_id, cancel=True) is None
     await queue.settle(retried, SCHEDULED, delay=timedelta(0), error=b"e")
     await queue.work.release([released])
     for job in (retried, released):
-        assert await queue.store.cancel("acme", job.job_id, only_unstarted=True) is None
-    assert await queue.store.cancel("acme", unstarted.job_id, only_unstarted=True) == Cancelled(CANCELLED, None, None)
+        assert await queue.store.leave("acme", job.job_id, cancel=True) is None
+    assert await queue.store.leave("acme", unstarted.job_id, cancel=True) == Cancelled(CANCELLED, None, None)
+    assert await queue.store.leave("acme", unstarted.job_id, cancel=True) is None, "it is gone"
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_the_last_of_a_jobs_callers_to_leave_takes_it_along(queue: Queue, *, together: bool) -> None:
+    """Whichever gateways they called, and whether they came in one batch."""
+    calls = [queue.call(request_id="k", counted=True) for _ in range(3)]
+    for batch in [calls] if together else [[each] for each in calls]:
+        await queue.submit(*batch)
+    (job,) = await queue.store.list("acme", EVERY_JOB, limit=2)
+    assert await queue.store.leave("acme", job.job_id, cancel=True) is None
+    assert await queue.store.leave("acme", job.job_id, cancel=False) is None
+    assert await queue.store.leave("acme", job.job_id, cancel=True) == Cancelled(CANCELLED, None, None)
+
+
+async def test_a_call_with_another_request_under_the_key_does_not_keep_a_job(queue: Queue) -> None:
+    await queue.submit(queue.call(request_id="k", counted=True))
+    await queue.submit(queue.call(request_id="k", counted=True, fingerprint=b"another request!"))
+    (job,) = await queue.store.list("acme", EVERY_JOB, limit=2)
+    assert await queue.store.leave("acme", job.job_id, cancel=True) == Cancelled(CANCELLED, None, None)
+
+
+async def test_a_job_that_its_last_caller_left_without_giving_up_stays(queue: Queue) -> None:
+    await queue.submit(queue.call(request_id="k", counted=True))
+    (job,) = await queue.store.list("acme", EVERY_JOB, limit=2)
+    assert await queue.store.leave("acme", job.job_id, cancel=False) is None
+    await queue.submit(queue.call(request_id="k", counted=True))
+    assert await queue.store.leave("acme", job.job_id, cancel=True) == Cancelled(CANCELLED, None, None)

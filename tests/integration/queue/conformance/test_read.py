@@ -88,6 +88,7 @@ async def test_tenants_cannot_see_or_touch_each_other(queue: Queue) -> None:
         assert await queue.store.outcomes([("bolt", job_id)]) == []
         assert await queue.store.cancel("bolt", job_id) is None
         assert await queue.store.cancel_many("bolt", [job_id]) == {}
+        assert await queue.store.leave("bolt", job_id, cancel=True) is None
         assert not await queue.store.delete("bolt", job_id)
     assert await queue.store.list("bolt", EVERY_JOB, limit=10) == []
     for states in (None, LIVE, DONE):

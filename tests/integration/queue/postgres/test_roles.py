@@ -16,7 +16,7 @@ from rowcall.queue.postgres.faults import fault
 from tests.fix_queue import Logins, PostgresQueue
 
 GATEWAY = {
-    "adopt_tenant", "cancel_job", "delete_job", "exchange_turns", "find_jobs", "group_failures", "method_id",
+    "adopt_tenant", "cancel_job", "delete_job", "exchange_turns", "find_jobs", "group_failures", "leave_job", "method_id",
     "pause_method", "pause_queue", "pause_tenant", "pauses", "policy_id", "publish_method", "queue_id", "queue_stats",
     "read_jobs", "read_outcomes", "replay_jobs", "resolve_jobs", "shard_facts", "submit_jobs", "tenant_route",
     "weigh_tenant",

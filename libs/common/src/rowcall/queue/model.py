@@ -95,6 +95,8 @@ class Submission:
     """The job whose handler submitted this one."""
     on_done: FollowUp | None = None
     """What is submitted when it has ended."""
+    counted: bool = False
+    """Whether calls with its key are counted one by one, for `JobStore.leave` to know which is the last."""
 
     @property
     def key(self) -> tuple[str, int, str] | None:

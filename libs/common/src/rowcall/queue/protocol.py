@@ -201,8 +201,18 @@ class JobStore(Protocol):
     ) -> Sequence[FailureGroup]:
         """A tenant's failed jobs by method and what they died of, most first."""
 
-    async def cancel(self, tenant: str, job_id: UUID, *, only_unstarted: bool = False) -> Cancelled | None:
+    async def cancel(self, tenant: str, job_id: UUID) -> Cancelled | None:
         """Cancels a waiting job, marks a running one; None if there is no live job."""
+
+    async def leave(self, tenant: str, job_id: UUID, *, cancel: bool) -> Cancelled | None:
+        """A call that was submitted no longer waits for its job.
+
+        Args:
+            tenant: Whose job it is.
+            job_id: The job that the call created or joined.
+            cancel: Cancels the job if it was never started and no other call with its key is left, at any gateway. Calls
+                count that were submitted as `counted`. What it came to; None if it goes on.
+        """
 
     async def cancel_many(self, tenant: str, job_ids: Sequence[UUID]) -> dict[UUID, Cancelled]:
         """Cancels those that wait, marks those that run, in one transaction; what it came to for each live one."""

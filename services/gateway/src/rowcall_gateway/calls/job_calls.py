@@ -43,6 +43,7 @@ _ANSWERS_WITHIN: Final = 0.5
 """Seconds within which a shard that is well has taken a row, neighbours included: some hundred times a commit."""
 
 _NOT_AT_ALL: Final = timedelta(0)
+_CANCEL: Final = OnAbandon.ON_ABANDON_CANCEL_IF_NOT_STARTED
 
 
 class _Job(NamedTuple):
@@ -96,7 +97,7 @@ class JobCalls:
             # The wait may be long, and is for an answer: what the submission was and became need not be kept for it.
             job = (await self._submit(call, draft, budget))[0]
             del draft
-            outcome = await self._outcome(job, method, budget)
+            outcome = await self._outcome(job, method, budget, keyed=keyed)
         if outcome is None:
             raise still_running(keyed=keyed)
         found, trace = outcome
@@ -125,7 +126,7 @@ class JobCalls:
             if wait <= _NOT_AT_ALL and job.created:
                 # Just written, and nobody waits for more: there is nothing to ask the database for.
                 return self._resources.operation_submitted(draft.method, job.name, submitted, job.trace_id), False
-            await self._outcome(job, draft.method, budget, abandoned_at_deadline=False)
+            await self._outcome(job, draft.method, budget, keyed=draft.request_id is not None, named=True)
             row = await job.link.rows.read(job.key, response=True)
         if row is None:
             raise operation_deleted(job.name)
@@ -151,9 +152,8 @@ class JobCalls:
                 await telling
         except asyncio.CancelledError:
             # The caller is gone before its submission was answered.
-            cancels = draft.method.policy.on_abandon == OnAbandon.ON_ABANDON_CANCEL_IF_NOT_STARTED
-            if not flight.recall() and cancels:
-                self._background.spawn(_cancel_when_written(flight, call.tenant), "abandon a submission")
+            if not flight.recall() and draft.method.policy.on_abandon == _CANCEL:
+                self._background.spawn(_leave_when_written(flight, call.tenant), "abandon a submission")
             raise
         created = submitted.outcome is SubmitOutcome.CREATED
         return _Job(link, (call.tenant, submitted.job_id), name, created, call.trace.trace_id), submitted
@@ -176,34 +176,52 @@ class JobCalls:
             raise
 
     async def _outcome(
-        self, job: _Job, method: JobMethod, budget: Budget, *, abandoned_at_deadline: bool = True
+        self, job: _Job, method: JobMethod, budget: Budget, *, keyed: bool, named: bool = False
     ) -> tuple[Outcome, str] | None:
-        """The job's outcome and trace id, if it is there in time."""
-        trace = job.trace_id
-        if not job.created:
-            row = await job.link.rows.read(job.key, response=True)
-            if row is None:
-                raise operation_deleted(job.name)
-            trace = trace_id(row) or trace
-            if row.done:
-                return _outcome_of(row), trace
-        cancels = method.policy.on_abandon == OnAbandon.ON_ABANDON_CANCEL_IF_NOT_STARTED
-        waiters = job.link.waiters
-        with waiters.wait(job.key, pace=job.link.pace(created=job.created)) as waiting:
-            try:
+        """The job's outcome and trace id, if it is there in time.
+
+        Args:
+            job: Which one.
+            method: Its method.
+            budget: How long to wait.
+            keyed: Whether other calls may wait for it.
+            named: Whether the caller is given the operation all the same: then it does not leave the job at the end.
+        """
+        leaves = method.policy.on_abandon == _CANCEL
+        try:
+            trace = job.trace_id
+            if not job.created:
+                row = await job.link.rows.read(job.key, response=True)
+                if row is None:
+                    raise operation_deleted(job.name)
+                trace = trace_id(row) or trace
+                if row.done:
+                    return _outcome_of(row), trace
+            with job.link.waiters.wait(job.key, pace=job.link.pace(created=job.created)) as waiting:
                 await waiting.until(budget.wait_until)
                 outcome = waiting.answer()
-                if outcome is None and cancels and abandoned_at_deadline and budget.at_deadline:
-                    if not waiters.others(job.key):
-                        self._background.spawn(_cancel_unstarted(job.link, job.key), f"abandon {job.name}")
-                    # What was kept back for the answer's way has room for this one question.
-                    await waiting.until(budget.wait_until + budget.margin / 2)
-                    outcome = waiting.answer()
-            except asyncio.CancelledError:
-                if cancels and not waiters.others(job.key):
-                    self._background.spawn(_cancel_unstarted(job.link, job.key), f"abandon {job.name}")
-                raise
+                if outcome is None and leaves and not named:
+                    leaves = False
+                    self._leave(job, keyed=keyed, cancel=budget.at_deadline)
+                    if budget.at_deadline:
+                        # What was kept back for the answer's way has room for this one question.
+                        await waiting.until(budget.wait_until + budget.margin / 2)
+                        outcome = waiting.answer()
+        except asyncio.CancelledError:
+            if leaves:
+                self._leave(job, keyed=keyed, cancel=True)
+            raise
+        except RowcallError:
+            # The gateway drains, or cannot ask. The caller is expected to join its job again.
+            if leaves and not named:
+                self._leave(job, keyed=keyed, cancel=False)
+            raise
         return None if outcome is None else (outcome, trace)
+
+    def _leave(self, job: _Job, *, keyed: bool, cancel: bool) -> None:
+        """The call no longer waits. Whether another one does, of this gateway or not, the row knows."""
+        if keyed or cancel:
+            self._background.spawn(_leave(job.link, job.key, cancel=cancel), f"leave {job.name}")
 
 
 def _not_written_in_time(flight: Flight) -> RowcallError:
@@ -214,7 +232,7 @@ def _not_written_in_time(flight: Flight) -> RowcallError:
     return deadline_too_short() if waited < _ANSWERS_WITHIN else shard_silent(flight.link.name, waited)
 
 
-async def _cancel_when_written(flight: Flight, tenant: str) -> None:
+async def _leave_when_written(flight: Flight, tenant: str) -> None:
     if flight.ticket is None or flight.link is None:
         return
     try:
@@ -222,12 +240,12 @@ async def _cancel_when_written(flight: Flight, tenant: str) -> None:
     except RowcallError:
         # Nothing was written, or nobody knows.
         return
-    if submitted.outcome is SubmitOutcome.CREATED:
-        await _cancel_unstarted(flight.link, (tenant, submitted.job_id))
+    if submitted.outcome in (SubmitOutcome.CREATED, SubmitOutcome.JOINED):
+        await _leave(flight.link, (tenant, submitted.job_id), cancel=True)
 
 
-async def _cancel_unstarted(link: ShardLink, key: tuple[str, UUID]) -> None:
-    cancelled = await link.store.cancel(*key, only_unstarted=True)
+async def _leave(link: ShardLink, key: tuple[str, UUID], *, cancel: bool) -> None:
+    cancelled = await link.store.leave(*key, cancel=cancel)
     if cancelled is not None:
         link.cancelled({key[1]: cancelled})
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
 from rowcall.catalogue.requests import fingerprint
 from rowcall.errors import RowcallError
+from rowcall.options.v1.job_pb2 import OnAbandon
 from rowcall.queue.model import FollowUp, MethodIds, Submission, SubmitOutcome, Submitted
 from rowcall.sharding import Router, Shard
 from rowcall.v1.error_reason_pb2 import ErrorReason
@@ -19,6 +20,8 @@ from rowcall_gateway.edge.incoming import IncomingCall
 from rowcall_gateway.shards.links import Links, ShardLink
 from rowcall_gateway.shards.submitter import Ticket
 from rowcall_gateway.shards.time_limits import TimeIsUp
+
+_CANCEL: Final = OnAbandon.ON_ABANDON_CANCEL_IF_NOT_STARTED
 
 
 class Flight:
@@ -205,6 +208,7 @@ def _submission(
         waiter_id=link.waiter_id if waits else None,
         deadline=method.policy.deadline,
         on_done=facts.on_done,
+        counted=method.policy.on_abandon == _CANCEL,
     )
 
 

@@ -273,10 +273,6 @@ class Waiters:
         else:
             del self._waiting[job_id]
 
-    def others(self, key: JobKey) -> bool:
-        """Whether more than one call waits for a job here."""
-        return sum(waiting.key == key for waiting in _chain(self._waiting.get(key[1]))) > 1
-
     def hint(self, jobs: Iterable[UUID]) -> None:
         """It may be time to look at these jobs."""
         now = self.loop.time()

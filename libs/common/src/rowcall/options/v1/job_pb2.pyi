@@ -96,7 +96,9 @@ class _OnAbandonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnAbandon.V
     ON_ABANDON_KEEP: _OnAbandon.ValueType  # 1
     """The job goes on; the same call with the same key joins it."""
     ON_ABANDON_CANCEL_IF_NOT_STARTED: _OnAbandon.ValueType  # 2
-    """The job is cancelled if no worker has started it; a started one goes on."""
+    """The job is cancelled if no worker has started it and no other call with its key
+    waits, at any gateway; a started one goes on.
+    """
 
 class OnAbandon(_OnAbandon, metaclass=_OnAbandonEnumTypeWrapper):
     """What happens to a job whose caller cancelled the call or ran out of time."""
@@ -106,7 +108,9 @@ ON_ABANDON_UNSPECIFIED: OnAbandon.ValueType  # 0
 ON_ABANDON_KEEP: OnAbandon.ValueType  # 1
 """The job goes on; the same call with the same key joins it."""
 ON_ABANDON_CANCEL_IF_NOT_STARTED: OnAbandon.ValueType  # 2
-"""The job is cancelled if no worker has started it; a started one goes on."""
+"""The job is cancelled if no worker has started it and no other call with its key
+waits, at any gateway; a started one goes on.
+"""
 Global___OnAbandon: _TypeAlias = OnAbandon  # noqa: Y015
 
 @_typing.final

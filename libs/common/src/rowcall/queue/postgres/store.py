@@ -191,16 +191,20 @@ class PostgresJobStore:
         )
         return [FailureGroup(*row) for row in found]
 
-    async def cancel(self, tenant: str, job_id: UUID, *, only_unstarted: bool = False) -> Cancelled | None:
+    async def cancel(self, tenant: str, job_id: UUID) -> Cancelled | None:
         """See JobStore.cancel."""
         found = await self._write.rows(
             "cancel_job",
-            {
-                "tenant": tenant,
-                "job_id": job_id,
-                "error": statuses.cancelled(),
-                "only_unstarted": only_unstarted,
-            },
+            {"tenant": tenant, "job_id": job_id, "error": statuses.cancelled()},
+            operation=operation_name(tenant, job_id),
+        )
+        return Cancelled(*found[0]) if found else None
+
+    async def leave(self, tenant: str, job_id: UUID, *, cancel: bool) -> Cancelled | None:
+        """See JobStore.leave."""
+        found = await self._write.rows(
+            "leave_job",
+            {"tenant": tenant, "job_id": job_id, "error": statuses.cancelled(), "cancel": cancel},
             operation=operation_name(tenant, job_id),
         )
         return Cancelled(*found[0]) if found else None

@@ -172,7 +172,7 @@ class Submitter:
     ) -> Submitted | Exception | None:
         """What a call is answered that has the same key as the first; None if it must be submitted itself."""
         if isinstance(answer, Submitted):
-            return _shared(submission, first, answer)
+            return None if submission.counted else _shared(submission, first, answer)
         cause = answer.__cause__
         # What was wrong with the first one's row need not be wrong with this one.
         return self._fault(cause, submission) if isinstance(cause, Exception) and not of_a_row(cause) else None

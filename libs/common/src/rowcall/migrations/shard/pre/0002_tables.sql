@@ -142,6 +142,8 @@ create table rowcall.job_key (
   expires_at timestamptz not null,
   -- A repeat writes too: its answer is then as durable as the first one's.
   repeated_at timestamptz,
+  -- Calls with it that have not left without their answer: see leave_job.
+  callers integer not null default 1,
   primary key (tenant, method_id, request_id)
 ) with (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.02);
 create index job_key_expiry on rowcall.job_key (expires_at);

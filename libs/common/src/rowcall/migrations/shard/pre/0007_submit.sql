@@ -102,7 +102,12 @@ begin
       job_id = case when k.expires_at <= statement_timestamp() then excluded.job_id else k.job_id end,
       fingerprint = case when k.expires_at <= statement_timestamp() then excluded.fingerprint else k.fingerprint end,
       repeated_at = case when k.expires_at <= statement_timestamp() then null else statement_timestamp() end,
-      expires_at = case when k.expires_at <= statement_timestamp() then excluded.expires_at else k.expires_at end
+      expires_at = case when k.expires_at <= statement_timestamp() then excluded.expires_at else k.expires_at end,
+      callers = case
+        when k.expires_at <= statement_timestamp() then 1
+        when k.fingerprint = excluded.fingerprint then k.callers + 1
+        else k.callers
+      end
     returning k.tenant, k.method_id, k.request_id, k.job_id, k.fingerprint, k.repeated_at is null as is_new
   ),
   judged as materialized (

@@ -44,6 +44,45 @@ as $$
   select 3::smallint, m.waiter_id, m.worker_id from marked m
 $$;
 
+-- A call no longer waits for its job. Answers as cancel_job does, which p_cancel asks for
+-- if the job has not been started and no other call with its key is left: there may be
+-- some at any gateway, and each was counted as it was submitted. A call that was lost with
+-- its gateway is counted for ever; its job is then kept.
+create function rowcall.leave_job(p_tenant text, p_job_id uuid, p_error bytea, p_cancel boolean)
+returns table (state smallint, waiter_id uuid, worker_id uuid)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+  v_method_id integer;
+  v_request_id text;
+  v_callers integer;
+begin
+  select j.method_id, j.request_id into v_method_id, v_request_id
+  from rowcall.job j
+  where j.job_id = p_job_id and j.tenant = p_tenant;
+  if not found then
+    return;
+  end if;
+  if v_request_id is not null then
+    update rowcall.job_key k
+    set callers = k.callers - 1
+    where k.tenant = p_tenant and k.method_id = v_method_id and k.request_id = v_request_id and k.job_id = p_job_id
+    returning k.callers into v_callers;
+    -- Without its key nobody can say who else waits.
+    if v_callers is null or v_callers > 0 then
+      return;
+    end if;
+  end if;
+  if p_cancel then
+    return query
+    select c.state, c.waiter_id, c.worker_id from rowcall.cancel_job(p_tenant, p_job_id, p_error, true) c;
+  end if;
+end
+$$;
+
 -- Erases a finished job: its row, with request, answer and attempts. The key
 -- stays until it expires, so that a late repeat is refused rather than run again.
 create function rowcall.delete_job(p_tenant text, p_job_id uuid)

@@ -11,7 +11,7 @@ grant execute on function
   rowcall.adopt_tenant, rowcall.tenant_route, rowcall.shard_facts,
   rowcall.queue_id, rowcall.method_id, rowcall.policy_id, rowcall.publish_method, rowcall.exchange_turns,
   rowcall.submit_jobs, rowcall.read_jobs, rowcall.read_outcomes, rowcall.find_jobs, rowcall.group_failures,
-  rowcall.cancel_job, rowcall.delete_job, rowcall.replay_jobs, rowcall.resolve_jobs,
+  rowcall.cancel_job, rowcall.leave_job, rowcall.delete_job, rowcall.replay_jobs, rowcall.resolve_jobs,
   rowcall.pause_queue, rowcall.pause_method, rowcall.pause_tenant, rowcall.weigh_tenant, rowcall.pauses,
   rowcall.queue_stats
 to rowcall_gateway;

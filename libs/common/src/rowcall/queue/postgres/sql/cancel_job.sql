@@ -3,5 +3,5 @@ from rowcall.cancel_job(
   p_tenant => %(tenant)s,
   p_job_id => %(job_id)s,
   p_error => %(error)s,
-  p_only_unstarted => %(only_unstarted)s
+  p_only_unstarted => false
 )
