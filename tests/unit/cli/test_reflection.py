@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.wrappers_pb2 import BytesValue
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_reflection.v1alpha.reflection_pb2 import (
     ErrorResponse,
@@ -172,3 +173,12 @@ def test_details_and_payloads_that_json_has_no_form_for_are_shown_as_bytes(fake_
         "@type": job.response.type_url,
         "base64": base64.b64encode(job.response.value).decode(),
     }
+
+
+def test_a_payload_whose_json_is_no_object_is_shown(fake_gateway: FakeGateway) -> None:
+    payload = AnyMessage()
+    payload.Pack(BytesValue(value=b"hello"))
+    command = show(fake_gateway, payload)
+    while (call := fake_gateway.next_call()) is not None:
+        call.answer(files(BytesValue.DESCRIPTOR.file.serialized_pb))
+    assert command.result(SECONDS).json["request"] == {"@type": payload.type_url, "value": "aGVsbG8="}

@@ -82,12 +82,14 @@ class Types:
             message = GetMessageClass(kind)()
             try:
                 message.ParseFromString(packed.value)
-                fields = json_format.MessageToDict(message, descriptor_pool=self._pool)
+                # Whatever its types say: of a Duration or a BytesValue it makes no dictionary.
+                fields = cast("object", json_format.MessageToDict(message, descriptor_pool=self._pool))
             except (DecodeError, TypeError, ValueError, json_format.Error):
                 # It is not what it says, or says what JSON has no form for: a time in the year 20000.
                 pass
             else:
-                return {"@type": packed.type_url, **cast("dict[str, object]", fields)}
+                # As protobuf's own JSON of an Any has it.
+                return {"@type": packed.type_url, **(fields if isinstance(fields, dict) else {"value": fields})}
         return {"@type": packed.type_url, "base64": base64.b64encode(packed.value).decode()}
 
     def _find(self, name: str) -> Descriptor | None:

@@ -46,7 +46,8 @@ _ENDED_AS: Final = {
 
 
 class Resources:
-    """Makes operations and jobs of rows, for one catalogue."""
+    """Makes operations and jobs of rows. The types of payloads are what the shard knows of the method: any gateway may be asked
+    for any job, whatever images it has."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
@@ -119,11 +120,11 @@ class Resources:
 
     def _request(self, row: JobRow, data: bytes) -> AnyMessage:
         method = self._catalogue.method(row.method)
-        return _packed(None if method is None else method.request_type, data)
+        return _packed(row.request_type or (None if method is None else method.request_type), data)
 
     def _response(self, row: JobRow) -> AnyMessage:
         method = self._catalogue.method(row.method)
-        return _packed(None if method is None else method.response_type, row.response or b"")
+        return _packed(row.response_type or (None if method is None else method.response_type), row.response or b"")
 
 
 def response_bytes(outcome: Outcome, trace: str) -> bytes:
@@ -167,7 +168,7 @@ def timestamp(time: datetime | None) -> Timestamp | None:
 def _packed(type_name: str | None, data: bytes) -> AnyMessage:
     if type_name is not None:
         return AnyMessage(type_url=TYPE_URL + type_name, value=data)
-    # No loaded image has the method any more: the bytes, as something that everybody can read.
+    # Nobody ever published the method: the bytes, as something that everybody can read.
     made = AnyMessage()
     made.Pack(BytesValue(value=data))
     return made

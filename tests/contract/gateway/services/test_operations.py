@@ -29,6 +29,8 @@ from google.rpc.code_pb2 import Code
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest, RunResponse
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceStub
 from rowcall.v1.job_pb2 import JobMetadata, JobState
+from rowcall.v1.job_service_pb2 import GetJobRequest, JobView
+from rowcall.v1.job_service_pb2_grpc import JobServiceStub
 from rowcall_gateway.server import Gateway
 from rowcall_gateway.services import listing
 from rowcall_gateway.shards import links
@@ -371,13 +373,52 @@ async def test_a_tenant_that_never_called_has_no_operations_and_is_not_placed(
         assert connection.execute("select tenant from rowcall_catalogue.tenant").fetchall() == []
 
 
-async def test_an_answer_whose_type_no_image_has_any_more_is_readable_bytes(
+async def test_an_answer_has_its_type_at_a_gateway_without_its_image(
     gateways: Gateways, client: Client, bench: Bench
+) -> None:
+    """Any gateway may be asked for any job; google-api-core's future unpacks nothing but the real type."""
+    operation = await client.run()
+    (held,) = await bench.claim()
+    await bench.answer(held, RunResponse(payload=b"x"))
+    without_probe = Client(await gateways.channel(await gateways.start(probe=False)))
+
+    answer = RunResponse()
+    for found in (
+        await without_probe.get(operation.name),
+        (await without_probe.operations.ListOperations(ListOperationsRequest(), timeout=20, metadata=ACME)).operations[
+            0
+        ],
+    ):
+        assert found.response.type_url == "type.googleapis.com/rowcall.probe.v1.RunResponse"
+        assert found.response.Unpack(answer)
+        assert answer == RunResponse(payload=b"x")
+
+
+async def test_a_request_and_an_answer_have_their_types_in_the_jobs_of_a_gateway_without_their_image(
+    gateways: Gateways, client: Client, bench: Bench
+) -> None:
+    operation = await client.run(b"q")
+    (held,) = await bench.claim()
+    await bench.answer(held, RunResponse(payload=b"x"))
+    stub = JobServiceStub(await gateways.channel(await gateways.start(probe=False)))
+    asked, answer = RunRequest(), RunResponse()
+    request = GetJobRequest(name=operation.name, view=JobView.JOB_VIEW_FULL)
+    job = (await stub.GetJob(request, timeout=20, metadata=ACME)).job
+    assert job.request.Unpack(asked)
+    assert job.response.Unpack(answer)
+    assert (asked.payload, answer.payload) == (b"q", b"x")
+
+
+async def test_an_answer_of_a_method_that_nobody_published_is_readable_bytes(
+    gateways: Gateways, client: Client, bench: Bench, cluster: Cluster
 ) -> None:
     operation = await client.run()
     (held,) = await bench.claim()
     await bench.answer(held, RunResponse(payload=b"x"))
     without_probe = Client(await gateways.channel(await gateways.start(probe=False)))
+    for dsn in cluster.shards.values():
+        with psycopg.connect(dsn) as connection:
+            connection.execute("update rowcall.method set request_type = null, response_type = null")
 
     found = await without_probe.get(operation.name)
 

@@ -190,6 +190,10 @@ class JobRow:
     resolved_at: datetime | None
     resolved_by: str | None
     resolve_note: str | None
+    request_type: str | None
+    """Full name of the type of its method's requests; None where no gateway has published the method."""
+    response_type: str | None
+    """Of its responses."""
 
     @property
     def done(self) -> bool:

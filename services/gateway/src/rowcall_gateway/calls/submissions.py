@@ -177,11 +177,12 @@ async def _facts(draft: Draft, link: ShardLink) -> _Facts:
     hashed = None
     if draft.request_id is not None:
         hashed = fingerprint(await link.store.fingerprint_key(), draft.message)
-    if draft.on_done is None:
-        return _Facts(await link.store.method_ids(draft.method.name, draft.method.policy), hashed, None)
-    # The shard packs the answer into the follow-up's operation, for which it must know the answer's type.
+    # Before there is a row of it: whoever is asked for that must know its types, and the shard packs an answer into a
+    # follow-up's operation.
     ids = await link.store.publish(draft.method)
-    following = await link.store.method_ids(draft.on_done.name, draft.on_done.policy)
+    if draft.on_done is None:
+        return _Facts(ids, hashed, None)
+    following = await link.store.publish(draft.on_done)
     return _Facts(ids, hashed, FollowUp(following, draft.on_done.policy.priority))
 
 

@@ -92,7 +92,7 @@ class Queues(QueueServiceServicer):
             served = self._served(kind, name)
             if served is not None:
                 # A shard that has not heard of it yet would run it as soon as it does.
-                await link.store.method_ids(served.name, served.policy)
+                await link.store.publish(served)
             return await link.admin.pause(kind, name, by=actor, note=note)
 
         if kind == "tenant":

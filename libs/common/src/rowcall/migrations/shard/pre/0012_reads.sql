@@ -86,7 +86,7 @@ create type rowcall.job_row as (
   attempts jsonb, span_id text, error bytea, request bytea, response bytea,
   deadline timestamptz, lost integer, replays integer, parent_job_id uuid, progress real, progress_message text,
   progress_at timestamptz, held smallint, error_fingerprint text, resolved_at timestamptz, resolved_by text,
-  resolve_note text
+  resolve_note text, request_type text, response_type text
 );
 
 -- Jobs by name, live or finished. The lowest id's time bounds the days of history
@@ -143,7 +143,7 @@ begin
     f.started_at, f.finished_at, f.cancel_requested_at, coalesce(f.worker, w.name), f.actor, f.request_id,
     f.traceparent, f.labels, f.attempts, f.span_id, f.error, f.request, f.response,
     f.deadline, f.lost, f.replays, f.parent_job_id, f.progress, f.progress_message, f.progress_at, f.held,
-    f.error_fingerprint, f.resolved_at, f.resolved_by, f.resolve_note
+    f.error_fingerprint, f.resolved_at, f.resolved_by, f.resolve_note, m.request_type, m.response_type
   from found f
   join rowcall.queue q on q.queue_id = f.queue_id
   join rowcall.method m on m.method_id = f.method_id
