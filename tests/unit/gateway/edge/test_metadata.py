@@ -161,3 +161,27 @@ def test_a_value_that_cannot_be_read_is_refused(items: Items, key: str) -> None:
     assert reason_name(refused.value.reason) == "INVALID_METADATA"
     assert refused.value.metadata == {"key": key}
     assert refused.value.message.startswith(f"The metadata {key} ")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "idempotency-key",
+        "prefer",
+        "rowcall-run-at",
+        "rowcall-priority",
+        "rowcall-fairness-key",
+        "rowcall-label-colour",
+        "rowcall-on-done",
+        "rowcall-tenant",
+        "rowcall-actor",
+        "grpc-previous-rpc-attempts",
+    ],
+)
+def test_what_is_not_ascii_is_refused_under_its_key(key: str) -> None:
+    with pytest.raises(RowcallError) as caught:
+        read_metadata(((key, "é日"),))
+    assert reason_name(caught.value.reason) == "INVALID_METADATA"
+    assert caught.value.metadata == {"key": key}
+    assert caught.value.message.startswith(f"The metadata {key} is not ASCII")
+    assert read_metadata((("x-custom", "é日"),)) == CallMetadata(), "others' keys are theirs"

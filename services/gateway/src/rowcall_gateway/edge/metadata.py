@@ -137,6 +137,9 @@ def _read(key: str, value: str | None, parse: Callable[[str, str], _T]) -> _T | 
 def _text(key: str, value: str | bytes) -> str:
     if isinstance(value, bytes):
         raise _invalid(key, "is binary; send text under a key without the suffix -bin")
+    if not value.isascii():
+        # gRPC's metadata is ASCII. What comes all the same is read as one encoding by one library, as another by the next.
+        raise _invalid(key, "is not ASCII, which is all that metadata can hold; percent-encode it, or leave it out")
     return value
 
 
