@@ -185,6 +185,15 @@ def test_the_tenant_is_taken_from_the_name_where_none_is_said(rowcall: Command, 
     assert rowcall("jobs", "show", submitted.json["name"], "--address", standing_dev.address).code == 0
 
 
+def test_a_job_is_found_by_its_id_alone(command: Command) -> None:
+    name = command("submit", ECHO, "--wait", "20").json["name"]
+
+    assert command("jobs", "show", name.rpartition("/")[2], "--json").json["name"] == name
+    elsewhere = command("jobs", "show", name.rpartition("/")[2], "--tenant", "somebody-else")
+    assert elsewhere.code == 1
+    assert "operation: tenants/somebody-else/operations/" in elsewhere.err
+
+
 def test_canaries_go_through_and_are_measured(command: Command) -> None:
     ran = command("probe", "--count", "5", "--json")
 

@@ -37,6 +37,25 @@ def test_a_refusal_of_one_job_is_told_with_its_reason(fake_gateway: FakeGateway,
     assert ran.err.splitlines()[0] == "rowcall: JOB_NOT_FOUND: No such job. (NOT_FOUND)"
 
 
+@pytest.mark.parametrize(("verb", "method"), ONE)
+def test_one_job_is_meant_by_its_id_alone(fake_gateway: FakeGateway, verb: str, method: str) -> None:
+    command = fake_gateway.start("jobs", verb, NAME.rpartition("/")[2], "--tenant", "acme")
+    call = fake_gateway.take()
+    assert (call.method, call.request.name) == (f"JobService/{method}", NAME)
+    assert call.metadata == {"rowcall-tenant": "acme"}
+    call.fail(grpc.StatusCode.NOT_FOUND, "no such job")
+    assert command.result(SECONDS).code == ExitCode.FAILED
+
+
+def test_ids_alone_among_names_are_jobs_of_the_same_tenant(fake_gateway: FakeGateway) -> None:
+    command = fake_gateway.start("jobs", "cancel", OTHER.rpartition("/")[2], NAME)
+    call = fake_gateway.take()
+    assert call.request.selection == JobSelection(names=[OTHER, NAME])
+    assert call.metadata == {"rowcall-tenant": "acme"}
+    call.fail(grpc.StatusCode.NOT_FOUND, "no such jobs")
+    assert command.result(SECONDS).code == ExitCode.FAILED
+
+
 @pytest.mark.parametrize(
     ("job", "code", "says"),
     [

@@ -20,6 +20,7 @@ from rowcall.v1.job_service_pb2 import (
 from rowcall_cli.errors import ExitCode
 from tests.fix_channel import SECONDS, FakeGateway
 
+ID = "0199d1f0-0000-7000-8000-00000000000a"
 NAME = "tenants/acme/operations/0199d1f0-0000-7000-8000-000000000000"
 
 
@@ -44,6 +45,46 @@ def test_the_tenant_that_was_said_goes_before_the_one_in_the_name(fake_gateway: 
     assert call.metadata == {"rowcall-tenant": "other"}
     call.fail(grpc.StatusCode.NOT_FOUND, "not yours")
     assert command.result(SECONDS).code == ExitCode.FAILED
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "tenant"),
+    [
+        ((ID,), {}, "default"),
+        ((ID.upper(),), {}, "default"),
+        ((ID, "--tenant", "acme"), {}, "acme"),
+        ((ID,), {"ROWCALL_TENANT": "acme"}, "acme"),
+        ((f"tenants/acme/operations/{ID}",), {}, "acme"),
+    ],
+)
+def test_an_id_alone_is_a_job_of_the_tenant_that_is_called_for(
+    fake_gateway: FakeGateway, words: tuple[str, ...], variables: dict[str, str], tenant: str
+) -> None:
+    command = fake_gateway.start("jobs", "show", *words, **variables)
+    call = fake_gateway.take()
+    assert call.metadata == {"rowcall-tenant": tenant}
+    assert call.request.name == f"tenants/{tenant}/operations/{ID}"
+    call.answer(GetJobResponse(job=job()))
+    assert command.result(SECONDS).code == ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    "name", [ID[:-1], ID.replace("-", ""), f"{{{ID}}}", f"operations/{ID}", "tenants/A/operations/1"]
+)
+def test_what_is_no_name_is_told_with_what_one_looks_like(fake_gateway: FakeGateway, name: str) -> None:
+    command = fake_gateway.start("jobs", "show", name)
+    assert fake_gateway.next_call() is None
+    ran = command.result(SECONDS)
+    assert (ran.code, ran.out) == (ExitCode.USAGE, "")
+    assert f"{name!r} is not a job's name: it looks like tenants/{{tenant}}/operations/{{uuid}}, or the uuid" in ran.err
+
+
+def test_a_parent_may_be_an_id_alone(fake_gateway: FakeGateway) -> None:
+    command = fake_gateway.start("jobs", "list", "--parent", ID, "--tenant", "acme")
+    call = fake_gateway.take()
+    assert call.request.filter.parent == f"tenants/acme/operations/{ID}"
+    call.answer(ListJobsResponse())
+    assert command.result(SECONDS).code == ExitCode.OK
 
 
 def test_a_list_goes_on_from_page_to_page_up_to_its_limit(fake_gateway: FakeGateway) -> None:

@@ -12,12 +12,10 @@ from typing import Annotated
 
 import typer
 
-from rowcall.names import parse_operation_name
 from rowcall.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.gateway import (
     DEFAULT_ADDRESS,
-    DEFAULT_TENANT,
     RPC_SECONDS,
     AddressOption,
     Gateway,
@@ -35,16 +33,14 @@ from rowcall_cli.job_filters import (
     UntilOption,
     job_filter,
 )
+from rowcall_cli.job_names import FORMS, read_names
 from rowcall_cli.job_output import message_json, print_job, state_name
 from rowcall_cli.output import examples, result_json, result_table, say
 from rowcall_cli.reflection import Types
 
-NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="The job's name: tenants/{tenant}/operations/{uuid}.", show_default=False)
-]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help=f"The job's name: {FORMS}.", show_default=False)]
 NamesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[NAME]...", help="Jobs: tenants/{tenant}/operations/{uuid}.", show_default=False),
+    list[str] | None, typer.Argument(metavar="[NAME]...", help=f"Jobs: {FORMS}.", show_default=False)
 ]
 NameTenantOption = Annotated[
     str | None,
@@ -63,9 +59,7 @@ LimitOption = Annotated[
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
-CANCEL_EXAMPLES = examples(
-    "rowcall jobs cancel tenants/default/operations/0199d1f0-…", "rowcall jobs cancel --queue mail --since 1h --dry-run"
-)
+CANCEL_EXAMPLES = examples("rowcall jobs cancel 0199d1f0-…", "rowcall jobs cancel --queue mail --since 1h --dry-run")
 RETRY_EXAMPLES = examples(
     "rowcall jobs retry tenants/default/operations/0199d1f0-…",
     "rowcall jobs retry --fingerprint 9f86d081884c7d65 --limit 5000 --yes",
@@ -122,13 +116,14 @@ def cancel(
         return Stub(gateway.channel).BatchCancelJobs(request, timeout=_BULK_SECONDS, metadata=gateway.metadata()).result
 
     wanted = job_filter(state=state, method=method, queue=queue, label=label, actor=actor, since=since, until=until)
-    one = _only(names, wanted, every=every, dry_run=dry_run)
+    tenant, named = read_names(names or (), tenant)
+    one = _only(named, wanted, every=every, dry_run=dry_run)
     if one is None:
         action = _Action("cancel", "cancelled, or marked where they run", call)
-        selection = _selection(names, wanted, every=every, limit=limit, dry_run=dry_run)
+        selection = _selection(named, wanted, every=every, limit=limit, dry_run=dry_run)
         _run(action, selection, address=address, tenant=tenant, yes=yes, as_json=as_json)
         return
-    with connect(address, caller([one], tenant)) as gateway:
+    with connect(address, tenant) as gateway:
         request = job_service_pb2.CancelJobRequest(name=one)
         job = Stub(gateway.channel).CancelJob(request, timeout=RPC_SECONDS, metadata=gateway.metadata()).job
         if as_json:
@@ -171,13 +166,14 @@ def retry(
     wanted = job_filter(
         method=method, queue=queue, label=label, fingerprint=fingerprint, actor=actor, since=since, until=until
     )
-    one = _only(names, wanted, every=every, dry_run=dry_run)
+    tenant, named = read_names(names or (), tenant)
+    one = _only(named, wanted, every=every, dry_run=dry_run)
     if one is None:
         action = _Action("retry", "ready again", call)
-        selection = _selection(names, wanted, every=every, limit=limit, dry_run=dry_run)
+        selection = _selection(named, wanted, every=every, limit=limit, dry_run=dry_run)
         _run(action, selection, address=address, tenant=tenant, yes=yes, as_json=as_json)
         return
-    with connect(address, caller([one], tenant)) as gateway:
+    with connect(address, tenant) as gateway:
         request = job_service_pb2.RetryJobRequest(name=one)
         job = Stub(gateway.channel).RetryJob(request, timeout=RPC_SECONDS, metadata=gateway.metadata()).job
         if as_json:
@@ -220,13 +216,14 @@ def resolve(
     wanted = job_filter(
         method=method, queue=queue, label=label, fingerprint=fingerprint, actor=actor, since=since, until=until
     )
-    one = _only(names, wanted, every=every, dry_run=dry_run)
+    tenant, named = read_names(names or (), tenant)
+    one = _only(named, wanted, every=every, dry_run=dry_run)
     if one is None:
         action = _Action("resolve", "marked as handled", call)
-        selection = _selection(names, wanted, every=every, limit=limit, dry_run=dry_run)
+        selection = _selection(named, wanted, every=every, limit=limit, dry_run=dry_run)
         _run(action, selection, address=address, tenant=tenant, yes=yes, as_json=as_json)
         return
-    with connect(address, caller([one], tenant)) as gateway:
+    with connect(address, tenant) as gateway:
         request = job_service_pb2.ResolveJobRequest(name=one, note=note)
         job = Stub(gateway.channel).ResolveJob(request, timeout=RPC_SECONDS, metadata=gateway.metadata()).job
         if as_json:
@@ -234,30 +231,14 @@ def resolve(
     say(f"{one} is marked as handled.")
 
 
-def caller(names: Sequence[str], tenant: str | None) -> str:
-    """The tenant to call for: the one that was said, else the first name's, else the default.
-
-    Raises CommandError (USAGE) for what is no job's name.
-    """
-    parsed = []
-    for name in names:
-        found = parse_operation_name(name)
-        if found is None:
-            raise CommandError(
-                f"{name!r} is not a job's name: it looks like tenants/{{tenant}}/operations/{{uuid}}.", ExitCode.USAGE
-            )
-        parsed.append(found[0])
-    return tenant or (parsed[0] if parsed else DEFAULT_TENANT)
-
-
-def _only(names: Sequence[str] | None, wanted: job_service_pb2.JobFilter, *, every: bool, dry_run: bool) -> str | None:
+def _only(names: Sequence[str], wanted: job_service_pb2.JobFilter, *, every: bool, dry_run: bool) -> str | None:
     """The one name, where it is one job that something is done to."""
     filtered = every or wanted != job_service_pb2.JobFilter()
-    return names[0] if names and len(names) == 1 and not dry_run and not filtered else None
+    return names[0] if len(names) == 1 and not dry_run and not filtered else None
 
 
 def _selection(
-    names: Sequence[str] | None, wanted: job_service_pb2.JobFilter, *, every: bool, limit: int, dry_run: bool
+    names: Sequence[str], wanted: job_service_pb2.JobFilter, *, every: bool, limit: int, dry_run: bool
 ) -> job_service_pb2.JobSelection:
     filtered = wanted != job_service_pb2.JobFilter()
     if names and (filtered or every):
@@ -274,11 +255,11 @@ def _run(
     selection: job_service_pb2.JobSelection,
     *,
     address: str,
-    tenant: str | None,
+    tenant: str,
     yes: bool,
     as_json: bool,
 ) -> None:
-    with connect(address, caller(selection.names, tenant)) as gateway:
+    with connect(address, tenant) as gateway:
         if not (yes or selection.dry_run or selection.names):
             _ask(action, gateway, selection)
         result = action.call(gateway, selection)

@@ -20,7 +20,7 @@ from rowcall_cli.gateway import (
     connect,
     explain_status,
 )
-from rowcall_cli.job_actions import JsonOption, NameArgument, NameTenantOption, caller
+from rowcall_cli.job_actions import JsonOption, NameArgument, NameTenantOption
 from rowcall_cli.job_filters import (
     ActorOption,
     FingerprintOption,
@@ -37,6 +37,7 @@ from rowcall_cli.job_filters import (
     job_filter,
     time_flag,
 )
+from rowcall_cli.job_names import read_names
 from rowcall_cli.job_output import JOB_COLUMNS, job_json, job_row, message_json, print_job, time_text
 from rowcall_cli.output import examples, result_json, result_table, say
 from rowcall_cli.reflection import Types
@@ -46,7 +47,11 @@ app = typer.Typer(no_args_is_help=True, help="Look at jobs, cancel them, run fai
 GROUP_COLUMNS = ("jobs", "method", "error", "first", "last", "fingerprint", "sample")
 
 
-@app.command(epilog=examples("rowcall jobs show tenants/default/operations/0199d1f0-… --full"))
+@app.command(
+    epilog=examples(
+        "rowcall jobs show tenants/acme/operations/0199d1f0-… --full", "rowcall jobs show 0199d1f0-… --tenant acme"
+    )
+)
 def show(
     name: NameArgument,
     *,
@@ -57,7 +62,8 @@ def show(
 ) -> None:
     """Show one job: where it stands, and every attempt."""
     view = job_service_pb2.JOB_VIEW_FULL if full else job_service_pb2.JOB_VIEW_BASIC
-    with connect(address, caller([name], tenant)) as gateway:
+    tenant, [name] = read_names([name], tenant)
+    with connect(address, tenant) as gateway:
         stub = job_service_pb2_grpc.JobServiceStub(gateway.channel)
         request = job_service_pb2.GetJobRequest(name=name, view=view)
         job = stub.GetJob(request, timeout=RPC_SECONDS, metadata=gateway.metadata()).job
@@ -93,6 +99,7 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List the tenant's jobs, newest first; without flags, all of them."""
+    _, parents = read_names([parent] if parent else [], tenant)
     wanted = job_filter(
         state=state,
         method=method,
@@ -101,7 +108,7 @@ def list_(
         fingerprint=fingerprint,
         actor=actor,
         key=key,
-        parent=parent,
+        parent=parents[0] if parents else "",
         since=since,
         until=until,
         finished_since=finished_since,

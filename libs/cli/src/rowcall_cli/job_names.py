@@ -1,0 +1,39 @@
+"""How people name jobs on the command line: by the whole name, or by its id alone. Used by `jobs` and `job_actions`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from rowcall.names import operation_name, parse_operation_name
+from rowcall_cli.errors import CommandError, ExitCode
+from rowcall_cli.gateway import DEFAULT_TENANT
+
+FORMS: Final = "tenants/{tenant}/operations/{uuid}, or the uuid alone"
+"""What a job's name looks like, for help and errors."""
+
+_ID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
+
+def read_names(names: Sequence[str], tenant: str | None) -> tuple[str, list[str]]:
+    """The tenant to call for, and the jobs' whole names: an id alone, as logs and SQL have it, is a job of that tenant.
+
+    Args:
+        names: As they were typed.
+        tenant: The one that was said; None: the first whole name's, else the default.
+
+    Raises:
+        CommandError: USAGE: one is no name.
+    """
+    tenant = tenant or next((found[0] for name in names if (found := parse_operation_name(name))), DEFAULT_TENANT)
+    return tenant, [_whole(name, tenant) for name in names]
+
+
+def _whole(name: str, tenant: str) -> str:
+    if _ID.fullmatch(name):
+        return operation_name(tenant, UUID(name))
+    if parse_operation_name(name) is None:
+        raise CommandError(f"{name!r} is not a job's name: it looks like {FORMS}.", ExitCode.USAGE)
+    return name
