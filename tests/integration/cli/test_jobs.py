@@ -74,6 +74,20 @@ def test_without_a_wait_the_operation_is_returned_as_it_stands(command: Command)
     assert (ran.json["done"], "response" in ran.json) == (False, False)
 
 
+def test_a_job_is_submitted_with_labels_for_later_and_in_another_lane(command: Command) -> None:
+    flags = ("--label", "team=clocks", "--label", "floor=3", "--run-at", "1d", "--priority", "urgent")
+
+    ran = command("submit", RUN, *flags)
+
+    assert ran.code == 0, ran.err
+    shown = command("jobs", "show", ran.json["name"], "--json").json
+    assert (shown["state"], shown["priority"]) == ("JOB_STATE_SCHEDULED", "PRIORITY_URGENT")
+    assert shown["labels"] == {"team": "clocks", "floor": "3"}
+    ahead = datetime.fromisoformat(shown["run_time"]) - datetime.now(UTC)
+    assert timedelta(hours=23, minutes=55) < ahead <= timedelta(days=1)
+    assert ran.json["name"] in command("jobs", "list", "--label", "floor=3").out
+
+
 def test_a_job_that_outlasts_the_wait_has_an_exit_code_of_its_own(command: Command) -> None:
     ran = command("submit", RUN, "--json", '{"work": "4s"}', "--wait", "1")
 
@@ -101,6 +115,7 @@ def test_a_job_that_fails_is_told_with_its_reason(command: Command) -> None:
         (("rowcall.probe.v1.ProbeService/Eco",), 1, "does not describe rowcall.probe.v1.ProbeService/Eco"),
         (("nobody.v1.Knows/This",), 1, "does not describe nobody.v1.Knows/This"),
         ((RUN, "--wait", "-1"), 2, "--wait"),
+        ((RUN, "--label", "Team=clocks"), 1, "labels"),
     ],
 )
 def test_a_request_that_is_wrong_is_refused_with_what_is_wrong(

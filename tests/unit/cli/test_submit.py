@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import grpc
 import pytest
 from google.longrunning.operations_pb2 import Operation
 from google.rpc.status_pb2 import Status
 
 from rowcall.errors import Origin, RowcallError, envelope
+from rowcall.options.v1.job_pb2 import PRIORITY_LOW, PRIORITY_UNSPECIFIED
 from rowcall.probe.v1 import probe_pb2
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_service_pb2 import SubmitResponse
@@ -44,6 +47,62 @@ def test_what_is_said_is_what_is_sent(fake_gateway: FakeGateway) -> None:
     ran = command.result(SECONDS)
     assert (ran.code, ran.json) == (ExitCode.OK, {"name": NAME, "done": True, "joined": True})
     assert ran.err == "The key named a job that was there already: joined it.\n"
+
+
+def test_labels_time_and_priority_are_the_jobs(fake_gateway: FakeGateway) -> None:
+    command = fake_gateway.start(
+        *SUBMIT,
+        *("--label", "team=clocks", "--label", "ticket=A=1"),
+        *("--run-at", "2031-05-04T13:30:00+02:00", "--priority", "low"),
+    )
+    call = described(fake_gateway)
+    spec = call.request.job
+    assert dict(spec.labels) == {"team": "clocks", "ticket": "A=1"}
+    assert spec.run_time.ToDatetime(tzinfo=UTC) == datetime(2031, 5, 4, 11, 30, tzinfo=UTC)
+    assert spec.priority == PRIORITY_LOW
+    call.answer(SubmitResponse(operation=Operation(name=NAME)))
+    assert command.result(SECONDS).code == ExitCode.OK
+
+
+def test_a_job_of_which_nothing_more_is_said_has_its_methods_lane_and_starts_at_once(fake_gateway: FakeGateway) -> None:
+    command = fake_gateway.start(*SUBMIT)
+    call = described(fake_gateway)
+    assert (call.request.job.priority, call.request.job.HasField("run_time")) == (PRIORITY_UNSPECIFIED, False)
+    assert not call.request.job.labels
+    call.answer(SubmitResponse(operation=Operation(name=NAME)))
+    assert command.result(SECONDS).code == ExitCode.OK
+
+
+def test_a_time_may_be_said_from_now(fake_gateway: FakeGateway) -> None:
+    before = datetime.now(UTC)
+    command = fake_gateway.start(*SUBMIT, "--run-at", "90m")
+    call = described(fake_gateway)
+    asked = call.request.job.run_time.ToDatetime(tzinfo=UTC) - timedelta(minutes=90)
+    assert before <= asked <= datetime.now(UTC)
+    call.answer(SubmitResponse(operation=Operation(name=NAME)))
+    assert command.result(SECONDS).code == ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (("--label", "team"), "--label 'team' is no label: write KEY=VALUE."),
+        (("--label", "team=a", "--label", "team=b"), "--label gives 'team' two values: a job has one."),
+        (
+            ("--run-at", "tomorrow"),
+            "--run-at 'tomorrow' is no time: write 2031-05-04T13:30:00+02:00, or 2h for two hours from",
+        ),
+        (("--priority", "lowest"), "'lowest'"),
+    ],
+)
+def test_a_flag_that_is_wrong_is_told_before_anybody_is_called(
+    fake_gateway: FakeGateway, flags: tuple[str, ...], what: str
+) -> None:
+    command = fake_gateway.start(*SUBMIT, *flags)
+    assert fake_gateway.next_call() is None
+    ran = command.result(SECONDS)
+    assert (ran.code, ran.out) == (ExitCode.USAGE, "")
+    assert what in ran.err
 
 
 @pytest.mark.parametrize(("wait", "seconds"), [(0, 30.0), (60, 90.0)])

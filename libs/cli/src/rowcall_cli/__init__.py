@@ -1,8 +1,8 @@
 """The `rowcall` command: operators' commands, and the development system when it is installed.
 
 Here: `main` (the entry); the sub-commands `jobs` (with `job_actions`, `job_filters`, `job_names`, `job_output`), `queues`, `submit`,
-`probe`, `migrate`; `gateway` (how commands reach it), `reflection` (types this command does not know), `base64_fields`; `output`,
-`errors` (exit codes).
+`probe`, `migrate`; `gateway` (how commands reach it), `reflection` (types this command does not know), `base64_fields`; `flags` (times,
+labels), `output`, `errors` (exit codes).
 
 Commands call the gateway's RPCs; only `migrate` knows a database, and none holds SQL.
 """

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from rowcall.v1 import job_pb2, job_service_pb2
-from rowcall_cli.errors import CommandError, ExitCode
+from rowcall_cli.flags import label_flags, past_flag
 
-_AGO = re.compile(r"([0-9]{1,6})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _TIME = "A time (2031-05-04T13:30, in this machine's zone unless it says one) or how long ago (90m, 2h, 3d)."
 
 
@@ -79,44 +74,13 @@ def job_filter(
         states=[job_pb2.JobState.Value(f"JOB_STATE_{each.name}") for each in state or ()],
         method=method,
         queue=queue,
-        labels=dict(_label(each) for each in label or ()),
+        labels=label_flags(label),
         error_fingerprint=fingerprint,
         actor=actor,
         request_id=key,
         parent=parent,
-        created_from=time_flag("--since", since),
-        created_to=time_flag("--until", until),
-        finished_from=time_flag("--finished-since", finished_since),
-        finished_to=time_flag("--finished-until", finished_until),
+        created_from=past_flag("--since", since),
+        created_to=past_flag("--until", until),
+        finished_from=past_flag("--finished-since", finished_since),
+        finished_to=past_flag("--finished-until", finished_until),
     )
-
-
-def time_flag(flag: str, text: str) -> Timestamp | None:
-    """The time that a flag says; None where it was not given.
-
-    Raises CommandError (USAGE).
-    """
-    if not text:
-        return None
-    ago = _AGO.fullmatch(text)
-    try:
-        time = (
-            datetime.fromisoformat(text).astimezone()
-            if ago is None
-            else datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        )
-        made = Timestamp()
-        made.FromDatetime(time)
-    except (ValueError, OverflowError) as error:
-        raise CommandError(
-            f"{flag} {text!r} is no time: write 2031-05-04T13:30:00+02:00, or 2h for two hours ago (s, m, h, d).",
-            ExitCode.USAGE,
-        ) from error
-    return made
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise CommandError(f"--label {text!r} is no label: write KEY=VALUE.", ExitCode.USAGE)
-    return key, value

@@ -11,6 +11,7 @@ import typer
 
 from rowcall.v1 import job_service_pb2, job_service_pb2_grpc
 from rowcall_cli import job_actions
+from rowcall_cli.flags import past_flag
 from rowcall_cli.gateway import (
     DEFAULT_ADDRESS,
     DEFAULT_TENANT,
@@ -35,7 +36,6 @@ from rowcall_cli.job_filters import (
     StateOption,
     UntilOption,
     job_filter,
-    time_flag,
 )
 from rowcall_cli.job_names import read_names
 from rowcall_cli.job_output import JOB_COLUMNS, job_json, job_row, message_json, print_job, time_text
@@ -157,7 +157,7 @@ def failures(
     A group's jobs are listed, run again or marked as handled by its fingerprint: rowcall jobs retry --fingerprint HEX
     """
     request = job_service_pb2.ListFailureGroupsRequest(
-        method=method, finished_from=time_flag("--since", since), page_size=limit
+        method=method, finished_from=past_flag("--since", since), page_size=limit
     )
     with connect(address, tenant) as gateway:
         stub = job_service_pb2_grpc.JobServiceStub(gateway.channel)
