@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from typing import Annotated
+import os
+import sys
+from typing import Annotated, Final
 
 import typer
 
+from rowcall.settings import unknown_settings
 from rowcall_cli import jobs, migrate, probe, queues, submit
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.output import say
+
+_HELP: Final = ("-h", "--help")
 
 app = typer.Typer(
     name="rowcall",
@@ -20,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": list(_HELP)},
 )
 
 app.command(epilog=migrate.EXAMPLES)(migrate.migrate)
@@ -44,12 +49,19 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     *,
-    version: Annotated[  # its callback acts
+    version: Annotated[  # noqa: ARG001 - its callback acts
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Rowcall: a typed gRPC call, kept as a Postgres row until it is answered."""
+    # A typo must not send a command to another gateway or tenant than was meant. Help is given all the same; migrate tells of
+    # typos itself, with everything else that is wrong with its settings.
+    if context.invoked_subcommand != "migrate" and not set(_HELP).intersection(sys.argv):
+        problems = unknown_settings(os.environ)
+        if problems:
+            raise CommandError("\n".join(f"{each.where} {each.what}" for each in problems), ExitCode.USAGE)
 
 
 def main() -> int:

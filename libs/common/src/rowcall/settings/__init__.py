@@ -7,7 +7,7 @@ ROWCALL_ variable), `values` (durations, lists, mappings), `dsn` (connection str
 """
 
 from rowcall.settings.dsn import Dsn, DsnText, parse_dsn, redact
-from rowcall.settings.load import load_settings, read_settings
+from rowcall.settings.load import load_settings, read_settings, unknown_settings
 from rowcall.settings.model import ClusterSettings, LogSettings, PoolSize, ProcessCount, Settings
 from rowcall.settings.problems import Problem, SettingsError, refuse
 from rowcall.settings.values import Duration, ReadableFiles
@@ -29,4 +29,5 @@ __all__ = [
     "read_settings",
     "redact",
     "refuse",
+    "unknown_settings",
 ]

@@ -1,6 +1,7 @@
 """Reads a program's settings at its start, from environment and flags, or refuses with everything that is wrong.
 
-Called by the programs' `main`. Flags go before environment variables.
+Called by the programs' `main`. Flags go before environment variables. The `rowcall` command, most of whose sub-commands read no
+class of settings, asks for `unknown_settings` itself.
 """
 
 from __future__ import annotations
@@ -45,12 +46,7 @@ def read_settings(settings: type[S], argv: Sequence[str]) -> S:
     """
     epilog = f"For example:\n  {settings.usage_example}" if settings.usage_example else ""
     flags, problems = read_flags(settings, argv, program=settings.program, epilog=epilog)
-    known = known_names()
-    for name in unknown_names(os.environ):
-        near = nearest(name, known)
-        problems.append(
-            Problem(name, "is not a setting of ours." + (f" Did you mean {near}?" if near else " Unset it."))
-        )
+    problems += unknown_settings(os.environ)
     try:
         result = settings(**{**EnvSettingsSource(settings)(), **flags})
     except ValidationError as error:
@@ -61,6 +57,18 @@ def read_settings(settings: type[S], argv: Sequence[str]) -> S:
         if not problems:
             return result
     raise SettingsError(settings.program, problems)
+
+
+def unknown_settings(environment: Mapping[str, str]) -> list[Problem]:
+    """The variables that begin with ROWCALL_ and are nobody's, each with the name that was probably meant."""
+    known = known_names()
+    problems = []
+    for name in unknown_names(environment):
+        near = nearest(name, known)
+        problems.append(
+            Problem(name, "is not a setting of ours." + (f" Did you mean {near}?" if near else " Unset it."))
+        )
+    return problems
 
 
 def _problem(settings: type[Settings], detail: Mapping[str, Any]) -> Problem:
