@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import grpc
 import pytest
 
@@ -10,6 +12,7 @@ from rowcall.probe.v1.probe_pb2 import EchoResponse
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_cli.errors import ExitCode
 from tests.fix_channel import SECONDS, Call, FakeGateway
+from tests.fix_commands import Ran
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -31,6 +34,51 @@ def test_each_canary_has_a_payload_and_a_deadline_of_its_own(fake_gateway: FakeG
     ran = command.result(SECONDS)
     assert (ran.code, ran.err) == (ExitCode.OK, "")
     assert (ran.json["calls"], ran.json["failed"], ran.json["workers"]) == (2, 0, ["w1"])
+
+
+def goes_on(call: Call) -> None:
+    error = RowcallError(ErrorReason.ERROR_REASON_STILL_RUNNING, "It goes on.")
+    call.refuse(envelope(error, origin=Origin.GATEWAY, trace_id=TRACE))
+
+
+def refuse(call: Call) -> None:
+    call.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+
+
+def lie(call: Call) -> None:
+    call.answer(EchoResponse(payload=b"another", worker="w1"))
+
+
+def is_away(call: Call) -> None:
+    call.fail(grpc.StatusCode.UNAVAILABLE, "nobody there")
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [
+        ((echo, echo), ExitCode.OK),
+        ((echo, refuse), ExitCode.FAILED),
+        ((lie, echo), ExitCode.FAILED),
+        ((goes_on, echo), ExitCode.UNFINISHED),
+        ((refuse, goes_on), ExitCode.FAILED),
+        ((goes_on, refuse), ExitCode.FAILED),
+        ((goes_on, is_away), ExitCode.UNREACHABLE),
+        ((refuse, is_away), ExitCode.UNREACHABLE),
+    ],
+)
+def test_the_exit_status_is_the_worst_that_happened_whichever_came_last(
+    fake_gateway: FakeGateway, ends: Sequence[Callable[[Call], None]], code: ExitCode
+) -> None:
+    command = fake_gateway.start("probe", "--count", str(len(ends)))
+    for end in ends:
+        end(fake_gateway.take())
+    assert command.result(SECONDS).code == code
+
+
+def test_every_exit_status_is_in_the_help(rowcall: Callable[..., Ran]) -> None:
+    told = " ".join(rowcall("probe", "--help").out.split())
+    for code in (ExitCode.OK, ExitCode.FAILED, ExitCode.UNREACHABLE, ExitCode.UNFINISHED):
+        assert f"with {code:d} when" in told
 
 
 def test_a_canary_that_is_refused_is_told_and_the_rest_go_on(fake_gateway: FakeGateway) -> None:

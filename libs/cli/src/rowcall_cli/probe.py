@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import statistics
 import time
+from collections.abc import Collection
 from typing import Annotated
 
 import grpc
@@ -28,7 +29,7 @@ def probe(
 ) -> None:
     """Make canary calls through the queue and back.
 
-    Each is an Echo of the ProbeService: it becomes a row, is run by a worker and answered. Exits with 0 when every call was answered with what it sent, with 1 when one was not, with 3 when no gateway answers.
+    Each is an Echo of the ProbeService: it becomes a row, is run by a worker and answered. Exits with 0 when every call was answered with what it sent; with 1 when one was refused, failed or was answered with something else; with 3 when no gateway answers, or none in time, which ends the probe; with 4 when nothing worse happened than that a call became a row and no worker had answered it within --timeout.
     """
     seconds: list[float] = []
     workers: set[str] = set()
@@ -63,7 +64,12 @@ def probe(
     if failures:
         for failure in failures[:-1]:
             say(str(failure))
-        raise failures[-1]
+        raise CommandError(str(failures[-1]), _exit_code({failure.exit_code for failure in failures}))
+
+
+def _exit_code(codes: Collection[ExitCode]) -> ExitCode:
+    """The worst of the failures', whichever came last: no gateway, then a call that failed, then one that goes on."""
+    return next(code for code in (ExitCode.UNREACHABLE, ExitCode.FAILED, ExitCode.UNFINISHED) if code in codes)
 
 
 def _figures(seconds: list[float]) -> dict[str, float]:
