@@ -22,6 +22,7 @@ ADDRESS: Final = "127.0.0.1:50051"
 """Where the page has the gateway listen."""
 AWAITED: Final = "WaitOperationRequest"
 FUTURE: Final = "google.api_core"
+BATCH: Final = "BatchSubmitRequest"
 
 
 class Ingests(DocumentServiceServicer):
@@ -75,9 +76,10 @@ async def page(gateways: Gateways, workers: Workers) -> Page:
 
 def test_every_example_of_the_page_is_run_here() -> None:
     blocks = Page(ADDRESS)._blocks
-    assert [[word for word in (AWAITED, FUTURE) if word in block] for block in blocks] == [
+    assert [[word for word in (AWAITED, FUTURE, BATCH) if word in block] for block in blocks] == [
         [AWAITED],
         [FUTURE],
+        [BATCH],
     ]
 
 
@@ -94,3 +96,15 @@ async def test_an_operation_is_a_future_of_google_api_core(page: Page, cluster: 
     assert names["response"] == IngestDocumentResponse(document_id="a.txt", chunks=20)
     assert names["future"].operation.name == names["started"].name
     assert jobs(cluster, "tenant, state") == [("acme", "SUCCEEDED")] * 2
+
+
+async def test_many_are_submitted_at_once(page: Page, cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    names = await page.run(BATCH)
+
+    assert [result.joined for result in names["answer"].results] == [False, False]
+    found = jobs(cluster, "request_id, tenant, labels, name")[1:]
+    assert found == [
+        (f"import-7/{path}", "acme", {"import": "7"}, result.operation.name)
+        for path, result in zip(("a.txt", "b.txt"), names["answer"].results, strict=True)
+    ]
+    assert "import-7/b.txt" in capsys.readouterr().out
