@@ -29,6 +29,8 @@ WORKER = {
     "shard_facts", "submit_jobs", "suspect_waits",
 }  # fmt: skip
 SUBMITTER = {"submit_v1"}
+READER = {"attempts_in_words", "code_name", "error_reason", "read_fields", "read_varint"}
+"""What the view calls: pure functions, which look at nothing but their arguments."""
 
 _MAY_EXECUTE = """
 select p.proname
@@ -43,7 +45,7 @@ where p.pronamespace = 'rowcall'::regnamespace and has_function_privilege(%s, p.
         ("rowcall_gateway", GATEWAY),
         ("rowcall_worker", WORKER),
         ("rowcall_submitter", SUBMITTER),
-        ("rowcall_reader", set()),
+        ("rowcall_reader", READER),
         ("test_nobody", set()),
     ],
 )

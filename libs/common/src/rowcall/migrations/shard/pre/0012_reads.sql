@@ -2,6 +2,123 @@
 -- functions that all begin with the tenant.
 set local role rowcall_owner;
 
+-- A google.rpc.Code in its word; a number that it has none for stays one.
+create function rowcall.code_name(p_code integer)
+returns text
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    (array[
+      'OK', 'CANCELLED', 'UNKNOWN', 'INVALID_ARGUMENT', 'DEADLINE_EXCEEDED', 'NOT_FOUND', 'ALREADY_EXISTS',
+      'PERMISSION_DENIED', 'RESOURCE_EXHAUSTED', 'FAILED_PRECONDITION', 'ABORTED', 'OUT_OF_RANGE', 'UNIMPLEMENTED',
+      'INTERNAL', 'UNAVAILABLE', 'DATA_LOSS', 'UNAUTHENTICATED'
+    ])[p_code + 1],
+    p_code::text
+  )
+$$;
+
+-- A number of a serialised message that begins at p_at, from 0, and where it ends;
+-- null where the message ends before it. (protobuf.dev/programming-guides/encoding)
+create function rowcall.read_varint(p_message bytea, p_at integer, out number bigint, out stop integer)
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_byte integer;
+begin
+  number := 0;
+  stop := p_at;
+  for v_shift in 0..63 by 7 loop
+    exit when stop >= octet_length(p_message);
+    v_byte := get_byte(p_message, stop);
+    stop := stop + 1;
+    number := number | ((v_byte & 127)::bigint << v_shift);
+    if v_byte < 128 then
+      return;
+    end if;
+  end loop;
+  number := null;
+end
+$$;
+
+-- The texts, bytes and messages in a serialised message, in its order. What cannot be
+-- read ends it: people look at a row all the same.
+create function rowcall.read_fields(p_message bytea)
+returns table (field integer, value bytea)
+language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_end integer := octet_length(p_message);
+  v_at integer := 0;
+  v_tag bigint;
+  v_number bigint;
+begin
+  while v_at < v_end loop
+    select r.number, r.stop into v_tag, v_at from rowcall.read_varint(p_message, v_at) r;
+    exit when v_tag is null;
+    case v_tag & 7
+      when 0 then
+        select r.stop into v_at from rowcall.read_varint(p_message, v_at) r;
+      when 1 then
+        v_at := v_at + 8;
+      when 2 then
+        select r.number, r.stop into v_number, v_at from rowcall.read_varint(p_message, v_at) r;
+        exit when v_number is null or v_number < 0 or v_number > v_end - v_at;
+        field := v_tag >> 3;
+        value := substring(p_message from v_at + 1 for v_number::integer);
+        return next;
+        v_at := v_at + v_number::integer;
+      when 5 then
+        v_at := v_at + 4;
+      else
+        exit;
+    end case;
+  end loop;
+end
+$$;
+
+-- The reason in a serialised google.rpc.Status: that of the last ErrorInfo of ours.
+create function rowcall.error_reason(p_error bytea)
+returns text
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+  select encode(i.reason, 'escape')
+  from rowcall.read_fields(p_error) with ordinality as s (field, value, place)
+  cross join lateral (
+    select
+      (array_agg(f.value) filter (where f.field = 1))[1] as type_url,
+      (array_agg(f.value) filter (where f.field = 2))[1] as value
+    from rowcall.read_fields(s.value) f
+  ) d
+  cross join lateral (
+    select
+      (array_agg(f.value) filter (where f.field = 1))[1] as reason,
+      (array_agg(f.value) filter (where f.field = 2))[1] as domain
+    from rowcall.read_fields(d.value) f
+  ) i
+  where s.field = 3 and d.type_url like '%/google.rpc.ErrorInfo'::bytea and i.domain = 'rowcall.dev'::bytea
+  order by s.place desc
+  limit 1
+$$;
+
+-- A job's attempts as a person reads them: outcome and code in words, the reason in
+-- place of the serialised error that it stands in.
+create function rowcall.attempts_in_words(p_attempts jsonb)
+returns jsonb
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_agg(
+    (a.attempt - 'error') || jsonb_strip_nulls(jsonb_build_object(
+      'outcome', (array[
+        'SUCCEEDED', 'RETRIED', 'FAILED', 'CANCELLED', 'LOST', 'RELEASED', 'SNOOZED'
+      ])[(a.attempt ->> 'outcome')::integer],
+      'code', rowcall.code_name((a.attempt ->> 'code')::integer),
+      'reason', rowcall.error_reason(decode(a.attempt ->> 'error', 'base64'))
+    ))
+    order by a.place
+  )
+  from jsonb_array_elements(p_attempts) with ordinality as a (attempt, place)
+$$;
+
 -- Live and finished jobs as one table that a person can read. Payloads are left
 -- out: they are protobuf bytes, decoded by GetJob's JOB_VIEW_FULL.
 create view rowcall.jobs as
@@ -35,7 +152,8 @@ select
   j.finished_at,
   j.cancel_requested_at,
   coalesce(j.worker, w.name) as worker,
-  j.error_code,
+  rowcall.code_name(j.error_code) as error_code,
+  rowcall.error_reason(j.error) as error_reason,
   j.error_message,
   j.error_fingerprint,
   j.resolved_at,
@@ -43,13 +161,13 @@ select
   j.resolve_note,
   octet_length(j.request) as request_bytes,
   octet_length(j.response) as response_bytes,
-  j.attempts
+  rowcall.attempts_in_words(j.attempts) as attempts
 from (
   select
     tenant, job_id, state, lane, priority, nullif(held, 0) as held, queue_id, method_id, policy_id, attempt, lost, lost_alone,
     replays, actor, request_id, traceparent, parent_job_id, labels, progress, progress_message, created_at, deadline, run_at,
     ready_at, started_at, null::timestamptz as finished_at, cancel_requested_at, worker_id, null::text as worker,
-    null::integer as error_code, null::text as error_message, null::text as error_fingerprint,
+    null::bytea as error, null::integer as error_code, null::text as error_message, null::text as error_fingerprint,
     null::timestamptz as resolved_at, null::text as resolved_by, null::text as resolve_note, request,
     null::bytea as response, attempts
   from rowcall.job
@@ -58,7 +176,7 @@ from (
     tenant, job_id, state, lane, priority, null::smallint, queue_id, method_id, policy_id, attempt, lost, lost_alone,
     replays, actor, request_id, traceparent, parent_job_id, labels, progress, progress_message, created_at, deadline, run_at,
     ready_at, started_at, finished_at, cancel_requested_at, worker_id, worker,
-    error_code, error_message, error_fingerprint, resolved_at, resolved_by, resolve_note, request,
+    error, error_code, error_message, error_fingerprint, resolved_at, resolved_by, resolve_note, request,
     response, attempts
   from rowcall.job_history
 ) j

@@ -32,3 +32,7 @@ to rowcall_worker;
 grant execute on function rowcall.submit_v1 to rowcall_submitter;
 
 grant select on rowcall.jobs to rowcall_reader;
+-- What a view calls is called by whoever reads it.
+grant execute on function
+  rowcall.code_name, rowcall.read_varint, rowcall.read_fields, rowcall.error_reason, rowcall.attempts_in_words
+to rowcall_reader;
