@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
 import pty
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -112,6 +114,34 @@ def test_jobs_are_listed_newest_first_and_narrowed(system: System) -> None:
     assert [(job["name"], job["error"]["code"]) for job in rest.json["jobs"]] == [(failed, Code.NOT_FOUND)]
     assert rest.json["next_page_token"] == ""
     assert "--page-token" in system.run("list", "--limit", "3").err
+
+
+@pytest.mark.parametrize(("flags", "whole"), [((), True), (("--wide",), False)])
+def test_a_list_fits_a_narrow_terminal_with_names_whole(system: System, flags: tuple[str, ...], whole: bool) -> None:
+    jobs = system.waiting(2)
+    terminal, its_end = pty.openpty()
+    with os.fdopen(terminal, "rb", buffering=0) as reader:
+        variables = {**environment(system.variables), "COLUMNS": "90", "TERM": "xterm"}
+        process = subprocess.Popen([ROWCALL, "jobs", "list", *flags], stdout=its_end, env=variables)
+        os.close(its_end)
+        shown = b""
+        while (part := _read(reader)) != b"":
+            shown += part
+        assert process.wait(60) == 0
+
+    lines = re.sub(rb"\x1b\[[0-9;]*m", b"", shown).decode().splitlines()
+    for name in jobs:
+        [line] = [line for line in lines if name in line]
+        assert (line.split() == ["name", name]) is whole
+    assert (max(map(len, lines)) <= 90) is whole
+
+
+def _read(terminal: io.FileIO) -> bytes:
+    """What was printed; nothing once nobody holds the terminal's other end."""
+    try:
+        return terminal.read(65536)
+    except OSError:
+        return b""
 
 
 def test_dead_letters_are_counted_and_their_jobs_run_again(system: System) -> None:

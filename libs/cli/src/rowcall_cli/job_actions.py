@@ -268,7 +268,9 @@ def _run(
     elif selection.dry_run:
         result_table((f"would {action.verb}",), [(name,) for name in result.sample])
     if result.refused and not as_json:
-        result_table(("refused", "why"), [(each.name, explain_status(each.error)) for each in result.refused])
+        result_table(
+            ("refused", "why"), [(each.name, explain_status(each.error)) for each in result.refused], prose=("why",)
+        )
     if selection.dry_run:
         say(f"{_many(result)} would be {action.done}. Nothing was done.")
         return

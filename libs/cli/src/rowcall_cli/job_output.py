@@ -21,6 +21,9 @@ from rowcall_cli.output import result_fields, result_json, result_table
 from rowcall_cli.reflection import Types
 
 JOB_COLUMNS = ("name", "method", "state", "attempt", "created", "finished", "error")
+ATTEMPT_COLUMNS = ("attempt", "outcome", "started", "seconds", "worker", "error")
+PROSE = ("error",)
+"""Columns of sentences."""
 
 _HELD = {
     job_pb2.HOLD_PAUSED: "held: its tenant or method is paused",
@@ -28,13 +31,14 @@ _HELD = {
 }
 
 
-def print_job(job: job_pb2.Job, types: Types, *, as_json: bool) -> None:
+def print_job(job: job_pb2.Job, types: Types, *, as_json: bool, wide: bool = False) -> None:
     """Print one job: for a script as JSON, for a person with its attempts; payloads where it has them.
 
     Args:
         job: As the gateway sent it.
         types: Know the payloads' types.
         as_json: For a script.
+        wide: Attempts as lines, however long.
     """
     if as_json:
         result_json(job_json(job, types))
@@ -65,7 +69,7 @@ def print_job(job: job_pb2.Job, types: Types, *, as_json: bool) -> None:
         ]
     )
     if job.attempts:
-        result_table(("", "outcome", "started", "seconds", "worker", "error"), [_attempt(one) for one in job.attempts])
+        result_table(ATTEMPT_COLUMNS, [_attempt(one) for one in job.attempts], prose=PROSE, wide=wide)
     if job.HasField("request"):
         result_json({"request": types.render(job.request)})
     if job.HasField("response"):

@@ -38,8 +38,8 @@ from rowcall_cli.job_filters import (
     job_filter,
 )
 from rowcall_cli.job_names import read_names
-from rowcall_cli.job_output import JOB_COLUMNS, job_json, job_row, message_json, print_job, time_text
-from rowcall_cli.output import examples, result_json, result_table, say
+from rowcall_cli.job_output import JOB_COLUMNS, PROSE, job_json, job_row, message_json, print_job, time_text
+from rowcall_cli.output import WideOption, examples, result_json, result_table, say
 from rowcall_cli.reflection import Types
 
 app = typer.Typer(no_args_is_help=True, help="Look at jobs, cancel them, run failed ones again, mark them as handled.")
@@ -56,6 +56,7 @@ def show(
     name: NameArgument,
     *,
     full: Annotated[bool, typer.Option("--full", help="With request and response.")] = False,
+    wide: WideOption = False,
     address: AddressOption = DEFAULT_ADDRESS,
     tenant: NameTenantOption = None,
     as_json: JsonOption = False,
@@ -67,7 +68,7 @@ def show(
         stub = job_service_pb2_grpc.JobServiceStub(gateway.channel)
         request = job_service_pb2.GetJobRequest(name=name, view=view)
         job = stub.GetJob(request, timeout=RPC_SECONDS, metadata=gateway.metadata()).job
-        print_job(job, Types(gateway.channel), as_json=as_json)
+        print_job(job, Types(gateway.channel), as_json=as_json, wide=wide)
 
 
 @app.command(
@@ -94,6 +95,7 @@ def list_(
     page_token: Annotated[
         str, typer.Option(metavar="TOKEN", help="Go on where a list ended; the other flags must be the same.")
     ] = "",
+    wide: WideOption = False,
     address: AddressOption = DEFAULT_ADDRESS,
     tenant: TenantOption = DEFAULT_TENANT,
     as_json: JsonOption = False,
@@ -131,7 +133,7 @@ def list_(
             jobs = [job_json(job, types) for job in found.jobs]
             result_json({"jobs": jobs, "next_page_token": found.next_page_token})
             return
-    result_table(JOB_COLUMNS, [job_row(job) for job in found.jobs])
+    result_table(JOB_COLUMNS, [job_row(job) for job in found.jobs], prose=PROSE, wide=wide)
     if found.next_page_token:
         say(f"There are more: raise --limit, or go on with --page-token {found.next_page_token}")
     elif not found.jobs:
@@ -148,6 +150,7 @@ def failures(
         str, typer.Option("--since", metavar="TIME", help="Failed then or later: a time, or how long ago (2h, 3d).")
     ] = "",
     limit: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="How many groups at most.")] = 100,
+    wide: WideOption = False,
     address: AddressOption = DEFAULT_ADDRESS,
     tenant: TenantOption = DEFAULT_TENANT,
     as_json: JsonOption = False,
@@ -179,6 +182,8 @@ def failures(
             )
             for group in groups
         ],
+        prose=PROSE,
+        wide=wide,
     )
     if not groups:
         say(f"The tenant {tenant} has no dead letters that match.")

@@ -22,10 +22,11 @@ from rowcall_cli.gateway import (
     TenantOption,
     connect,
 )
-from rowcall_cli.output import examples, result_fields, result_json, result_table, say
+from rowcall_cli.output import WideOption, examples, result_fields, result_json, result_table, say
 
 app = typer.Typer(no_args_is_help=True, help="Look at queues, pause and resume them, and weigh tenants.")
 
+PAUSE_COLUMNS = ("kind", "name", "since", "by", "note", "not on shards")
 COLUMNS = ("queue", "ready", "oldest", "held", "running", "scheduled", "paused")
 
 
@@ -57,7 +58,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 @app.command("list", epilog=examples("rowcall queues list", "rowcall queues list --json"))
 def list_(
-    *, address: AddressOption = DEFAULT_ADDRESS, tenant: TenantOption = DEFAULT_TENANT, as_json: JsonOption = False
+    *,
+    wide: WideOption = False,
+    address: AddressOption = DEFAULT_ADDRESS,
+    tenant: TenantOption = DEFAULT_TENANT,
+    as_json: JsonOption = False,
 ) -> None:
     """Show every queue: how much waits, since when, how much runs, and what is paused.
 
@@ -75,7 +80,8 @@ def list_(
             }
         )
     else:
-        result_table(COLUMNS, [[value for _, value in _fields(queue)] for queue in answer.queues])
+        rows = [[value for _, value in _fields(queue)] for queue in answer.queues]
+        result_table(COLUMNS, rows, prose=("paused",), wide=wide)
     _complete(answer.unreachable_shards)
 
 
@@ -145,7 +151,11 @@ def resume(
 
 @app.command(epilog=examples("rowcall queues pauses", "rowcall queues pauses --tenant acme --json"))
 def pauses(
-    *, address: AddressOption = DEFAULT_ADDRESS, tenant: TenantOption = DEFAULT_TENANT, as_json: JsonOption = False
+    *,
+    wide: WideOption = False,
+    address: AddressOption = DEFAULT_ADDRESS,
+    tenant: TenantOption = DEFAULT_TENANT,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what is paused: queues, methods, and the tenant that is called for.
 
@@ -162,7 +172,7 @@ def pauses(
             }
         )
     elif answer.pauses:
-        result_table(("", "name", "since", "by", "note", "not on shards"), [_row(one) for one in answer.pauses])
+        result_table(PAUSE_COLUMNS, [_row(one) for one in answer.pauses], prose=("note",), wide=wide)
     else:
         say("Nothing is paused.")
     _complete(answer.unreachable_shards)
