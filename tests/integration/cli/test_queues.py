@@ -72,6 +72,10 @@ def test_a_paused_queue_holds_jobs_and_a_resumed_one_runs_them(command: Command)
     [pause] = command("queues", "pauses", "--json").json["pauses"]
     assert pause["target"] == {"queue": QUEUE}
     assert ["queue", QUEUE] in [line.split()[:2] for line in command("queues", "pauses").out.splitlines()]
+    [name] = [line.split()[-1] for line in held.err.splitlines() if "rowcall jobs show" in line]
+    [why] = [line for line in command("jobs", "show", name).out.splitlines() if line.startswith("paused")]
+    assert why.split()[1:3] == ["its", "queue,"]
+    assert why.endswith(", by ada: rebuild")
 
     assert command("queues", "resume", "queue", QUEUE).code == 0
     assert command("submit", ECHO, "--key", "held", "--wait", "20").code == 0

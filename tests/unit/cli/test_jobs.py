@@ -17,7 +17,9 @@ from rowcall.v1.job_service_pb2 import (
     ListFailureGroupsResponse,
     ListJobsResponse,
 )
+from rowcall.v1.queue_service_pb2 import ListPausesResponse, Pause, PauseInfo, PauseTarget
 from rowcall_cli.errors import ExitCode
+from rowcall_cli.job_output import time_text
 from tests.fix_channel import SECONDS, FakeGateway
 
 ID = "0199d1f0-0000-7000-8000-00000000000a"
@@ -25,7 +27,20 @@ NAME = "tenants/acme/operations/0199d1f0-0000-7000-8000-000000000000"
 
 
 def job(number: int = 0) -> job_pb2.Job:
-    return job_pb2.Job(name=f"{NAME[:-1]}{number}", priority=PRIORITY_NORMAL, state=job_pb2.JOB_STATE_READY)
+    return job_pb2.Job(name=f"{NAME[:-1]}{number}", priority=PRIORITY_NORMAL, state=job_pb2.JOB_STATE_RUNNING)
+
+
+def pause(actor: str, note: str, **target: str) -> Pause:
+    info = PauseInfo(actor=actor, note=note)
+    info.pause_time.FromJsonString("2031-05-04T13:30:00Z")
+    return Pause(target=PauseTarget(**target), info=info)
+
+
+def waiting() -> job_pb2.Job:
+    made = job()
+    made.state = job_pb2.JOB_STATE_READY
+    made.method, made.queue = "acme.v1.PrintService/Print", "printing"
+    return made
 
 
 @pytest.mark.parametrize(("flags", "view"), [((), JOB_VIEW_BASIC), (("--full",), JOB_VIEW_FULL)])
@@ -37,6 +52,36 @@ def test_payloads_are_asked_for_where_they_are_wanted(
     assert (call.request.name, call.request.view) == (NAME, view)
     call.answer(GetJobResponse(job=job()))
     assert NAME in command.result(SECONDS).out
+
+
+def test_a_job_that_waits_is_told_with_what_pauses_it(fake_gateway: FakeGateway) -> None:
+    command = fake_gateway.start("jobs", "show", NAME)
+    fake_gateway.take().answer(GetJobResponse(job=waiting()))
+    call = fake_gateway.take()
+    assert (call.method, call.metadata) == ("QueueService/ListPauses", {"rowcall-tenant": "acme"})
+    its = [
+        pause("ada", "no paper", queue="printing"),
+        pause("", "", method="acme.v1.PrintService/Print"),
+        pause("bob", "", tenant="acme"),
+    ]
+    others = [pause("eve", "", queue="mail"), pause("eve", "", method="acme.v1.PrintService/Fold")]
+    call.answer(ListPausesResponse(pauses=[*its, *others]))
+    ran = command.result(SECONDS)
+    assert ran.code == ExitCode.OK
+    [line] = [line for line in ran.out.splitlines() if line.startswith("paused")]
+    since = f"since {time_text(its[0].info.pause_time)}"
+    told = f"its queue, {since}, by ada: no paper; its method, {since}; its tenant, {since}, by bob"
+    assert line.removeprefix("paused").strip() == told
+
+
+def test_a_job_that_waits_is_shown_though_nobody_says_what_for(fake_gateway: FakeGateway) -> None:
+    command = fake_gateway.start("jobs", "show", NAME)
+    fake_gateway.take().answer(GetJobResponse(job=waiting()))
+    fake_gateway.take().fail(grpc.StatusCode.UNAVAILABLE, "a shard is away")
+    ran = command.result(SECONDS)
+    assert (ran.code, ran.err) == (ExitCode.OK, "")
+    assert "ready" in ran.out
+    assert "paused" not in ran.out
 
 
 def test_the_tenant_that_was_said_goes_before_the_one_in_the_name(fake_gateway: FakeGateway) -> None:

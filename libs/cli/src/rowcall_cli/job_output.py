@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import cast
 
@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
 
 from rowcall.options.v1 import job_pb2 as options_pb2
-from rowcall.v1 import job_pb2
+from rowcall.v1 import job_pb2, queue_service_pb2
 from rowcall_cli.gateway import explain_status
 from rowcall_cli.output import result_fields, result_json, result_table
 from rowcall_cli.reflection import Types
@@ -31,7 +31,14 @@ _HELD = {
 }
 
 
-def print_job(job: job_pb2.Job, types: Types, *, as_json: bool, wide: bool = False) -> None:
+def print_job(
+    job: job_pb2.Job,
+    types: Types,
+    *,
+    as_json: bool,
+    wide: bool = False,
+    pauses: Sequence[queue_service_pb2.Pause] = (),
+) -> None:
     """Print one job: for a script as JSON, for a person with its attempts; payloads where it has them.
 
     Args:
@@ -39,6 +46,7 @@ def print_job(job: job_pb2.Job, types: Types, *, as_json: bool, wide: bool = Fal
         types: Know the payloads' types.
         as_json: For a script.
         wide: Attempts as lines, however long.
+        pauses: What it waits for, if it waits.
     """
     if as_json:
         result_json(job_json(job, types))
@@ -48,6 +56,7 @@ def print_job(job: job_pb2.Job, types: Types, *, as_json: bool, wide: bool = Fal
             ("name", job.name),
             ("method", job.method),
             ("state", _standing(job)),
+            ("paused", "; ".join(map(_pause, pauses))),
             ("queue", f"{job.queue}, {_priority(job.priority)}"),
             ("attempt", f"{job.attempt} of {job.max_attempts}"),
             ("created", time_text(job.create_time)),
@@ -169,6 +178,13 @@ def _standing(job: job_pb2.Job) -> str:
     if job.cancel_requested:
         words.append("cancel requested")
     return ", ".join(words)
+
+
+def _pause(pause: queue_service_pb2.Pause) -> str:
+    kind = pause.target.WhichOneof("target") or ""
+    by = f", by {pause.info.actor}" if pause.info.actor else ""
+    note = f": {pause.info.note}" if pause.info.note else ""
+    return f"its {kind}, since {time_text(pause.info.pause_time)}{by}{note}"
 
 
 def _progress(progress: job_pb2.Progress) -> str:

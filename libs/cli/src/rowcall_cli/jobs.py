@@ -5,11 +5,13 @@ What is done to jobs is `job_actions`'.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
+import grpc
 import typer
 
-from rowcall.v1 import job_service_pb2, job_service_pb2_grpc
+from rowcall.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc, queue_service_pb2, queue_service_pb2_grpc
 from rowcall_cli import job_actions
 from rowcall_cli.flags import past_flag
 from rowcall_cli.gateway import (
@@ -17,6 +19,7 @@ from rowcall_cli.gateway import (
     DEFAULT_TENANT,
     RPC_SECONDS,
     AddressOption,
+    Gateway,
     TenantOption,
     connect,
     explain_status,
@@ -61,14 +64,16 @@ def show(
     tenant: NameTenantOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one job: where it stands, and every attempt."""
+    """Show one job: where it stands, what pauses it if it waits, and every attempt."""
     view = job_service_pb2.JOB_VIEW_FULL if full else job_service_pb2.JOB_VIEW_BASIC
     tenant, [name] = read_names([name], tenant)
     with connect(address, tenant) as gateway:
         stub = job_service_pb2_grpc.JobServiceStub(gateway.channel)
         request = job_service_pb2.GetJobRequest(name=name, view=view)
         job = stub.GetJob(request, timeout=RPC_SECONDS, metadata=gateway.metadata()).job
-        print_job(job, Types(gateway.channel), as_json=as_json, wide=wide)
+        waits = job.state == job_pb2.JOB_STATE_READY and not as_json
+        pauses = _pauses(gateway, job) if waits else ()
+        print_job(job, Types(gateway.channel), as_json=as_json, wide=wide, pauses=pauses)
 
 
 @app.command(
@@ -187,6 +192,24 @@ def failures(
     )
     if not groups:
         say(f"The tenant {tenant} has no dead letters that match.")
+
+
+def _pauses(gateway: Gateway, job: job_pb2.Job) -> Sequence[queue_service_pb2.Pause]:
+    """What keeps a job from being claimed; nothing where the gateway does not say it: the job is shown all the same."""
+    stub = queue_service_pb2_grpc.QueueServiceStub(gateway.channel)
+    try:
+        answer = stub.ListPauses(
+            queue_service_pb2.ListPausesRequest(), timeout=RPC_SECONDS, metadata=gateway.metadata()
+        )
+    except grpc.RpcError:
+        return ()
+    # Of tenants, only the one that is called for is listed.
+    its = {"queue": job.queue, "method": job.method, "tenant": gateway.tenant}
+    return [
+        pause
+        for pause in answer.pauses
+        if (kind := pause.target.WhichOneof("target")) and getattr(pause.target, kind) == its[kind]
+    ]
 
 
 app.command(epilog=job_actions.CANCEL_EXAMPLES)(job_actions.cancel)
