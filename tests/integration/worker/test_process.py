@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from psycopg.conninfo import make_conninfo
 
 from rowcall.catalogue.images import load_catalogue
 from rowcall.probe.v1.probe_pb2 import AwaitRequest, AwaitResponse, EchoRequest
@@ -125,7 +127,8 @@ def test_every_missing_setting_is_named(services: Services) -> None:
 
 
 def test_a_database_without_the_schema_is_refused(services: Services, cluster: Cluster) -> None:
-    worker = services.worker(ROWCALL_SHARDS=f'{{"a": "{cluster.service_catalogue}"}}')
+    bare = make_conninfo(cluster.service_catalogue, dbname="postgres")
+    worker = services.worker(ROWCALL_SHARDS=json.dumps({"a": bare}))
     assert worker.process.wait(END_SECONDS) == 1
     worker.end()
     assert "rowcall migrate" in "".join(worker.log)
