@@ -58,7 +58,7 @@ chaos: setup ## The tests that break things, in their long form: an hour
 proofs: setup ## Fairness, held snapshots, a day dropped: figures into build/proofs.json (45 min; ONLY=fairness, snapshot or size)
 	@$(BIN)/pytest -m proofs -s $(if $(ONLY),tests/proofs/test_$(ONLY).py) $(ARGS)
 
-guards: setup ## Take out each guard in turn and see its tests fail, in a copy: 15 minutes; ONLY=text for some
+guards: setup ## Take out each guard in turn and see its tests fail, in a copy: half an hour; ONLY=text for some
 	@$(BIN)/python -m tools.guards $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
 bench: setup ## Limits, other queues and ourselves, in turn: 15 minutes; ONLY=name,name runs some, into build/bench.json and .svg
