@@ -110,8 +110,7 @@ async def test_what_a_full_disk_did_not_take_is_told_when_it_takes_again(
     log = tmp_path_factory.mktemp("log") / "log"
     full, disk = os.open("/dev/full", os.O_WRONLY), os.open(log, os.O_WRONLY | os.O_CREAT)
     stderr = Stderr(full, lambda count: f"{count} dropped\n")
-    stderr.write("one\n")
-    stderr.write("two\n")
+    stderr.write("one\ntwo\n")
     await until(lambda: not stderr._bytes)
     os.dup2(disk, stderr.fileno())
     stderr.write("three\n")

@@ -8,7 +8,6 @@ What does not fit is dropped and counted, and told of when the way is free again
 
 from __future__ import annotations
 
-import atexit
 import io
 import os
 import select
@@ -43,7 +42,7 @@ class Stderr(io.TextIOBase):
         """
         Args:
             descriptor: Where to write in the end; duplicated.
-            dropped: Makes the text that tells of so many writes that were dropped.
+            dropped: Makes the text that tells of so many lines that were dropped.
             limit: How many bytes are kept.
         """
         super().__init__()
@@ -87,7 +86,7 @@ class Stderr(io.TextIOBase):
         data = text.encode("utf-8", "backslashreplace")
         with self._lock:
             if self._bytes + len(data) > self._limit:
-                self._dropped += 1
+                self._dropped += _lines(data)
                 return len(text)
             self._kept.append(data)
             self._bytes += len(data)
@@ -126,16 +125,15 @@ class Stderr(io.TextIOBase):
                 parts.append(self._kept.popleft())
                 size += len(parts[-1])
             dropped, self._dropped = self._dropped, 0
-        if dropped:
-            parts.append(self._tell(dropped).encode())
-        if not parts:
+        told = self._tell(dropped).encode() if dropped else b""
+        if not (parts or told):
             return False
         try:
-            self._write_all(b"".join(parts))
+            self._write_all(b"".join((*parts, told)))
         except OSError:
             with self._lock:
                 # What comes later may fare better; what is here has waited long enough.
-                self._dropped += dropped + len(parts) - bool(dropped) + len(self._kept)
+                self._dropped += dropped + sum(map(_lines, (*parts, *self._kept)))
                 size += sum(map(len, self._kept))
                 self._kept.clear()
             time.sleep(_AGAIN_AFTER)
@@ -155,8 +153,14 @@ class Stderr(io.TextIOBase):
                 poll.poll()
 
 
+def _lines(data: bytes) -> int:
+    """How many lines of a log a text is: they may come many at a time."""
+    return max(data.count(b"\n"), 1)
+
+
 def put_in_place(dropped: Callable[[int], str]) -> None:
-    """Has `sys.stderr` wait for nobody, and everything that writes to it: tracebacks, warnings, libraries.
+    """Has `sys.stderr` wait for nobody, and everything that writes to it: tracebacks, warnings, libraries. Whoever calls it
+    flushes at the end of the process.
 
     Does nothing where somebody has replaced it already, as a test does that captures it, and where there is none.
 
@@ -173,5 +177,4 @@ def put_in_place(dropped: Callable[[int], str]) -> None:
     own.flush()
     made = Stderr(descriptor, dropped)
     os.register_at_fork(after_in_child=made.begin)
-    atexit.register(made.flush)
     sys.stderr = made
