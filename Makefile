@@ -26,7 +26,7 @@ export UV_SYSTEM_CERTS ?= true
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test proofs test-postgres check check-list lint format generate lock chaos guards bench bench-long clean
+.PHONY: help setup demo dev test proofs test-postgres check check-list lint format generate lock chaos guards test-long bench bench-long clean
 
 help: ## This list
 	@echo "Rowcall: a typed gRPC call, kept as a Postgres row until it is answered."
@@ -60,6 +60,9 @@ proofs: setup ## Fairness, held snapshots, a day dropped: figures into build/pro
 
 guards: setup ## Take out each guard in turn and see its tests fail, in a copy: half an hour; ONLY=text for some
 	@$(BIN)/python -m tools.guards $(if $(ONLY),--only "$(ONLY)") $(ARGS)
+
+test-long: setup ## What make test has reduced, whole: chaos, proofs, guards, test-postgres; three hours; ONLY=name,name for some
+	@$(BIN)/python -m tools.long_forms $(if $(ONLY),--only $(ONLY))
 
 bench: setup ## Limits, other queues and ourselves, in turn: 15 minutes; ONLY=name,name runs some, into build/bench.json and .svg
 	@$(UV) sync --quiet --frozen --all-packages --group bench
