@@ -67,6 +67,7 @@ where worker_id = any (%(workers)s) or %(workers)s::uuid[] is null
 """
 _PASS_REST = (
     "update rowcall.elected set until = until - %(time)s",
+    "update rowcall.served set until = until - %(time)s",
     "update rowcall.job_key set expires_at = expires_at - %(time)s, repeated_at = repeated_at - %(time)s",
     "update rowcall.queue set paused_at = paused_at - %(time)s where paused_at is not null",
     "update rowcall.method set paused_at = paused_at - %(time)s where paused_at is not null",
@@ -75,7 +76,7 @@ _PASS_REST = (
 
 _CLEAR = """
 delete from rowcall.job; delete from rowcall.job_history; delete from rowcall.job_key; delete from rowcall.worker;
-delete from rowcall.turn; delete from rowcall.elected; update rowcall.queue set paused_at = null;
+delete from rowcall.serving; delete from rowcall.served; delete from rowcall.turn; delete from rowcall.elected; update rowcall.queue set paused_at = null;
 update rowcall.method set paused_at = null; update rowcall.tenant_route set paused_at = null
 """
 

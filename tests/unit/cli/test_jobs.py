@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
 
 from rowcall.options.v1.job_pb2 import PRIORITY_NORMAL
@@ -17,7 +18,6 @@ from rowcall.v1.job_service_pb2 import (
     ListFailureGroupsResponse,
     ListJobsResponse,
 )
-from rowcall.v1.queue_service_pb2 import ListPausesResponse, Pause, PauseInfo, PauseTarget
 from rowcall_cli.errors import ExitCode
 from rowcall_cli.job_output import time_text
 from tests.fix_channel import SECONDS, FakeGateway
@@ -30,17 +30,42 @@ def job(number: int = 0) -> job_pb2.Job:
     return job_pb2.Job(name=f"{NAME[:-1]}{number}", priority=PRIORITY_NORMAL, state=job_pb2.JOB_STATE_RUNNING)
 
 
-def pause(actor: str, note: str, **target: str) -> Pause:
-    info = PauseInfo(actor=actor, note=note)
-    info.pause_time.FromJsonString("2031-05-04T13:30:00Z")
-    return Pause(target=PauseTarget(**target), info=info)
+SINCE = Timestamp(seconds=1_935_668_400)
 
 
-def waiting() -> job_pb2.Job:
+def wait(
+    reason: str,
+    description: str,
+    *,
+    start_time: Timestamp | None = None,
+    actor: str = "",
+    note: str = "",
+    worker: str = "",
+    ahead: int | None = None,
+) -> job_pb2.Wait:
+    return job_pb2.Wait(
+        reason=job_pb2.WaitReason.Value(f"WAIT_REASON_{reason}"),
+        description=description,
+        start_time=start_time,
+        actor=actor,
+        note=note,
+        worker=worker,
+        ahead=ahead,
+    )
+
+
+def waiting(*waits: job_pb2.Wait) -> job_pb2.Job:
     made = job()
     made.state = job_pb2.JOB_STATE_READY
     made.method, made.queue = "acme.v1.PrintService/Print", "printing"
+    made.waits.extend(waits)
     return made
+
+
+def waits_for(out: str) -> list[str]:
+    """What is told under this name, line by line."""
+    label = "waits for"
+    return [line.removeprefix(label).strip() for line in out.splitlines() if line.startswith(label)]
 
 
 @pytest.mark.parametrize(("flags", "view"), [((), JOB_VIEW_BASIC), (("--full",), JOB_VIEW_FULL)])
@@ -54,34 +79,62 @@ def test_payloads_are_asked_for_where_they_are_wanted(
     assert NAME in command.result(SECONDS).out
 
 
-def test_a_job_that_waits_is_told_with_what_pauses_it(fake_gateway: FakeGateway) -> None:
+def test_a_job_that_waits_is_told_with_all_that_it_waits_for(fake_gateway: FakeGateway) -> None:
     command = fake_gateway.start("jobs", "show", NAME)
-    fake_gateway.take().answer(GetJobResponse(job=waiting()))
-    call = fake_gateway.take()
-    assert (call.method, call.metadata) == ("QueueService/ListPauses", {"rowcall-tenant": "acme"})
-    its = [
-        pause("ada", "no paper", queue="printing"),
-        pause("", "", method="acme.v1.PrintService/Print"),
-        pause("bob", "", tenant="acme"),
-    ]
-    others = [pause("eve", "", queue="mail"), pause("eve", "", method="acme.v1.PrintService/Fold")]
-    call.answer(ListPausesResponse(pauses=[*its, *others]))
-    ran = command.result(SECONDS)
-    assert ran.code == ExitCode.OK
-    [line] = [line for line in ran.out.splitlines() if line.startswith("paused")]
-    since = f"since {time_text(its[0].info.pause_time)}"
-    told = f"its queue, {since}, by ada: no paper; its method, {since}; its tenant, {since}, by bob"
-    assert line.removeprefix("paused").strip() == told
-
-
-def test_a_job_that_waits_is_shown_though_nobody_says_what_for(fake_gateway: FakeGateway) -> None:
-    command = fake_gateway.start("jobs", "show", NAME)
-    fake_gateway.take().answer(GetJobResponse(job=waiting()))
-    fake_gateway.take().fail(grpc.StatusCode.UNAVAILABLE, "a shard is away")
+    shown = waiting(
+        wait("QUEUE_PAUSED", "Its queue is paused.", start_time=SINCE, actor="ada", note="no paper"),
+        wait("TENANT_PAUSED", "Its tenant is paused.", start_time=SINCE),
+        wait("METHOD_NOT_SERVED", "No worker serves its method.", start_time=SINCE, worker="press-1-ab"),
+        wait("QUEUE_NOT_SERVED", "No worker that serves its method serves its queue."),
+    )
+    fake_gateway.take().answer(GetJobResponse(job=shown))
     ran = command.result(SECONDS)
     assert (ran.code, ran.err) == (ExitCode.OK, "")
-    assert "ready" in ran.out
-    assert "paused" not in ran.out
+    since = f"since {time_text(SINCE)}"
+    assert waits_for(ran.out) == [
+        f"its queue is paused, {since}, by ada: no paper",
+        f"its tenant is paused, {since}",
+        f"no worker serves its method, {since}, when press-1-ab was gone",
+        "no worker that serves its method serves its queue: none ever has",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ahead", "told"), [(0, ": it is next"), (7, ": 7 before it"), (1000, ": 1000 or more before it"), (None, "")]
+)
+def test_a_job_that_nothing_keeps_says_whose_turn_is_before_its_own(
+    fake_gateway: FakeGateway, ahead: int | None, told: str
+) -> None:
+    command = fake_gateway.start("jobs", "show", NAME)
+    shown = waiting(wait("TURN", "It waits for its turn and a worker's free slot.", ahead=ahead))
+    fake_gateway.take().answer(GetJobResponse(job=shown))
+    assert waits_for(command.result(SECONDS).out) == [f"it waits for its turn and a worker's free slot{told}"]
+
+
+def test_what_a_newer_gateway_knows_is_told_in_its_words(fake_gateway: FakeGateway) -> None:
+    command = fake_gateway.start("jobs", "show", NAME)
+    shown = waiting(job_pb2.Wait(reason=job_pb2.WaitReason.ValueType(99), description="The moon is not full."))
+    fake_gateway.take().answer(GetJobResponse(job=shown))
+    assert waits_for(command.result(SECONDS).out) == ["the moon is not full"]
+
+
+def test_what_waits_is_listed_with_what_it_waits_for(fake_gateway: FakeGateway) -> None:
+    command = fake_gateway.start("jobs", "list", "--waiting", "--queue", "printing")
+    call = fake_gateway.take()
+    assert list(call.request.filter.states) == [job_pb2.JOB_STATE_SCHEDULED, job_pb2.JOB_STATE_READY]
+    assert call.request.filter.queue == "printing"
+    shown = waiting(wait("TIME", "It is not due yet."), wait("METHOD_NOT_SERVED", "No worker serves its method."))
+    call.answer(ListJobsResponse(jobs=[shown]))
+    header, row = command.result(SECONDS).out.splitlines()
+    assert header.split() == ["name", "method", "queue", "state", "created", "waits", "for"]
+    assert row.split(maxsplit=4)[:4] == [NAME, "acme.v1.PrintService/Print", "printing", "ready"]
+    assert row.rstrip().endswith("it is not due yet; no worker serves its method: none ever has")
+
+
+def test_waiting_is_a_state_of_its_own(fake_gateway: FakeGateway) -> None:
+    ran = fake_gateway.start("jobs", "list", "--waiting", "--state", "failed").result(SECONDS)
+    assert (ran.code, ran.out) == (ExitCode.USAGE, "")
+    assert "--waiting is --state scheduled --state ready" in ran.err
 
 
 def test_the_tenant_that_was_said_goes_before_the_one_in_the_name(fake_gateway: FakeGateway) -> None:

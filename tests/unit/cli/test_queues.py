@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC
+
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from rowcall.v1 import queue_service_pb2
-from rowcall.v1.queue_service_pb2 import PauseTarget
+from rowcall.v1.queue_service_pb2 import PauseTarget, Queue, Unserved
 from rowcall_cli.errors import ExitCode
 from tests.fix_channel import SECONDS, FakeGateway
+
+SINCE = Timestamp(seconds=1_935_668_400)
+SINCE_TEXT = SINCE.ToDatetime(tzinfo=UTC).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
 @pytest.mark.parametrize(
@@ -87,3 +93,27 @@ def test_a_cancelled_call_is_told(fake_gateway: FakeGateway) -> None:
     call.fail(grpc.StatusCode.CANCELLED, "by a proxy")
     ran = command.result(SECONDS)
     assert (ran.code, ran.out, ran.err) == (ExitCode.FAILED, "", "rowcall: CANCELLED: by a proxy\n")
+
+
+@pytest.mark.parametrize(
+    ("served", "told"),
+    [
+        (Queue(workers=1), "1 worker"),
+        (Queue(workers=2, unserved_methods=["a.v1.S/M", "a.v1.S/N"]), "2 workers; nobody for a.v1.S/M, a.v1.S/N"),
+        (Queue(unserved=Unserved(shards=["a"])), "nobody yet"),
+        (
+            Queue(unserved=Unserved(shards=["a", "b"], start_time=SINCE, worker="w-1")),
+            f"nobody since {SINCE_TEXT}, when w-1 was gone",
+        ),
+        (
+            Queue(workers=2, unserved=Unserved(shards=["b"], start_time=SINCE, worker="w-1")),
+            f"2 workers; nobody on b since {SINCE_TEXT}, when w-1 was gone",
+        ),
+        (Queue(workers=2, unserved=Unserved(shards=["b"])), "2 workers; nobody on b"),
+    ],
+)
+def test_a_queue_is_shown_with_who_serves_it(fake_gateway: FakeGateway, served: Queue, told: str) -> None:
+    command = fake_gateway.start("queues", "show", "mail")
+    fake_gateway.take().answer(queue_service_pb2.GetQueueResponse(queue=served))
+    [line] = [line for line in command.result(SECONDS).out.splitlines() if line.startswith("served by")]
+    assert line.removeprefix("served by").strip() == told

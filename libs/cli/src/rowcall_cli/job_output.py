@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import cast
 
@@ -15,15 +15,20 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
 
 from rowcall.options.v1 import job_pb2 as options_pb2
-from rowcall.v1 import job_pb2, queue_service_pb2
+from rowcall.v1 import job_pb2
 from rowcall_cli.gateway import explain_status
 from rowcall_cli.output import result_fields, result_json, result_table
 from rowcall_cli.reflection import Types
 
 JOB_COLUMNS = ("name", "method", "state", "attempt", "created", "finished", "error")
 ATTEMPT_COLUMNS = ("attempt", "outcome", "started", "seconds", "worker", "error")
-PROSE = ("error",)
+WAITING_COLUMNS = ("name", "method", "queue", "state", "created", "waits for")
+PROSE = ("error", "waits for")
 """Columns of sentences."""
+
+_COUNTED = 1000
+"""How far a gateway counts the jobs before one that waits."""
+_NOT_SERVED = (job_pb2.WAIT_REASON_METHOD_NOT_SERVED, job_pb2.WAIT_REASON_QUEUE_NOT_SERVED)
 
 _HELD = {
     job_pb2.HOLD_PAUSED: "held: its tenant or method is paused",
@@ -37,7 +42,6 @@ def print_job(
     *,
     as_json: bool,
     wide: bool = False,
-    pauses: Sequence[queue_service_pb2.Pause] = (),
 ) -> None:
     """Print one job: for a script as JSON, for a person with its attempts; payloads where it has them.
 
@@ -46,7 +50,6 @@ def print_job(
         types: Know the payloads' types.
         as_json: For a script.
         wide: Attempts as lines, however long.
-        pauses: What it waits for, if it waits.
     """
     if as_json:
         result_json(job_json(job, types))
@@ -56,7 +59,7 @@ def print_job(
             ("name", job.name),
             ("method", job.method),
             ("state", _standing(job)),
-            ("paused", "; ".join(map(_pause, pauses))),
+            *(("waits for", wait) for wait in _waits(job)),
             ("queue", f"{job.queue}, {_priority(job.priority)}"),
             ("attempt", f"{job.attempt} of {job.max_attempts}"),
             ("created", time_text(job.create_time)),
@@ -135,6 +138,11 @@ def job_row(job: job_pb2.Job) -> tuple[str, ...]:
     )
 
 
+def waiting_row(job: job_pb2.Job) -> tuple[str, ...]:
+    """A job that waits as a row under WAITING_COLUMNS."""
+    return (job.name, job.method, job.queue, _standing(job), time_text(job.create_time), "; ".join(_waits(job)))
+
+
 def state_name(state: job_pb2.JobState.ValueType) -> str:
     """A state as people write it."""
     return _word(job_pb2.JobState.DESCRIPTOR, state, "JOB_STATE_")
@@ -180,11 +188,25 @@ def _standing(job: job_pb2.Job) -> str:
     return ", ".join(words)
 
 
-def _pause(pause: queue_service_pb2.Pause) -> str:
-    kind = pause.target.WhichOneof("target") or ""
-    by = f", by {pause.info.actor}" if pause.info.actor else ""
-    note = f": {pause.info.note}" if pause.info.note else ""
-    return f"its {kind}, since {time_text(pause.info.pause_time)}{by}{note}"
+def _waits(job: job_pb2.Job) -> list[str]:
+    return [_wait(wait) for wait in job.waits]
+
+
+def _wait(wait: job_pb2.Wait) -> str:
+    """Something that a job waits for, in a line."""
+    words = wait.description.removesuffix(".")
+    words = words[:1].lower() + words[1:]
+    since = f", since {time_text(wait.start_time)}" if wait.HasField("start_time") else ""
+    if wait.reason in _NOT_SERVED:
+        return f"{words}{since}, when {wait.worker} was gone" if since else f"{words}: none ever has"
+    if wait.HasField("ahead"):
+        if not wait.ahead:
+            return f"{words}: it is next"
+        more = " or more" if wait.ahead >= _COUNTED else ""
+        return f"{words}: {wait.ahead}{more} before it"
+    by = f", by {wait.actor}" if wait.actor else ""
+    note = f": {wait.note}" if wait.note else ""
+    return f"{words}{since}{by}{note}"
 
 
 def _progress(progress: job_pb2.Progress) -> str:

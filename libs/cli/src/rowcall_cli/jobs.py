@@ -5,21 +5,19 @@ What is done to jobs is `job_actions`'.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
-import grpc
 import typer
 
-from rowcall.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc, queue_service_pb2, queue_service_pb2_grpc
+from rowcall.v1 import job_service_pb2, job_service_pb2_grpc
 from rowcall_cli import job_actions
+from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.flags import past_flag
 from rowcall_cli.gateway import (
     DEFAULT_ADDRESS,
     DEFAULT_TENANT,
     RPC_SECONDS,
     AddressOption,
-    Gateway,
     TenantOption,
     connect,
     explain_status,
@@ -36,12 +34,23 @@ from rowcall_cli.job_filters import (
     ParentOption,
     QueueOption,
     SinceOption,
+    State,
     StateOption,
     UntilOption,
     job_filter,
 )
 from rowcall_cli.job_names import read_names
-from rowcall_cli.job_output import JOB_COLUMNS, PROSE, job_json, job_row, message_json, print_job, time_text
+from rowcall_cli.job_output import (
+    JOB_COLUMNS,
+    PROSE,
+    WAITING_COLUMNS,
+    job_json,
+    job_row,
+    message_json,
+    print_job,
+    time_text,
+    waiting_row,
+)
 from rowcall_cli.output import WideOption, examples, result_json, result_table, say
 from rowcall_cli.reflection import Types
 
@@ -64,26 +73,29 @@ def show(
     tenant: NameTenantOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one job: where it stands, what pauses it if it waits, and every attempt."""
+    """Show one job: where it stands, what it waits for if it waits, and every attempt."""
     view = job_service_pb2.JOB_VIEW_FULL if full else job_service_pb2.JOB_VIEW_BASIC
     tenant, [name] = read_names([name], tenant)
     with connect(address, tenant) as gateway:
         stub = job_service_pb2_grpc.JobServiceStub(gateway.channel)
         request = job_service_pb2.GetJobRequest(name=name, view=view)
         job = stub.GetJob(request, timeout=RPC_SECONDS, metadata=gateway.metadata()).job
-        waits = job.state == job_pb2.JOB_STATE_READY and not as_json
-        pauses = _pauses(gateway, job) if waits else ()
-        print_job(job, Types(gateway.channel), as_json=as_json, wide=wide, pauses=pauses)
+        print_job(job, Types(gateway.channel), as_json=as_json, wide=wide)
 
 
 @app.command(
     "list",
     epilog=examples(
-        "rowcall jobs list --state failed --since 2h", "rowcall jobs list --label team=clocks --limit 500 --json"
+        "rowcall jobs list --state failed --since 2h",
+        "rowcall jobs list --waiting --queue documents",
+        "rowcall jobs list --label team=clocks --limit 500 --json",
     ),
 )
 def list_(
     *,
+    waiting: Annotated[
+        bool, typer.Option("--waiting", help="Scheduled or ready, each with what it waits for; in place of --state.")
+    ] = False,
     state: StateOption = None,
     method: MethodOption = "",
     queue: QueueOption = "",
@@ -106,6 +118,10 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List the tenant's jobs, newest first; without flags, all of them."""
+    if waiting:
+        if state:
+            raise CommandError("--waiting is --state scheduled --state ready; leave one of them out.", ExitCode.USAGE)
+        state = [State.SCHEDULED, State.READY]
     _, parents = read_names([parent] if parent else [], tenant)
     wanted = job_filter(
         state=state,
@@ -138,7 +154,8 @@ def list_(
             jobs = [job_json(job, types) for job in found.jobs]
             result_json({"jobs": jobs, "next_page_token": found.next_page_token})
             return
-    result_table(JOB_COLUMNS, [job_row(job) for job in found.jobs], prose=PROSE, wide=wide)
+    columns, row = (WAITING_COLUMNS, waiting_row) if waiting else (JOB_COLUMNS, job_row)
+    result_table(columns, [row(job) for job in found.jobs], prose=PROSE, wide=wide)
     if found.next_page_token:
         say(f"There are more: raise --limit, or go on with --page-token {found.next_page_token}")
     elif not found.jobs:
@@ -192,24 +209,6 @@ def failures(
     )
     if not groups:
         say(f"The tenant {tenant} has no dead letters that match.")
-
-
-def _pauses(gateway: Gateway, job: job_pb2.Job) -> Sequence[queue_service_pb2.Pause]:
-    """What keeps a job from being claimed; nothing where the gateway does not say it: the job is shown all the same."""
-    stub = queue_service_pb2_grpc.QueueServiceStub(gateway.channel)
-    try:
-        answer = stub.ListPauses(
-            queue_service_pb2.ListPausesRequest(), timeout=RPC_SECONDS, metadata=gateway.metadata()
-        )
-    except grpc.RpcError:
-        return ()
-    # Of tenants, only the one that is called for is listed.
-    its = {"queue": job.queue, "method": job.method, "tenant": gateway.tenant}
-    return [
-        pause
-        for pause in answer.pauses
-        if (kind := pause.target.WhichOneof("target")) and getattr(pause.target, kind) == its[kind]
-    ]
 
 
 app.command(epilog=job_actions.CANCEL_EXAMPLES)(job_actions.cancel)

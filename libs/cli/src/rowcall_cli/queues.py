@@ -27,7 +27,8 @@ from rowcall_cli.output import WideOption, examples, result_fields, result_json,
 app = typer.Typer(no_args_is_help=True, help="Look at queues, pause and resume them, and weigh tenants.")
 
 PAUSE_COLUMNS = ("kind", "name", "since", "by", "note", "not on shards")
-COLUMNS = ("queue", "ready", "oldest", "held", "running", "scheduled", "paused")
+COLUMNS = ("queue", "ready", "oldest", "held", "running", "scheduled", "served by", "paused")
+PROSE = ("served by", "paused")
 
 
 class Kind(enum.StrEnum):
@@ -64,7 +65,7 @@ def list_(
     tenant: TenantOption = DEFAULT_TENANT,
     as_json: JsonOption = False,
 ) -> None:
-    """Show every queue: how much waits, since when, how much runs, and what is paused.
+    """Show every queue: how much waits, since when, how much runs, who serves it, and what is paused.
 
     Each shard counts to 10,000 and no further; "+" says that there are at least so many. Exits with 3 when a shard did not
     answer: what it has is missing then.
@@ -81,7 +82,7 @@ def list_(
         )
     else:
         rows = [[value for _, value in _fields(queue)] for queue in answer.queues]
-        result_table(COLUMNS, rows, prose=("paused",), wide=wide)
+        result_table(COLUMNS, rows, prose=PROSE, wide=wide)
     _complete(answer.unreachable_shards)
 
 
@@ -239,9 +240,27 @@ def _fields(queue: queue_service_pb2.Queue) -> list[tuple[str, str]]:
         f"{queue.held}{more if queue.held else ''}",
         str(queue.running),
         f"{queue.scheduled}{more if queue.scheduled else ''}",
+        _served_by(queue),
         paused,
     )
     return list(zip(COLUMNS, values, strict=True))
+
+
+def _served_by(queue: queue_service_pb2.Queue) -> str:
+    """How many workers, or since when nobody; and what waits in it all the same that nobody serves."""
+    parts = [f"{queue.workers} {'worker' if queue.workers == 1 else 'workers'}"] if queue.workers else []
+    if queue.HasField("unserved"):
+        nobody = "nobody"
+        if queue.workers:
+            nobody += f" on {', '.join(queue.unserved.shards)}"
+        if queue.unserved.HasField("start_time"):
+            nobody += f" since {_time(queue.unserved.start_time)}, when {queue.unserved.worker} was gone"
+        elif not queue.workers:
+            nobody += " yet"
+        parts.append(nobody)
+    if queue.unserved_methods:
+        parts.append(f"nobody for {', '.join(queue.unserved_methods)}")
+    return "; ".join(parts)
 
 
 def _as_dict(queue: queue_service_pb2.Queue) -> dict[str, object]:

@@ -22,10 +22,22 @@ from rowcall.errors import our_reason, read_envelope, reason_name
 from rowcall.names import operation_name
 from rowcall.options.v1.job_pb2 import Priority
 from rowcall.queue.model import AttemptRow, JobRow, Outcome, Submitted
+from rowcall.queue.model import Wait as WaitRow
 from rowcall.queue.statuses import addressed
 from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall.v1.job_pb2 import Attempt, AttemptOutcome, Hold, Job, JobMetadata, JobState, Progress, Resolution
+from rowcall.v1.job_pb2 import (
+    Attempt,
+    AttemptOutcome,
+    Hold,
+    Job,
+    JobMetadata,
+    JobState,
+    Progress,
+    Resolution,
+    Wait,
+    WaitReason,
+)
 from rowcall_gateway.edge.failures import JobFailure
 
 TYPE_URL: Final = "type.googleapis.com/"
@@ -35,6 +47,22 @@ _METADATA_URL: Final = TYPE_URL + JobMetadata.DESCRIPTOR.full_name
 _SCHEDULED: Final = JobState.JOB_STATE_SCHEDULED
 _READY: Final = JobState.JOB_STATE_READY
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+_PAUSED: Final = (
+    WaitReason.WAIT_REASON_QUEUE_PAUSED,
+    WaitReason.WAIT_REASON_METHOD_PAUSED,
+    WaitReason.WAIT_REASON_TENANT_PAUSED,
+)
+_WAITS_FOR: Final = {
+    WaitReason.WAIT_REASON_TIME: "It is not due yet.",
+    WaitReason.WAIT_REASON_QUEUE_PAUSED: "Its queue is paused.",
+    WaitReason.WAIT_REASON_METHOD_PAUSED: "Its method is paused.",
+    WaitReason.WAIT_REASON_TENANT_PAUSED: "Its tenant is paused.",
+    WaitReason.WAIT_REASON_METHOD_NOT_SERVED: "No worker serves its method.",
+    WaitReason.WAIT_REASON_QUEUE_NOT_SERVED: "No worker that serves its method serves its queue.",
+    WaitReason.WAIT_REASON_SUSPECT: "It is held as a suspect: its worker died while it ran.",
+    WaitReason.WAIT_REASON_TURN: "It waits for its turn and a worker's free slot.",
+}
 
 _WORKER_LOST: Final = reason_name(ErrorReason.ERROR_REASON_WORKER_LOST)
 _ENDED_AS: Final = {
@@ -81,8 +109,8 @@ class Resources:
         )
         return Operation(name=name, metadata=AnyMessage(type_url=_METADATA_URL, value=metadata.SerializeToString()))
 
-    def job(self, row: JobRow) -> Job:
-        """The job, with request and response where the row was read with them."""
+    def job(self, row: JobRow, waits: Iterable[WaitRow] = ()) -> Job:
+        """The job, with request and response where the row was read with them, and with what it waits for."""
         made = Job(
             name=operation_name(row.tenant, row.job_id),
             method=row.method,
@@ -109,6 +137,7 @@ class Resources:
             hold=Hold.HOLD_UNSPECIFIED if row.held is None else Hold.ValueType(row.held),
             error_fingerprint=row.error_fingerprint or "",
             resolution=_resolution(row),
+            waits=map(_wait, waits),
         )
         if row.error is not None:
             made.error.CopyFrom(_error(row, row.error))
@@ -193,6 +222,20 @@ def _progress(row: JobRow) -> Progress | None:
     if row.progress_at is None:
         return None
     return Progress(fraction=row.progress, message=row.progress_message or "", update_time=timestamp(row.progress_at))
+
+
+def _wait(row: WaitRow) -> Wait:
+    reason = WaitReason.ValueType(row.reason)
+    paused = reason in _PAUSED
+    return Wait(
+        reason=reason,
+        description=_WAITS_FOR[reason],
+        start_time=timestamp(row.started_at),
+        actor=(row.who or "") if paused else "",
+        note=row.note or "",
+        worker="" if paused else row.who or "",
+        ahead=row.ahead,
+    )
 
 
 def _resolution(row: JobRow) -> Resolution | None:

@@ -38,6 +38,7 @@ from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.settling.settler import Settler
 from rowcall_worker.upkeep.maintainer import Maintainer
 from rowcall_worker.upkeep.maintenance import Maintenance, Telling
+from rowcall_worker.upkeep.presence import Presence
 
 DEDICATED_CONNECTIONS: Final = 3
 """A shard's connections beside the pools: lease, listening, hints. A change of identity briefly makes it four."""
@@ -131,6 +132,7 @@ class ShardWorker:
         self._intake: Intake | None = None
         self._claimers: list[Claimer] = []
         self._suspects: Suspects | None = None
+        self._presence: Presence | None = None
         self._known_queues: frozenset[int] = frozenset()
         self._look_for_queues = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
@@ -149,6 +151,14 @@ class ShardWorker:
         self._registrar.start()
         self._maintenance.start()
         self._maintainer.start()
+        self._presence = Presence(
+            self._queue,
+            shard=self.name,
+            worker_id=lambda: self._registrar.worker_id,
+            methods={method_id: method.name for method_id, method in by_id.items()},
+            queues=self._shares.names,
+        )
+        self._presence.start()
         self._intake = Intake(self._queue, self._registrar, self._executor, self._telling, methods=by_id)
         self._suspects = Suspects(
             self._queue,
@@ -227,6 +237,8 @@ class ShardWorker:
             await self._listener.close()
         await self._maintenance.stop()
         await self._maintainer.stop()
+        if self._presence is not None:
+            await self._presence.stop()
         await self._abilities.progress.stop()
         await self._settler.stop()
         await self._registrar.leave()

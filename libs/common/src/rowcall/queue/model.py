@@ -358,6 +358,8 @@ class JobFilter:
 
 LIVE = (1, 2, 3)
 """The states of jobs that are not finished: rowcall.v1.JobState."""
+WAITING = (1, 2)
+"""Those of jobs that are not running yet."""
 DONE = (4, 5, 6, 7)
 """Those of finished ones."""
 EVERY_JOB = JobFilter()
@@ -452,3 +454,34 @@ class QueueStats:
     scheduled: int
     capped: bool
     """Whether a count stopped at the cap: there are at least so many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Something that a job waits for that is not running yet."""
+
+    reason: int
+    """rowcall.v1.WaitReason"""
+    started_at: datetime | None
+    """Since when, where that is known."""
+    who: str | None
+    """Who paused it; the worker that served it last."""
+    note: str | None
+    """What it was paused for."""
+    ahead: int | None
+    """How many jobs' turn is before it, as far as they were counted; None: not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueServing:
+    """Who serves a queue."""
+
+    name: str
+    workers: Sequence[str]
+    """Names of the living workers that serve it and a method that is submitted to it."""
+    last_worker: str | None
+    """Where there are none: the one that served it last; None: none ever has."""
+    last_until: datetime | None
+    """Until when."""
+    unserved_methods: Sequence[str]
+    """Methods that wait in it though nobody serves them there."""

@@ -7,7 +7,7 @@ promises by tests/integration/queue/conformance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
@@ -28,6 +28,7 @@ from rowcall.queue.model import (
     PolicyRow,
     Progress,
     QueueRow,
+    QueueServing,
     QueueStats,
     Renewed,
     Rescued,
@@ -35,6 +36,7 @@ from rowcall.queue.model import (
     Settlement,
     Submission,
     Submitted,
+    Wait,
 )
 from rowcall.queue.transactions import TransactionLimits, Transactions
 
@@ -51,7 +53,8 @@ class QueueProvider(Protocol):
         """The shard's name."""
 
     async def check(self) -> None:
-        """Looks whether this release can work with the shard as it is, once, at a service's start.
+        """Looks whether this release can work with the shard as it is, once, at a service's start, and says in one line of
+        the log what of the server it makes use of and does without.
 
         Raises:
             RowcallError: SCHEMA_MISMATCH: it cannot, and the message says what to do; others: it cannot be asked now.
@@ -176,6 +179,16 @@ class JobStore(Protocol):
     ) -> dict[tuple[str, UUID], JobRow]:
         """Jobs by (tenant, id), live or finished; those that are not there are left out."""
 
+    async def waits(
+        self, jobs: Sequence[tuple[str, UUID]], *, ahead: int | None = None
+    ) -> dict[tuple[str, UUID], Sequence[Wait]]:
+        """What those of these jobs wait for that are SCHEDULED or READY, what keeps them first; others are left out.
+
+        Args:
+            jobs: By (tenant, id).
+            ahead: How far to count the jobs whose turn is before each; None: they are not counted.
+        """
+
     async def outcomes(self, jobs: Sequence[tuple[str, UUID]]) -> list[Outcome]:
         """The finished ones of the jobs asked for."""
 
@@ -259,8 +272,20 @@ class WorkQueue(Protocol):
     async def queues(self) -> list[QueueRow]:
         """Every queue of the shard."""
 
+    async def published(self) -> Mapping[str, str]:
+        """The methods that gateways have published here, each with the name of the queue that it is submitted to."""
+
     async def register_worker(self, worker_id: UUID, name: str, lease: timedelta) -> None:
         """Registers a worker process under an identity that is new at each start."""
+
+    async def serve(self, worker_id: UUID, method_ids: Sequence[int], queues: Sequence[str] | None) -> None:
+        """Says what a registered worker serves, for whoever asks what a job waits for; claims do not go by it.
+
+        Args:
+            worker_id: As registered.
+            method_ids: The shard's.
+            queues: Names, whether there are such queues or not; None: every queue.
+        """
 
     async def retire_worker(self, worker_id: UUID, *, unharmed: bool = False) -> None:
         """Ends a worker's lease; what it still holds is rescued: as suspects, unless it did the worker no harm."""
@@ -367,6 +392,9 @@ class QueueAdmin(Protocol):
 
     async def stats(self, cap: int) -> list[QueueStats]:
         """Every queue; counts stop at the cap."""
+
+    async def serving(self, cap: int) -> list[QueueServing]:
+        """Who serves every queue; methods that nobody serves are looked for among so many jobs of a lane."""
 
     async def pauses(self, tenant: str) -> list[Pause]:
         """The queues and methods that are paused, and the tenant, if it is."""

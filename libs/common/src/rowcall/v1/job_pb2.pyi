@@ -23,6 +23,54 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _WaitReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WAIT_REASON_UNSPECIFIED: _WaitReason.ValueType  # 0
+    """Never sent."""
+    WAIT_REASON_TIME: _WaitReason.ValueType  # 1
+    """It is not due: see Job.run_time."""
+    WAIT_REASON_QUEUE_PAUSED: _WaitReason.ValueType  # 2
+    """Its queue is paused."""
+    WAIT_REASON_METHOD_PAUSED: _WaitReason.ValueType  # 3
+    """Its method is paused."""
+    WAIT_REASON_TENANT_PAUSED: _WaitReason.ValueType  # 4
+    """Its tenant is paused."""
+    WAIT_REASON_METHOD_NOT_SERVED: _WaitReason.ValueType  # 5
+    """No living worker serves its method on its tenant's shard."""
+    WAIT_REASON_QUEUE_NOT_SERVED: _WaitReason.ValueType  # 6
+    """Workers serve its method there, but none of them in its queue."""
+    WAIT_REASON_SUSPECT: _WaitReason.ValueType  # 7
+    """It is held as a suspect: see HOLD_SUSPECT."""
+    WAIT_REASON_TURN: _WaitReason.ValueType  # 8
+    """Nothing keeps it: it begins when its turn has come and a worker has a free slot."""
+
+class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
+    """Why a job is not running yet."""
+
+WAIT_REASON_UNSPECIFIED: WaitReason.ValueType  # 0
+"""Never sent."""
+WAIT_REASON_TIME: WaitReason.ValueType  # 1
+"""It is not due: see Job.run_time."""
+WAIT_REASON_QUEUE_PAUSED: WaitReason.ValueType  # 2
+"""Its queue is paused."""
+WAIT_REASON_METHOD_PAUSED: WaitReason.ValueType  # 3
+"""Its method is paused."""
+WAIT_REASON_TENANT_PAUSED: WaitReason.ValueType  # 4
+"""Its tenant is paused."""
+WAIT_REASON_METHOD_NOT_SERVED: WaitReason.ValueType  # 5
+"""No living worker serves its method on its tenant's shard."""
+WAIT_REASON_QUEUE_NOT_SERVED: WaitReason.ValueType  # 6
+"""Workers serve its method there, but none of them in its queue."""
+WAIT_REASON_SUSPECT: WaitReason.ValueType  # 7
+"""It is held as a suspect: see HOLD_SUSPECT."""
+WAIT_REASON_TURN: WaitReason.ValueType  # 8
+"""Nothing keeps it: it begins when its turn has come and a worker has a free slot."""
+Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
+
 class _Hold:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -189,6 +237,7 @@ class Job(_message.Message):
     HOLD_FIELD_NUMBER: _builtins.int
     ERROR_FINGERPRINT_FIELD_NUMBER: _builtins.int
     RESOLUTION_FIELD_NUMBER: _builtins.int
+    WAITS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"tenants/{tenant}/operations/{uuid}": the same name as its operation."""
     method: _builtins.str
@@ -269,6 +318,12 @@ class Job(_message.Message):
     def resolution(self) -> Global___Resolution:
         """Who marked the failure as handled, when, and what for."""
 
+    @_builtins.property
+    def waits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Wait]:
+        """What it waits for while it is SCHEDULED or READY, what keeps it first: all of
+        it must end before it can run.
+        """
+
     def __init__(
         self,
         *,
@@ -300,14 +355,69 @@ class Job(_message.Message):
         hold: Global___Hold.ValueType = ...,
         error_fingerprint: _builtins.str = ...,
         resolution: Global___Resolution | None = ...,
+        waits: _abc.Iterable[Global___Wait] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline", b"deadline", "error", b"error", "finish_time", b"finish_time", "progress", b"progress", "request", b"request", "resolution", b"resolution", "response", b"response", "run_time", b"run_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "deadline", b"deadline", "error", b"error", "error_fingerprint", b"error_fingerprint", "finish_time", b"finish_time", "hold", b"hold", "labels", b"labels", "lost_attempts", b"lost_attempts", "max_attempts", b"max_attempts", "method", b"method", "name", b"name", "parent", b"parent", "priority", b"priority", "progress", b"progress", "queue", b"queue", "replays", b"replays", "request", b"request", "request_id", b"request_id", "resolution", b"resolution", "response", b"response", "run_time", b"run_time", "start_time", b"start_time", "state", b"state", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "deadline", b"deadline", "error", b"error", "error_fingerprint", b"error_fingerprint", "finish_time", b"finish_time", "hold", b"hold", "labels", b"labels", "lost_attempts", b"lost_attempts", "max_attempts", b"max_attempts", "method", b"method", "name", b"name", "parent", b"parent", "priority", b"priority", "progress", b"progress", "queue", b"queue", "replays", b"replays", "request", b"request", "request_id", b"request_id", "resolution", b"resolution", "response", b"response", "run_time", b"run_time", "start_time", b"start_time", "state", b"state", "trace_id", b"trace_id", "waits", b"waits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class Wait(_message.Message):
+    """Something that a job waits for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
+    reason: Global___WaitReason.ValueType
+    """What kind of thing."""
+    description: _builtins.str
+    """It, in words; the rest is in the other fields."""
+    actor: _builtins.str
+    """Who paused it."""
+    note: _builtins.str
+    """What it was paused for."""
+    worker: _builtins.str
+    """The worker process that served it last."""
+    ahead: _builtins.int
+    """With WAIT_REASON_TURN: how many jobs of its queue are before it, counted to 1,000
+    and no further. Only where one job was asked for.
+    """
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when: it was paused, or its last worker was gone. Not set where that is not
+        known; of what nobody serves, where nobody ever has.
+        """
+
+    def __init__(
+        self,
+        *,
+        reason: Global___WaitReason.ValueType = ...,
+        description: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        actor: _builtins.str = ...,
+        note: _builtins.str = ...,
+        worker: _builtins.str = ...,
+        ahead: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ahead", b"_ahead", "ahead", b"ahead", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead", b"_ahead", "actor", b"actor", "ahead", b"ahead", "description", b"description", "note", b"note", "reason", b"reason", "start_time", b"start_time", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ahead: _TypeAlias = _typing.Literal["ahead"]  # noqa: Y015
+    _WhichOneofArgType__ahead: _TypeAlias = _typing.Literal["_ahead", b"_ahead"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ahead) -> _WhichOneofReturnType__ahead | None: ...
+
+Global___Wait: _TypeAlias = Wait  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1erowcall/v1/queue_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x02\n\x05Queue\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x46\n\x11oldest_ready_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0foldestReadyTime\x12\x12\n\x04held\x18\x04 \x01(\x03R\x04held\x12\x18\n\x07running\x18\x05 \x01(\x03R\x07running\x12\x1c\n\tscheduled\x18\x06 \x01(\x03R\tscheduled\x12\x16\n\x06\x63\x61pped\x18\x07 \x01(\x08R\x06\x63\x61pped\x12+\n\x05pause\x18\x08 \x01(\x0b\x32\x15.rowcall.v1.PauseInfoR\x05pause\"p\n\tPauseInfo\x12\x39\n\npause_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tpauseTime\x12\x14\n\x05\x61\x63tor\x18\x02 \x01(\tR\x05\x61\x63tor\x12\x12\n\x04note\x18\x03 \x01(\tR\x04note\"\x13\n\x11ListQueuesRequest\"n\n\x12ListQueuesResponse\x12)\n\x06queues\x18\x01 \x03(\x0b\x32\x11.rowcall.v1.QueueR\x06queues\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"0\n\x0fGetQueueRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\"j\n\x10GetQueueResponse\x12\'\n\x05queue\x18\x01 \x01(\x0b\x32\x11.rowcall.v1.QueueR\x05queue\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"\x8c\x01\n\x0bPauseTarget\x12!\n\x05queue\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?H\x00R\x05queue\x12$\n\x06method\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01H\x00R\x06method\x12#\n\x06tenant\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?H\x00R\x06tenantB\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"e\n\x0cPauseRequest\x12\x37\n\x06target\x18\x01 \x01(\x0b\x32\x17.rowcall.v1.PauseTargetB\x06\xbaH\x03\xc8\x01\x01R\x06target\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\"\x0f\n\rPauseResponse\"H\n\rResumeRequest\x12\x37\n\x06target\x18\x01 \x01(\x0b\x32\x17.rowcall.v1.PauseTargetB\x06\xbaH\x03\xc8\x01\x01R\x06target\"\x10\n\x0eResumeResponse\"\x13\n\x11ListPausesRequest\"n\n\x12ListPausesResponse\x12)\n\x06pauses\x18\x01 \x03(\x0b\x32\x11.rowcall.v1.PauseR\x06pauses\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"\x8a\x01\n\x05Pause\x12/\n\x06target\x18\x01 \x01(\x0b\x32\x17.rowcall.v1.PauseTargetR\x06target\x12)\n\x04info\x18\x02 \x01(\x0b\x32\x15.rowcall.v1.PauseInfoR\x04info\x12%\n\x0emissing_shards\x18\x03 \x03(\tR\rmissingShards\"l\n\x16SetTenantWeightRequest\x12!\n\x06tenant\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x06tenant\x12/\n\x06weight\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@){\x14\xaeG\xe1z\x84?R\x06weight\"\x19\n\x17SetTenantWeightResponse2\xca\x03\n\x0cQueueService\x12K\n\nListQueues\x12\x1d.rowcall.v1.ListQueuesRequest\x1a\x1e.rowcall.v1.ListQueuesResponse\x12\x45\n\x08GetQueue\x12\x1b.rowcall.v1.GetQueueRequest\x1a\x1c.rowcall.v1.GetQueueResponse\x12<\n\x05Pause\x12\x18.rowcall.v1.PauseRequest\x1a\x19.rowcall.v1.PauseResponse\x12?\n\x06Resume\x12\x19.rowcall.v1.ResumeRequest\x1a\x1a.rowcall.v1.ResumeResponse\x12K\n\nListPauses\x12\x1d.rowcall.v1.ListPausesRequest\x1a\x1e.rowcall.v1.ListPausesResponse\x12Z\n\x0fSetTenantWeight\x12\".rowcall.v1.SetTenantWeightRequest\x1a#.rowcall.v1.SetTenantWeightResponseBG\n\x0e\x64\x65v.rowcall.v1B\x11QueueServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1erowcall/v1/queue_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x03\n\x05Queue\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x46\n\x11oldest_ready_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0foldestReadyTime\x12\x12\n\x04held\x18\x04 \x01(\x03R\x04held\x12\x18\n\x07running\x18\x05 \x01(\x03R\x07running\x12\x1c\n\tscheduled\x18\x06 \x01(\x03R\tscheduled\x12\x16\n\x06\x63\x61pped\x18\x07 \x01(\x08R\x06\x63\x61pped\x12+\n\x05pause\x18\x08 \x01(\x0b\x32\x15.rowcall.v1.PauseInfoR\x05pause\x12\x18\n\x07workers\x18\t \x01(\x05R\x07workers\x12\x30\n\x08unserved\x18\n \x01(\x0b\x32\x14.rowcall.v1.UnservedR\x08unserved\x12)\n\x10unserved_methods\x18\x0b \x03(\tR\x0funservedMethods\"u\n\x08Unserved\x12\x16\n\x06shards\x18\x01 \x03(\tR\x06shards\x12\x39\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x16\n\x06worker\x18\x03 \x01(\tR\x06worker\"p\n\tPauseInfo\x12\x39\n\npause_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tpauseTime\x12\x14\n\x05\x61\x63tor\x18\x02 \x01(\tR\x05\x61\x63tor\x12\x12\n\x04note\x18\x03 \x01(\tR\x04note\"\x13\n\x11ListQueuesRequest\"n\n\x12ListQueuesResponse\x12)\n\x06queues\x18\x01 \x03(\x0b\x32\x11.rowcall.v1.QueueR\x06queues\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"0\n\x0fGetQueueRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\"j\n\x10GetQueueResponse\x12\'\n\x05queue\x18\x01 \x01(\x0b\x32\x11.rowcall.v1.QueueR\x05queue\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"\x8c\x01\n\x0bPauseTarget\x12!\n\x05queue\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?H\x00R\x05queue\x12$\n\x06method\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01H\x00R\x06method\x12#\n\x06tenant\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?H\x00R\x06tenantB\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"e\n\x0cPauseRequest\x12\x37\n\x06target\x18\x01 \x01(\x0b\x32\x17.rowcall.v1.PauseTargetB\x06\xbaH\x03\xc8\x01\x01R\x06target\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\"\x0f\n\rPauseResponse\"H\n\rResumeRequest\x12\x37\n\x06target\x18\x01 \x01(\x0b\x32\x17.rowcall.v1.PauseTargetB\x06\xbaH\x03\xc8\x01\x01R\x06target\"\x10\n\x0eResumeResponse\"\x13\n\x11ListPausesRequest\"n\n\x12ListPausesResponse\x12)\n\x06pauses\x18\x01 \x03(\x0b\x32\x11.rowcall.v1.PauseR\x06pauses\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"\x8a\x01\n\x05Pause\x12/\n\x06target\x18\x01 \x01(\x0b\x32\x17.rowcall.v1.PauseTargetR\x06target\x12)\n\x04info\x18\x02 \x01(\x0b\x32\x15.rowcall.v1.PauseInfoR\x04info\x12%\n\x0emissing_shards\x18\x03 \x03(\tR\rmissingShards\"l\n\x16SetTenantWeightRequest\x12!\n\x06tenant\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x06tenant\x12/\n\x06weight\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@){\x14\xaeG\xe1z\x84?R\x06weight\"\x19\n\x17SetTenantWeightResponse2\xca\x03\n\x0cQueueService\x12K\n\nListQueues\x12\x1d.rowcall.v1.ListQueuesRequest\x1a\x1e.rowcall.v1.ListQueuesResponse\x12\x45\n\x08GetQueue\x12\x1b.rowcall.v1.GetQueueRequest\x1a\x1c.rowcall.v1.GetQueueResponse\x12<\n\x05Pause\x12\x18.rowcall.v1.PauseRequest\x1a\x19.rowcall.v1.PauseResponse\x12?\n\x06Resume\x12\x19.rowcall.v1.ResumeRequest\x1a\x1a.rowcall.v1.ResumeResponse\x12K\n\nListPauses\x12\x1d.rowcall.v1.ListPausesRequest\x1a\x1e.rowcall.v1.ListPausesResponse\x12Z\n\x0fSetTenantWeight\x12\".rowcall.v1.SetTenantWeightRequest\x1a#.rowcall.v1.SetTenantWeightResponseBG\n\x0e\x64\x65v.rowcall.v1B\x11QueueServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,37 +55,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETTENANTWEIGHTREQUEST'].fields_by_name['weight']._loaded_options = None
   _globals['_SETTENANTWEIGHTREQUEST'].fields_by_name['weight']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000Y@){\024\256G\341z\204?'
   _globals['_QUEUE']._serialized_start=109
-  _globals['_QUEUE']._serialized_end=375
-  _globals['_PAUSEINFO']._serialized_start=377
-  _globals['_PAUSEINFO']._serialized_end=489
-  _globals['_LISTQUEUESREQUEST']._serialized_start=491
-  _globals['_LISTQUEUESREQUEST']._serialized_end=510
-  _globals['_LISTQUEUESRESPONSE']._serialized_start=512
-  _globals['_LISTQUEUESRESPONSE']._serialized_end=622
-  _globals['_GETQUEUEREQUEST']._serialized_start=624
-  _globals['_GETQUEUEREQUEST']._serialized_end=672
-  _globals['_GETQUEUERESPONSE']._serialized_start=674
-  _globals['_GETQUEUERESPONSE']._serialized_end=780
-  _globals['_PAUSETARGET']._serialized_start=783
-  _globals['_PAUSETARGET']._serialized_end=923
-  _globals['_PAUSEREQUEST']._serialized_start=925
-  _globals['_PAUSEREQUEST']._serialized_end=1026
-  _globals['_PAUSERESPONSE']._serialized_start=1028
-  _globals['_PAUSERESPONSE']._serialized_end=1043
-  _globals['_RESUMEREQUEST']._serialized_start=1045
-  _globals['_RESUMEREQUEST']._serialized_end=1117
-  _globals['_RESUMERESPONSE']._serialized_start=1119
-  _globals['_RESUMERESPONSE']._serialized_end=1135
-  _globals['_LISTPAUSESREQUEST']._serialized_start=1137
-  _globals['_LISTPAUSESREQUEST']._serialized_end=1156
-  _globals['_LISTPAUSESRESPONSE']._serialized_start=1158
-  _globals['_LISTPAUSESRESPONSE']._serialized_end=1268
-  _globals['_PAUSE']._serialized_start=1271
-  _globals['_PAUSE']._serialized_end=1409
-  _globals['_SETTENANTWEIGHTREQUEST']._serialized_start=1411
-  _globals['_SETTENANTWEIGHTREQUEST']._serialized_end=1519
-  _globals['_SETTENANTWEIGHTRESPONSE']._serialized_start=1521
-  _globals['_SETTENANTWEIGHTRESPONSE']._serialized_end=1546
-  _globals['_QUEUESERVICE']._serialized_start=1549
-  _globals['_QUEUESERVICE']._serialized_end=2007
+  _globals['_QUEUE']._serialized_end=494
+  _globals['_UNSERVED']._serialized_start=496
+  _globals['_UNSERVED']._serialized_end=613
+  _globals['_PAUSEINFO']._serialized_start=615
+  _globals['_PAUSEINFO']._serialized_end=727
+  _globals['_LISTQUEUESREQUEST']._serialized_start=729
+  _globals['_LISTQUEUESREQUEST']._serialized_end=748
+  _globals['_LISTQUEUESRESPONSE']._serialized_start=750
+  _globals['_LISTQUEUESRESPONSE']._serialized_end=860
+  _globals['_GETQUEUEREQUEST']._serialized_start=862
+  _globals['_GETQUEUEREQUEST']._serialized_end=910
+  _globals['_GETQUEUERESPONSE']._serialized_start=912
+  _globals['_GETQUEUERESPONSE']._serialized_end=1018
+  _globals['_PAUSETARGET']._serialized_start=1021
+  _globals['_PAUSETARGET']._serialized_end=1161
+  _globals['_PAUSEREQUEST']._serialized_start=1163
+  _globals['_PAUSEREQUEST']._serialized_end=1264
+  _globals['_PAUSERESPONSE']._serialized_start=1266
+  _globals['_PAUSERESPONSE']._serialized_end=1281
+  _globals['_RESUMEREQUEST']._serialized_start=1283
+  _globals['_RESUMEREQUEST']._serialized_end=1355
+  _globals['_RESUMERESPONSE']._serialized_start=1357
+  _globals['_RESUMERESPONSE']._serialized_end=1373
+  _globals['_LISTPAUSESREQUEST']._serialized_start=1375
+  _globals['_LISTPAUSESREQUEST']._serialized_end=1394
+  _globals['_LISTPAUSESRESPONSE']._serialized_start=1396
+  _globals['_LISTPAUSESRESPONSE']._serialized_end=1506
+  _globals['_PAUSE']._serialized_start=1509
+  _globals['_PAUSE']._serialized_end=1647
+  _globals['_SETTENANTWEIGHTREQUEST']._serialized_start=1649
+  _globals['_SETTENANTWEIGHTREQUEST']._serialized_end=1757
+  _globals['_SETTENANTWEIGHTRESPONSE']._serialized_start=1759
+  _globals['_SETTENANTWEIGHTRESPONSE']._serialized_end=1784
+  _globals['_QUEUESERVICE']._serialized_start=1787
+  _globals['_QUEUESERVICE']._serialized_end=2245
 # @@protoc_insertion_point(module_scope)

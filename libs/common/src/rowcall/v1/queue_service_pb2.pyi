@@ -33,6 +33,9 @@ class Queue(_message.Message):
     SCHEDULED_FIELD_NUMBER: _builtins.int
     CAPPED_FIELD_NUMBER: _builtins.int
     PAUSE_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    UNSERVED_FIELD_NUMBER: _builtins.int
+    UNSERVED_METHODS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     ready: _builtins.int
@@ -45,6 +48,10 @@ class Queue(_message.Message):
     """Jobs that wait for their time. Counted like ready."""
     capped: _builtins.bool
     """Whether a count stopped at its limit: there are at least so many."""
+    workers: _builtins.int
+    """Living worker processes that serve it and a method that is submitted to it; each
+    counts once, however many shards it serves.
+    """
     @_builtins.property
     def oldest_ready_time(self) -> _timestamp_pb2.Timestamp:
         """Since when the oldest of them has been waiting, among those whose turn is next; not
@@ -54,6 +61,16 @@ class Queue(_message.Message):
     @_builtins.property
     def pause(self) -> Global___PauseInfo:
         """Set while it is paused, on any shard."""
+
+    @_builtins.property
+    def unserved(self) -> Global___Unserved:
+        """Set where nobody serves it, on any shard."""
+
+    @_builtins.property
+    def unserved_methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Methods that wait in it on a shard where nobody serves them, "package.Service/Method";
+        looked for among the 1,000 jobs of each lane whose turn is next.
+        """
 
     def __init__(
         self,
@@ -66,14 +83,51 @@ class Queue(_message.Message):
         scheduled: _builtins.int = ...,
         capped: _builtins.bool = ...,
         pause: Global___PauseInfo | None = ...,
+        workers: _builtins.int = ...,
+        unserved: Global___Unserved | None = ...,
+        unserved_methods: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_ready_time", b"oldest_ready_time", "pause", b"pause"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_ready_time", b"oldest_ready_time", "pause", b"pause", "unserved", b"unserved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capped", b"capped", "held", b"held", "name", b"name", "oldest_ready_time", b"oldest_ready_time", "pause", b"pause", "ready", b"ready", "running", b"running", "scheduled", b"scheduled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capped", b"capped", "held", b"held", "name", b"name", "oldest_ready_time", b"oldest_ready_time", "pause", b"pause", "ready", b"ready", "running", b"running", "scheduled", b"scheduled", "unserved", b"unserved", "unserved_methods", b"unserved_methods", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Queue: _TypeAlias = Queue  # noqa: Y015
+
+@_typing.final
+class Unserved(_message.Message):
+    """Where and since when nobody serves a queue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARDS_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    worker: _builtins.str
+    """The worker process that served it last there."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Shards on which it is so."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when, on the shard where it became so last; not set where nobody ever has."""
+
+    def __init__(
+        self,
+        *,
+        shards: _abc.Iterable[_builtins.str] | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        worker: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shards", b"shards", "start_time", b"start_time", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Unserved: _TypeAlias = Unserved  # noqa: Y015
 
 @_typing.final
 class PauseInfo(_message.Message):

@@ -14,7 +14,7 @@ from uuid import UUID
 from google.rpc.status_pb2 import Status
 
 from rowcall.names import operation_name
-from rowcall.queue.model import FailureGroup, JobRow
+from rowcall.queue.model import WAITING, FailureGroup, JobRow, Wait
 from rowcall.queue.protocol import JobStore
 from rowcall.v1 import job_service_pb2
 from rowcall.v1.job_service_pb2 import (
@@ -28,7 +28,7 @@ from rowcall_gateway.edge.incoming import IncomingCall
 from rowcall_gateway.resources import Resources, timestamp
 from rowcall_gateway.services import tokens
 from rowcall_gateway.services.filters import job_filter, method_name, time_of
-from rowcall_gateway.services.reading import JobReader, check_parent
+from rowcall_gateway.services.reading import JobReader, check_parent, waits_of
 
 DEFAULT_SIZE: Final = 100
 MOST: Final = 1000
@@ -74,8 +74,8 @@ class JobLists:
         last = found[limit - 1] if len(found) > limit else None
         room, shown = PAGE_BYTES, None
         async with aclosing(_rows(link.store, call.tenant, found[:limit], full=full)) as rows:
-            async for row in rows:
-                job = self._resources.job(row)
+            async for row, waits in rows:
+                job = self._resources.job(row, waits)
                 room -= job.ByteSize() + _FRAMING
                 if shown is not None and room < 0:
                     last = shown
@@ -103,16 +103,20 @@ class JobLists:
         return ListFailureGroupsResponse(groups=[_group(call.tenant, each) for each in groups])
 
 
-async def _rows(store: JobStore, tenant: str, job_ids: Sequence[UUID], *, full: bool) -> AsyncGenerator[JobRow, None]:
-    """The jobs that are still there, in this order, read in slices that fit what they turn out to hold."""
+async def _rows(
+    store: JobStore, tenant: str, job_ids: Sequence[UUID], *, full: bool
+) -> AsyncGenerator[tuple[JobRow, Sequence[Wait]], None]:
+    """The jobs that are still there, in this order, with what they wait for, read in slices that fit what they turn out to
+    hold."""
     start, size = 0, _FIRST_SLICE if full else _LARGEST_SLICE
     while start < len(job_ids):
         part = [(tenant, job_id) for job_id in job_ids[start : start + size]]
         start += len(part)
         rows = await store.read(part, request=full, response=full)
+        waits = await waits_of(store, [key for key, row in rows.items() if row.state in WAITING])
         for key in part:
             if key in rows:
-                yield rows[key]
+                yield rows[key], waits.get(key, ())
         if full:
             held = sum(len(row.request or b"") + len(row.response or b"") for row in rows.values())
             size = max(1, min(PAGE_BYTES * len(part) // max(held, 1), _LARGEST_SLICE))

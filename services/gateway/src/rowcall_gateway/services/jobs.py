@@ -15,7 +15,7 @@ from google.rpc.error_details_pb2 import BadRequest
 
 from rowcall.errors import RowcallError
 from rowcall.names import operation_name
-from rowcall.queue.model import SubmitOutcome, Submitted
+from rowcall.queue.model import WAITING, SubmitOutcome, Submitted
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_service_pb2 import (
     BatchCancelJobsRequest,
@@ -137,7 +137,9 @@ class Jobs(JobServiceServicer):
         self._check(request)
         place = await self._reader.place(incoming.current(), request.name)
         full = request.view == JobView.JOB_VIEW_FULL
-        return GetJobResponse(job=self._resources.job(await place.row(request=full, response=full)))
+        row = await place.row(request=full, response=full)
+        waits = await place.waits() if row.state in WAITING else ()
+        return GetJobResponse(job=self._resources.job(row, waits))
 
     async def ListJobs(self, request: ListJobsRequest, context: Any) -> ListJobsResponse:  # noqa: ARG002, N802
         """A page of the caller's jobs, newest first."""

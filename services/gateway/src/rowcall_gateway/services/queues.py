@@ -7,7 +7,9 @@ what is changed must be changed on all of them, and a call that could not is ref
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Any, Final, Literal
 
 from google.protobuf.message import Message
@@ -17,7 +19,7 @@ from rowcall.catalogue.images import Catalogue
 from rowcall.catalogue.model import JobMethod
 from rowcall.errors import RowcallError
 from rowcall.queue.model import Pause as PausedRow
-from rowcall.queue.model import QueueStats
+from rowcall.queue.model import QueueServing, QueueStats
 from rowcall.sharding import Router
 from rowcall.sharding.faults import RETRY_AFTER
 from rowcall.v1.error_reason_pb2 import ErrorReason
@@ -38,6 +40,7 @@ from rowcall.v1.queue_service_pb2 import (
     ResumeResponse,
     SetTenantWeightRequest,
     SetTenantWeightResponse,
+    Unserved,
 )
 from rowcall.v1.queue_service_pb2_grpc import QueueServiceServicer
 from rowcall_gateway.edge import incoming
@@ -49,6 +52,9 @@ from rowcall_gateway.shards.links import Links, ShardLink
 
 COUNTED: Final = 10_000
 """How far each shard counts; queue_service.proto says so."""
+
+LOOKED_AT: Final = 1000
+"""Among how many jobs of a lane methods that nobody serves are looked for; queue_service.proto says so."""
 
 Kind = Literal["queue", "method", "tenant"]
 
@@ -68,13 +74,13 @@ class Queues(QueueServiceServicer):
     ) -> ListQueuesResponse:
         """Every queue, over all shards that answer."""
         self._check(request)
-        answers = await self._ask(lambda link: link.admin.stats(COUNTED))
+        answers = await self._ask(_look)
         return ListQueuesResponse(queues=_queues(answers.given), unreachable_shards=sorted(answers.missing))
 
     async def GetQueue(self, request: GetQueueRequest, context: Any) -> GetQueueResponse:  # noqa: ARG002, N802
         """One queue."""
         self._check(request)
-        answers = await self._ask(lambda link: link.admin.stats(COUNTED))
+        answers = await self._ask(_look)
         found = next((queue for queue in _queues(answers.given) if queue.name == request.name), None)
         if found is None:
             raise answers.unreachable() if answers.missing else not_known("queue", request.name)
@@ -222,18 +228,34 @@ def _check_text(text: str, field: str) -> None:
         )
 
 
-def _queues(stats: Mapping[str, Iterable[QueueStats]]) -> list[Queue]:
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A queue as one shard has it."""
+
+    shard: str
+    stats: QueueStats
+    serving: QueueServing | None
+    """None: the shard got it after it was asked who serves its queues."""
+
+
+async def _look(link: ShardLink) -> Sequence[_Seen]:
+    serving = {each.name: each for each in await link.admin.serving(LOOKED_AT)}
+    return [_Seen(link.name, stats, serving.get(stats.name)) for stats in await link.admin.stats(COUNTED)]
+
+
+def _queues(seen: Mapping[str, Iterable[_Seen]]) -> list[Queue]:
     """Each queue once, by name."""
-    by_name: dict[str, list[QueueStats]] = {}
-    for rows in stats.values():
-        for row in rows:
-            by_name.setdefault(row.name, []).append(row)
+    by_name: dict[str, list[_Seen]] = {}
+    for each in chain.from_iterable(seen.values()):
+        by_name.setdefault(each.stats.name, []).append(each)
     return [_queue(name, by_name[name]) for name in sorted(by_name)]
 
 
-def _queue(name: str, rows: Sequence[QueueStats]) -> Queue:
+def _queue(name: str, seen: Sequence[_Seen]) -> Queue:
     """One queue of what each shard says of it."""
+    rows = [each.stats for each in seen]
     paused = [(row.paused_at, row.paused_by, row.pause_note) for row in rows if row.paused_at is not None]
+    serving = [each.serving for each in seen if each.serving is not None]
     return Queue(
         name=name,
         ready=sum(row.ready for row in rows),
@@ -243,7 +265,20 @@ def _queue(name: str, rows: Sequence[QueueStats]) -> Queue:
         scheduled=sum(row.scheduled for row in rows),
         capped=any(row.capped for row in rows),
         pause=_info(*min(paused, key=lambda pause: pause[0])) if paused else None,
+        workers=len({worker for each in serving for worker in each.workers}),
+        unserved=_unserved(seen),
+        unserved_methods=sorted({method for each in serving for method in each.unserved_methods}),
     )
+
+
+def _unserved(seen: Sequence[_Seen]) -> Unserved | None:
+    """Where nobody serves a queue; None: somebody does, wherever it is."""
+    bare = {each.shard: each.serving for each in seen if each.serving is not None and not each.serving.workers}
+    if not bare:
+        return None
+    ends = [(each.last_until, each.last_worker) for each in bare.values() if each.last_until is not None]
+    until, worker = max(ends, key=lambda end: end[0]) if ends else (None, None)
+    return Unserved(shards=sorted(bare), start_time=timestamp(until), worker=worker or "")
 
 
 def _pauses(pauses: Mapping[str, Iterable[PausedRow]]) -> list[Pause]:

@@ -5,18 +5,28 @@ A name of another tenant is not found, exactly like one that nobody has.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
-from rowcall.errors import RowcallError
+import structlog
+
+from rowcall.errors import RowcallError, reason_name
 from rowcall.names import is_tenant, operation_name, parse_operation_name
-from rowcall.queue.model import JobRow
+from rowcall.queue.model import JobRow, Wait
+from rowcall.queue.protocol import JobStore
 from rowcall.sharding import Router
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
 from rowcall_gateway.edge.failures import not_found
 from rowcall_gateway.edge.incoming import IncomingCall
 from rowcall_gateway.shards.links import Links, ShardLink
+
+AHEAD: Final = 1000
+"""How far the jobs before one that waits are counted; job.proto says so."""
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,10 @@ class Place:
         if row is None:
             raise not_found(self.name)
         return row
+
+    async def waits(self) -> Sequence[Wait]:
+        """What the job waits for, with how many are before it; nothing where it does not wait."""
+        return (await waits_of(self.link.store, [self.key], ahead=AHEAD)).get(self.key, ())
 
     async def cancel(self) -> None:
         """Cancels the job if it waits, marks it if it runs, leaves it if it is finished.
@@ -71,6 +85,17 @@ class Place:
             f"The operation is {state}; only a finished one can be deleted. Cancel it first.",
             metadata={"operation": self.name, "state": state},
         )
+
+
+async def waits_of(
+    store: JobStore, jobs: Sequence[tuple[str, UUID]], *, ahead: int | None = None
+) -> Mapping[tuple[str, UUID], Sequence[Wait]]:
+    """What jobs wait for, by tenant and id; nothing where the shard does not say it: the jobs are shown all the same."""
+    try:
+        return await store.waits(jobs, ahead=ahead)
+    except RowcallError as error:
+        _log.warning("not found what jobs wait for", reason=reason_name(error.reason), error=error.message)
+        return {}
 
 
 def own_key(call: IncomingCall, name: str) -> tuple[str, UUID]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from rowcall.queue.model import Pause, QueueStats
+from rowcall.queue.model import Pause, QueueServing, QueueStats
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.wire.connection import Shield
 from rowcall.queue.postgres.wire.types import Pool
@@ -30,6 +30,10 @@ class PostgresQueueAdmin:
     async def stats(self, cap: int) -> list[QueueStats]:
         """See QueueAdmin.stats."""
         return [QueueStats(*row) for row in await self._read.rows("queue_stats", {"cap": cap})]
+
+    async def serving(self, cap: int) -> list[QueueServing]:
+        """See QueueAdmin.serving."""
+        return [QueueServing(*row) for row in await self._read.rows("queue_serving", {"cap": cap})]
 
     async def pauses(self, tenant: str) -> list[Pause]:
         """See QueueAdmin.pauses."""

@@ -11,6 +11,7 @@ import psycopg
 from rowcall.errors import RowcallError
 from rowcall.migrations import check_schema
 from rowcall.queue.postgres.admin import PostgresQueueAdmin
+from rowcall.queue.postgres.capabilities import find_capabilities, tell
 from rowcall.queue.postgres.faults import fault
 from rowcall.queue.postgres.hints import (
     CANCEL_CHANNEL,
@@ -56,6 +57,7 @@ class PostgresQueueProvider:
             ) as connection:
                 await check_schema(connection, "shard", shard=self.shard)
                 await check_durability(connection, self._settings, database=f"shard {self.shard!r}")
+                tell(await find_capabilities(connection, self._settings), shard=self.shard)
         except (RowcallError, SettingsError):
             raise
         except Exception as error:

@@ -23,6 +23,7 @@ from rowcall.queue.model import (
     Outcome,
     Submission,
     Submitted,
+    Wait,
 )
 from rowcall.queue.postgres import rows
 from rowcall.queue.postgres.registry import Registry
@@ -134,6 +135,18 @@ class PostgresJobStore:
             return {}
         found = await self._read.rows("read_jobs", {**_names(jobs), "request": request, "response": response})
         return {(row.tenant, row.job_id): row for row in map(rows.job_row, found)}
+
+    async def waits(
+        self, jobs: Sequence[tuple[str, UUID]], *, ahead: int | None = None
+    ) -> dict[tuple[str, UUID], Sequence[Wait]]:
+        """See JobStore.waits."""
+        made: dict[tuple[str, UUID], list[Wait]] = {}
+        for tenant, job_id, *rest in (
+            await self._read.rows("job_waits", {**_names(jobs), "ahead": ahead}) if jobs else ()
+        ):
+            made.setdefault((tenant, job_id), []).append(Wait(*rest))
+        # What keeps a job first: it is not due, paused, not served, a suspect.
+        return {key: sorted(waits, key=lambda wait: wait.reason) for key, waits in made.items()}
 
     async def outcomes(self, jobs: Sequence[tuple[str, UUID]]) -> list[Outcome]:
         """See JobStore.outcomes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from operator import attrgetter
 from uuid import UUID
@@ -110,9 +110,24 @@ class PostgresWorkQueue:
         """See WorkQueue.queues."""
         return [rows.queue_row(row) for row in await self._house.rows("queues")]
 
+    async def published(self) -> Mapping[str, str]:
+        """See WorkQueue.published."""
+        return {row[0]: row[1] for row in await self._house.rows("published_methods")}
+
     async def register_worker(self, worker_id: UUID, name: str, lease: timedelta) -> None:
         """See WorkQueue.register_worker."""
         await self._house.rows("register_worker", {"worker_id": worker_id, "name": name, "lease": lease})
+
+    async def serve(self, worker_id: UUID, method_ids: Sequence[int], queues: Sequence[str] | None) -> None:
+        """See WorkQueue.serve."""
+        await self._house.rows(
+            "serve_methods",
+            {
+                "worker_id": worker_id,
+                "method_id": IntegerArray(method_ids),
+                "queues": None if queues is None else TextArray(queues),
+            },
+        )
 
     async def retire_worker(self, worker_id: UUID, *, unharmed: bool = False) -> None:
         """See WorkQueue.retire_worker."""

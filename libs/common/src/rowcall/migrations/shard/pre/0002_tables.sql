@@ -10,7 +10,9 @@ create table rowcall.shard_info (
   -- Postgres's, which a promoted standby changes; and since when it is this one, if
   -- there was another before.
   timeline text,
-  timeline_since timestamptz
+  timeline_since timestamptz,
+  -- What the server was found to refuse of what only sharpens: see find_lacks().
+  lacks text[] not null default '{}'
 );
 
 -- Who lives here. The shard is the authority: a submit joins this table.
@@ -130,6 +132,25 @@ create table rowcall.worker (
   -- How late its event loop was at worst since the renewal before.
   loop_lag interval
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- What living workers serve, as each says when it registers. Queues by name, for a worker
+-- may be told of one that is not there; null: it serves every queue.
+create table rowcall.serving (
+  worker_id uuid primary key,
+  worker text not null,
+  method_id integer[] not null,
+  queues text[]
+);
+
+-- Who served a method last, of those that are dead by now, and until when; by queue, '' where
+-- it was every queue. Written when a worker dies, never by a job.
+create table rowcall.served (
+  method_id integer not null,
+  queue text not null,
+  worker text not null,
+  until timestamptz not null,
+  primary key (method_id, queue)
+);
 
 -- The idempotency keys. This table alone decides whether a call is new; it is
 -- written in the submit's transaction, and its rows are never moved.

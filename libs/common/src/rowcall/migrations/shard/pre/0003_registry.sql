@@ -93,6 +93,14 @@ as $$
       is distinct from (p_policy_id, p_queue_id, p_lane, p_request_type, p_response_type)
 $$;
 
+-- The methods that gateways have published, each with the queue that it is submitted to.
+create function rowcall.published_methods()
+returns table (method text, queue text)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select m.name, q.name from rowcall.method m join rowcall.queue q on q.queue_id = m.queue_id
+$$;
+
 create function rowcall.policy_id(
   p_max_attempts integer,
   p_backoff_initial interval,

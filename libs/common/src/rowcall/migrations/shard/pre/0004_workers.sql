@@ -10,6 +10,87 @@ as $$
   values (p_worker_id, p_name, clock_timestamp() + p_lease)
 $$;
 
+-- Says what a worker serves: methods, and queues by name (null: every queue). Once more
+-- says it anew. Of a dead worker nothing is kept.
+create function rowcall.serve_methods(p_worker_id uuid, p_method_id integer[], p_queues text[])
+returns void
+language sql security definer set search_path = pg_catalog, pg_temp
+as $$
+  insert into rowcall.serving as s (worker_id, worker, method_id, queues)
+  select w.worker_id, w.name, p_method_id, p_queues
+  from rowcall.worker w
+  where w.worker_id = p_worker_id and w.dead_at is null
+  on conflict (worker_id) do update set method_id = excluded.method_id, queues = excluded.queues
+$$;
+
+-- Keeps of a worker that has died what it served last.
+create function rowcall.keep_served()
+returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- One at a time, for two may have served the same, and each row of theirs is written.
+  perform pg_advisory_xact_lock(hashtextextended('rowcall.served', 0));
+  with gone as (
+    delete from rowcall.serving s where s.worker_id = new.worker_id returning s.method_id, s.queues
+  )
+  insert into rowcall.served as v (method_id, queue, worker, until)
+  select distinct m.method_id, q.queue, new.name, new.dead_at
+  from gone g
+  cross join lateral unnest(g.method_id) as m (method_id)
+  cross join lateral unnest(coalesce(g.queues, array[''])) as q (queue)
+  on conflict (method_id, queue) do update
+  set worker = excluded.worker, until = excluded.until;
+  return null;
+end
+$$;
+
+-- Whoever it is that finds it dead. Renewals write other columns, and do not come here.
+create trigger keep_served after update of dead_at on rowcall.worker
+for each row when (old.dead_at is null and new.dead_at is not null) execute function rowcall.keep_served();
+
+-- What nobody serves of pairs of a method and a queue's name, with who last did and until when (null:
+-- nobody has yet). method_served: a worker serves the method, but not in that queue. The
+-- living are those whose lease lasts, for where all have died there is nobody to bury them.
+-- Only functions with a search_path of their own call it.
+create function rowcall.unserved(p_method_id integer[], p_queue text[])
+returns table (method_id integer, queue text, method_served boolean, worker text, until timestamptz)
+language sql stable
+as $$
+  with server as materialized (
+    select s.worker, s.method_id, s.queues, w.renewed_at, w.lease_until > clock_timestamp() as lives
+    from rowcall.serving s
+    join rowcall.worker w on w.worker_id = s.worker_id
+    where w.dead_at is null
+  )
+  select p.method_id, p.queue, e.served, l.worker, l.until
+  from unnest(p_method_id, p_queue) as p (method_id, queue)
+  cross join lateral (
+    select exists (select from server s where s.lives and p.method_id = any (s.method_id)) as served
+  ) e
+  left join lateral (
+    select n.worker, n.until
+    from (
+      select v.worker, v.until
+      from rowcall.served v
+      where v.method_id = p.method_id and (not e.served or v.queue in ('', p.queue))
+      union all
+      select s.worker, s.renewed_at
+      from server s
+      where not s.lives
+        and p.method_id = any (s.method_id)
+        and (not e.served or s.queues is null or p.queue = any (s.queues))
+    ) n
+    order by n.until desc
+    limit 1
+  ) l on true
+  where not exists (
+    select
+    from server s
+    where s.lives and p.method_id = any (s.method_id) and (s.queues is null or p.queue = any (s.queues))
+  )
+$$;
+
 -- The advisory lock that stands for a worker's session. Only functions with a
 -- search_path of their own call it.
 create function rowcall.worker_lock(p_worker_id uuid)
@@ -143,6 +224,28 @@ exception
 end
 $$;
 
+-- Finds what the server refuses of this, once, when a service joins: "timeline", "start", "locks". It is kept,
+-- so that burying asks for nothing that is known to be refused; what is refused from then on only is
+-- found by the functions above all the same.
+create function rowcall.find_lacks()
+returns text[]
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_lacks text[] := array_remove(
+    array[
+      case when rowcall.server_timeline() is null then 'timeline' end,
+      case when rowcall.server_start() is null then 'start' end,
+      case when rowcall.session_locks() is null then 'locks' end
+    ],
+    null
+  );
+begin
+  update rowcall.shard_info i set lacks = v_lacks where i.lacks <> v_lacks;
+  return v_lacks;
+end
+$$;
+
 -- Marks workers dead, first of all, so that they can neither renew nor claim while
 -- their jobs are taken back: those whose lease is over; and, sooner, those whose
 -- session is gone and who have missed two beats of a second. A session that was cut
@@ -158,9 +261,11 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
+  v_lacks text[] := (select i.lacks from rowcall.shard_info i);
   -- A standby has run for long when it is promoted.
-  v_timeline text := rowcall.server_timeline();
-  v_locks bigint[] := rowcall.session_locks();
+  v_timeline text := case when 'timeline' <> all (v_lacks) then rowcall.server_timeline() end;
+  v_start timestamptz := case when 'start' <> all (v_lacks) then rowcall.server_start() end;
+  v_locks bigint[] := case when 'locks' <> all (v_lacks) then rowcall.session_locks() end;
   v_steady boolean := p_by is null or exists (
     select from rowcall.worker w where w.worker_id = p_by and w.steady_since <= clock_timestamp() - p_grace
   );
@@ -168,7 +273,7 @@ begin
   update rowcall.shard_info i
   set timeline = v_timeline, timeline_since = case when i.timeline is not null then clock_timestamp() end
   where v_timeline is not null and i.timeline is distinct from v_timeline;
-  if greatest(rowcall.server_start(), (select i.timeline_since from rowcall.shard_info i))
+  if greatest(v_start, (select i.timeline_since from rowcall.shard_info i))
     > clock_timestamp() - p_grace
   then
     return;

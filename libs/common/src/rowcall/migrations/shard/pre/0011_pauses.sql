@@ -136,3 +136,76 @@ begin
   order by q.name;
 end
 $$;
+
+-- Who serves each queue: the living workers that serve it and at least one of the methods that are
+-- submitted to it, by name; where there are none, who last did and until when (null: nobody
+-- has yet); and the methods that wait in it though nobody serves them here, among the p_cap jobs
+-- of each lane whose turn is next. Only where nobody serves a method of the queue are jobs looked at.
+create function rowcall.queue_serving(p_cap integer)
+returns table (name text, workers text[], last_worker text, last_until timestamptz, unserved_methods text[])
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+begin
+  return query
+  with member as materialized (
+    -- Of a queue that no method is submitted to as far as is known here, any method will do.
+    select
+      q.queue_id, q.name,
+      coalesce(
+        (select array_agg(m.method_id) from rowcall.method m where m.queue_id = q.queue_id),
+        (select array_agg(m.method_id) from rowcall.method m)
+      ) as method_id
+    from rowcall.queue q
+  ),
+  lacking as materialized (
+    select u.*
+    from (
+      select array_agg(m.method_id) as method_id, array_agg(q.name) as queue
+      from rowcall.queue q
+      join rowcall.method m on m.queue_id = q.queue_id or m.queue_id is null
+    ) p
+    cross join lateral rowcall.unserved(p.method_id, p.queue) u
+  )
+  select
+    b.name,
+    array(
+      select distinct s.worker
+      from rowcall.serving s
+      join rowcall.worker w on w.worker_id = s.worker_id
+      where w.dead_at is null
+        and w.lease_until > clock_timestamp()
+        and (s.queues is null or b.name = any (s.queues))
+        and s.method_id && b.method_id
+      order by s.worker
+    ),
+    l.worker,
+    l.until,
+    array(
+      select m.name
+      from (
+        select distinct n.method_id
+        from (values (1), (2), (3), (4)) as a (lane)
+        cross join lateral (
+          select j.method_id
+          from rowcall.job j
+          where j.state = 2 and j.held = 0 and j.queue_id = b.queue_id and j.lane = a.lane
+          order by j.queue_id, j.lane, j.order_key, j.job_id
+          limit p_cap
+        ) n
+        where exists (select from lacking k where k.queue = b.name)
+      ) n
+      join rowcall.method m on m.method_id = n.method_id
+      where exists (select from lacking k where k.queue = b.name and k.method_id = n.method_id)
+      order by m.name
+    )
+  from member b
+  left join lateral (
+    select k.worker, k.until from lacking k where k.queue = b.name and k.method_id = any (b.method_id)
+    order by k.until desc nulls last limit 1
+  ) l on true
+  order by b.name;
+end
+$$;

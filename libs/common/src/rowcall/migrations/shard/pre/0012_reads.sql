@@ -270,6 +270,92 @@ begin
 end
 $$;
 
+-- What jobs that are not running yet wait for, a row each (rowcall.v1.WaitReason), what keeps them
+-- first; several may. started_at: since when, where that is known. who: who paused it; the worker that
+-- served it last. ahead: the jobs whose turn is before it, counted to p_ahead and no further;
+-- null where p_ahead is. Jobs that do not wait have no row.
+create function rowcall.job_waits(p_tenant text[], p_job_id uuid[], p_ahead integer)
+returns table (
+  tenant text, job_id uuid, reason smallint, started_at timestamptz, who text, note text, ahead bigint
+)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+begin
+  return query
+  with waiting as materialized (
+    select j.*, q.name as queue
+    from unnest(p_tenant, p_job_id) as a (tenant, job_id)
+    cross join lateral (
+      select j.tenant, j.job_id, j.state, j.held, j.method_id, j.queue_id, j.lane, j.order_key, j.run_at
+      from rowcall.job j
+      where j.tenant = a.tenant and j.job_id = a.job_id and j.state in (1, 2)
+      limit 1
+    ) j
+    join rowcall.queue q on q.queue_id = j.queue_id
+  ),
+  lacking as materialized (
+    select u.*
+    from (
+      select array_agg(d.method_id) as method_id, array_agg(d.queue) as queue
+      from (select distinct w.method_id, w.queue from waiting w) d
+    ) p
+    cross join lateral rowcall.unserved(p.method_id, p.queue) u
+  ),
+  kept as materialized (
+    select w.tenant, w.job_id, k.*
+    from waiting w
+    cross join lateral (
+      select 1::smallint as reason, null::timestamptz as started_at, null::text as who, null::text as note
+      where w.state = 1 and w.run_at > clock_timestamp()
+      union all
+      select 2::smallint, q.paused_at, q.paused_by, q.pause_note
+      from rowcall.queue q
+      where q.queue_id = w.queue_id and q.paused_at is not null
+      union all
+      select 3::smallint, m.paused_at, m.paused_by, m.pause_note
+      from rowcall.method m
+      where m.method_id = w.method_id and m.paused_at is not null
+      union all
+      select 4::smallint, r.paused_at, r.paused_by, r.pause_note
+      from rowcall.tenant_route r
+      where r.tenant = w.tenant and r.paused_at is not null
+      union all
+      select case when l.method_served then 6 else 5 end::smallint, l.until, l.worker, null
+      from lacking l
+      where l.method_id = w.method_id and l.queue = w.queue
+      union all
+      select 7::smallint, null, null, null
+      where w.state = 2 and w.held > 1
+    ) k
+  )
+  select k.tenant, k.job_id, k.reason, k.started_at, k.who, k.note, null::bigint from kept k
+  union all
+  select w.tenant, w.job_id, 8::smallint, null, null, null, b.jobs
+  from waiting w
+  left join lateral (
+    select count(*) as jobs
+    from (
+      select
+      from generate_series(1, w.lane) as a (lane)
+      cross join lateral (
+        -- From it forward: what was claimed and is not vacuumed yet lies at the front.
+        select
+        from rowcall.job j
+        where j.state = 2 and j.held = 0 and j.queue_id = w.queue_id and j.lane = a.lane
+          and (j.lane < w.lane or j.order_key < w.order_key)
+        order by j.queue_id desc, j.lane desc, j.order_key desc, j.job_id desc
+        limit p_ahead
+      ) n
+      limit p_ahead
+    ) n
+  ) b on p_ahead is not null and w.state = 2
+  where not exists (select from kept k where k.tenant = w.tenant and k.job_id = w.job_id);
+end
+$$;
+
 -- The finished ones of the jobs asked for, with their answers: what waiting calls
 -- poll. Only history is looked at: a live job has no answer.
 create function rowcall.read_outcomes(p_tenant text[], p_job_id uuid[])

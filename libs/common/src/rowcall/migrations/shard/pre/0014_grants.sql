@@ -13,7 +13,7 @@ grant execute on function
   rowcall.submit_jobs, rowcall.read_jobs, rowcall.read_outcomes, rowcall.find_jobs, rowcall.group_failures,
   rowcall.cancel_job, rowcall.leave_job, rowcall.delete_job, rowcall.replay_jobs, rowcall.resolve_jobs,
   rowcall.pause_queue, rowcall.pause_method, rowcall.pause_tenant, rowcall.weigh_tenant, rowcall.pauses,
-  rowcall.queue_stats
+  rowcall.queue_stats, rowcall.find_lacks, rowcall.job_waits, rowcall.queue_serving
 to rowcall_gateway;
 
 -- Of these, queue_id to submit_jobs are for the jobs that handlers submit.
@@ -25,7 +25,7 @@ grant execute on function
   rowcall.claim_jobs, rowcall.claim_alone, rowcall.suspect_waits, rowcall.settle_jobs, rowcall.release_jobs,
   rowcall.report_progress, rowcall.promote_jobs, rowcall.bury_workers, rowcall.rescue_jobs,
   rowcall.expire_attempts, rowcall.expire_jobs, rowcall.age_jobs, rowcall.hold_paused, rowcall.free_resumed,
-  rowcall.expire_keys
+  rowcall.expire_keys, rowcall.find_lacks, rowcall.serve_methods, rowcall.published_methods
 to rowcall_worker;
 
 -- Services that share the shard submit and do nothing else.

@@ -1,0 +1,1 @@
+select method, queue from rowcall.published_methods()
