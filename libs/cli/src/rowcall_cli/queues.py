@@ -258,7 +258,7 @@ def _served_by(queue: queue_service_pb2.Queue) -> str:
         elif not queue.workers:
             nobody += " yet"
         parts.append(nobody)
-    if queue.unserved_methods:
+    if queue.workers and queue.unserved_methods:
         parts.append(f"nobody for {', '.join(queue.unserved_methods)}")
     return "; ".join(parts)
 

@@ -220,6 +220,15 @@ async def test_a_queue_names_the_living_that_serve_a_method_of_it(queue: Queue) 
     assert (await served(queue, "other")).workers == ["not of its methods"]
 
 
+async def test_a_queue_names_who_served_it_last_and_not_who_served_its_methods_elsewhere(queue: Queue) -> None:
+    await queue.store.publish(method(METHOD, Policy()))
+    await queue.work.retire_worker(await serve(queue, "last", queues=["default"]))
+    await queue.work.retire_worker(await serve(queue, "elsewhere", queues=["other"]))
+    found = await served(queue)
+    assert (found.workers, found.last_worker) == ([], "last")
+    assert found.last_until is not None
+
+
 async def test_a_queue_names_what_waits_in_it_that_nobody_serves(queue: Queue) -> None:
     await queue.store.publish(method(METHOD, Policy()))
     other = await queue.store.publish(method(OTHER, Policy()))

@@ -49,45 +49,53 @@ $$;
 create trigger keep_served after update of dead_at on rowcall.worker
 for each row when (old.dead_at is null and new.dead_at is not null) execute function rowcall.keep_served();
 
+-- Who served some methods last in a queue (null: in whichever), of those that serve nothing any
+-- more, and until when. Only functions with a search_path of their own call it.
+create function rowcall.last_server(p_method_id integer[], p_queue text)
+returns table (worker text, until timestamptz)
+language sql stable
+as $$
+  select l.worker, l.until
+  from (
+    select v.worker, v.until
+    from rowcall.served v
+    where v.method_id = any (p_method_id) and (p_queue is null or v.queue in ('', p_queue))
+    union all
+    -- Dead, and not found to be: where all have died there is nobody to bury them.
+    select s.worker, w.renewed_at
+    from rowcall.serving s
+    join rowcall.worker w on w.worker_id = s.worker_id
+    where w.lease_until <= clock_timestamp()
+      and s.method_id && p_method_id
+      and (p_queue is null or s.queues is null or p_queue = any (s.queues))
+  ) l
+  order by l.until desc
+  limit 1
+$$;
+
 -- What nobody serves of pairs of a method and a queue's name, with who last did and until when (null:
--- nobody has yet). method_served: a worker serves the method, but not in that queue. The
--- living are those whose lease lasts, for where all have died there is nobody to bury them.
--- Only functions with a search_path of their own call it.
+-- nobody has yet). method_served: a worker serves the method, but not in that queue. Only
+-- functions with a search_path of their own call it.
 create function rowcall.unserved(p_method_id integer[], p_queue text[])
 returns table (method_id integer, queue text, method_served boolean, worker text, until timestamptz)
 language sql stable
 as $$
-  with server as materialized (
-    select s.worker, s.method_id, s.queues, w.renewed_at, w.lease_until > clock_timestamp() as lives
+  with living as materialized (
+    select s.method_id, s.queues
     from rowcall.serving s
     join rowcall.worker w on w.worker_id = s.worker_id
-    where w.dead_at is null
+    where w.lease_until > clock_timestamp()
   )
   select p.method_id, p.queue, e.served, l.worker, l.until
   from unnest(p_method_id, p_queue) as p (method_id, queue)
   cross join lateral (
-    select exists (select from server s where s.lives and p.method_id = any (s.method_id)) as served
+    select exists (select from living s where p.method_id = any (s.method_id)) as served
   ) e
-  left join lateral (
-    select n.worker, n.until
-    from (
-      select v.worker, v.until
-      from rowcall.served v
-      where v.method_id = p.method_id and (not e.served or v.queue in ('', p.queue))
-      union all
-      select s.worker, s.renewed_at
-      from server s
-      where not s.lives
-        and p.method_id = any (s.method_id)
-        and (not e.served or s.queues is null or p.queue = any (s.queues))
-    ) n
-    order by n.until desc
-    limit 1
-  ) l on true
+  left join lateral rowcall.last_server(array[p.method_id], case when e.served then p.queue end) l on true
   where not exists (
     select
-    from server s
-    where s.lives and p.method_id = any (s.method_id) and (s.queues is null or p.queue = any (s.queues))
+    from living s
+    where p.method_id = any (s.method_id) and (s.queues is null or p.queue = any (s.queues))
   )
 $$;
 

@@ -171,16 +171,7 @@ begin
   )
   select
     b.name,
-    array(
-      select distinct s.worker
-      from rowcall.serving s
-      join rowcall.worker w on w.worker_id = s.worker_id
-      where w.dead_at is null
-        and w.lease_until > clock_timestamp()
-        and (s.queues is null or b.name = any (s.queues))
-        and s.method_id && b.method_id
-      order by s.worker
-    ),
+    s.workers,
     l.worker,
     l.until,
     array(
@@ -202,10 +193,18 @@ begin
       order by m.name
     )
   from member b
-  left join lateral (
-    select k.worker, k.until from lacking k where k.queue = b.name and k.method_id = any (b.method_id)
-    order by k.until desc nulls last limit 1
-  ) l on true
+  cross join lateral (
+    select array(
+      select distinct s.worker
+      from rowcall.serving s
+      join rowcall.worker w on w.worker_id = s.worker_id
+      where w.lease_until > clock_timestamp()
+        and (s.queues is null or b.name = any (s.queues))
+        and s.method_id && b.method_id
+      order by s.worker
+    ) as workers
+  ) s
+  left join lateral rowcall.last_server(b.method_id, b.name) l on s.workers = '{}'
   order by b.name;
 end
 $$;
