@@ -41,14 +41,16 @@ def command(rowcall: Command, standing_dev: Dev) -> Iterator[Command]:
 def test_queues_are_listed_and_shown(command: Command) -> None:
     listed = command("queues", "list")
     assert listed.code == 0, listed.err
-    header, *rows = [line.split() for line in listed.out.splitlines()]
-    assert header == ["queue", "ready", "oldest", "held", "running", "scheduled", "paused"]
-    assert [QUEUE] in [row[:1] for row in rows]
+    header, *rows = listed.out.splitlines()
+    assert header.split() == ["queue", "ready", "oldest", "held", "running", "scheduled", "served", "by", "paused"]
+    [row] = [row for row in rows if row.split()[:1] == [QUEUE]]
+    assert row.rstrip().endswith(" 1 worker")
 
     as_json = command("queues", "list", "--json").json
     assert as_json["unreachable_shards"] == []
     [queue] = [each for each in as_json["queues"] if each["name"] == QUEUE]
-    assert (queue["held"], queue["capped"]) == (0, False)
+    assert (queue["held"], queue["capped"], queue["workers"]) == (0, False, 1)
+    assert (queue["unserved_methods"], "unserved" in queue) == ([], False)
 
     shown = command("queues", "show", QUEUE, "--json").json
     assert {name: type(shown[name]) for name in ("ready", "held", "running", "scheduled")} == dict.fromkeys(
@@ -73,9 +75,15 @@ def test_a_paused_queue_holds_jobs_and_a_resumed_one_runs_them(command: Command)
     assert pause["target"] == {"queue": QUEUE}
     assert ["queue", QUEUE] in [line.split()[:2] for line in command("queues", "pauses").out.splitlines()]
     [name] = [line.split()[-1] for line in held.err.splitlines() if "rowcall jobs show" in line]
-    [why] = [line for line in command("jobs", "show", name).out.splitlines() if line.startswith("paused")]
-    assert why.split()[1:3] == ["its", "queue,"]
+    [why] = [line for line in command("jobs", "show", name).out.splitlines() if line.startswith("waits for")]
+    assert why.removeprefix("waits for").strip().startswith("its queue is paused, since ")
     assert why.endswith(", by ada: rebuild")
+    [row] = [line for line in command("jobs", "list", "--waiting").out.splitlines() if name in line]
+    assert row.rstrip().endswith(", by ada: rebuild")
+    [job] = command("jobs", "list", "--waiting", "--json").json["jobs"]
+    assert [(wait["reason"], wait["actor"], wait["note"]) for wait in job["waits"]] == [
+        ("WAIT_REASON_QUEUE_PAUSED", "ada", "rebuild")
+    ]
 
     assert command("queues", "resume", "queue", QUEUE).code == 0
     assert command("submit", ECHO, "--key", "held", "--wait", "20").code == 0

@@ -127,6 +127,8 @@ async def counted(queue: PostgresQueue) -> AsyncIterator[Counted]:
             await counted.store.list("acme", limit=1)
             await counted.work.rescue(1)
             await counted.admin.stats(1)
+            await counted.admin.serving(1)
+            await counted.store.waits(names, ahead=1)
             await queue.admin.execute("delete from rowcall.job_key")
         parameters = {
             "n": BACKLOG,
@@ -219,6 +221,32 @@ async def test_the_queues_are_counted_no_further_than_the_cap(queue: PostgresQue
     assert (row.ready, row.scheduled, row.held, row.running, row.capped) == (100, 100, 100, 50, True)
     [whole] = await counted.admin.stats(BACKLOG)
     assert (whole.ready + whole.scheduled + whole.held, whole.capped) == (BACKLOG - 50, False)
+
+
+async def test_what_a_job_waits_for_is_looked_up_and_those_before_it_are_counted_to_the_bound(
+    queue: PostgresQueue, counted: Counted
+) -> None:
+    await counted.work.serve(await queue.worker(), [queue.ids.method_id], None)
+    middle = "select job_id from rowcall.job where state = 2 order by order_key offset %s limit 1"
+    names = [("acme", await queue.value(middle, place)) for place in range(10_000, 10_100)]
+    assert await counted.touched(lambda: counted.store.waits(names)) == {"job": 100}
+    found: list[int | None] = []
+
+    async def ahead() -> None:
+        found[:] = [(await counted.store.waits(names[:1], ahead=50))[names[0]][0].ahead]
+
+    assert (await counted.touched(ahead))["job"] <= 51 + 10
+    assert found == [50]
+
+
+async def test_jobs_are_looked_at_for_what_nobody_serves_only_where_there_is_such_a_method(
+    queue: PostgresQueue, counted: Counted
+) -> None:
+    worker = await queue.worker()
+    await counted.work.serve(worker, [], None)
+    assert 100 <= (await counted.touched(lambda: counted.admin.serving(100)))["job"] <= 100 + 10
+    await counted.work.serve(worker, [queue.ids.method_id], None)
+    assert await counted.touched(lambda: counted.admin.serving(100)) == {}
 
 
 async def test_a_claim_from_the_mark_does_not_walk_over_dead_entries(queue: PostgresQueue, counted: Counted) -> None:

@@ -249,7 +249,10 @@ declare
     null
   );
 begin
-  update rowcall.shard_info i set lacks = v_lacks where i.lacks <> v_lacks;
+  -- Asked first, for a session that cannot write may ask too.
+  if exists (select from rowcall.shard_info i where i.lacks <> v_lacks) then
+    update rowcall.shard_info set lacks = v_lacks;
+  end if;
   return v_lacks;
 end
 $$;
@@ -269,7 +272,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-  v_lacks text[] := (select i.lacks from rowcall.shard_info i);
+  v_lacks text[] := coalesce((select i.lacks from rowcall.shard_info i), '{}');
   -- A standby has run for long when it is promoted.
   v_timeline text := case when 'timeline' <> all (v_lacks) then rowcall.server_timeline() end;
   v_start timestamptz := case when 'start' <> all (v_lacks) then rowcall.server_start() end;

@@ -333,25 +333,28 @@ begin
   )
   select k.tenant, k.job_id, k.reason, k.started_at, k.who, k.note, null::bigint from kept k
   union all
-  select w.tenant, w.job_id, 8::smallint, null, null, null, b.jobs
+  select
+    w.tenant, w.job_id, 8::smallint, null, null, null,
+    case when p_ahead is not null and w.state = 2 then b.jobs end
   from waiting w
-  left join lateral (
+  cross join lateral (
     select count(*) as jobs
     from (
       select
-      from generate_series(1, w.lane) as a (lane)
+      -- In no lane, where nothing is to be counted.
+      from generate_series(1, case when p_ahead is not null and w.state = 2 then w.lane end) as a (lane)
       cross join lateral (
         -- From it forward: what was claimed and is not vacuumed yet lies at the front.
         select
         from rowcall.job j
         where j.state = 2 and j.held = 0 and j.queue_id = w.queue_id and j.lane = a.lane
-          and (j.lane < w.lane or j.order_key < w.order_key)
+          and j.order_key < case when a.lane < w.lane then 9223372036854775807 else w.order_key end
         order by j.queue_id desc, j.lane desc, j.order_key desc, j.job_id desc
         limit p_ahead
       ) n
       limit p_ahead
     ) n
-  ) b on p_ahead is not null and w.state = 2
+  ) b
   where not exists (select from kept k where k.tenant = w.tenant and k.job_id = w.job_id);
 end
 $$;
