@@ -25,6 +25,8 @@ QUEUE = "probe"
 RUN = "rowcall.probe.v1.ProbeService/Run"
 ECHO = "rowcall.probe.v1.ProbeService/Echo"
 NOW = ("prefer", "wait=0")
+LEASE = timedelta(seconds=30)
+"""On a busy machine too a worker that lives is not told of as gone."""
 
 
 class Client:
@@ -77,7 +79,7 @@ async def test_a_job_tells_who_served_it_last_and_since_when_nobody_does(client:
     assert nobody.description == "No worker serves its method."
     assert (nobody.HasField("start_time"), nobody.worker) == (False, "")
 
-    worker = await workers.start(probe=True)
+    worker = await workers.start(lease=LEASE, probe=True)
     await until(lambda: _is(client.reasons(name), ["TIME"]))
     before = datetime.now(UTC) - timedelta(minutes=1)
     await worker.drain()
@@ -89,7 +91,7 @@ async def test_a_job_tells_who_served_it_last_and_since_when_nobody_does(client:
 
 async def test_a_worker_of_other_queues_does_not_serve_it(client: Client, workers: Workers) -> None:
     name = await client.run()
-    await workers.start(probe=True, queues=["prboe"])
+    await workers.start(lease=LEASE, probe=True, queues=["prboe"])
     await until(lambda: _is(client.reasons(name), ["QUEUE_NOT_SERVED"]))
     queue = await client.queue()
     assert (queue.workers, list(queue.unserved.shards)) == (0, ["a", "b"])
@@ -143,9 +145,9 @@ async def test_a_queue_counts_each_worker_once_and_names_where_nobody_serves_it(
     queue = await client.queue()
     assert (queue.workers, list(queue.unserved.shards), queue.unserved.worker) == (0, ["a", "b"], "")
     assert not queue.unserved.HasField("start_time")
-    both = await workers.start(probe=True)
+    both = await workers.start(lease=LEASE, probe=True)
     await until(lambda: _serves(client, 1, []))
-    await workers.start(probe=True, shards={"a": cluster.service_shards["a"]})
+    await workers.start(lease=LEASE, probe=True, shards={"a": cluster.service_shards["a"]})
     await until(lambda: _serves(client, 2, []))
     await both.drain()
     queue = await client.queue()
@@ -157,7 +159,7 @@ async def test_a_queue_names_the_methods_that_wait_in_it_unserved(client: Client
     def echo(request: object, context: object) -> object:
         raise AssertionError(request, context)
 
-    await workers.start(serve(echo=echo))
+    await workers.start(serve(echo=echo), lease=LEASE)
     await until(lambda: _serves(client, 1, []))
     assert list((await client.queue()).unserved_methods) == []
     name = await client.run()
