@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 SCHEDULED, READY, RUNNING, SUCCEEDED, FAILED, CANCELLED, RESOLVED = range(1, 8)
-PAUSED, SUSPECT = 1, 2
+PAUSED, SUSPECT, ALONE = 1, 2, 3
 
 MAX_ATTEMPTS = 3
 TIMEOUT = 2
@@ -35,6 +35,8 @@ class Job:
     attempt: int = 0
     lost: int = 0
     lost_alone: int = 0
+    in_row: int = 0
+    """How often it was lost since an attempt ended otherwise."""
     replays: int = 0
     attempts: int = 0
     """How many ended ones are remembered."""
@@ -92,7 +94,7 @@ class Model:
         return known if known is not None and known.until > self.now else None
 
     def claimable(self, held: int) -> dict[UUID, Job]:
-        """What claims (held 0) or claims of what runs alone (SUSPECT) may get."""
+        """What claims (held 0) or those of suspects that run in groups (SUSPECT) or alone (ALONE) may get."""
         if {"queue", "method"} & self.paused:
             return {}
         return self.those(lambda job: job.state == READY and job.held == held and job.tenant not in self.paused)
@@ -170,7 +172,7 @@ class Model:
             return self.finish(job_id, CANCELLED)
         if self.over(job, delay) and not snoozed:
             return self.finish(job_id, FAILED)
-        job.state, job.worker, job.held, job.run_at = SCHEDULED, None, 0, self.now + delay
+        job.state, job.worker, job.held, job.run_at, job.in_row = SCHEDULED, None, 0, self.now + delay, 0
         job.attempt -= snoozed
         job.attempts += 1
         return SCHEDULED
@@ -188,12 +190,16 @@ class Model:
         job = self.jobs[job_id]
         if job.cancel:
             return self.finish(job_id, CANCELLED)
-        if job.held == SUSPECT and job.lost_alone + 1 >= LOST_LIMIT:
+        if job.held == ALONE and job.lost_alone + 1 >= LOST_LIMIT:
             return self.finish(job_id, FAILED)
         self._back(job)
         job.lost += 1
-        job.lost_alone += job.held == SUSPECT
-        job.held = SUSPECT
+        job.lost_alone += job.held == ALONE
+        if job.held:
+            job.held = ALONE
+        elif job.in_row:
+            job.held = SUSPECT
+        job.in_row += 1
         return READY
 
     def _back(self, job: Job) -> None:
@@ -209,7 +215,7 @@ class Model:
             return self.finish(job_id, CANCELLED)
         if self.over(job) or job.attempt >= MAX_ATTEMPTS:
             return self.finish(job_id, FAILED)
-        job.state, job.worker, job.held, job.run_at = SCHEDULED, None, 0, self.now + 1
+        job.state, job.worker, job.held, job.run_at, job.in_row = SCHEDULED, None, 0, self.now + 1, 0
         job.lease += 1
         job.attempts += 1
         return SCHEDULED
@@ -227,6 +233,7 @@ class Model:
         job = self.jobs[job_id]
         # One whose deadline was over before it ever ran has no attempt to be remembered.
         job.attempts += min(job.attempt, 1)
+        job.in_row = 0 if job.attempt else job.in_row
         job.state, job.held, job.worker, job.cancel = READY, 0, None, False
         job.attempt = job.lost = job.lost_alone = 0
         job.lease += 1

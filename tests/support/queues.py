@@ -107,10 +107,17 @@ class Queue:
         of = self.ids if ids is None else ids
         return await self.work.claim(worker_id, of.queue_id, [of.method_id], limit, start=start)
 
-    async def claim_alone(self, worker_id: UUID, *, ids: MethodIds | None = None) -> ClaimedJob | None:
-        """Claims a suspect of a method, of METHOD where none is given."""
+    async def claim_suspects(
+        self, worker_id: UUID, limit: int = 100, *, ids: MethodIds | None = None
+    ) -> list[ClaimedJob]:
+        """Claims suspects of a method, of METHOD where none is given."""
         of = self.ids if ids is None else ids
-        return await self.work.claim_alone(worker_id, [of.queue_id], [of.method_id])
+        return await self.work.claim_suspects(worker_id, [of.queue_id], [of.method_id], limit)
+
+    async def claim_alone(self, worker_id: UUID, *, ids: MethodIds | None = None) -> ClaimedJob | None:
+        """Claims one suspect, which then runs alone."""
+        jobs = await self.claim_suspects(worker_id, 1, ids=ids)
+        return jobs[0] if jobs else None
 
     async def settle(self, job: ClaimedJob, state: int = SUCCEEDED, **changes: Any) -> Settled:
         """Settles one job, which must be taken."""

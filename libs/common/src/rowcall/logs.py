@@ -40,9 +40,9 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 FIELDS: Final = frozenset(
     {
         # The line itself.
-        *("event", "level", "timestamp", "logger", "service", "process", "unlisted"),
+        *("event", "level", "timestamp", "logger", "service", "process", "part", "unlisted"),
         # Who and in which trace.
-        *("trace_id", "request_id", "tenant", "actor", "job", "operation", "attempt"),
+        *("trace_id", "request_id", "tenant", "actor", "job", "operation", "operations", "attempt"),
         # What it is about, by name.
         *("method", "methods", "service_names", "queue", "queues", "shard", "shards", "lane", "worker", "worker_id"),
         *("workload", "pool", "link", "role", "database", "databases", "kind", "phase", "migration", "channel"),
@@ -77,8 +77,12 @@ class HotLines:
     origin: str
     """Members of each line: whose it is."""
 
-    def __init__(self, service: str, process: int | None) -> None:
-        self.origin = f'"service": "{service}"' + ("" if process is None else f', "process": {process}')
+    def __init__(self, service: str, process: int | None, part: str | None = None) -> None:
+        self.origin = (
+            f'"service": "{service}"'
+            + ("" if process is None else f', "process": {process}')
+            + ("" if part is None else f', "part": "{part}"')
+        )
 
     def write(self, line: str) -> None:
         """Writes a line of the level "info", its newline included, at once or soon."""
@@ -128,6 +132,7 @@ def configure(
     service: str,
     *,
     process: int | None = None,
+    part: str | None = None,
 ) -> None:
     """Sends every log line of the process to stderr. Call it once, before anything logs.
 
@@ -136,6 +141,7 @@ def configure(
         format: One JSON object a line, or text for people.
         service: The process's kind, in every line: "gateway", "worker", …
         process: Which of several processes of one command it is, in every line; None: it is the only one.
+        part: What this process alone is for, in every line; None: for what its kind does.
 
     Raises:
         ValueError: The level or the format is not one of these.
@@ -147,7 +153,7 @@ def configure(
     number = logging.getLevelNamesMapping()[level.upper()]
     common: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        _Service(service, process),
+        _Service(service, process, part),
         _add_call,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -159,9 +165,9 @@ def configure(
     )
     _PROCESSORS[:] = [*common, *final]
     global _hot, _hot_processor  # noqa: PLW0603 - logging is the process's, like structlog's own configuration
-    _hot = HotLines(service, process) if format == "json" and number <= logging.INFO else None
+    _hot = HotLines(service, process, part) if format == "json" and number <= logging.INFO else None
     _hot_processor = final[-1]
-    stderr.put_in_place(partial(_dropped, service, process, as_json=format == "json"))
+    stderr.put_in_place(partial(_dropped, service, process, part, as_json=format == "json"))
     atexit.register(flush)
     stream = cast("TextIO", _Stderr())
     structlog.configure(
@@ -183,14 +189,15 @@ def configure(
     logging.captureWarnings(capture=True)
 
 
-def _dropped(service: str, process: int | None, count: int, *, as_json: bool) -> str:
+def _dropped(service: str, process: int | None, part: str | None, count: int, *, as_json: bool) -> str:
     """What is written in the place of so many lines that nobody has taken in time."""
     time = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     what = "log lines dropped: they were not taken in time"
     if not as_json:
         return f"{time} [warning  ] {what} count={count}\n"
     line = {"event": what, "count": count, "service": service, "level": "warning", "timestamp": time}
-    return json.dumps(line if process is None else {**line, "process": process}) + "\n"
+    where = {"process": process, "part": part}
+    return json.dumps({**line, **{name: value for name, value in where.items() if value is not None}}) + "\n"
 
 
 def _console() -> structlog.dev.ConsoleRenderer:
@@ -210,16 +217,19 @@ class _Stderr:
 
 
 class _Service:
-    """Puts the process's kind into a line, and which of several it is."""
+    """Puts the process's kind into a line, which of several it is, and what it alone is for."""
 
-    def __init__(self, service: str, process: int | None) -> None:
+    def __init__(self, service: str, process: int | None, part: str | None) -> None:
         self._service = service
         self._process = process
+        self._part = part
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         event.setdefault("service", self._service)
         if self._process is not None:
             event.setdefault("process", self._process)
+        if self._part is not None:
+            event.setdefault("part", self._part)
         return event
 
 

@@ -2,7 +2,8 @@
 
 SIGTERM or SIGINT drains: exit code 0. A second signal ends at once: exit code 130 or 143; what ran is rescued by others.
 Exit code 1: it cannot start, as with a shard of another schema, like a gateway. Exit code 2: something is wrong with
-settings, servicers or images. With --processes, this process supervises others, which are this program again.
+settings, servicers or images. With --processes, this process supervises others, which are this program again; and so is the
+process that a worker starts for jobs whose workers died (`rowcall_worker.claiming.quarantine`).
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from rowcall import logs
 from rowcall.catalogue.images import ImageError
 from rowcall.errors import RowcallError
 from rowcall.garbage import spare_collections
-from rowcall.processes import Member, supervise
+from rowcall.processes import Member, kill_children, own_command, supervise
 from rowcall.settings import SettingsError, load_settings, refuse
+from rowcall_worker.claiming.quarantine import Apart, Command, shard_of
 from rowcall_worker.membership.alive import file_of, sign_of_life, signs_of_several
 from rowcall_worker.serving.handlers import RegistrationError
-from rowcall_worker.settings import WorkerSettings
+from rowcall_worker.settings import WorkerSettings, settings_apart
 from rowcall_worker.worker import Worker
 
 READY_LINE: Final = "rowcall-worker: ready"
@@ -43,7 +45,16 @@ def main() -> None:
     if "" not in sys.path:
         sys.path.insert(0, "")
     settings = load_settings(WorkerSettings)
-    logs.configure(settings.log_level, settings.log_format, "worker", process=None if member is None else member.number)
+    shard = None if member is None else shard_of(member.told)
+    logs.configure(
+        settings.log_level,
+        settings.log_format,
+        "worker",
+        process=member.number or None if member is not None else None,
+        part=None if shard is None else "suspects",
+    )
+    if shard is not None:
+        settings = settings_apart(settings, shard)
     try:
         if member is None and settings.processes > 1:
             sys.exit(_several(settings))
@@ -66,8 +77,11 @@ def _several(settings: WorkerSettings) -> int:
 
 
 async def _serve(settings: WorkerSettings, member: Member | None) -> None:
-    worker = Worker(settings)
     told = asyncio.Event()
+    if member is not None and shard_of(member.told) is not None:
+        worker = Worker(settings, apart=Apart(tell=member.tell, done=told.set))
+    else:
+        worker = Worker(settings, command=Command(own_command(), 0 if member is None else member.number))
     loop = asyncio.get_running_loop()
     # The supervisor's word is no signal: whoever signals all processes of a service, as systemd does, signals each once.
     signalled = asyncio.Event()
@@ -98,6 +112,7 @@ async def _serve(settings: WorkerSettings, member: Member | None) -> None:
 def _told_to_stop(number: signal.Signals, signalled: asyncio.Event, told: asyncio.Event) -> None:
     if signalled.is_set():
         _log.warning("second signal, ending at once", signal=number.name)
+        kill_children()
         _exit(128 + number)
     signalled.set()
     _log.info("signal", signal=number.name)

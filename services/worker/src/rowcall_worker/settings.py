@@ -159,3 +159,24 @@ class WorkerSettings(ClusterSettings):
         if poll <= timedelta(0):
             raise ValueError("is not above 0")
         return poll
+
+
+def settings_apart(settings: WorkerSettings, shard: str) -> WorkerSettings:
+    """A worker's settings for the process that runs the suspects of one shard: with small pools, and without a sign of life,
+    for whoever started it has one."""
+    return settings.model_copy(
+        update={
+            "shards": {shard: settings.shards[shard]},
+            "placement": {},
+            "processes": 1,
+            "pool_claim": 1,
+            "pool_settle": 1,
+            "pool_maintenance": 1,
+            "health_file": None,
+        }
+    )
+
+
+def connections_apart(settings: WorkerSettings) -> int:
+    """The most connections that the pools of such a process open to its shard."""
+    return 3 + settings.pool_transaction

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -22,7 +22,9 @@ from rowcall.queue.model import ClaimedJob, QueueRow
 from rowcall.queue.protocol import LeaseRenewal, QueueProvider
 from rowcall.settings import SettingsError
 from rowcall_worker.claiming.claimer import Claimer
+from rowcall_worker.claiming.groups import Groups
 from rowcall_worker.claiming.intake import Intake
+from rowcall_worker.claiming.quarantine import Apart, Command, Quarantine
 from rowcall_worker.claiming.shares import Share, Shares
 from rowcall_worker.claiming.solitude import Solitude
 from rowcall_worker.claiming.suspects import Suspects
@@ -52,6 +54,8 @@ _LAST_WRITES: Final = timedelta(seconds=5)
 """How long a drain waits for outcomes to be written after the last handler has ended."""
 _CLEAN_UP: Final = 1.0
 """Seconds that handlers get to end when a drain has cancelled them."""
+_APART: Final = 2.0
+"""Seconds beyond the grace in which the process for suspects, which drains meanwhile, must have ended."""
 
 _log = structlog.get_logger(__name__)
 
@@ -71,6 +75,8 @@ class ShardWorker:
         shares: Shares,
         solitude: Solitude,
         loop_lag: LoopLag,
+        command: Command | None = None,
+        apart: Apart | None = None,
     ) -> None:
         """Args:
         queue: The shard's.
@@ -82,6 +88,8 @@ class ShardWorker:
         shares: What each queue may have of the process.
         solitude: The process's.
         loop_lag: The process's.
+        command: What executes this program anew; None: suspects run in this process.
+        apart: This is the process that runs suspects and nothing else; None: it is not.
         """
         self.name = queue.shard
         self._provider = queue
@@ -131,8 +139,12 @@ class ShardWorker:
         )
         self._intake: Intake | None = None
         self._claimers: list[Claimer] = []
+        self._command = command
+        self._apart = apart
         self._suspects: Suspects | None = None
         self._presence: Presence | None = None
+        self._quarantine: Quarantine | None = None
+        self._groups: Groups | None = None
         self._known_queues: frozenset[int] = frozenset()
         self._look_for_queues = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
@@ -149,27 +161,64 @@ class ShardWorker:
         await self._registrar.register()
         self._settler.start()
         self._registrar.start()
-        self._maintenance.start()
-        self._maintainer.start()
-        self._presence = Presence(
-            self._queue,
-            shard=self.name,
-            worker_id=lambda: self._registrar.worker_id,
-            methods={method_id: method.name for method_id, method in by_id.items()},
-            queues=self._shares.names,
-        )
-        self._presence.start()
+        if self._apart is None:
+            # What comes round is for those to do that are there for long; and who has suspects only serves no queue.
+            self._maintenance.start()
+            self._maintainer.start()
+            self._presence = Presence(
+                self._queue,
+                shard=self.name,
+                worker_id=lambda: self._registrar.worker_id,
+                methods={method_id: method.name for method_id, method in by_id.items()},
+                queues=self._shares.names,
+            )
+            self._presence.start()
         self._intake = Intake(self._queue, self._registrar, self._executor, self._telling, methods=by_id)
+        if self._apart is None:
+            self._claim_for(self._intake, by_id)
+        else:
+            self._groups = Groups(
+                self._queue,
+                self._registrar,
+                self._executor,
+                self._settler,
+                self._intake,
+                solitude=self._solitude,
+                shard=self.name,
+                methods=by_id,
+                apart=self._apart,
+            )
+        self._look_at(queues)
+        for each in (self._groups, self._quarantine, self._suspects, *self._claimers):
+            if each is not None:
+                each.start()
+        self._watcher = asyncio.create_task(self._watch_queues(), name=f"watch queues {self.name}")
+        if self._notifier is not None and self._listener is not None:
+            self._notifier.start()
+            self._listener.start()
+
+    def _claim_for(self, intake: Intake, by_id: Mapping[int, ServedMethod]) -> None:
+        """Makes what claims ordinary jobs, and what becomes of suspects."""
+        if self._command is not None:
+            self._quarantine = Quarantine(
+                self._queue,
+                self._registrar,
+                command=self._command,
+                shard=self.name,
+                method_ids=by_id,
+                queue_names=self._shares.names,
+            )
         self._suspects = Suspects(
             self._queue,
             self._registrar,
             self._executor,
             self._settler,
-            self._intake,
+            intake,
             solitude=self._solitude,
             shard=self.name,
             methods=by_id,
             queue_names=self._shares.names,
+            left=None if self._quarantine is None else self._quarantine.is_usable,
         )
         for is_async, slots in ((True, self._executor.async_slots), (False, self._executor.sync_slots)):
             method_ids = [method_id for method_id, method in by_id.items() if method.is_async is is_async]
@@ -179,7 +228,7 @@ class ShardWorker:
                         self._queue,
                         self._registrar,
                         self._settler,
-                        self._intake,
+                        intake,
                         self._solitude,
                         shard=self.name,
                         method_ids=method_ids,
@@ -187,14 +236,6 @@ class ShardWorker:
                         longest_pause=self._settings.poll.total_seconds() / (1 if self._settings.uses_hints else 4),
                     )
                 )
-        self._look_at(queues)
-        self._suspects.start()
-        for claimer in self._claimers:
-            claimer.start()
-        self._watcher = asyncio.create_task(self._watch_queues(), name=f"watch queues {self.name}")
-        if self._notifier is not None and self._listener is not None:
-            self._notifier.start()
-            self._listener.start()
 
     async def join_when_reachable(self) -> None:
         """Joins as soon as the shard lets it, however long that takes."""
@@ -212,12 +253,19 @@ class ShardWorker:
 
     async def stop_claiming(self) -> None:
         """The first step of a drain."""
-        if self._intake is not None and self._suspects is not None:
+        if self._intake is not None:
             self._intake.close()
-            await asyncio.gather(self._suspects.stop(), *(claimer.stop() for claimer in self._claimers))
+            parts = (self._groups, self._quarantine, self._suspects, *self._claimers)
+            await asyncio.gather(*(each.stop() for each in parts if each is not None))
 
     async def finish(self, grace: float) -> int:
         """Waits for what runs; hands back what has not ended when the grace (seconds) is over. How many that were."""
+        if self._quarantine is None:
+            return await self._finish(grace)
+        handed_back, _ = await asyncio.gather(self._finish(grace), self._quarantine.gone(grace + _APART))
+        return handed_back
+
+    async def _finish(self, grace: float) -> int:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 while self._unfinished():
@@ -296,8 +344,11 @@ class ShardWorker:
         paused = {queue.queue_id for queue in queues if queue.paused}
         for claimer in self._claimers:
             claimer.look_at(wanted, paused)
-        if self._suspects is not None:
-            self._suspects.look_at(wanted)
+        for each in (self._quarantine, self._suspects):
+            if each is not None:
+                each.look_at(wanted)
+        if self._groups is not None:
+            self._groups.look_at(wanted)
 
     def _cancelled(self, worker_ids: Sequence[UUID]) -> None:
         self._registrar.renew_now(worker_ids)

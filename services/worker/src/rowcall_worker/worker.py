@@ -26,6 +26,7 @@ from rowcall.queue.choice import queue_of
 from rowcall.sharding import WORKER_WORKLOADS, Router
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_worker import servicers
+from rowcall_worker.claiming.quarantine import Apart, Command
 from rowcall_worker.claiming.shares import Shares
 from rowcall_worker.claiming.solitude import Solitude
 from rowcall_worker.membership.looplag import LoopLag
@@ -33,7 +34,7 @@ from rowcall_worker.probe import ProbeServicer
 from rowcall_worker.running.executor import Executor
 from rowcall_worker.serving.descriptors import image_of
 from rowcall_worker.serving.handlers import RegistrationError, Registry, Served
-from rowcall_worker.settings import WorkerSettings
+from rowcall_worker.settings import WorkerSettings, connections_apart
 from rowcall_worker.shard import DEDICATED_CONNECTIONS, ShardWorker
 
 _PROBE: Final = "rowcall.probe.v1.ProbeService"
@@ -50,12 +51,24 @@ class Worker(grpc.aio.Server):
     Register servicers, then `start`; `drain` ends it. Every method is called in one event loop.
     """
 
-    def __init__(self, settings: WorkerSettings, *, router: Router | None = None) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        *,
+        router: Router | None = None,
+        command: Command | None = None,
+        apart: Apart | None = None,
+    ) -> None:
         """Args:
         settings: What to serve and how.
         router: An open one with the worker's workloads, which stays open; None: one of its own.
+        command: What executes the program anew for suspects, where this process is nothing but a worker; None: they run
+            alone in it, while it runs nothing else.
+        apart: What makes it the process that was started for suspects; None: it is a worker as others are.
         """
         self._settings = settings
+        self._command = command
+        self._apart = apart
         self._given_router = router
         self._router: Router | None = None
         """The router of its own."""
@@ -186,6 +199,7 @@ class Worker(grpc.aio.Server):
                 workloads=WORKER_WORKLOADS,
                 dedicated=DEDICATED_CONNECTIONS,
                 processes=self._settings.processes,
+                beside=0 if self._command is None else connections_apart(self._settings) + DEDICATED_CONNECTIONS,
             )
         self._executor = Executor(
             worker=self.name,
@@ -209,6 +223,8 @@ class Worker(grpc.aio.Server):
                 shares=shares,
                 solitude=solitude,
                 loop_lag=self._loop_lag,
+                command=self._command,
+                apart=self._apart,
             )
             for shard in router.shards.values()
         ]

@@ -91,6 +91,9 @@ async def test_whichever_way_a_job_ends_it_is_followed(queue: Queue) -> None:
     await queue.submit(lost)
     worker = await queue.worker()
     await queue.claim(worker)
+    await queue.kill(worker)
+    worker = await queue.worker()
+    await queue.claim(worker)
     for _ in range(3):
         await queue.kill(worker)
         worker = await queue.worker()

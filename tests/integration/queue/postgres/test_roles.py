@@ -23,7 +23,7 @@ GATEWAY = {
     "weigh_tenant",
 }  # fmt: skip
 WORKER = {
-    "age_jobs", "analyze_history", "bury_workers", "claim_alone", "claim_jobs", "drop_history_day", "elect",
+    "age_jobs", "analyze_history", "bury_workers", "claim_jobs", "claim_suspects", "count_suspects", "drop_history_day", "elect",
     "expire_attempts", "expire_jobs", "expire_keys", "find_lacks", "forget_turns", "free_resumed", "guard_worker", "hold_paused",
     "make_history_days", "method_id", "policies", "policy_id", "promote_jobs", "publish_method", "published_methods",
     "queue_id", "queues", "register_worker", "release_jobs", "renew_worker", "report_progress", "rescue_jobs", "retire_worker",
@@ -207,7 +207,8 @@ async def test_every_call_of_the_services_is_within_their_rights(queue: Postgres
     await work.release(jobs)
     child = queue.call(ids=ids, parent_job_id=jobs[0].job_id)
     await queue.settle((await queue.claim(worker))[0], children=[child])
-    await work.claim_alone(worker, [ids.queue_id], [ids.method_id])
+    await work.claim_suspects(worker, [ids.queue_id], [ids.method_id], 1)
+    await work.count_suspects([ids.queue_id], [ids.method_id], 1)
     await work.suspect_waits([ids.queue_id], [ids.method_id])
     await work.promote(1)
     await work.bury_workers(timedelta(0))

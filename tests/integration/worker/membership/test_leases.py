@@ -284,18 +284,7 @@ async def test_jobs_of_a_claim_that_was_lost_on_its_way_back_are_found_again(
             raise RowcallError(ErrorReason.ERROR_REASON_COMMIT_UNKNOWN, "the connection is gone")
         return jobs
 
-    alone: list[ClaimedJob] = []
-    claim_alone = PostgresWorkQueue.claim_alone
-
-    async def claim_alone_and_tell(
-        self: PostgresWorkQueue, worker_id: UUID, queue_ids: Sequence[int], method_ids: Sequence[int]
-    ) -> ClaimedJob | None:
-        job = await claim_alone(self, worker_id, queue_ids, method_ids)
-        alone.extend([job] if job else [])
-        return job
-
     monkeypatch.setattr(PostgresWorkQueue, "claim", claim_and_lose)
-    monkeypatch.setattr(PostgresWorkQueue, "claim_alone", claim_alone_and_tell)
     # Found when the first identity is retired, not by chance of the next round.
     monkeypatch.setattr("rowcall_worker.upkeep.maintenance.BURY_EVERY", 60.0)
     worker = await workers.start(serve(echo=handler.echo))
@@ -314,7 +303,9 @@ async def test_jobs_of_a_claim_that_was_lost_on_its_way_back_are_found_again(
         assert (answer(row.response).payload, row.worker) == (b"worker", worker.name)
     assert (await calls.row(running)).attempts == []
     assert handler.cancelled == 0
-    assert alone == [], "what nobody began is no suspect"
+    row = await calls.row(vanished)
+    assert row.lost == 0, "what nobody began was not lost"
+    assert [each.outcome for each in row.attempts] == [AttemptOutcome.ATTEMPT_OUTCOME_RELEASED]
     assert [alive for _, alive in await identities(cluster, running.shard)] == [False, True]
 
 

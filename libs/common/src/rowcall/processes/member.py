@@ -1,7 +1,7 @@
-"""One of several processes of a program, as it sees itself: which one it is, and its line to the supervisor.
+"""One of several processes of a program, as it sees itself: which one it is, and its line to the one that started it.
 
 Asked for by the `main` of a service before anything else. The line is one end of a pair of sockets, inherited. On it the
-member says, once, that it is ready, and hears one thing only, the end of the line: it shall drain. A supervisor that is
+member says, once, that it is ready, then perhaps what it does, and hears one thing only, the end of the line: it shall drain. A supervisor that is
 killed ends the line too, so it leaves no members behind, on any system and whatever they are doing.
 """
 
@@ -20,7 +20,7 @@ _VARIABLE: Final = "_ROWCALL_PROCESS"
 """Not one of the settings, which begin with ROWCALL_: only a supervisor sets it."""
 
 READY: Final = b"ready"
-"""What a member says on its line."""
+"""What a member says on its line first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class Member:
     """This process, started by a supervisor."""
 
     number: int
-    """Which one it is, from 1. Whoever comes in place of one that died has its number."""
+    """Which one it is, from 1. Whoever comes in place of one that died has its number. 0: it was started by the only one."""
     told: str
-    """What the supervisor found out for all of them: a gateway's address. May be empty."""
+    """What it is to know: a gateway's address, whose suspects it is to run. May be empty."""
     _line: socket.socket
 
     @classmethod
@@ -51,6 +51,14 @@ class Member:
         """Tells the supervisor that this process serves."""
         with contextlib.suppress(OSError):  # it is gone; the end of the line says so too
             self._line.send(READY)
+
+    def tell(self, what: str) -> None:
+        """Says in one line what this process does now: whoever started it knows it when this process has died.
+
+        Waits for nobody: what finds no room is not said.
+        """
+        with contextlib.suppress(OSError):
+            self._line.send(f"{what}\n".encode(), socket.MSG_DONTWAIT)
 
     def on_end(self, drain: Callable[[], None]) -> None:
         """Has `drain` called once on the running event loop when the line ends, which it may have done already."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import structlog
 
-from rowcall.processes.child import Child
+from rowcall.processes.child import Child, own_command
 from rowcall.processes.ends import End, Pauses
 
 CANNOT_START: Final = 1
@@ -36,9 +36,7 @@ def supervise(program: str, processes: int, *, ready_line: str, told: str = "") 
     Returns:
         The exit code.
     """
-    # As it was started, with the interpreter's own flags: `python -m …`, or the script that an installer made.
-    command = [sys.executable, *sys.orig_argv[1:]]
-    return asyncio.run(Supervisor(command, processes, program=program, ready_line=ready_line, told=told).run())
+    return asyncio.run(Supervisor(own_command(), processes, program=program, ready_line=ready_line, told=told).run())
 
 
 class Supervisor:

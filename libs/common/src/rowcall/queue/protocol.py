@@ -288,7 +288,7 @@ class WorkQueue(Protocol):
         """
 
     async def retire_worker(self, worker_id: UUID, *, unharmed: bool = False) -> None:
-        """Ends a worker's lease; what it still holds is rescued: as suspects, unless it did the worker no harm."""
+        """Ends a worker's lease; what it still holds is rescued: as lost, unless it did the worker no harm."""
 
     async def claim(
         self,
@@ -304,10 +304,17 @@ class WorkQueue(Protocol):
         Moves the lanes' frontiers up to what was claimed. A dead worker gets nothing.
         """
 
-    async def claim_alone(
-        self, worker_id: UUID, queue_ids: Sequence[int], method_ids: Sequence[int]
-    ) -> ClaimedJob | None:
-        """Claims one suspect (its worker died) for a worker process that runs nothing else, and will not until it ended."""
+    async def claim_suspects(
+        self, worker_id: UUID, queue_ids: Sequence[int], method_ids: Sequence[int], limit: int
+    ) -> list[ClaimedJob]:
+        """Claims suspects (lost twice in a row) for a worker process that runs nothing else until all of them have ended.
+
+        As many as `limit`; or a single one, where that is to run alone. Whatever is claimed by itself runs alone: its
+        losses count against it.
+        """
+
+    async def count_suspects(self, queue_ids: Sequence[int], method_ids: Sequence[int], limit: int) -> int:
+        """How many suspects this worker could run in groups; `limit` at most are counted."""
 
     async def suspect_waits(self, queue_ids: Sequence[int], method_ids: Sequence[int]) -> timedelta | None:
         """For how long the suspect that has waited longest has; None: there is none."""
@@ -341,7 +348,7 @@ class WorkQueue(Protocol):
         """
 
     async def rescue(self, limit: int) -> list[Rescued]:
-        """Takes jobs of dead workers back: suspects, that run alone next time."""
+        """Takes jobs of dead workers back, as any jobs; those that were lost twice in a row as suspects."""
 
     async def expire_attempts(self, limit: int, grace: timedelta = ...) -> list[Rescued]:
         """Ends attempts so far past their deadline that their living worker must hang; retried (SCHEDULED) or FAILED."""

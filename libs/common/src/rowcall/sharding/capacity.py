@@ -38,6 +38,8 @@ class Demand:
     connections: int
     makeup: str
     """How the number comes about, and by which settings: "ROWCALL_POOL_READ 4 + 2 dedicated"."""
+    beside: int = 0
+    """What a further process may open there, of which the program has one at a time however many it consists of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +72,13 @@ async def check_capacity(program: str, demands: Sequence[Demand], *, patience: f
     for group in by_server.values():
         limit = group[0][1]
         allowed = limit.maximum - limit.reserved
-        wanted = processes * sum(demand.connections for demand, _ in group)
+        beside = sum(demand.beside for demand, _ in group)
+        wanted = processes * sum(demand.connections for demand, _ in group) + beside
         figures = "; ".join(f"{demand.database}: {demand.connections} ({demand.makeup})" for demand, _ in group)
         if processes > 1:
             figures += f"; each {processes} times (ROWCALL_PROCESSES)"
+        if beside:
+            figures += f"; {beside} for a process that runs suspects"
         if wanted > allowed:
             problems.append(
                 Problem(

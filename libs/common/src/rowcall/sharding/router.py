@@ -73,6 +73,7 @@ class Router:
         workloads: Collection[Workload] = frozenset(Workload),
         dedicated: int = 0,
         processes: int = 1,
+        beside: int = 0,
     ) -> Self:
         """Checks the sizes of the pools against the servers and begins to connect, without waiting for it.
 
@@ -82,6 +83,7 @@ class Router:
             workloads: Which pools to open: GATEWAY_WORKLOADS or WORKER_WORKLOADS. READ brings the directory.
             dedicated: How many connections a shard the service opens beside the pools (listening, renewal).
             processes: How many processes like this one there are: the servers must have room for all.
+            beside: How many connections a shard a further process may open that one of them starts at times.
 
         Raises:
             SettingsError: The pools of these processes alone are more than a server allows, or it does not know login or database.
@@ -89,7 +91,7 @@ class Router:
         if not settings.transaction_pooler:
             await check_capacity(
                 service,
-                _demands(settings, service, workloads, dedicated),
+                _demands(settings, service, workloads, dedicated, beside),
                 patience=settings.connect_timeout.total_seconds() + 1,
                 processes=processes,
             )
@@ -214,7 +216,9 @@ def _catalogue_unavailable(why: str) -> RowcallError:
     return catalogue_unavailable(f": it {why}")
 
 
-def _demands(settings: ClusterSettings, service: str, workloads: Collection[Workload], dedicated: int) -> list[Demand]:
+def _demands(
+    settings: ClusterSettings, service: str, workloads: Collection[Workload], dedicated: int, beside: int
+) -> list[Demand]:
     def dsn(given: str) -> Dsn:
         return connection_string(given, settings, application=f"{service} start")
 
@@ -229,6 +233,7 @@ def _demands(settings: ClusterSettings, service: str, workloads: Collection[Work
             dsn(given),
             sum(sizes.values()) + dedicated,
             " + ".join(parts),
+            beside,
         )
         for name, given in settings.shards.items()
     ]

@@ -1,4 +1,8 @@
-"""Runs one shard's suspects alone: jobs whose worker died while it ran them. What kills its worker alone is known.
+"""Runs one shard's suspects alone in this process: jobs that were lost with their worker twice in a row. What kills its worker
+alone is known.
+
+That is the way of a worker that is a part of somebody's program. One that is a command has another process run them
+(`rowcall_worker.claiming.quarantine`), and does so itself only while that cannot be started.
 
 A process that runs nothing takes suspects at once. A busy one goes quiet for them when one has waited too long: it
 claims no more, lets what runs end, and runs them one by one. Only one worker of a shard does that at a time (by an
@@ -14,7 +18,7 @@ import contextlib
 import hashlib
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -56,7 +60,7 @@ _WRITTEN: Final = 5.0
 _STARVING: Final = timedelta(minutes=1)
 """A suspect that has waited so long is worth a line in the log."""
 _STARVING_EVERY: Final = 600.0
-"""Seconds between such lines."""
+"""Seconds between such lines; and between those that say that suspects run here."""
 
 _log = structlog.get_logger(__name__)
 
@@ -76,6 +80,7 @@ class Suspects:
         shard: str,
         methods: Mapping[int, ServedMethod],
         queue_names: Iterable[str],
+        left: Callable[[], bool] | None = None,
     ) -> None:
         """Args:
         queue: The shard's.
@@ -87,6 +92,7 @@ class Suspects:
         shard: The shard's name, for the log.
         methods: What is served, by the shard's method ids.
         queue_names: The queues that were chosen; none: all. Workers that serve the same share one role.
+        left: Says whether suspects are left to another process; None: there is none.
         """
         self._queue = queue
         self._registrar = registrar
@@ -103,6 +109,8 @@ class Suspects:
         self._not_before = 0.0
         self._refusal = _FIRST_REFUSAL
         self._told_at = float("-inf")
+        self._left = left
+        self._said_at = float("-inf")
         self._claiming: asyncio.Future[Attempt | None] | None = None
         self._chores = Chores([Chore("run suspects alone", self._look, EVERY)], shard=shard)
 
@@ -121,6 +129,8 @@ class Suspects:
             await asyncio.gather(self._claiming, return_exceptions=True)
 
     async def _look(self) -> None:
+        if self._left is not None and self._left():
+            return
         waits = await self._waits()
         if waits is None:
             self._refusal = _FIRST_REFUSAL
@@ -166,6 +176,7 @@ class Suspects:
 
     async def _run_all(self) -> None:
         """Runs suspects one by one, until there is none or ordinary work has waited long enough."""
+        self._say()
         until = time.monotonic() + PERIOD
         while time.monotonic() < until and await self._run_one():
             pass
@@ -199,9 +210,10 @@ class Suspects:
         registration.hold(1)
         started = False
         try:
-            job = await self._queue.claim_alone(registration.worker_id, self._queue_ids, method_ids)
-            if job is None:
+            jobs = await self._queue.claim_suspects(registration.worker_id, self._queue_ids, method_ids, 1)
+            if not jobs:
                 return None
+            (job,) = jobs
             slots = self._executor.slots_of(self._methods[job.method_id])
             slots.take(1)
             try:
@@ -240,6 +252,16 @@ class Suspects:
             with contextlib.suppress(RowcallError):
                 await self._queue.elect(self._role, worker_id, timedelta(0))
 
+    def _say(self) -> None:
+        now = time.monotonic()
+        if self._left is None and now - self._said_at > _STARVING_EVERY:
+            self._said_at = now
+            _log.warning(
+                "suspects run alone in this process, one by one, and it runs nothing else meanwhile: it is no command of "
+                "its own, which another process could be started from",
+                shard=self._shard,
+            )
+
     def _tell(self, waits: timedelta) -> None:
         now = time.monotonic()
         if waits > _STARVING and now - self._told_at > _STARVING_EVERY:
@@ -256,7 +278,7 @@ def patience(waits: timedelta) -> float:
     return min(max(waits.total_seconds() * _PATIENCE, _LEAST_PATIENCE), _MOST_PATIENCE)
 
 
-def role_of(queue_names: Iterable[str], method_ids: Iterable[int]) -> str:
-    """The role that workers share which claim from the same queues and serve the same methods of a shard."""
+def role_of(queue_names: Iterable[str], method_ids: Iterable[int], kind: str = "alone") -> str:
+    """The role of a kind that workers share which claim from the same queues and serve the same methods of a shard."""
     said = f"{','.join(sorted(queue_names))};{','.join(map(str, sorted(method_ids)))}"
-    return f"alone:{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+    return f"{kind}:{hashlib.sha256(said.encode()).hexdigest()[:16]}"

@@ -28,7 +28,7 @@ def outcome(row: TupleRow) -> Outcome:
 
 
 def claimed_job(row: TupleRow) -> ClaimedJob:
-    """A row of claim_jobs.sql or claim_alone.sql."""
+    """A row of claim_jobs.sql or claim_suspects.sql."""
     if row[13]:
         return ClaimedJob._make(row)
     return ClaimedJob._make((*row[:13], _NO_LABELS, *row[14:]))

@@ -157,15 +157,28 @@ class PostgresWorkQueue:
         jobs.sort(key=_ORDER)
         return jobs
 
-    async def claim_alone(
-        self, worker_id: UUID, queue_ids: Sequence[int], method_ids: Sequence[int]
-    ) -> ClaimedJob | None:
-        """See WorkQueue.claim_alone."""
+    async def claim_suspects(
+        self, worker_id: UUID, queue_ids: Sequence[int], method_ids: Sequence[int], limit: int
+    ) -> list[ClaimedJob]:
+        """See WorkQueue.claim_suspects."""
         found = await self._claim.rows(
-            "claim_alone",
-            {"worker_id": worker_id, "queue_id": IntegerArray(queue_ids), "method_id": IntegerArray(method_ids)},
+            "claim_suspects",
+            {
+                "worker_id": worker_id,
+                "queue_id": IntegerArray(queue_ids),
+                "method_id": IntegerArray(method_ids),
+                "limit": limit,
+            },
         )
-        return rows.claimed_job(found[0]) if found else None
+        return [rows.claimed_job(row) for row in found]
+
+    async def count_suspects(self, queue_ids: Sequence[int], method_ids: Sequence[int], limit: int) -> int:
+        """See WorkQueue.count_suspects."""
+        count: int = await self._house.value(
+            "count_suspects",
+            {"queue_id": IntegerArray(queue_ids), "method_id": IntegerArray(method_ids), "limit": limit},
+        )
+        return count
 
     async def suspect_waits(self, queue_ids: Sequence[int], method_ids: Sequence[int]) -> timedelta | None:
         """See WorkQueue.suspect_waits."""

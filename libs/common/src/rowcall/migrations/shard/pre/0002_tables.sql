@@ -180,8 +180,9 @@ create table rowcall.job (
   -- The lane that it was submitted in; ageing moves it up.
   priority smallint not null,
   -- Ready, but not to be claimed as others are: 1 PAUSED, its tenant or method is;
-  -- 2 SUSPECT, its worker died, and it runs alone next time.
-  held smallint not null default 0 check (held in (0, 1, 2)),
+  -- 2 SUSPECT, its workers died twice in a row, and it runs beside suspects only;
+  -- 3 SUSPECT too, and it runs alone.
+  held smallint not null default 0 check (held in (0, 1, 2, 3)),
   queue_id integer not null,
   -- Virtual time: claims go in its order within queue and lane.
   order_key bigint not null,

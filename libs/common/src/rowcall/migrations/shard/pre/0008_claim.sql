@@ -131,20 +131,43 @@ begin
 end
 $$;
 
--- Claims one suspect (a job whose worker died) of these queues for a worker that
--- runs nothing else: what kills its worker alone is known. Lanes first, then the one
--- that has waited longest.
-create function rowcall.claim_alone(p_worker_id uuid, p_queue_id integer[], p_method_id integer[])
+-- Claims suspects (jobs that were lost twice in a row) of these queues for a worker
+-- process that runs nothing else until they have ended: what kills it is known to be
+-- among them. Lanes first, then what has waited longest. What comes first says what is
+-- claimed: one that is to run alone (what a group lost is) by itself, else as many as
+-- p_limit of the others, as a group. Whatever is claimed by itself runs alone.
+create function rowcall.claim_suspects(
+  p_worker_id uuid, p_queue_id integer[], p_method_id integer[], p_limit integer
+)
 returns setof rowcall.claimed_job
 language plpgsql security definer set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
   v_paused text[] := rowcall.paused_tenants();
   v_method_id integer[] := rowcall.running_methods(p_method_id);
+  v_queue_id integer[] := array(
+    select a.queue_id
+    from unnest(p_queue_id) as a (queue_id)
+    where not exists (select from rowcall.queue q where q.queue_id = a.queue_id and q.paused_at is not null)
+  );
+  v_held smallint;
 begin
   if not exists (select from rowcall.worker w where w.worker_id = p_worker_id and w.dead_at is null) then
+    return;
+  end if;
+  select j.held into v_held
+  from rowcall.job j
+  where j.state = 2
+    and j.held >= 2
+    and j.queue_id = any (v_queue_id)
+    and j.method_id = any (v_method_id)
+    and j.tenant <> all (v_paused)
+  order by j.lane, j.ready_at
+  limit 1;
+  if not found then
     return;
   end if;
   return query
@@ -152,29 +175,56 @@ begin
     select j.tenant, j.job_id
     from rowcall.job j
     where j.state = 2
-      and j.held = 2
-      and j.queue_id = any (p_queue_id)
-      and j.queue_id not in (select q.queue_id from rowcall.queue q where q.paused_at is not null)
+      and j.held = v_held
+      and j.queue_id = any (v_queue_id)
       and j.method_id = any (v_method_id)
       and j.tenant <> all (v_paused)
     order by j.lane, j.ready_at
-    limit 1
+    limit case when v_held = 3 then 1 else p_limit end
     for update skip locked
   )
   update rowcall.job j
   set
     state = 3,
+    held = case when (select count(*) from picked) = 1 then 3 else j.held end,
     lease = j.lease + 1,
     attempt = j.attempt + 1,
     worker_id = p_worker_id,
     started_at = clock_timestamp(),
     attempt_deadline = least(clock_timestamp() + p.timeout, j.deadline)
   from picked k, rowcall.policy p
-  where j.tenant = k.tenant and j.job_id = k.job_id and p.policy_id = j.policy_id
+  where j.tenant = any (array[k.tenant]) and j.job_id = k.job_id and p.policy_id = j.policy_id
   returning
     j.tenant, j.job_id, j.lease, j.attempt, j.lane, j.order_key, j.method_id, j.policy_id, j.request,
     j.request_id, j.actor, j.traceparent, j.tracestate, j.labels, j.lost,
     j.deadline - clock_timestamp(), j.waiter_id;
+end
+$$;
+
+-- How many suspects there are that a worker could run in groups; p_limit at most are counted.
+create function rowcall.count_suspects(p_queue_id integer[], p_method_id integer[], p_limit integer)
+returns bigint
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_paused text[] := rowcall.paused_tenants();
+  v_method_id integer[] := rowcall.running_methods(p_method_id);
+begin
+  return (
+    select count(*)
+    from (
+      select
+      from rowcall.job j
+      where j.state = 2
+        and j.held = 2
+        and j.queue_id = any (p_queue_id)
+        and j.queue_id not in (select q.queue_id from rowcall.queue q where q.paused_at is not null)
+        and j.method_id = any (v_method_id)
+        and j.tenant <> all (v_paused)
+      limit p_limit
+    ) s
+  );
 end
 $$;
 
@@ -192,7 +242,7 @@ begin
     select clock_timestamp() - min(j.ready_at)
     from rowcall.job j
     where j.state = 2
-      and j.held = 2
+      and j.held >= 2
       and j.queue_id = any (p_queue_id)
       and j.queue_id not in (select q.queue_id from rowcall.queue q where q.paused_at is not null)
       and j.method_id = any (v_method_id)

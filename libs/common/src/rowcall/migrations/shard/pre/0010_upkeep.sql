@@ -46,11 +46,30 @@ begin
 end
 $$;
 
+-- How often in a row a job was lost with its worker before now: since an attempt ended
+-- otherwise, whatever it came to. That it was handed back meanwhile says nothing. Of the
+-- attempts that the row keeps anyhow, so that no other job pays for it.
+create function rowcall.lost_in_row(p_attempts jsonb)
+returns bigint
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+  select count(*) filter (where a.outcome = 5)
+  from (
+    select
+      (e.attempt ->> 'outcome')::integer as outcome,
+      bool_and((e.attempt ->> 'outcome')::integer in (5, 6)) over (order by e.place desc) as unbroken
+    from jsonb_array_elements(p_attempts) with ordinality as e (attempt, place)
+  ) a
+  where a.unbroken
+$$;
+
 -- Takes back jobs of dead workers, p_limit at most, those locked by a zombie's
 -- open transaction left for the next round. The lease number rises, so that the
--- zombie's settle comes too late. A death condemns nobody: what was lost is a suspect
--- and runs alone next time. Only a job that was lost p_lost_limit times while it ran alone fails.
--- What a worker left behind that retired unharmed is as suspect as before.
+-- zombie's settle comes too late. A death condemns nobody, and a first one is no
+-- evidence: what was lost runs again as any job. What was lost twice in a row is a
+-- suspect; what a group of suspects lost runs alone; and only what was lost p_lost_limit
+-- times while it ran alone fails. What a worker left behind that retired unharmed was
+-- never begun there, and is as suspect as before.
 create function rowcall.rescue_jobs(
   p_limit integer, p_lost_limit integer, p_lost_error bytea, p_cancelled_error bytea
 )
@@ -67,7 +86,7 @@ begin
       j.tenant, j.job_id, j.lease, w.name as worker, w.unharmed,
       case
         when j.cancel_requested_at is not null then 6
-        when j.held = 2 and not w.unharmed and j.lost_alone + 1 >= p_lost_limit then 5
+        when j.held = 3 and not w.unharmed and j.lost_alone + 1 >= p_lost_limit then 5
         else 2
       end::smallint as new_state
     from rowcall.worker w
@@ -84,12 +103,17 @@ begin
       ready_at = clock_timestamp(),
       lease = j.lease + 1,
       attempt = j.attempt - 1,
-      lost = j.lost + 1,
-      lost_alone = j.lost_alone + case when j.held = 2 and not o.unharmed then 1 else 0 end,
-      held = case when o.unharmed then j.held else 2 end,
+      lost = j.lost + case when o.unharmed then 0 else 1 end,
+      lost_alone = j.lost_alone + case when j.held = 3 and not o.unharmed then 1 else 0 end,
+      held = case
+        when o.unharmed then j.held
+        when j.held >= 2 then 3
+        when rowcall.lost_in_row(j.attempts) > 0 then 2
+        else 0
+      end,
       worker_id = null,
       attempt_deadline = null,
-      attempts = rowcall.with_attempt(j, o.worker, 5, null, null, null, null)
+      attempts = rowcall.with_attempt(j, o.worker, case when o.unharmed then 6 else 5 end, null, null, null, null)
     from orphan o
     where j.tenant = any (array[o.tenant]) and j.job_id = o.job_id and j.lease = o.lease and o.new_state = 2
     returning j.tenant, j.job_id, j.queue_id, 2::smallint as state, j.waiter_id, o.worker

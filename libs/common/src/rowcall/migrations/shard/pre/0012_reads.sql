@@ -131,7 +131,7 @@ select
   (array['SCHEDULED', 'READY', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED', 'RESOLVED'])[j.state] as state,
   (array['URGENT', 'HIGH', 'NORMAL', 'LOW'])[j.priority] as priority,
   (array['URGENT', 'HIGH', 'NORMAL', 'LOW'])[j.lane] as lane,
-  (array['PAUSED', 'SUSPECT'])[j.held] as held,
+  (array['PAUSED', 'SUSPECT', 'SUSPECT'])[j.held] as held,
   j.attempt,
   p.max_attempts,
   j.lost,
@@ -233,7 +233,7 @@ begin
       j.request_id, j.traceparent, j.labels, j.attempts, null::text as span_id, null::bytea as error,
       case when p_request then j.request end as request, null::bytea as response,
       j.deadline, j.lost, j.replays, j.parent_job_id, j.progress, j.progress_message, j.progress_at,
-      nullif(j.held, 0::smallint) as held,
+      least(nullif(j.held, 0), 2)::smallint as held,
       null::text as error_fingerprint, null::timestamptz as resolved_at, null::text as resolved_by,
       null::text as resolve_note
     from asked a

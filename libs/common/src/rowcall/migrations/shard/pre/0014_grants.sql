@@ -22,7 +22,8 @@ grant execute on function
   rowcall.shard_facts, rowcall.method_id, rowcall.policies, rowcall.queues,
   rowcall.register_worker, rowcall.guard_worker, rowcall.renew_worker, rowcall.retire_worker, rowcall.elect,
   rowcall.make_history_days, rowcall.drop_history_day, rowcall.analyze_history, rowcall.forget_turns,
-  rowcall.claim_jobs, rowcall.claim_alone, rowcall.suspect_waits, rowcall.settle_jobs, rowcall.release_jobs,
+  rowcall.claim_jobs, rowcall.claim_suspects, rowcall.count_suspects, rowcall.suspect_waits,
+  rowcall.settle_jobs, rowcall.release_jobs,
   rowcall.report_progress, rowcall.promote_jobs, rowcall.bury_workers, rowcall.rescue_jobs,
   rowcall.expire_attempts, rowcall.expire_jobs, rowcall.age_jobs, rowcall.hold_paused, rowcall.free_resumed,
   rowcall.expire_keys, rowcall.find_lacks, rowcall.serve_methods, rowcall.published_methods
