@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections import Counter
 from contextlib import AsyncExitStack
@@ -22,9 +23,11 @@ from tests.fix_gateway import info_of
 from tests.support.scale import scaled, seed, tell
 
 JOBS = 1_000
-SLOTS = "50"
 ALONE = 3
 """How often a job must have died alone with its worker before it is dead-lettered."""
+DEATHS = 3 + ALONE
+"""Those, the two that make it a suspect, and that of its group."""
+SUSPECTS_DIED = '"process for suspects ended by itself"'
 _STATES = "select state from rowcall.jobs"
 
 
@@ -45,12 +48,12 @@ def states(stage: Stage) -> Counter[str]:
 
 
 @pytest.mark.timeout(scaled(180, 600))
-@pytest.mark.parametrize("workers", scaled([1], [1, 2, 3]))
+@pytest.mark.parametrize(("workers", "slots"), scaled([(1, 50)], [(1, 50), (2, 50), (3, 50), (1, 1000), (2, 1000)]))
 async def test_a_self_killing_job_ends_in_the_dead_letters_and_no_other_does(
-    cluster: Cluster, tmp_path: Path, workers: int
+    cluster: Cluster, tmp_path: Path, workers: int, slots: int
 ) -> None:
-    poison = random.Random(seed(f"poison, {workers} workers")).randrange(JOBS)
-    with staged(cluster, tmp_path, workers=workers, arguments=("--slots", SLOTS)) as stage:
+    poison = random.Random(seed(f"poison, {workers} workers of {slots} slots")).randrange(JOBS)
+    with staged(cluster, tmp_path, workers=workers, arguments=("--slots", str(slots))) as stage:
         gateway = stage.gateways[0]
         gateway.start()
         await asyncio.to_thread(gateway.process.ready)
@@ -65,6 +68,7 @@ async def test_a_self_killing_job_ends_in_the_dead_letters_and_no_other_does(
                 supervisor.cancel()
             await asyncio.gather(*supervisors, return_exceptions=True)
         ended = [process.process.returncode for seat in stage.workers for process in seat.processes[:-1]]
+        log = [line for seat in stage.workers for process in seat.processes for line in list(process.log)]
         starts = Counter(receipt.call for receipt in effects.starts(stage.folder / "starts"))
         found = states(stage)
     error = answers.pop(poison)
@@ -72,11 +76,22 @@ async def test_a_self_killing_job_ends_in_the_dead_letters_and_no_other_does(
     assert info_of(error).reason == "WORKER_LOST"
     assert all(isinstance(answer, Receipt) for answer in answers), Counter(map(type, answers))
     assert found == {"SUCCEEDED": JOBS - 1, "FAILED": 1}
-    # Nobody died but by the poison, and it had its three chances alone.
-    assert ended == [EXIT_CODE] * starts[poison]
-    assert ALONE <= starts[poison] <= ALONE + 1
-    del starts[poison]
-    # The first death was everybody's who was at work; those after it were its own.
-    assert max(starts.values()) <= 2
-    suspects = sum(count > 1 for count in starts.values())
-    tell(f"poison, {workers} workers: {len(ended)} deaths, {suspects} other jobs ran more than once")
+    # Nobody died but by the poison. Two workers, which made it a suspect; then it had its three chances alone, in processes
+    # that had nothing else to lose, and perhaps one more in company.
+    apart = [json.loads(line) for line in log if SUSPECTS_DIED in line]
+    assert ended == [EXIT_CODE] * 2
+    assert {line["exit_code"] for line in apart} == {EXIT_CODE}
+    assert 2 + len(apart) == starts[poison]
+    assert 2 + ALONE <= starts[poison] <= DEATHS
+    # What died with it is named.
+    assert [line["jobs"] for line in apart][-ALONE:] == [1] * ALONE
+    assert len({operation for line in apart[-ALONE:] for operation in line["operations"]}) == 1
+    deaths = starts.pop(poison)
+    # The first two deaths were everybody's who was at work; the third its group's; those after it were its own.
+    assert max(starts.values()) <= 4
+    again = sum(count > 1 for count in starts.values())
+    group = sum(count > 3 for count in starts.values())
+    tell(
+        f"poison, {workers} workers of {slots} slots: {deaths} deaths, {again} other jobs ran more than once, {group} "
+        "of them in its group"
+    )
