@@ -256,8 +256,12 @@ class Workers:
     def make(self, **changes: Any) -> Worker:
         """A worker that is drained at the end of the test."""
         worker = Worker(self.settings(**changes))
-        self._stack.push_async_callback(worker.drain, timedelta(0))
+        self.keep(worker)
         return worker
+
+    def keep(self, worker: Worker) -> None:
+        """Has a worker be drained at the end of the test."""
+        self._stack.push_async_callback(worker.drain, timedelta(0))
 
     async def start(self, *register: Callable[[Worker], None], **changes: Any) -> Worker:
         """A worker with these servicers, or the probe's, that is started."""

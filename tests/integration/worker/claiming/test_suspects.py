@@ -1,11 +1,10 @@
-"""Jobs whose worker died run alone, in idle workers and in busy ones, and neither they nor the others are starved."""
+"""Suspects where no other process can run them: alone, in idle workers and in busy ones, and neither they nor the others are starved."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -16,83 +15,13 @@ from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall.queue.hints import Hint
 from rowcall.queue.model import Settled, Settlement
 from rowcall.queue.postgres.work import PostgresWorkQueue
-from rowcall.sharding.placement import place
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.claiming import suspects
 from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_cluster import Cluster
-from tests.fix_worker import PROBE, Call, Calls, Job, Workers, serve
+from tests.fix_worker import Call, Calls, Workers, serve
+from tests.support.suspects import ELSEWHERE, Handler, held, make_suspects, requests
 from tests.support.waiting import until
-
-ECHO = PROBE["rowcall.probe.v1.ProbeService/Echo"]
-QUEUE = "suspects"
-WEIGHTS = {"a": 1, "b": 1}
-ELSEWHERE = next(name for name in map("tenant-{}".format, range(100)) if place(name, WEIGHTS) != place("acme", WEIGHTS))
-"""A tenant of the other shard than acme's."""
-
-
-class Handler:
-    """Runs for as long as a request says in milliseconds, or until it is let go, and knows who ran beside whom."""
-
-    def __init__(self) -> None:
-        self.let_go = asyncio.Event()
-        self.order: list[str] = []
-        """The payloads, as they were started."""
-        self.running: list[str] = []
-        self.company: dict[str, set[str]] = {}
-        """Who ran beside a payload at some time."""
-
-    async def echo(self, request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
-        name = request.payload.decode()
-        self.order.append(name)
-        self.running.append(name)
-        for each in self.running:
-            self.company.setdefault(each, set()).update(self.running)
-            self.company[each].discard(each)
-        try:
-            if name.startswith("held"):
-                await self.let_go.wait()
-            else:
-                await asyncio.sleep(0.02)
-        finally:
-            self.running.remove(name)
-        return EchoResponse(payload=request.payload)
-
-    def alone(self, name: str) -> bool:
-        """Whether nothing ran beside it."""
-        return not self.company[name]
-
-
-def requests(name: str, count: int) -> list[EchoRequest]:
-    return [EchoRequest(payload=f"{name} {number}".encode()) for number in range(count)]
-
-
-async def make_suspects(
-    cluster: Cluster, calls: Calls, wanted: Sequence[EchoRequest], *, tenant: str = "acme"
-) -> list[Job]:
-    """Jobs as a rescue leaves them, two seconds ago; workers that run see them as such all at once."""
-    shard = place(tenant, WEIGHTS) or ""
-    await calls.store(shard).method_ids(ECHO.name, replace(ECHO.policy, queue=QUEUE))
-    async with await psycopg.AsyncConnection.connect(cluster.shards[shard], autocommit=True) as connection:
-        await connection.execute("update rowcall.queue set paused_at = clock_timestamp() where name = %s", [QUEUE])
-        jobs = await calls.submit_many("Echo", wanted, call=Call(tenant), policy={"queue": QUEUE})
-        async with connection.transaction():
-            await connection.execute(
-                "update rowcall.job set held = 2, ready_at = clock_timestamp() - interval '2 seconds' "
-                "where job_id = any(%s)",
-                [[job.job_id for job in jobs]],
-            )
-            await connection.execute("update rowcall.queue set paused_at = null where name = %s", [QUEUE])
-    return jobs
-
-
-async def held(cluster: Cluster, job: Job) -> tuple[int, int]:
-    """The job's state and what it is held as."""
-    async with await psycopg.AsyncConnection.connect(cluster.shards[job.shard]) as connection:
-        cursor = await connection.execute("select state, held from rowcall.job where job_id = %s", [job.job_id])
-        row = await cursor.fetchone()
-    assert row is not None
-    return row[0], row[1]
 
 
 class Looks:
@@ -246,7 +175,7 @@ async def test_a_suspect_that_runs_alone_is_handed_back_as_one_by_a_drain(
     worker = await workers.start(serve(echo=handler.echo))
     await until(lambda: len(handler.running) == 1)
     await worker.drain(timedelta(0))
-    assert await held(cluster, job) == (JobState.JOB_STATE_READY, 2)
+    assert await held(cluster, job) == (JobState.JOB_STATE_READY, 3)
     heir.let_go.set()
     second = await workers.start(serve(echo=heir.echo))
     row = await calls.done(job)
