@@ -119,6 +119,10 @@ class Services:
         """Starts a worker."""
         return self.start("rowcall-worker", *arguments, **variables)
 
+    def python(self, program: str) -> ServiceProcess:
+        """Starts a program of somebody else's, by its text."""
+        return self.start(Path(sys.executable).name, "-c", program)
+
 
 @pytest.fixture
 def services(cluster: Cluster) -> Iterator[Services]:
