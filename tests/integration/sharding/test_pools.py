@@ -353,6 +353,21 @@ async def test_pools_that_a_server_has_no_room_for_are_refused(cluster: Cluster,
     assert f"allow 3 processes {3 * total} connections to a server that has {allowed}" in text
     assert "each 3 times (ROWCALL_PROCESSES)" in text
 
+    # A process that one of them starts at times needs room on every shard, but once.
+    with pytest.raises(SettingsError) as refusal:
+        async with await Router.open(
+            settings_of(cluster, shards=shards, **fitting),
+            service="gw",
+            workloads=GATEWAY_WORKLOADS,
+            dedicated=4,
+            processes=3,
+            beside=7,
+        ):
+            pass
+    text = str(refusal.value)
+    assert f"allow 3 processes {3 * total + 7 * len(shards)} connections to a server that has {allowed}" in text
+    assert f"{7 * len(shards)} for a process that runs suspects" in text
+
 
 async def test_a_modest_process_is_not_warned(cluster: Cluster) -> None:
     with capture_logs() as logs:

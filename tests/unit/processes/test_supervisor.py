@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rowcall.processes import Member
+from rowcall.processes import Child, Member, kill_children
 from rowcall.processes.member import READY, introduced
 from tests.support.waiting import until
 
@@ -234,3 +235,48 @@ def test_what_a_member_starts_is_no_member() -> None:
             assert environment == dict(os.environ)
             member.ready()
             assert ours.recv(16) == READY
+
+
+async def test_what_a_member_tells_last_is_known_when_it_has_died() -> None:
+    program = (
+        "import os; from rowcall.processes import Member; member = Member.from_environment(); member.ready()\n"
+        "for number in range(20_000): member.tell(f'at {number}')\n"
+        "import time; time.sleep(0.5); member.tell('at the end'); os._exit(7)"
+    )
+    child = await Child.start([sys.executable, "-c", program], number=1, told="", leads=False)
+    assert await child.ready()
+    child.listen()
+    assert await asyncio.wait_for(child.ended(), END_SECONDS) == 7
+    assert child.said == "at the end"
+
+
+async def test_a_member_that_tells_nothing_has_said_nothing_and_one_is_drained_by_the_end_of_its_line() -> None:
+    program = (
+        "import asyncio; from rowcall.processes import Member; member = Member.from_environment()\n"
+        "async def main():\n"
+        "    ended = asyncio.Event(); member.on_end(ended.set); member.ready(); await ended.wait()\n"
+        "asyncio.run(main())"
+    )
+    child = await Child.start([sys.executable, "-c", program], number=0, told="", leads=False)
+    assert await child.ready()
+    child.listen()
+    child.drain()
+    assert await asyncio.wait_for(child.ended(), END_SECONDS) == 0
+    assert child.said == ""
+
+
+async def test_whoever_ends_at_once_ends_what_it_has_started() -> None:
+    program = "from rowcall.processes import Member; Member.from_environment().ready(); import time; time.sleep(300)"
+    child = await Child.start([sys.executable, "-c", program], number=0, told="", leads=False)
+    assert await child.ready()
+    kill_children()
+    assert await asyncio.wait_for(child.ended(), END_SECONDS) == -signal.SIGKILL
+    kill_children()
+
+
+def test_the_command_is_the_one_that_this_program_was_started_with() -> None:
+    program = "from rowcall.processes import own_command; print(own_command()[1:])"
+    ended = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", program, "--flag"], capture_output=True, check=True, text=True
+    )
+    assert ended.stdout.strip() == str(["-X", "dev", "-c", program, "--flag"])

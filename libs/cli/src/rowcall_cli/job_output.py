@@ -32,7 +32,7 @@ _NOT_SERVED = (job_pb2.WAIT_REASON_METHOD_NOT_SERVED, job_pb2.WAIT_REASON_QUEUE_
 
 _HELD = {
     job_pb2.HOLD_PAUSED: "held: its tenant or method is paused",
-    job_pb2.HOLD_SUSPECT: "held: its worker died, it runs alone next time",
+    job_pb2.HOLD_SUSPECT: "held: its workers died twice, it runs apart from others",
 }
 
 

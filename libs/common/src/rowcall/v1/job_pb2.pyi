@@ -82,7 +82,9 @@ class _HoldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Hold.ValueType],
     HOLD_PAUSED: _Hold.ValueType  # 1
     """Its tenant or method is paused."""
     HOLD_SUSPECT: _Hold.ValueType  # 2
-    """Its worker died while it ran: it runs alone next time."""
+    """Its workers died twice in a row while it ran: it next runs beside others of
+    which that is true, or alone, in a process that runs nothing else.
+    """
 
 class Hold(_Hold, metaclass=_HoldEnumTypeWrapper):
     """Why a READY job waits though workers are free."""
@@ -92,7 +94,9 @@ HOLD_UNSPECIFIED: Hold.ValueType  # 0
 HOLD_PAUSED: Hold.ValueType  # 1
 """Its tenant or method is paused."""
 HOLD_SUSPECT: Hold.ValueType  # 2
-"""Its worker died while it ran: it runs alone next time."""
+"""Its workers died twice in a row while it ran: it next runs beside others of
+which that is true, or alone, in a process that runs nothing else.
+"""
 Global___Hold: _TypeAlias = Hold  # noqa: Y015
 
 class _JobState:
