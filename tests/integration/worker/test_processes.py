@@ -14,7 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from rowcall.probe.v1.probe_pb2 import AwaitRequest, EchoRequest
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
-from rowcall_worker.membership.alive import STALE_AFTER
+from rowcall_worker.membership.signs import STALE_AFTER
 from tests.fix_commands import environment
 from tests.fix_services import END_SECONDS, Services
 from tests.fix_worker import Calls

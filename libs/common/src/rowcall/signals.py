@@ -20,5 +20,10 @@ def end_on_signals() -> None:
         signal.signal(number, _end)
 
 
+def interrupt() -> None:
+    """Has SIGINT raise KeyboardInterrupt again, in the main thread, as Python does by itself."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _end(number: int, _frame: FrameType | None) -> None:
     os._exit(128 + number)

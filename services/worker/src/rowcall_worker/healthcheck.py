@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from rowcall_worker.membership.alive import STALE_AFTER, files_of
+from rowcall_worker.membership.signs import STALE_AFTER, files_of
 
 VARIABLE: Final = "ROWCALL_HEALTH_FILE"
 

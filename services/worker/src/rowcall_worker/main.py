@@ -25,7 +25,8 @@ from rowcall.garbage import spare_collections
 from rowcall.processes import Member, kill_children, own_command, supervise
 from rowcall.settings import SettingsError, load_settings, refuse
 from rowcall_worker.claiming.quarantine import Apart, Command, shard_of
-from rowcall_worker.membership.alive import file_of, sign_of_life, signs_of_several
+from rowcall_worker.membership.alive import sign_of_life
+from rowcall_worker.membership.signs import file_of, signs_of_several
 from rowcall_worker.serving.handlers import RegistrationError
 from rowcall_worker.settings import WorkerSettings, settings_apart
 from rowcall_worker.worker import Worker
