@@ -32,7 +32,7 @@ member = Member.from_environment()
 folder = Path(sys.argv[1])
 logs.configure("info", "json", "program", process=None if member is None else member.number)
 if member is None:
-    sys.exit(supervise("program", int(sys.argv[2]), ready_line="program: ready", told="what was told"))
+    sys.exit(supervise("program", int(sys.argv[2]), ready_line="program: ready", kill_after=60, told="what was told"))
 
 
 def does(what):
@@ -42,7 +42,8 @@ def does(what):
 
 async def serve():
     ended = asyncio.Event()
-    member.on_end(ended.set)
+    loop = asyncio.get_running_loop()
+    member.on_end(lambda: loop.call_soon_threadsafe(ended.set))
     if does("refuses") is not None:
         print(f"process {member.number} refuses", file=sys.stderr)
         return does("refuses")

@@ -46,7 +46,7 @@ FIELDS: Final = frozenset(
         # What it is about, by name.
         *("method", "methods", "service_names", "queue", "queues", "shard", "shards", "lane", "worker", "worker_id"),
         *("workload", "pool", "link", "role", "database", "databases", "kind", "phase", "migration", "channel"),
-        *("file", "image", "images", "servicer", "name", "key", "setting", "task", "signal"),
+        *("file", "image", "images", "servicer", "name", "key", "setting", "task", "tasks", "threads", "signal"),
         *("address", "host", "port", "peer", "pid", "version"),
         # What came of it.
         *("code", "reason", "state", "outcome", "error", "cause", "exception", "warning", "sqlstate"),

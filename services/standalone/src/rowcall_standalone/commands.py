@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
+from rowcall import ending
 from rowcall_standalone.errors import StandaloneError
 from rowcall_standalone.signals import Interrupted
 
@@ -108,7 +109,8 @@ def dev(
         log_format=log_format,
         log_level=log_level,
     )
-    _run(serve(options))
+    # A handler's thread must not keep the process: its job was handed back.
+    ending.leave(_run(serve(options)))
 
 
 @app.command(epilog="\b\nExample:\n  rowcall demo\n  rowcall demo --docs ~/notes --max-files 5000")
@@ -132,24 +134,24 @@ def demo(
     from rowcall_standalone.demo.run import demo as run_demo
 
     options = DemoOptions(docs, data_dir, max_files, as_json, postgres_bin)
-    if not _run(run_demo(options)):
-        raise typer.Exit(1)
+    ending.leave(_run(run_demo(options)))
 
 
-def _run(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run to the end; a refusal becomes a line on stderr and exit code 1, a signal the code that shells give it."""
+def _run(work: Coroutine[Any, Any, bool | None]) -> int:
+    """Run to the end; the exit code: 1 for what did not come out right, and for a refusal, which becomes a line on stderr; the
+    code that shells give it for a signal."""
     # Postgres and the demo's services are started while gRPC's threads run. Its handlers for processes that fork and go on
     # using it can end such a program before it begins.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     import uvloop
 
     try:
-        return uvloop.run(work)
+        return 1 if ending.run(work, uvloop.new_event_loop) is False else 0
     except StandaloneError as error:
         sys.stderr.write(f"rowcall: {error}\n")
-        raise typer.Exit(1) from error
+        return 1
     except Interrupted as interrupted:
-        raise typer.Exit(128 + interrupted.number) from interrupted
+        return 128 + interrupted.number
 
 
 def _parsed(option: str, parse: Callable[[str], _T], text: str) -> _T:

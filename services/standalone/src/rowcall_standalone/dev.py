@@ -6,6 +6,8 @@ import asyncio
 import os
 import shlex
 import sys
+import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,6 +34,9 @@ from rowcall_worker import RegistrationError, Worker, WorkerSettings
 
 GRACE = timedelta(seconds=10)
 """How long a drain lets calls and jobs finish: a developer waits at the terminal."""
+
+_LEAST_GRACE = timedelta(seconds=1)
+"""What of it the workers have at least, when the gateway has drained."""
 
 _READY_WITHIN = timedelta(seconds=30)
 _LOOK_SECONDS = 1.0
@@ -69,7 +74,7 @@ async def serve(options: DevOptions) -> None:
 
     Raises StandaloneError when it cannot be started.
     """
-    signals = Signals()
+    signals = Signals(GRACE)
     logs.configure(options.log_level, options.log_format, "dev")
     refuse_taken(options.listen)
     async with AsyncExitStack() as stack:
@@ -115,20 +120,32 @@ async def _start(options: DevOptions, databases: Databases, stack: AsyncExitStac
         sys.path.insert(0, "")
     for variable, name in options.databases:
         os.environ[variable] = await asyncio.to_thread(databases.create, name)
+    workers: list[Worker] = []
+    gateways: list[Gateway] = []
+    stack.push_async_callback(_drain, gateways, workers)
     try:
         for _ in range(options.workers):
             worker = Worker(_worker_settings(options, databases))
             await worker.start()
-            stack.push_async_callback(worker.drain, GRACE)
+            workers.append(worker)
         gateway = Gateway(_gateway_settings(options, databases))
         await gateway.start()
-        stack.push_async_callback(gateway.drain, GRACE)
+        gateways.append(gateway)
     except (ImageError, OSError, RegistrationError, RowcallError, SettingsError) as error:
         raise StandaloneError(str(error)) from error
     address = str(Address(options.listen.host, gateway.port))
     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         await wait_until_serving(channel, address, _READY_WITHIN)
     return address
+
+
+async def _drain(gateways: Sequence[Gateway], workers: Sequence[Worker]) -> None:
+    """The gateway first, whose callers wait for the workers; all of them within one grace."""
+    began = time.monotonic()
+    for gateway in gateways:
+        await gateway.drain(GRACE)
+    left = GRACE - timedelta(seconds=time.monotonic() - began)
+    await asyncio.gather(*(worker.drain(max(left, _LEAST_GRACE)) for worker in workers))
 
 
 def _worker_settings(options: DevOptions, databases: Databases) -> WorkerSettings:

@@ -1,16 +1,17 @@
-"""SIGTERM and SIGINT: the first asks for an orderly end, the second ends the process at once. Used by `dev` and `demo`."""
+"""SIGTERM and SIGINT: the first asks for an orderly end, the second ends the process at once. Used by `dev` and `demo`.
+
+At once means without any handler's leave. The embedded Postgres is stopped by its guardian, and what was acknowledged is committed.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Coroutine
+from datetime import timedelta
 from typing import Any, TypeVar
 
-from rowcall import logs
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from rowcall.ending import Ending
 
 _T = TypeVar("_T")
 
@@ -26,18 +27,15 @@ class Interrupted(Exception):
 class Signals:
     """Watches for signals on the running event loop, from its making on."""
 
-    def __init__(self) -> None:
+    def __init__(self, within: timedelta) -> None:
+        """`within`: how long the end may take, as `rowcall.ending.Ending` has it."""
         self._first: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
-        for number in _SIGNALS:
-            asyncio.get_running_loop().add_signal_handler(number, self._came, number)
+        self._ending = Ending(self._came, within)
 
-    def _came(self, number: signal.Signals) -> None:
-        if self._first.done():
-            # At once means without any handler's leave. The embedded Postgres is stopped by its guardian, and what was
-            # acknowledged is committed.
-            logs.flush()
-            os._exit(128 + number)
-        self._first.set_result(number)
+    def _came(self) -> None:
+        number = self._ending.signal
+        if number is not None:
+            self._first.set_result(number)
 
     @property
     def came(self) -> bool:

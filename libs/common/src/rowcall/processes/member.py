@@ -7,11 +7,11 @@ killed ends the line too, so it leaves no members behind, on any system and what
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import socket
+import threading
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Final, Self
@@ -60,16 +60,16 @@ class Member:
         with contextlib.suppress(OSError):
             self._line.send(f"{what}\n".encode(), socket.MSG_DONTWAIT)
 
-    def on_end(self, drain: Callable[[], None]) -> None:
-        """Has `drain` called once on the running event loop when the line ends, which it may have done already."""
-        loop = asyncio.get_running_loop()
+    def on_end(self, ended: Callable[[], None]) -> None:
+        """Has `ended` called once, in a thread, when the line ends, which it may have done already."""
 
-        def ended() -> None:
-            loop.remove_reader(self._line)
-            drain()
+        def listen() -> None:
+            # Nothing is ever said to a member: what can be read is the end. An event loop may be too busy to hear it.
+            with contextlib.suppress(OSError):
+                self._line.recv(1)
+            ended()
 
-        # Nothing is ever said to a member: what can be read is the end.
-        loop.add_reader(self._line, ended)
+        threading.Thread(target=listen, name="rowcall-member", daemon=True).start()
 
 
 def introduced(number: int, told: str, line: socket.socket) -> dict[str, str]:

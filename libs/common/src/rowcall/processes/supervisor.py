@@ -24,32 +24,44 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _log = structlog.get_logger(__name__)
 
 
-def supervise(program: str, processes: int, *, ready_line: str, told: str = "") -> int:
+def supervise(program: str, processes: int, *, ready_line: str, kill_after: float, told: str = "") -> int:
     """Runs the program that this process is, as so many processes, until a signal comes or they cannot go on.
 
     Args:
         program: Its name, for what is said on stderr.
         processes: How many.
         ready_line: Printed to stdout when all of them are ready.
+        kill_after: Seconds after which one that was told to end, and has not, is killed.
         told: For `Member.told`.
 
     Returns:
         The exit code.
     """
-    return asyncio.run(Supervisor(own_command(), processes, program=program, ready_line=ready_line, told=told).run())
+    supervisor = Supervisor(
+        own_command(), processes, program=program, ready_line=ready_line, kill_after=kill_after, told=told
+    )
+    return asyncio.run(supervisor.run())
 
 
 class Supervisor:
     """A program as several processes, on a plain event loop."""
 
     def __init__(
-        self, command: Sequence[str], processes: int, *, program: str, ready_line: str, told: str = ""
+        self,
+        command: Sequence[str],
+        processes: int,
+        *,
+        program: str,
+        ready_line: str,
+        kill_after: float,
+        told: str = "",
     ) -> None:
         """As `supervise`; `command` is what each process executes."""
         self._command = command
         self._processes = processes
         self._program = program
         self._ready_line = ready_line
+        self._kill_after = kill_after
         self._told = told
         self._children: dict[int, Child] = {}
         self._served = {number: asyncio.Event() for number in range(1, processes + 1)}
@@ -125,9 +137,17 @@ class Supervisor:
         self._end_all()
 
     def _end_all(self) -> None:
+        if not self._ending.is_set():
+            asyncio.get_running_loop().call_later(self._kill_after, self._kill_all)
         self._ending.set()
         for child in self._children.values():
             self._end(child)
+
+    def _kill_all(self) -> None:
+        """Ends those that have not done so by themselves: one whose interpreter is stuck hears of nothing."""
+        for number, child in self._children.items():
+            _log.error("process does not end, killing it", process=number, pid=child.pid)
+            child.kill()
 
     def _end(self, child: Child) -> None:
         if self._at_once is None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from rowcall.catalogue.images import load_catalogue
@@ -21,6 +22,8 @@ from rowcall_standalone.errors import StandaloneError
 from rowcall_standalone.signals import Signals
 
 _CANARY_SECONDS = 30.0
+_STOPPED_WITHIN = timedelta(seconds=30)
+"""A signal ends it: gateway and worker within their grace or killed, Postgres after them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ async def demo(options: DemoOptions) -> bool:
 
     Raises StandaloneError when it cannot be run, Interrupted when a signal ended it.
     """
-    return await Signals().during(_demo(options))
+    return await Signals(_STOPPED_WITHIN).during(_demo(options))
 
 
 async def _demo(options: DemoOptions) -> bool:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,20 +29,24 @@ async def sign_of_life(file: Path | None) -> AsyncIterator[None]:
     if file is None:
         yield
         return
+    # A thread of its own: asyncio's are the handlers', who may keep all of them.
+    thread = ThreadPoolExecutor(1, "rowcall-alive")
+    run = partial(asyncio.get_running_loop().run_in_executor, thread)
     # Emptied: one that was killed may have left another word there.
-    await asyncio.to_thread(file.write_bytes, b"")
-    touching = asyncio.create_task(_touch(file), name="sign of life")
+    await run(file.write_bytes, b"")
+    touching = asyncio.create_task(_touch(partial(run, file.touch)), name="sign of life")
     try:
         yield
     finally:
         touching.cancel()
         await asyncio.gather(touching, return_exceptions=True)
-        await asyncio.to_thread(file.unlink, missing_ok=True)
+        await run(partial(file.unlink, missing_ok=True))
+        thread.shutdown(wait=False)
 
 
-async def _touch(file: Path) -> None:
+async def _touch(touch: Callable[[], Awaitable[None]]) -> None:
     while True:
         await asyncio.sleep(EVERY.total_seconds())
         # A full disk must not end the worker; the check then says what it sees.
         with contextlib.suppress(OSError):
-            await asyncio.to_thread(file.touch)
+            await touch()

@@ -159,9 +159,10 @@ class Executor:
         try:
             request = _decode(attempt)
             result = await cast("Awaitable[Message]", attempt.method.behaviour(request, AsyncJobContext(attempt)))
-        except GeneratorExit:
-            raise
-        except BaseException as error:  # noqa: BLE001  whatever a handler raises is its attempt's outcome
+        except BaseException as error:  # whatever a handler raises is its attempt's outcome
+            if isinstance(error, GeneratorExit) and asyncio.current_task(self._loop) is not attempt.task:
+                # Not the handler's own: the coroutine is being closed, with a loop that is no more.
+                raise
             self._finish(attempt, None, error)
         else:
             self._finish(attempt, result, None)
@@ -204,7 +205,7 @@ class Executor:
             attempt.settled = True
             try:
                 settlement = self._outcome(attempt, result, settlements.with_transaction(error, lost))
-            except Exception as fault:  # noqa: BLE001  a fault of ours must not leave the job without an outcome
+            except BaseException as fault:  # noqa: BLE001  a fault of ours must not leave the job without an outcome
                 reports.outcome_failed(attempt, fault)
                 settlement = outcomes.unwritable(attempt)
             attempt.sink.settle(attempt, settlement)
@@ -231,7 +232,7 @@ class Executor:
             return settlements.raised(attempt, error)
         try:
             encoded = outcomes.encode_result(attempt.method, result, max_bytes=self._max_response_bytes)
-        except Exception as refused:  # noqa: BLE001  ours say what is wrong; a serializer may raise anything
+        except BaseException as refused:  # noqa: BLE001  ours say what is wrong; a serializer may raise anything
             return settlements.failed(attempt, outcomes.failure(attempt, refused), refused)
         if isinstance(encoded, Status):
             return settlements.failed(attempt, outcomes.failure(attempt, encoded))
@@ -304,7 +305,9 @@ class Executor:
     def _call_back(self, attempt: Attempt, callback: Callable[[], object]) -> None:
         try:
             callback()
-        except Exception as error:  # noqa: BLE001  the attempt has its outcome; a callback cannot change it
+        except BaseException as error:  # noqa: BLE001  the attempt has its outcome; a callback cannot change it
+            if forks.in_child():
+                forks.leave(error)
             reports.callback_failed(attempt, error)
         if forks.in_child():
             forks.leave(None)
@@ -313,7 +316,7 @@ class Executor:
 def _decode(attempt: Attempt) -> Message:
     try:
         return attempt.method.decode(attempt.job.request)
-    except Exception:  # noqa: BLE001  a deserializer may raise anything, with parts of the request in it
+    except BaseException:  # noqa: BLE001  a deserializer may raise anything, with parts of the request in it
         raise outcomes.undecodable(attempt.method) from None
 
 

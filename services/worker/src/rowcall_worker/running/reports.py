@@ -66,13 +66,13 @@ def hung(attempt: Attempt) -> None:
         )
 
 
-def callback_failed(attempt: Attempt, error: Exception) -> None:
+def callback_failed(attempt: Attempt, error: BaseException) -> None:
     """Logs a done callback that raised."""
     with bind(attempt.call):
         _log.error("a callback of the handler's raised", method=attempt.method.name, exc_info=error)
 
 
-def outcome_failed(attempt: Attempt, error: Exception) -> None:
+def outcome_failed(attempt: Attempt, error: BaseException) -> None:
     """Logs an outcome that could not be made: a fault of the worker's."""
     with bind(attempt.call):
         _log.error("the outcome of an attempt cannot be told", method=attempt.method.name, exc_info=error)
