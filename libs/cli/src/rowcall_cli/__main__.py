@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 
 from rowcall.signals import end_on_signals, interrupt
+from rowcall.starting import importing
 
 
 def main() -> int:
     """Runs a command; see `rowcall_cli.main`."""
     end_on_signals()
     # Takes a while, in which a signal may come.
-    from rowcall_cli.main import main as run
+    with importing():
+        from rowcall_cli.main import main as run
 
     # Ctrl-C ends a command in order: it may have something to say. SIGTERM has its own handler in `dev` and `demo` only.
     interrupt()

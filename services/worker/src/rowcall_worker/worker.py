@@ -182,10 +182,11 @@ class Worker(grpc.aio.Server):
         return served, catalogue
 
     def _catalogue(self) -> Catalogue:
-        catalogue = load_catalogue(self._settings.images)
+        # What is claimed was held to its rules by the gateway. A worker needs them for what its handlers submit, if they do.
+        catalogue = load_catalogue(self._settings.images, compiled=False)
         unknown = image_of(service for service in self._registry.services if service not in catalogue.service_names)
         if unknown is not None:
-            catalogue = load_catalogue([*self._settings.images, unknown])
+            catalogue = load_catalogue([*self._settings.images, unknown], compiled=False)
         for warning in catalogue.warnings:
             _log.warning("image", warning=warning)
         return catalogue

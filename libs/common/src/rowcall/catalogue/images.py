@@ -78,7 +78,7 @@ class Catalogue:
     pool: DescriptorPool
     """Every file of the images and of the gateway's own services: what reflection serves."""
     validator: Validator
-    """With the rules of every method's request compiled."""
+    """With the rules of every method's request compiled, if that was asked for; else with their first use."""
     warnings: Sequence[str]
     """What is probably not meant, for the log of whoever loads the images."""
 
@@ -93,7 +93,11 @@ class Catalogue:
 
 
 def load_catalogue(
-    images: Sequence[Path | bytes] = (), *, builtin: bool = True, reflected: Iterable[AnyFileDescriptor] = ()
+    images: Sequence[Path | bytes] = (),
+    *,
+    builtin: bool = True,
+    reflected: Iterable[AnyFileDescriptor] = (),
+    compiled: bool = True,
 ) -> Catalogue:
     """Reads descriptor images into one catalogue.
 
@@ -102,6 +106,7 @@ def load_catalogue(
             them. They may bring google's, protovalidate's and our own files along; the same file twice is fine.
         builtin: Whether rowcall.probe.v1.ProbeService is served.
         reflected: Further files for the pool: services that a server adds beside the catalogue's (health, reflection).
+        compiled: Whether the rules of every method's request are compiled now, and refused if they cannot be.
 
     Raises:
         ImageError: The images cannot be served; every problem found is named with its file, method and field.
@@ -115,7 +120,7 @@ def load_catalogue(
     reader = MethodReader(pool)
     reader.read(files.values())
     validator = Validator()
-    problems = [*reader.problems, *_prepare(validator, reader.methods)]
+    problems = [*reader.problems, *(_prepare(validator, reader.methods) if compiled else ())]
     if problems:
         raise ImageError(problems)
     return Catalogue(
