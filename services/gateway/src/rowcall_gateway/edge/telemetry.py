@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import grpc
 import grpc.aio
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.instrumentation.grpc import aio_server_interceptor
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from rowcall.errors import reason_name
 from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 STATUS_CODE: Final = "rpc.grpc.status_code"
 """The number of the RPC's code."""
@@ -65,6 +63,12 @@ def provider_from_environment(environment: Mapping[str, str] = os.environ) -> Tr
     protocol = next((environment[name] for name in _PROTOCOLS if environment.get(name)), "grpc")
     if protocol != "grpc":
         raise ValueError(f"{_PROTOCOLS[1]} is {protocol!r}; this process exports spans over grpc only")
+    # A good part of a gateway's start, where nobody has asked for spans.
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
     name = environment.get("OTEL_SERVICE_NAME", "rowcall-gateway")
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -73,6 +77,8 @@ def provider_from_environment(environment: Mapping[str, str] = os.environ) -> Tr
 
 def span_interceptor(provider: trace.TracerProvider) -> grpc.aio.ServerInterceptor:
     """OpenTelemetry's interceptor for grpc.aio servers."""
+    from opentelemetry.instrumentation.grpc import aio_server_interceptor
+
     made = aio_server_interceptor(tracer_provider=provider)  # type: ignore[no-untyped-call]
     return cast("grpc.aio.ServerInterceptor", made)
 
