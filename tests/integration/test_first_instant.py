@@ -1,4 +1,4 @@
-"""SIGTERM while a gateway is still starting, as process 1 too: it ends, and starts nothing up after it was told to end."""
+"""SIGTERM while a program is still starting, as process 1 too: it ends, and starts nothing up after it was told to end."""
 
 from __future__ import annotations
 
@@ -44,12 +44,27 @@ def catches(pid: int, number: signal.Signals) -> bool:
 
 
 @pytest.mark.skipif(not can_unshare(), reason="this machine gives no process namespaces")
-def test_process_1_ends_when_it_is_told_to_while_it_starts(cluster: Cluster) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("rowcall-gateway", "--listen", "127.0.0.1:0"),
+        ("rowcall-worker",),
+        ("rowcall-worker", "--processes", "2"),
+        ("rowcall", "dev", "--listen", "127.0.0.1:0"),
+        ("rowcall", "demo"),
+    ],
+    ids=" ".join,
+)
+def test_process_1_ends_when_it_is_told_to_while_it_starts(
+    cluster: Cluster, tmp_path: Path, command: tuple[str, ...]
+) -> None:
     assert UNSHARE is not None
-    program = Path(sys.executable).with_name("rowcall-gateway")
+    program, *arguments = command
+    variables = {} if program == "rowcall" else cluster.variables
     with subprocess.Popen(
-        [UNSHARE, *NAMESPACE, "--kill-child", program, "--listen", "127.0.0.1:0"],
-        env=environment(cluster.variables),
+        [UNSHARE, *NAMESPACE, "--kill-child", Path(sys.executable).with_name(program), *arguments],
+        cwd=tmp_path,
+        env=environment(variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -65,6 +80,7 @@ def test_process_1_ends_when_it_is_told_to_while_it_starts(cluster: Cluster) -> 
         finally:
             outside.kill()
     assert (outside.returncode, said) == (128 + signal.SIGTERM, ""), "before it served, or logged that it would"
+    assert not list(tmp_path.iterdir()), "it had begun to start"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
