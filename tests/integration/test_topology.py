@@ -42,8 +42,10 @@ def dockerfile(service: str, instruction: str) -> list[str]:
 
 
 def command(service: str) -> list[str]:
-    """What a container of the service runs."""
-    return [*dockerfile(service, "ENTRYPOINT"), *SERVICES[service].get("command", [])]
+    """What a container of the service runs, below its init."""
+    init, end, *entry = dockerfile(service, "ENTRYPOINT")
+    assert (init, end) == ("tini", "--"), "process 1 is an init's place"
+    return [*entry, *SERVICES[service].get("command", [])]
 
 
 def on_this_machine(value: str, database: Callable[[str], str]) -> str:
