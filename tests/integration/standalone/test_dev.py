@@ -19,9 +19,11 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from rowcall.ending import MARGIN
 from rowcall.errors import grpc_code, status_of
 from rowcall.probe.v1 import probe_pb2, probe_pb2_grpc
 from rowcall.v1 import job_pb2
+from rowcall_standalone.dev import GRACE
 from rowcall_standalone.serving import wait_until_serving
 from tests.fix_commands import Ran, Running
 from tests.fix_dev import CHANNEL_OPTIONS, Dev
@@ -242,6 +244,7 @@ def test_a_taken_port_is_refused_and_nothing_is_left_running(rowcall_process: Ro
 SERVICER = """
 import os
 
+from rowcall.ending import MARGIN
 from rowcall.errors import grpc_code, status_of
 from rowcall.probe.v1 import probe_pb2, probe_pb2_grpc
 
@@ -322,3 +325,49 @@ def test_a_data_directory_of_another_schema_is_named_with_what_to_do(
     assert f"Of the databases in {dev_dir}, shard a cannot be migrated: pre/0002_tables" in ran.err
     assert "Or remove that directory" in ran.err
     assert "Traceback" not in ran.err
+
+
+STUBBORN = """
+import asyncio
+import sys
+import threading
+import time
+from contextlib import suppress
+
+from rowcall.probe.v1 import probe_pb2, probe_pb2_grpc
+
+
+class Stubborn(probe_pb2_grpc.ProbeServiceServicer):
+    async def Echo(self, request, context):
+        if request.payload == b"exits":
+            self.kept = asyncio.create_task(asyncio.to_thread(int))
+            self.kept.add_done_callback(lambda _: sys.exit(7))
+            await asyncio.sleep(0.1)
+            return probe_pb2.EchoResponse(payload=b"goes on")
+        threading.Thread(target=time.sleep, args=(3600,)).start()
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+
+    def Await(self, request, context):
+        time.sleep(3600)
+
+
+def register(worker):
+    probe_pb2_grpc.add_ProbeServiceServicer_to_server(Stubborn(), worker)
+"""
+
+
+def test_it_ends_whatever_handlers_leave_running(dev: Start, tmp_path: Path) -> None:
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    started = dev("--servicer", "stubborn:register", "--workers", "2", cwd=tmp_path)
+    for _ in range(3):
+        assert echo(started.address, b"exits")[0] == b"goes on"
+    with grpc.insecure_channel(started.address) as channel:
+        stub = probe_pb2_grpc.ProbeServiceStub(channel)
+        for call in (stub.Echo, stub.Await):
+            with pytest.raises(grpc.RpcError):
+                call(probe_pb2.EchoRequest() if call is stub.Echo else probe_pb2.AwaitRequest(), timeout=1)
+    began = time.monotonic()
+    assert started.running.end() == 0
+    assert time.monotonic() - began < GRACE.total_seconds() + MARGIN.total_seconds()

@@ -32,7 +32,7 @@ member = Member.from_environment()
 folder = Path(sys.argv[1])
 logs.configure("info", "json", "program", process=None if member is None else member.number)
 if member is None:
-    sys.exit(supervise("program", int(sys.argv[2]), ready_line="program: ready", kill_after=60, told="what was told"))
+    sys.exit(supervise("program", int(sys.argv[2]), ready_line="program: ready", kill_after=float(sys.argv[3]), told="what was told"))
 
 
 def does(what):
@@ -97,13 +97,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
     program.write_text(PROGRAM)
     with ExitStack() as stack:
 
-        def started(processes: int, **does: int) -> Program:
+        def started(processes: int, *, kill_after: float = 2 * END_SECONDS, **does: int) -> Program:
             for what, code in does.items():
                 _, number, verb = what.split("_")
                 (tmp_path / f"{number}-{verb}").write_text(str(code))
             process = stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, program, tmp_path, str(processes)],
+                    [sys.executable, program, tmp_path, str(processes), str(kill_after)],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
@@ -179,6 +179,17 @@ async def test_a_second_signal_ends_all_at_once(start: Start) -> None:
     code, err = program.ended()
     assert code == 128 + signal.SIGINT, err
     assert not program.has("1-drained")
+
+
+def test_one_that_does_not_end_is_killed(start: Start, tmp_path: Path) -> None:
+    program = start(2, kill_after=1, p_1_stays=0)
+    program.ready()
+    program.process.send_signal(signal.SIGTERM)
+    code, err = program.ended()
+    assert code == 128 + signal.SIGKILL
+    [told] = [line for line in err.splitlines() if "does not end" in line]
+    assert json.loads(told)["process"] == 1
+    assert program.has("2-drained"), "the others end in order"
 
 
 def test_a_killed_supervisor_leaves_nobody_behind(start: Start) -> None:

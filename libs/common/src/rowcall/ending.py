@@ -74,6 +74,7 @@ class Ending:
         """
         self._told = told
         self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
         self._within = (grace + MARGIN).total_seconds()
         # Both are used within signal handlers, which must not wait for a lock.
         self._begun = itertools.count()
@@ -92,6 +93,10 @@ class Ending:
         self._begin(signal.SIGTERM, signalled=False)
 
     def _came(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            # A forked child, in its first instant.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         if self.signal is None:
             self.signal = signal.Signals(number)
             self._begin(number, signalled=True)
