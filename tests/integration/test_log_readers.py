@@ -15,7 +15,7 @@ import grpc
 import pytest
 from google.rpc.code_pb2 import Code
 
-from rowcall.probe.v1.probe_pb2 import RunRequest
+from rowcall.probe.v1.probe_pb2 import RunRequest, RunResponse
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceStub
 from tests.fix_cluster import Cluster
 from tests.fix_commands import environment
@@ -86,7 +86,7 @@ def end(process: subprocess.Popen[str]) -> int:
     return process.wait(END_SECONDS)
 
 
-@pytest.mark.parametrize(("processes", "how"), [("1", how) for how in READERS] + [("2", "gone")])
+@pytest.mark.parametrize(("processes", "how"), [("1", how) for how in READERS] + [("2", "stalled"), ("2", "gone")])
 def test_a_gateway_needs_no_reader(cluster: Cluster, how: str, processes: str) -> None:
     arguments = ("--listen", "127.0.0.1:0", "--processes", processes)
     with started(how, "rowcall-gateway", *arguments, **cluster.variables) as (gateway, address):
@@ -95,17 +95,83 @@ def test_a_gateway_needs_no_reader(cluster: Cluster, how: str, processes: str) -
         assert end(gateway) == 0
 
 
-def test_a_worker_needs_no_reader(cluster: Cluster, services: Services) -> None:
+@pytest.mark.parametrize(("processes", "how"), [("1", how) for how in READERS] + [("2", how) for how in READERS])
+def test_a_worker_needs_no_reader(cluster: Cluster, services: Services, how: str, processes: str) -> None:
     """It has a line for every job that fails."""
     address = services.gateway().address()
     request = RunRequest(fail_code=Code.INVALID_ARGUMENT, fail_attempts=1)
-    with started("stalled", "rowcall-worker", **cluster.variables) as (worker, _):
+    with started(how, "rowcall-worker", "--processes", processes, **cluster.variables) as (worker, _):
         assert call(address, request, f"wait={int(END_SECONDS)}") == [request.fail_code] * CALLS
         assert end(worker) == 0
 
 
-def test_the_development_system_needs_no_reader(dev_dir: Path) -> None:
+@pytest.mark.parametrize("how", READERS)
+def test_the_development_system_needs_no_reader(dev_dir: Path, how: str) -> None:
     arguments = ("dev", "--listen", "127.0.0.1:0", "--data-dir", str(dev_dir))
-    with started("stalled", "rowcall", *arguments) as (dev, address):
+    with started(how, "rowcall", *arguments) as (dev, address):
         assert call(address, RunRequest(), f"wait={int(END_SECONDS)}") == [0] * CALLS
         assert end(dev) == 0
+
+
+FORKING = """
+import multiprocessing
+import sys
+import warnings
+
+from rowcall.probe.v1.probe_pb2 import RunResponse
+from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceServicer, add_ProbeServiceServicer_to_server
+from rowcall_worker import finished
+
+
+def child(queue):
+    # More than a pipe holds, by every way there is.
+    for _ in range(50):
+        sys.stderr.write("x" * 4095 + chr(10))
+        warnings.warn("y" * 999)
+    queue.put("done")
+
+
+class Forking(ProbeServiceServicer):
+    def Run(self, request, context):
+        if not request.payload:
+            raise ValueError("a line in the log")
+        context = multiprocessing.get_context("fork")
+        queue = context.SimpleQueue()
+        process = context.Process(target=child, args=(queue,))
+        process.start()
+        said = queue.get()
+        process.join()
+        return finished(RunResponse(payload=f"{said} {process.exitcode}".encode()))
+
+
+def register(worker):
+    add_ProbeServiceServicer_to_server(Forking(), worker)
+"""
+
+
+@pytest.mark.parametrize("how", READERS)
+@pytest.mark.parametrize("program", ["rowcall-worker", "rowcall-worker --processes 2", "rowcall dev"])
+def test_a_handler_that_forks_meanwhile_needs_no_reader(
+    cluster: Cluster, services: Services, dev_dir: Path, program: str, how: str
+) -> None:
+    """Its child begins with nothing to write, and a thread of its own that is as little waited for."""
+    (dev_dir / "forking.py").write_text(FORKING)
+    command, *arguments = program.split()
+    arguments += ["--servicer", "forking:register"]
+    variables = {"PYTHONPATH": str(dev_dir)}
+    if command == "rowcall":
+        arguments += ["--listen", "127.0.0.1:0", "--data-dir", str(dev_dir)]
+    else:
+        variables |= cluster.variables
+    with started(how, command, *arguments, **variables) as (worker, address), ExitStack() as stack:
+        channel = stack.enter_context(grpc.insecure_channel(address or services.gateway().address()))
+        run = ProbeServiceStub(channel).Run
+        metadata = tenant("acme", ("prefer", f"wait={int(END_SECONDS)}"))
+        failing = [run.future(RunRequest(), timeout=END_SECONDS, metadata=metadata) for _ in range(CALLS // 4)]
+        forking = [run.future(RunRequest(payload=b"fork"), timeout=END_SECONDS, metadata=metadata) for _ in range(4)]
+        for answer in forking:
+            response = RunResponse()
+            assert answer.result().response.Unpack(response)
+            assert response.payload == b"done 0"
+        assert all(answer.result().error.code for answer in failing)
+        assert end(worker) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -185,3 +186,35 @@ def test_a_forked_child_writes_what_is_its_own() -> None:
         "os._exit(0) if child == 0 else os.waitpid(child, 0)"
     )
     assert sorted(ended.stderr.splitlines()) == ["child", "parent", "parent again"]
+
+
+CRASH = "import ctypes, resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); ctypes.string_at(0)"
+
+
+def test_a_crash_says_where_it_was() -> None:
+    ended = run(CRASH)
+    assert ended.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in ended.stderr
+    assert "in string_at" in ended.stderr
+
+
+@pytest.mark.parametrize("how", ["stalled", "gone", "full disk"])
+def test_a_crash_waits_for_no_reader(how: str) -> None:
+    fill = "os.set_blocking(2, False)\nwhile True:\n    try: os.write(2, bytes(4096))\n    except OSError: break\n"
+    back = "os.set_blocking(2, True)\n"
+    reader, writer = (-1, os.open("/dev/full", os.O_WRONLY)) if how == "full disk" else os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(body=f"{fill if how == 'stalled' else ''}{back}input()\n{CRASH}")],
+        stdin=subprocess.PIPE,
+        stderr=writer,
+    ) as process:
+        try:
+            if how == "gone":
+                os.close(reader)
+            process.communicate(b"\n", timeout=30)
+            assert process.returncode == -signal.SIGSEGV
+        finally:
+            process.kill()
+            os.close(writer)
+            if how == "stalled":
+                os.close(reader)

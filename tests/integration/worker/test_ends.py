@@ -279,6 +279,8 @@ async def test_what_a_handler_leaves_behind_does_not_end_the_worker(
     code, seconds = await end(going)
     assert code == 0
     assert seconds < GRACE + SOON
+    told = "a callback of the handler's raised" if what == "done callback exits" else "it goes on"
+    assert any(told in line for line in going.log)
 
 
 async def test_what_a_handler_raises_is_its_attempts_failure(calls: Calls, worker: Start) -> None:

@@ -4,10 +4,14 @@ Whoever reads a service's log may stall (a full pipe), go away, or have a full d
 process. So what is written is kept here, and a thread writes it to a duplicate of the descriptor of its own; it holds no lock
 while it does, for a thread that hangs within `sys.stderr.write` takes along whoever writes next, and the interpreter's shutdown.
 What does not fit is dropped and counted, and told of when the way is free again.
+
+A process that crashes has no threads any more: where it was when it did, the interpreter writes itself, and waits for nobody either.
 """
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import io
 import os
 import select
@@ -175,6 +179,18 @@ def put_in_place(dropped: Callable[[int], str]) -> None:
     except (OSError, ValueError):
         return
     own.flush()
+    _tell_of_crashes(descriptor)
     made = Stderr(descriptor, dropped)
     os.register_at_fork(after_in_child=made.begin)
     sys.stderr = made
+
+
+def _tell_of_crashes(descriptor: int) -> None:
+    """Has a process that crashes (a segmentation fault in a handler's library) say where it was, in lines of Python's own.
+
+    They go to an open file of their own, for it must not block, and whoever gave us ours may share it. Linux makes one of a
+    pipe, a file and a terminal. Of a socket it does not, and a word that might wait for ever is not worth it.
+    """
+    with contextlib.suppress(OSError):
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        faulthandler.enable(os.open(f"/proc/self/fd/{descriptor}", flags))
