@@ -63,7 +63,9 @@ def kill_after(grace: timedelta) -> float:
 class Ending:
     """Hears that the process shall end, and sees to it that it does."""
 
-    def __init__(self, told: Callable[[], None], grace: timedelta) -> None:
+    def __init__(
+        self, told: Callable[[], None], grace: timedelta, *, at_once: Callable[[], None] | None = None
+    ) -> None:
         """Takes SIGTERM and SIGINT. Made once, in the main thread, within the running event loop.
 
         The first signal asks for an end in order; the second ends the process at once, with 128 and its number.
@@ -71,8 +73,10 @@ class Ending:
         Args:
             told: Called once, in the loop.
             grace: How long an end in order may take; after `MARGIN` more the process is ended, as by a second signal.
+            at_once: Called, in a thread, before the process is ended at once; None: nothing is to be done then.
         """
         self._told = told
+        self._at_once = at_once
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         self._within = (grace + MARGIN).total_seconds()
@@ -127,6 +131,8 @@ class Ending:
             )
         else:
             _log.warning("second signal, ending at once", signal=signal.Signals(number).name)
+        if self._at_once is not None:
+            self._at_once()
         logs.flush()
         os._exit(128 + number)
 
