@@ -266,7 +266,8 @@ async def test_a_member_that_tells_nothing_has_said_nothing_and_one_is_drained_b
     program = (
         "import asyncio; from rowcall.processes import Member; member = Member.from_environment()\n"
         "async def main():\n"
-        "    ended = asyncio.Event(); member.on_end(ended.set); member.ready(); await ended.wait()\n"
+        "    ended = asyncio.Event(); loop = asyncio.get_running_loop()\n"
+        "    member.on_end(lambda: loop.call_soon_threadsafe(ended.set)); member.ready(); await ended.wait()\n"
         "asyncio.run(main())"
     )
     child = await Child.start([sys.executable, "-c", program], number=0, told="", leads=False)
