@@ -32,11 +32,10 @@ async def run(stage: Stage) -> list[Figure]:
             return await raw_drain(system.dsn, count=JOBS, connections=CONNECTIONS)
 
         async def theirs(name: str) -> float:
-            peer, jobs = peers[name].peer, FEWER.get(name, JOBS)
-            dsn = system.database(name)
-            await peer.prepare(dsn)
-            await peer.fill(dsn, jobs)
-            return jobs / await peer.drain(dsn, jobs)
+            each, jobs = peers[name], FEWER.get(name, JOBS)
+            dsn = await each.empty(system)
+            await each.filled(dsn, jobs)
+            return jobs / await each.peer.drain(dsn, jobs)
 
         measures: dict[str, Measure] = {"ours": ours, "raw": raw, **{name: partial(theirs, name) for name in peers}}
         found = await stage.in_turn(**measures)

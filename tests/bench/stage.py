@@ -108,9 +108,11 @@ class System:
         service.ready()
         return service
 
-    def database(self, name: str) -> str:
-        """A database of this name on the same server, made where it is not there; its connection string."""
+    def database(self, name: str, *, fresh: bool = False) -> str:
+        """A database of this name on the same server, made where it is not there, or anew; its connection string."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
+            if fresh:
+                connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
             if connection.execute("select from pg_database where datname = %s", [name]).fetchone() is None:
                 connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
         # As a plain URI: other queues' drivers read no other form, nor what libpq alone knows.

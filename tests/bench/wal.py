@@ -35,10 +35,9 @@ async def run(stage: Stage) -> list[Figure]:
         ours[LONE] = await _since(system, before, JOBS)
         for name, each in peers.items():
             jobs = FEWER.get(name, JOBS)
-            dsn = system.database(name)
-            await each.peer.prepare(dsn)
+            dsn = await each.empty(system)
             before = await _position(system)
-            await each.peer.fill(dsn, jobs)
+            await each.filled(dsn, jobs)
             await each.peer.drain(dsn, jobs)
             theirs[name] = await _since(system, before, jobs)
             say(f"{name}: {theirs[name]:,.0f} bytes a job")

@@ -1,15 +1,18 @@
 """Other queues, each in an environment of its own that is made below build/bench and pinned by a lock file beside its driver.
 
-A driver is a script with the actions prepare, fill, drain and starts; it runs in a process of its own, times itself, counts
-its rows, and prints a JSON object.
+A driver is a program with the actions prepare, fill, drain, starts and stream; it runs in a process of its own, times itself,
+counts its rows, and prints a JSON object.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +20,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.bench.figures import BUILD
+from tests.bench.stage import count
 from tests.support.places import ROOT
 
 HERE: Final = Path(__file__).parent
+PATIENCE: Final = 900.0
+"""Seconds that a driver may take: with the most jobs, the slowest takes some three minutes."""
 
 
 class NotHad(Exception):
     """A queue cannot be installed here; says why, and what to do."""
+
+
+class NoToolchain(NotHad):
+    """What a queue is built with is not on this machine, and Rowcall does without it: left out, and told, but no failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,32 +50,55 @@ class Peer:
         """Makes its schema where it is not there."""
         await self._drive("prepare", dsn)
 
-    async def fill(self, dsn: str, count: int) -> None:
-        """Enqueues jobs that do nothing, with 200 bytes each, in bulk."""
-        await self._drive("fill", dsn, count)
+    async def fill(self, dsn: str, jobs: int) -> float:
+        """Enqueues jobs that do nothing, with 200 bytes each, in bulk, eight batches at a time; seconds.
 
-    async def drain(self, dsn: str, count: int) -> float:
+        Raises NotCounted if there are not as many rows more.
+        """
+        found = await self._drive("fill", dsn, jobs)
+        count(f"{self.name}: rows in", jobs, found["rows"])
+        return float(found["seconds"])
+
+    async def drain(self, dsn: str, jobs: int) -> float:
         """Does all of them in one worker process; seconds from the first job's start until every row says done."""
-        found: float = (await self._drive("drain", dsn, count))["seconds"]
+        found: float = (await self._drive("drain", dsn, jobs))["seconds"]
         return found
 
-    async def starts(self, dsn: str, count: int) -> list[float]:
+    async def starts(self, dsn: str, jobs: int) -> list[float]:
         """Milliseconds from just before a job is enqueued to its first line in an idle worker process, one by one."""
-        found: list[float] = (await self._drive("starts", dsn, count))["milliseconds"]
+        found: list[float] = (await self._drive("starts", dsn, jobs))["milliseconds"]
         return found
 
-    async def _drive(self, action: str, dsn: str, count: int = 0) -> dict[str, Any]:
+    async def stream(self, dsn: str, seconds: float) -> float:
+        """Enqueues in bulk beside one worker, for so long, whenever few jobs wait; jobs a second, until all rows say done.
+
+        Raises NotCounted if jobs enqueued, run and done are not the same number.
+        """
+        found = await self._drive("stream", dsn, round(seconds))
+        count(f"{self.name}: jobs run", found["enqueued"], found["done"])
+        count(f"{self.name}: jobs that are not done", 0, found["left"])
+        return float(found["done"] / found["seconds"])
+
+    async def _drive(self, action: str, dsn: str, amount: int = 0) -> dict[str, Any]:
         process = await asyncio.create_subprocess_exec(
             *self.command(),
             action,
             dsn,
-            str(count),
+            str(amount),
             cwd=_home(self.name),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            # With what it starts itself, to be ended with it.
+            start_new_session=True,
         )
-        out, errors = await process.communicate()
+        try:
+            out, errors = await asyncio.wait_for(process.communicate(), PATIENCE)
+        except TimeoutError:
+            raise RuntimeError(f"{self.name}, {action}: was not done after {PATIENCE:g} s") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         if process.returncode:
             raise RuntimeError(f"{self.name}, {action}: ended with {process.returncode}: {errors.decode()[-2000:]}")
         found: dict[str, Any] = json.loads(out.splitlines()[-1])
@@ -92,7 +125,33 @@ def _npm(name: str, package: str, folder: str) -> Peer:
     return Peer(name, lambda: ["node", str(HERE / folder / "drive.mjs")], install)
 
 
-def _uv(name: str, folder: str) -> Peer:
+def _go(name: str, folder: str, module: str) -> Peer:
+    home = _home(name)
+
+    def install() -> str:
+        go = shutil.which("go")
+        least = re.search(r"^go ([\d.]+)$", (HERE / folder / "go.mod").read_text(), re.MULTILINE)
+        assert least is not None
+        if go is None:
+            raise NoToolchain(f"there is no go on PATH; install Go {least[1]} or later")
+        _copy(folder, home, "go.mod", "go.sum", "drive.go")
+        # The toolchain that is there, and the modules that go.sum names.
+        with_what = {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
+        has = _run([go, "env", "GOVERSION"], home, **with_what).strip().removeprefix("go")
+        if _numbers(has) < _numbers(least[1]):
+            raise NoToolchain(f"{go} is Go {has}; install Go {least[1]} or later")
+        _run([go, "build", "-o", "drive", "."], home, **with_what)
+        return _run([go, "list", "-m", "-f", "{{.Version}}", module], home, **with_what).strip().removeprefix("v")
+
+    return Peer(name, lambda: [str(home / "drive")], install)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Of "1.26.8" or "1.27rc1": what is compared."""
+    return tuple(map(int, re.findall(r"\d+", version)[:3]))
+
+
+def _uv(name: str, folder: str, distribution: str = "") -> Peer:
     home = _home(name)
 
     def install() -> str:
@@ -102,7 +161,7 @@ def _uv(name: str, folder: str) -> Peer:
             raise NotHad("there is no uv: run make setup")
         _copy(folder, home, "pyproject.toml", "uv.lock")
         _run([uv, "sync", "--quiet", "--frozen"], home)
-        code = f"import importlib.metadata; print(importlib.metadata.version({name!r}))"
+        code = f"import importlib.metadata; print(importlib.metadata.version({distribution or name!r}))"
         return _run([str(home / ".venv/bin/python"), "-c", code], home).strip()
 
     return Peer(name, lambda: [str(home / ".venv/bin/python"), str(HERE / folder / "drive.py")], install)
@@ -114,9 +173,10 @@ def _copy(folder: str, home: Path, *names: str) -> None:
         shutil.copyfile(HERE / folder / each, home / each)
 
 
-def _run(command: Sequence[str], folder: Path) -> str:
+def _run(command: Sequence[str], folder: Path, **variables: str) -> str:
     # The workspace's own environment must not be taken for the peer's.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("UV_PROJECT", "VIRTUAL"))}
+    environment.update(variables)
     ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise NotHad(f"{' '.join(command[:3])} in {folder} failed: {(ran.stderr or ran.stdout).strip()[-500:]}")
@@ -127,4 +187,6 @@ PEERS: Final = (
     _npm("graphile-worker", "graphile-worker", "graphile_worker"),
     _uv("pgqueuer", "pgqueuer"),
     _uv("procrastinate", "procrastinate"),
+    _uv("awa", "awa", "awa-pg"),
+    _go("river", "river", "github.com/riverqueue/river"),
 )

@@ -1,5 +1,6 @@
-// Drives graphile-worker for the benchmarks: node drive.mjs prepare|fill|drain|starts DSN [COUNT]. Prints a JSON line.
+// Drives graphile-worker for the benchmarks: node drive.mjs prepare|fill|drain|starts|stream DSN [COUNT or SECONDS]. Prints a JSON line.
 // Settings for throughput: those of https://worker.graphile.org/docs/performance ("batching options").
+// In bulk: addJobs, as https://worker.graphile.org/docs/library/add-job has it for many, by 1,000.
 // The package is found from the working directory, where the benchmark has installed it.
 import { createRequire } from "node:module";
 import { spawn } from "node:child_process";
@@ -16,6 +17,8 @@ const logger = new Logger(() => () => {});
 const payload = { payload: "x".repeat(186) }; // 200 bytes as JSON
 const BATCH = { localQueue: { size: 500 }, completeJobBatchDelay: 0, failJobBatchDelay: 0 };
 const preset = (more) => ({ worker: { connectionString, concurrentJobs: 24, maxPoolSize: 25, ...more }, });
+const PRODUCERS = 8; // in bulk, as many as ours
+const BACKLOG = 5000;
 const now = () => Number(process.hrtime.bigint()) / 1e6; // CLOCK_MONOTONIC, which all processes share
 const tell = (what) => process.stdout.write(`${JSON.stringify(what)}\n`);
 
@@ -23,19 +26,41 @@ async function start(noop, more) {
   return run({ preset: preset(more), taskList: { noop }, logger, noHandleSignals: true });
 }
 
+const looking = () => new Pool({ connectionString, max: 1 });
+const rows = async (pool) =>
+  Number((await pool.query("select count(*) from graphile_worker._private_jobs")).rows[0].count);
+
 async function drain() {
-  const pool = new Pool({ connectionString, max: 1 });
+  const pool = looking();
   let done = 0, began = 0;
   const runner = await start(() => { began ||= now(); done += 1; }, BATCH);
   while (done < count) await sleep(5);
-  const left = async () =>
-    Number((await pool.query("select count(*) from graphile_worker._private_jobs")).rows[0].count);
-  while ((await left()) > 0) await sleep(2);
+  while ((await rows(pool)) > 0) await sleep(2);
   const seconds = (now() - began) / 1000;
   await runner.stop();
   await pool.end();
   if (done !== count) throw new Error(`${done} of ${count} jobs were run`);
   tell({ seconds });
+}
+
+async function stream() {
+  const pool = looking();
+  const utils = await makeWorkerUtils({ connectionString, logger });
+  let done = 0, enqueued = 0;
+  const runner = await start(() => { done += 1; }, BATCH);
+  const began = now();
+  while (now() < began + count * 1000) {
+    if (enqueued - done >= BACKLOG) { await sleep(1); continue; }
+    await enqueue(utils, 1000);
+    enqueued += 1000;
+  }
+  while (done < enqueued) await sleep(5);
+  while ((await rows(pool)) > 0) await sleep(2);
+  const seconds = (now() - began) / 1000;
+  await runner.stop();
+  await utils.release();
+  tell({ seconds, enqueued, done, left: await rows(pool) });
+  await pool.end();
 }
 
 async function work() {
@@ -62,18 +87,30 @@ async function starts() {
   tell({ milliseconds });
 }
 
+const enqueue = (utils, many) =>
+  utils.addJobs(Array.from({ length: many }, () => ({ identifier: "noop", payload })));
+
 async function fill() {
+  const pool = looking();
   const utils = await makeWorkerUtils({ connectionString, logger });
-  for (let begin = 0; begin < count; begin += 1000) {
-    const many = Math.min(1000, count - begin);
-    await utils.addJobs(Array.from({ length: many }, () => ({ identifier: "noop", payload })));
-  }
+  const before = await rows(pool);
+  let next = 0;
+  const produce = async () => {
+    for (let begin; (begin = next) < count;) {
+      next += 1000;
+      await enqueue(utils, Math.min(1000, count - begin));
+    }
+  };
+  const began = now();
+  await Promise.all(Array.from({ length: PRODUCERS }, produce));
+  const seconds = (now() - began) / 1000;
   await utils.release();
-  tell({});
+  tell({ seconds, rows: (await rows(pool)) - before });
+  await pool.end();
 }
 
 const actions = {
   prepare: async () => { await runMigrations({ preset: preset({}), logger }); tell({}); },
-  fill, drain, starts, work,
+  fill, drain, starts, stream, work,
 };
 await actions[action]();

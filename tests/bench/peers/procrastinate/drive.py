@@ -1,6 +1,7 @@
-"""Drives procrastinate for the benchmarks: drive.py prepare|fill|drain|starts DSN [COUNT]. Prints a JSON line.
+"""Drives procrastinate for the benchmarks: drive.py prepare|fill|drain|starts|stream DSN [COUNT or SECONDS]. Prints a JSON line.
 
-Its psycopg connector under uvloop, with the concurrency that was best of 1, 10, 30 and 100. Runs in an environment of its own.
+Its psycopg connector under uvloop, with the concurrency that was best of 1, 10, 30 and 100. In bulk: batch_defer, by 1,000.
+Runs in an environment of its own.
 """
 
 import asyncio
@@ -11,9 +12,14 @@ import time
 
 import uvloop
 from procrastinate import App, PsycopgConnector
+from procrastinate.tasks import Task
 
 PAYLOAD = "x" * 187  # 200 bytes as JSON
 CONCURRENCY = 30
+BULK = 1_000
+PRODUCERS = 8
+"""In bulk, as many as ours."""
+BACKLOG = 300
 
 
 def tell(what: object) -> None:
@@ -33,13 +39,26 @@ async def prepare(dsn: str, count: int) -> None:
     tell({})
 
 
+async def enqueue(task: Task, many: int) -> None:
+    await task.batch_defer_async(*({"payload": PAYLOAD} for _ in range(many)))
+
+
 async def fill(dsn: str, count: int) -> None:
     made = app(dsn)
     task = made.task(name="noop")(lambda payload: None)
+    begins = iter(range(0, count, BULK))
+
+    async def produce() -> None:
+        for begin in begins:
+            await enqueue(task, min(BULK, count - begin))
+
     async with made.open_async():
-        for begin in range(0, count, 1000):
-            await task.batch_defer_async(*({"payload": PAYLOAD} for _ in range(min(1000, count - begin))))
-    tell({})
+        before = await in_state(made, "todo")
+        began = time.perf_counter()
+        await asyncio.gather(*(produce() for _ in range(PRODUCERS)))
+        seconds = time.perf_counter() - began
+        rows = await in_state(made, "todo") - before
+    tell({"seconds": seconds, "rows": rows})
 
 
 async def drain(dsn: str, count: int) -> None:
@@ -53,18 +72,47 @@ async def drain(dsn: str, count: int) -> None:
         done += 1
 
     async with made.open_async():
-        before = await succeeded(made)
+        before = await in_state(made, "succeeded")
         await made.run_worker_async(wait=False, concurrency=CONCURRENCY, install_signal_handlers=False)
         seconds = time.perf_counter() - began
-        finished = await succeeded(made) - before
+        finished = await in_state(made, "succeeded") - before
     if done != count or finished != count:
         raise RuntimeError(f"{done} of {count} jobs were run, {finished} rows say so")
     tell({"seconds": seconds})
 
 
-async def succeeded(made: App) -> int:
+async def stream(dsn: str, seconds: int) -> None:
+    made = app(dsn)
+    done = enqueued = 0
+
+    @made.task(name="noop")
+    async def noop(payload: str) -> None:
+        nonlocal done
+        done += 1
+
+    async with made.open_async():
+        before = await in_state(made, "succeeded")
+        worker = asyncio.create_task(made.run_worker_async(concurrency=CONCURRENCY, install_signal_handlers=False))
+        began = time.perf_counter()
+        while time.perf_counter() < began + seconds:
+            if enqueued - done >= BACKLOG:
+                await asyncio.sleep(0.005)
+                continue
+            await enqueue(noop, BULK // 10)
+            enqueued += BULK // 10
+        while done < enqueued:
+            await asyncio.sleep(0.005)
+        while (left := enqueued - (await in_state(made, "succeeded") - before)) > 0:
+            await asyncio.sleep(0.005)
+        took = time.perf_counter() - began
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
+    tell({"seconds": took, "enqueued": enqueued, "done": done, "left": left})
+
+
+async def in_state(made: App, state: str) -> int:
     found = await made.connector.execute_query_one_async(
-        "select count(*) as found from procrastinate_jobs where status = 'succeeded'"
+        "select count(*) as found from procrastinate_jobs where status = %(state)s", state=state
     )
     return int(found["found"])
 
@@ -103,5 +151,5 @@ async def starts(dsn: str, count: int) -> None:
 
 if __name__ == "__main__":
     action, dsn, *rest = sys.argv[1:]
-    actions = {"prepare": prepare, "fill": fill, "drain": drain, "work": work, "starts": starts}
+    actions = {"prepare": prepare, "fill": fill, "drain": drain, "stream": stream, "work": work, "starts": starts}
     uvloop.run(actions[action](dsn, int(rest[0]) if rest else 0))
