@@ -33,14 +33,19 @@ async def drained(system: System, jobs: int, workers: int = 1, **variables: str)
     Raises NotCounted.
     """
     started = [await asyncio.to_thread(lambda: system.worker(**variables)) for _ in range(workers)]
-    until = time.monotonic() + _PATIENCE
-    # A look costs the database nothing: the live jobs are few at the end, and their number is the index's.
-    while await asyncio.to_thread(system.value, "select count(*) from (select from rowcall.job limit 1) j"):
-        if time.monotonic() > until:
-            break
-        await asyncio.sleep(0.25)
+    await until_done(system)
     count("drain: jobs done", jobs, await asyncio.to_thread(system.finished))
     elapsed = await asyncio.to_thread(system.value, _ELAPSED)
     for worker in started:
         await asyncio.to_thread(worker.end)
     return elapsed
+
+
+async def until_done(system: System, every: float = 0.25) -> None:
+    """Returns when no job is live any more, or when patience is at its end: whoever counts then finds too few."""
+    until = time.monotonic() + _PATIENCE
+    # A look costs the database nothing: the live jobs are few at the end, and their number is the index's.
+    while await asyncio.to_thread(system.value, "select count(*) from (select from rowcall.job limit 1) j"):
+        if time.monotonic() > until:
+            break
+        await asyncio.sleep(every)
