@@ -64,11 +64,11 @@ guards: setup ## Take out each guard in turn and see its tests fail, in a copy: 
 test-long: setup ## What make test has reduced, whole: chaos, proofs, guards, test-postgres; three hours; ONLY=name,name for some
 	@$(BIN)/python -m tools.long_forms $(if $(ONLY),--only $(ONLY))
 
-bench: setup ## Limits, other queues and ourselves, in turn: 15 minutes; ONLY=name,name runs some, into build/bench.json and .svg
+bench: setup ## Limits, other queues and ourselves, in turn: 25 minutes; ONLY=name,name runs some, into build/bench.json and .svg
 	@$(UV) sync --quiet --frozen --all-packages --group bench
 	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
-bench-long: setup ## The benchmarks that take long: history, snapshot, tail; an hour and a half
+bench-long: setup ## The benchmarks that take long: history, snapshot, held, tail; two hours
 	@$(UV) sync --quiet --frozen --all-packages --group bench
 	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY),--long) $(ARGS)
 
