@@ -115,13 +115,14 @@ class Ending:
             return
         self._heard.put((number, signalled))
         _end_locked(self._within + _LOCKED.total_seconds())
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
-            self._loop.call_soon_threadsafe(self._told)
 
     def _watch(self) -> None:
         number, signalled = self._heard.get()
         if signalled:
             _log.info("stopping", signal=signal.Signals(number).name)
+        # Not before: a process that has nothing to end is gone before the line is written.
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
+            self._loop.call_soon_threadsafe(self._told)
         try:
             number, _ = self._heard.get(timeout=self._within)
         except Empty:
