@@ -75,9 +75,29 @@ async def test_a_shard_that_is_away_at_the_start_gets_them_when_it_is_back(
         assert published(cluster, "a") == set()
         await gate.open()
         await until(lambda: published(cluster, "a") == EVERY_METHOD, seconds=40)
+        # What is looked at at the start is looked at then.
+        await until(lambda: {"a", "b"} == {line["shard"] for line in lines if "durability" in line})
 
+    assert sorted(line["shard"] for line in lines if "durability" in line) == ["a", "b"]
     assert events(lines, "methods cannot be published") == ["methods cannot be published"]
     assert events(lines, "methods are published again") == ["methods are published again"]
+
+
+async def test_what_would_have_been_refused_at_the_start_is_told_when_the_shard_is_back(
+    gateways: Gateways, cluster: Cluster, gate: Gate
+) -> None:
+    await gate.shut()
+    with structlog.testing.capture_logs() as lines:
+        await gateways.start(shards={**cluster.service_shards, "a": gate.dsn}, placement={"a": 0}, connect_timeout="2s")
+        with psycopg.connect(cluster.shards["a"]) as connection:
+            connection.execute("alter function rowcall.find_lacks rename to find_lacks_away")
+        await gate.open()
+        event = "the shard would have been refused at the start"
+        await until(lambda: bool(events(lines, event)), seconds=40)
+    [line] = [line for line in lines if line["event"] == event]
+    assert (line["shard"], line["log_level"]) == ("a", "error")
+    assert "SCHEMA_MISMATCH" in line["error"]
+    assert published(cluster, "a") == EVERY_METHOD
 
 
 async def test_gateways_that_flood_for_one_tenant_hear_of_each_other(gateways: Gateways, cluster: Cluster) -> None:

@@ -52,6 +52,10 @@ class QueueProvider(Protocol):
     def shard(self) -> str:
         """The shard's name."""
 
+    @property
+    def checked(self) -> bool:
+        """Whether `check` has been here, and refused nothing."""
+
     async def check(self) -> None:
         """Looks whether this release can work with the shard as it is, once, at a service's start, and says in one line of
         the log what of the server it makes use of and does without.

@@ -62,7 +62,7 @@ class ShardLink:
             written=self.tell_workers,
         )
         self.waiters = Waiters(self.store, shard=self.name)
-        self._upkeep = Upkeep(self.store, methods, shard=self.name)
+        self._upkeep = Upkeep(queue, self.store, methods)
         self._listener = queue.done_listener(
             "listener", gateway_id, done=self.waiters.hint, connected=self.waiters.look
         )

@@ -1,4 +1,5 @@
-"""What a gateway does for each shard beside its calls: publishes its methods there, and exchanges tenants' turns.
+"""What a gateway does for each shard beside its calls: publishes its methods there, looks at it if it was away at the
+start, and exchanges tenants' turns.
 
 Made by the shard's link. Nothing of it is in a call's way or delays the start: a shard that is away gets it when it is
 back, and hears nothing of a failure but one line in the log.
@@ -17,7 +18,8 @@ import structlog
 
 from rowcall.catalogue.model import JobMethod
 from rowcall.errors import RowcallError, reason_name
-from rowcall.queue.protocol import JobStore
+from rowcall.queue.protocol import JobStore, QueueProvider
+from rowcall.settings import SettingsError
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
 EXCHANGE_EVERY: Final = 1.0
@@ -36,16 +38,17 @@ _log = structlog.get_logger(__name__)
 class Upkeep:
     """The background work of one shard."""
 
-    def __init__(self, store: JobStore, methods: Sequence[JobMethod], *, shard: str) -> None:
+    def __init__(self, queue: QueueProvider, store: JobStore, methods: Sequence[JobMethod]) -> None:
         """
         Args:
-            store: The shard's.
+            queue: The shard's.
+            store: Of it.
             methods: What the gateway serves.
-            shard: Its name, for the log.
         """
+        self._queue = queue
         self._store = store
         self._methods = methods
-        self._log = _log.bind(shard=shard)
+        self._log = _log.bind(shard=queue.shard)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -76,6 +79,15 @@ class Upkeep:
             await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311 - spreads, hides nothing
             wait = min(wait * 2, _LONGEST_WAIT)
         self._log.debug("methods published", methods=len(self._methods))
+        while not self._queue.checked:
+            # It was away at the start, and passed over.
+            try:
+                await self._queue.check()
+            except (RowcallError, SettingsError) as error:
+                if isinstance(error, SettingsError) or error.reason != ErrorReason.ERROR_REASON_SHARD_UNAVAILABLE:
+                    self._log.error("the shard would have been refused at the start", error=str(error))
+                    return
+                await asyncio.sleep(_LONGEST_WAIT)
 
     async def _publish_some(self, methods: Sequence[JobMethod], outage: _Outage) -> Sequence[JobMethod]:
         """Publishes what can be; what is left."""

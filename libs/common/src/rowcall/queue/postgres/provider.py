@@ -42,6 +42,8 @@ class PostgresQueueProvider:
         """
         self._shard = shard
         self._settings = settings
+        self.checked = False
+        """See QueueProvider.checked."""
 
     @property
     def shard(self) -> str:
@@ -62,6 +64,7 @@ class PostgresQueueProvider:
             raise
         except Exception as error:
             raise fault(error, shard=self.shard) from error
+        self.checked = True
 
     def store(self, *, key_ttl: timedelta) -> PostgresJobStore:
         """See QueueProvider.store."""
