@@ -10,10 +10,11 @@ from datetime import datetime
 from typing import Final
 
 import psycopg
+from google.rpc.status_pb2 import Status
 
 from rowcall.names import operation_name
 from rowcall.probe.v1.probe_pb2 import AwaitResponse, RunResponse
-from tests.chaos import effects
+from tests.chaos import effects, errors
 from tests.chaos.receipts import Receipt
 from tests.chaos.stage import Stage
 
@@ -22,12 +23,12 @@ LATE: Final = "late result dropped: the job is no longer this worker's"
 _JUST: Final = 5.0
 """Seconds after it went on in which a stopped process's late results are put down to the stop."""
 _ROWS: Final = """
-select j.tenant, j.job_id, j.state, j.lease, j.lost, (j.labels ->> 'call')::bigint, m.name, j.response, j.error_message
+select j.tenant, j.job_id, j.state, j.lease, j.lost, (j.labels ->> 'call')::bigint, m.name, j.response, j.error
 from (
-  select tenant, job_id, state, lease, lost, labels, method_id, null::bytea as response, null::text as error_message
+  select tenant, job_id, state, lease, lost, labels, method_id, null::bytea as response, null::bytea as error
   from rowcall.job
   union all
-  select tenant, job_id, state, lease, lost, labels, method_id, response, error_message
+  select tenant, job_id, state, lease, lost, labels, method_id, response, error
   from rowcall.job_history
 ) j
 join rowcall.method m using (method_id)
@@ -57,7 +58,7 @@ class Row:
     receipt: Receipt | None
     """What the run said whose result counted."""
     error: str | None
-    """What it failed with."""
+    """What it failed with: code, reason and message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,5 +114,6 @@ def _rows(dsns: Iterable[str]) -> list[Row]:
         with psycopg.connect(dsn) as connection:
             for tenant, job_id, state, lease, lost, call, method, response, error in connection.execute(_ROWS):
                 receipt = None if response is None else Receipt.decode(_RESPONSES[method](response).payload)
-                found.append(Row(operation_name(tenant, job_id), call, state, lease, lost, method, receipt, error))
+                told = None if error is None else errors.of_status(Status.FromString(error))
+                found.append(Row(operation_name(tenant, job_id), call, state, lease, lost, method, receipt, told))
     return found

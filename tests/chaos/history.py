@@ -40,7 +40,7 @@ class Outcome:
     came: Came
     """What came."""
     detail: str
-    """The operation's name, the response's receipt, or the error's code and reason."""
+    """The operation's name, the response's receipt, or the error's code, reason and message."""
 
 
 class History:

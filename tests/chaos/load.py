@@ -10,10 +10,9 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 import grpc
-from google.rpc.status_pb2 import Status
 
-from rowcall.errors import DETAILS_KEY, read_envelope
 from rowcall.probe.v1 import probe_pb2, probe_pb2_grpc
+from tests.chaos import errors
 from tests.chaos.history import Came, History, Invoked, Kind, Outcome
 
 TENANTS: Final = 20
@@ -101,7 +100,7 @@ class Load:
             outcome = await _send(stub, number, kind, work)
         except grpc.aio.AioRpcError as error:
             passing = error.code() in _PASSING
-            outcome = Outcome(number, "unknown" if passing else "refused", _told(error))
+            outcome = Outcome(number, "unknown" if passing else "refused", errors.of_call(error))
             over = kind == "once" or not passing
         else:
             over = True
@@ -124,12 +123,3 @@ async def _send(stub: probe_pb2_grpc.ProbeServiceAsyncStub, number: int, kind: K
     order.work.FromMicroseconds(round(work * 1e6))
     operation = await stub.Run(order, metadata=[*metadata, ("prefer", "wait=0")], timeout=_TIMEOUT)
     return Outcome(number, "name", operation.name)
-
-
-def _told(error: grpc.aio.AioRpcError) -> str:
-    """An error as a line: its code and reason."""
-    for key, value in error.trailing_metadata() or ():
-        if key == DETAILS_KEY and isinstance(value, bytes):
-            info = read_envelope(Status.FromString(value))
-            return f"{error.code().name} {info.reason if info is not None else ''}"
-    return error.code().name

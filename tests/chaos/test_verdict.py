@@ -6,9 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import pytest
 
+from rowcall.errors import DETAILS_KEY, Origin, RowcallError, envelope
+from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
+from tests.chaos import errors
 from tests.chaos.evidence import Evidence, Late, Row
 from tests.chaos.history import Came, History, Invoked, Outcome
 from tests.chaos.receipts import Receipt
@@ -93,6 +97,36 @@ def test_what_is_wrong_is_named(tmp_path: Path, change: Callable[[Evidence], Evi
     assert any(problem.startswith(f"{broken}: not so of 1, such as ") for problem in verdict.problems), verdict.problems
 
 
-def test_a_refused_call_is_named(tmp_path: Path) -> None:
-    verdict = judge(write(tmp_path / "log", *ANSWERS, (3, "refused", "INTERNAL")), WELL)
-    assert verdict.problems == ["No call is refused: not so of 1, such as 3: INTERNAL"]
+def test_a_refused_call_is_named_with_its_answers(tmp_path: Path) -> None:
+    log = write(tmp_path / "log", *ANSWERS, (3, "refused", "INTERNAL STORAGE_ERROR: refused by the shard"))
+    (problem,) = judge(log, WELL).problems
+    assert problem == (
+        "No call is refused: not so of 1, such as 3 (unknown DEADLINE_EXCEEDED; refused INTERNAL STORAGE_ERROR: refused "
+        "by the shard | no row)"
+    )
+
+
+def test_a_failed_job_is_named_with_what_it_failed_with(tmp_path: Path) -> None:
+    failed = changed(WELL, 1, state=FAILED, error="INTERNAL HANDLER_ERROR: broken")
+    (problem,) = judge(write(tmp_path / "log", *ANSWERS), failed).problems
+    assert problem == (
+        "Every job has succeeded: not so of 1, such as two of call 2 (response 2 cc 3 | two FAILED lease 3, lost "
+        "1, INTERNAL HANDLER_ERROR: broken)"
+    )
+
+
+class _Refused(grpc.aio.AioRpcError):
+    """An error as a client gets it."""
+
+    def __init__(self, code: grpc.StatusCode, details: str, trailers: tuple[tuple[str, bytes], ...]) -> None:
+        super().__init__(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailers), details)
+
+
+def test_a_calls_error_is_told_with_code_reason_and_message() -> None:
+    error = RowcallError(ErrorReason.ERROR_REASON_SHARD_UNAVAILABLE, "The shard is away.")
+    status = envelope(error, origin=Origin.GATEWAY, trace_id="0" * 32)
+    trailers = ((DETAILS_KEY, status.SerializeToString()),)
+    ours = _Refused(grpc.StatusCode.UNAVAILABLE, "The shard is away.", trailers)
+    assert errors.of_call(ours) == "UNAVAILABLE SHARD_UNAVAILABLE: The shard is away."
+    grpcs = _Refused(grpc.StatusCode.UNKNOWN, "Stream removed", ())
+    assert errors.of_call(grpcs) == "UNKNOWN without a reason: Stream removed"
