@@ -14,6 +14,7 @@ from tests.chaos.receipts import Receipt
 _CREATE_TABLE: Final = "create table public.effect (call bigint not null, run text not null, lease bigint not null)"
 _GRANT: Final = "grant insert on public.effect to rowcall_worker"
 INSERT_EFFECT: Final = "insert into public.effect (call, run, lease) values (%s, %s, %s)"
+_NOTE_BYTES: Final = 64
 _READ: Final = "select call, run, lease from public.effect"
 
 
@@ -34,6 +35,16 @@ def read(dsns: Iterable[str]) -> list[Receipt]:
     return found
 
 
+def note(receipt: Receipt) -> bytes:
+    """A start of a handler as it is noted, in one write to the end of a file of such notes.
+
+    Its length divides a page: a write that goes over two pages can be cut between them by a kill -9.
+    """
+    return receipt.encode().ljust(_NOTE_BYTES - 1) + b"\n"
+
+
 def starts(folder: Path) -> list[Receipt]:
     """Every start of a handler."""
-    return [Receipt.decode(line) for file in folder.glob("*.starts") for line in file.read_bytes().splitlines()]
+    return [
+        Receipt.decode(line.rstrip()) for file in folder.glob("*.starts") for line in file.read_bytes().splitlines()
+    ]

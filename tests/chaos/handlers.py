@@ -1,7 +1,7 @@
 """The job types of the chaos tests, in the worker's process: `--servicer tests.chaos.handlers:register`.
 
 They are the probe's methods with effects that can be counted afterwards. Every start of a handler is noted in a file, in
-one write, so that not even a kill -9 hides it. Run writes its effect through the job's own transaction; Await has none.
+one write that lies in one page, so that not even a kill -9 hides it. Run writes its effect through the job's own transaction; Await has none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rowcall.probe.v1.probe_pb2 import AwaitRequest, AwaitResponse, EchoRequest,
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceServicer, add_ProbeServiceServicer_to_server
 from rowcall_worker import AsyncJobContext, JobContext, Worker, finished
 from rowcall_worker.probe import EXIT_CODE
-from tests.chaos.effects import INSERT_EFFECT
+from tests.chaos.effects import INSERT_EFFECT, note
 from tests.chaos.receipts import Receipt
 from tests.support.waiting import until
 
@@ -73,7 +73,7 @@ class Effects(ProbeServiceServicer):
     def _begin(self, payload: bytes, context: object) -> Receipt:
         assert isinstance(context, JobContext)
         receipt = Receipt(int(payload), secrets.token_hex(8), context._state.job.lease)
-        os.write(self._starts, receipt.encode() + b"\n")
+        os.write(self._starts, note(receipt))
         return receipt
 
 
