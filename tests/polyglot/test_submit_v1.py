@@ -340,4 +340,4 @@ async def test_names_in_a_session_do_not_reach_into_it(
         job_id = await submit(service, "k")
     [row] = (await queue.store.read([("acme", job_id)])).values()
     assert row.run_at > datetime(2020, 1, 1, tzinfo=UTC)
-    assert await queue.value("select octet_length(fingerprint) from rowcall.job_key") == 16
+    assert await queue.value("select octet_length(fingerprint) from rowcall.job_key") == 17

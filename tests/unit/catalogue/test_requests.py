@@ -125,7 +125,8 @@ def test_fingerprint(method: JobMethod) -> None:
         other.by_name[f"item {number}"].count = number
     key = b"k" * 32
 
-    assert len(fingerprint(key, one)) == 16
+    assert len(fingerprint(key, one)) == 17
+    assert fingerprint(key, one)[:1] == b"\x01", "the format's number"
     assert fingerprint(key, one) == fingerprint(key, other), "a map has no order"
     assert fingerprint(b"l" * 32, one) != fingerprint(key, one)
     other.by_name["item 7"].count = 8

@@ -169,3 +169,19 @@ async def test_a_child_that_is_refused_fails_its_own_settlement_alone(queue: Que
     assert states == [SUCCEEDED, RUNNING, RUNNING, SUCCEEDED]
     assert await queue.state("acme", children[1][0].job_id) is None, "all of an attempt's children, or none"
     assert (await queue.submit(queue.call(request_id="k")))[0].outcome is SubmitOutcome.KEY_REUSED
+
+
+async def test_a_child_joins_the_job_of_its_key_if_its_request_is_the_same(queue: Queue) -> None:
+    there = queue.call(request_id="k", fingerprint=b"fingerprint of an older format")
+    await queue.submit(there, queue.call(lane=1))
+    [job] = await queue.claim(await queue.worker(), 1)
+    new = queue.call(request_id="new")
+    children = [
+        queue.call(request_id="k", request=there.request),
+        new,
+        queue.call(request_id="new", request=new.request, fingerprint=b"of another serialisation"),
+    ]
+    await queue.settle(job, response=b"", children=children)
+    keys = {key.request_id: key.job_id for key in await queue.probe.keys()}
+    assert keys == {"k": there.job_id, "new": new.job_id}
+    assert {live.job_id for live in await queue.live()} == {there.job_id, new.job_id}

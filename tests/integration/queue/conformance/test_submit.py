@@ -6,6 +6,7 @@ Each test of a guard fails when the guard is taken out.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
@@ -73,6 +74,64 @@ async def test_a_key_with_another_request_is_refused(queue: Queue) -> None:
     answers = await queue.submit(queue.call(request_id="k", fingerprint=b"fingerprint of 2"))
     assert answers == [Submitted(SubmitOutcome.KEY_REUSED, first.job_id)]
     assert len(await queue.store.list("acme", EVERY_JOB, limit=10)) == 1
+
+
+async def test_a_key_of_another_fingerprint_is_compared_by_the_stored_request(queue: Queue) -> None:
+    """One of an older format, or of another serialisation: live or finished, as long as its request is known."""
+    first = queue.call(request_id="k", fingerprint=b"fingerprint of an older format")
+    [created] = await queue.submit(first)
+    again = queue.call(request_id="k", request=first.request)
+    other = queue.call(request_id="k")
+    assert (await queue.submit(again))[0].outcome is SubmitOutcome.KEY_REUSED, "until it is compared"
+
+    async def check() -> None:
+        assert await queue.store.kept_fingerprint(other) is None
+        assert await queue.store.kept_fingerprint(replace(again, tenant="bolt")) is None
+        assert await queue.store.kept_fingerprint(replace(again, request_id="another")) is None
+        kept = await queue.store.kept_fingerprint(again)
+        assert kept == first.fingerprint
+        joined = Submitted(SubmitOutcome.JOINED, created.job_id)
+        assert await queue.submit(replace(again, fingerprint=kept)) == [joined]
+
+    await check()
+    [job] = await queue.claim(await queue.worker())
+    await check()
+    await queue.settle(job, response=b"r")
+    await check()
+    assert await queue.store.delete("acme", created.job_id)
+    assert await queue.store.kept_fingerprint(again) is None, "nobody knows its request any more"
+
+
+async def test_a_key_that_has_expired_has_nothing_to_be_compared_with(queue: Queue) -> None:
+    first = queue.call(request_id="k", fingerprint=b"fingerprint of an older format")
+    await queue.submit(first)
+    again = queue.call(request_id="k", request=first.request)
+    await queue.probe.pass_time(timedelta(days=6, hours=23))
+    assert await queue.store.kept_fingerprint(again) == first.fingerprint
+    await queue.probe.pass_time(timedelta(hours=1, seconds=1))
+    assert await queue.store.kept_fingerprint(again) is None
+
+
+async def test_a_batch_that_is_atomic_joins_what_is_the_same_request(queue: Queue) -> None:
+    first = queue.call(request_id="there", fingerprint=b"fingerprint of an older format")
+    await queue.submit(first)
+    fresh = queue.call(request_id="new")
+    calls = [
+        queue.call(request_id="there", request=first.request),
+        fresh,
+        queue.call(request_id="new", request=fresh.request, fingerprint=b"of another serialisation"),
+        queue.call(),
+    ]
+    assert await queue.store.submit_atomic(calls) == [
+        Submitted(SubmitOutcome.JOINED, first.job_id),
+        Submitted(SubmitOutcome.CREATED, fresh.job_id),
+        Submitted(SubmitOutcome.JOINED, fresh.job_id),
+        Submitted(SubmitOutcome.CREATED, calls[3].job_id),
+    ]
+    assert {key.request_id: key.job_id for key in await queue.probe.keys()} == {
+        "there": first.job_id,
+        "new": fresh.job_id,
+    }
 
 
 async def test_keys_are_apart_by_tenant_and_method(queue: Queue) -> None:

@@ -16,18 +16,18 @@ from rowcall.queue.postgres.faults import fault
 from tests.fix_queue import Logins, PostgresQueue
 
 GATEWAY = {
-    "adopt_tenant", "cancel_job", "delete_job", "exchange_turns", "find_jobs", "find_lacks", "group_failures", "job_waits",
-    "leave_job", "method_id",
-    "pause_method", "pause_queue", "pause_tenant", "pauses", "policy_id", "publish_method", "queue_id", "queue_serving",
-    "queue_stats", "read_jobs", "read_outcomes", "replay_jobs", "resolve_jobs", "shard_facts", "submit_jobs", "tenant_route",
+    "adopt_tenant", "cancel_job", "delete_job", "exchange_turns", "find_jobs", "find_lacks", "group_failures",
+    "job_waits", "kept_fingerprint", "leave_job", "method_id", "pause_method", "pause_queue", "pause_tenant", "pauses",
+    "policy_id", "publish_method", "publish_types", "queue_id", "queue_serving", "queue_stats", "read_jobs",
+    "read_outcomes", "replay_jobs", "resolve_jobs", "same_request", "shard_facts", "submit_jobs", "tenant_route",
     "weigh_tenant",
 }  # fmt: skip
 WORKER = {
-    "age_jobs", "analyze_history", "bury_workers", "claim_jobs", "claim_suspects", "count_suspects", "drop_history_day", "elect",
-    "expire_attempts", "expire_jobs", "expire_keys", "find_lacks", "forget_turns", "free_resumed", "guard_worker", "hold_paused",
-    "make_history_days", "method_id", "policies", "policy_id", "promote_jobs", "publish_method", "published_methods",
-    "queue_id", "queues", "register_worker", "release_jobs", "renew_worker", "report_progress", "rescue_jobs", "retire_worker",
-    "serve_methods", "settle_jobs",
+    "age_jobs", "analyze_history", "bury_workers", "claim_jobs", "claim_suspects", "count_suspects", "drop_history_day",
+    "elect", "expire_attempts", "expire_jobs", "expire_keys", "find_lacks", "forget_turns", "free_resumed",
+    "guard_worker", "hold_paused", "kept_fingerprint", "make_history_days", "method_id", "policies", "policy_id",
+    "promote_jobs", "publish_method", "published_methods", "queue_id", "queues", "register_worker", "release_jobs",
+    "renew_worker", "report_progress", "rescue_jobs", "retire_worker", "same_request", "serve_methods", "settle_jobs",
     "shard_facts", "submit_jobs", "suspect_waits",
 }  # fmt: skip
 SUBMITTER = {"submit_v1"}

@@ -36,6 +36,7 @@ from rowcall.catalogue.errors import ImageError
 from rowcall.catalogue.files import AnyFileDescriptor, SourceFile, build_pool, built_in, merge, read_image
 from rowcall.catalogue.methods import MethodReader
 from rowcall.catalogue.model import JobMethod
+from rowcall.catalogue.shapes import Shape, shapes_of
 from rowcall.options.v1 import job_pb2 as options_pb2
 from rowcall.probe.v1 import probe_pb2
 from rowcall.v1 import error_reason_pb2, job_pb2, job_service_pb2, queue_service_pb2
@@ -81,10 +82,16 @@ class Catalogue:
     """With the rules of every method's request compiled, if that was asked for; else with their first use."""
     warnings: Sequence[str]
     """What is probably not meant, for the log of whoever loads the images."""
+    files: Sequence[str]
+    """The names of the pool's files."""
 
     def method(self, name: str) -> JobMethod | None:
         """The job method of a name ("package.Service/Method") or of an RPC's path, with a "/" in front."""
         return self.methods.get(name.removeprefix("/"))
+
+    def shapes(self) -> Mapping[str, Shape]:
+        """What shards must know of every message in the pool, by full name, to compare requests."""
+        return shapes_of(self.pool, self.files)
 
     @property
     def service_names(self) -> Sequence[str]:
@@ -128,6 +135,7 @@ def load_catalogue(
         pool=pool,
         validator=validator,
         warnings=tuple(reader.warnings),
+        files=tuple(files),
     )
 
 

@@ -14,8 +14,11 @@ from rowcall.catalogue.model import JobMethod
 from rowcall.errors import RowcallError
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
-FINGERPRINT_BYTES: Final = 16
-"""The length of a fingerprint: two different requests under one key are told apart, keyed against being made up."""
+FORMAT: Final = b"\x01"
+"""What a fingerprint begins with: the number of the way in which it is made, another one whenever that changes. A key that
+has a fingerprint of another format is compared by the stored request: see `rowcall.queue.protocol.JobStore.kept_fingerprint`."""
+
+_HASH_BYTES: Final = 16
 
 
 def decode(method: JobMethod, data: bytes) -> Message:
@@ -34,9 +37,11 @@ def decode(method: JobMethod, data: bytes) -> Message:
 
 
 def fingerprint(key: bytes, message: Message) -> bytes:
-    """What tells two requests under one idempotency key apart: a keyed hash of the message, 16 bytes.
+    """What is the same for two calls only if their requests are: the format's number and a keyed hash, 17 bytes.
 
-    The message is serialised anew, so that clients that order map entries or fields differently agree.
+    The message is serialised anew, so that clients that order map entries or fields differently agree. What is inside an Any
+    is taken by its bytes, for another gateway may not know its type: whether requests with different fingerprints are
+    different is asked of the shard.
 
     Args:
         key: The shard's key.
@@ -44,7 +49,7 @@ def fingerprint(key: bytes, message: Message) -> bytes:
     """
     data = message.SerializeToString(deterministic=True)
     # A hash that Postgres has too: rowcall.submit_v1 makes the same one. Cut off, it cannot be prolonged.
-    return hashlib.sha256(key + data).digest()[:FINGERPRINT_BYTES]
+    return FORMAT + hashlib.sha256(key + data).digest()[:_HASH_BYTES]
 
 
 def _undecodable(method: JobMethod, what: str) -> RowcallError:

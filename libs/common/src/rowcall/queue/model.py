@@ -28,7 +28,7 @@ class SubmitOutcome(enum.IntEnum):
     JOINED = 2
     """The key named a job that was there already, with the same request."""
     KEY_REUSED = 3
-    """The key names a job with another request; nothing was written."""
+    """The key names a job with another fingerprint; nothing was written."""
     WRONG_SHARD = 4
     """The tenant does not live on this shard; nothing was written."""
 
@@ -74,7 +74,7 @@ class Submission:
     request_id: str | None = None
     """The caller's idempotency key."""
     fingerprint: bytes | None = None
-    """Keyed hash of the request; required where there is a request_id."""
+    """Of the request, `rowcall.catalogue.requests.fingerprint`; required where there is a request_id."""
     run_at: datetime | None = None
     """Not before this time (aware); None: at once."""
     actor: str | None = None

@@ -13,6 +13,7 @@ from typing import Protocol
 from uuid import UUID
 
 from rowcall.catalogue.model import JobMethod, Policy
+from rowcall.catalogue.shapes import Shape
 from rowcall.queue.hints import Hint, Listener, Notifier
 from rowcall.queue.model import (
     EVERY_JOB,
@@ -163,6 +164,17 @@ class JobStore(Protocol):
     def known_fingerprint_key(self) -> bytes | None:
         """What `fingerprint_key` answers, if it need not ask."""
 
+    async def publish_types(self, shapes: Mapping[str, Shape]) -> None:
+        """The shard knows of these types what it takes to compare messages of them; by full name."""
+
+    async def kept_fingerprint(self, submission: Submission) -> bytes | None:
+        """The fingerprint that a submission's key has, if its job has the same request; for one that is KEY_REUSED.
+
+        With that fingerprint it can be submitted again, and joins. Fingerprints of one request differ where clients
+        serialise what is inside an Any in their own ways, and where one is of an older format. The stored request is
+        compared by the types that the shard knows, and by its bytes where it knows none.
+        """
+
     async def submit(self, submissions: Sequence[Submission], hint: Hint | None = None) -> list[Submitted | Exception]:
         """Submits independent calls, in one transaction where it can be; with a hint behind its commit, where it can be.
 
@@ -173,7 +185,7 @@ class JobStore(Protocol):
         """
 
     async def submit_atomic(self, submissions: Sequence[Submission]) -> list[Submitted]:
-        """Submits calls of one tenant all together or not at all.
+        """Submits calls of one tenant all together or not at all; what `kept_fingerprint` finds the same joins.
 
         Any KEY_REUSED or WRONG_SHARD among the answers means that nothing was written.
         """

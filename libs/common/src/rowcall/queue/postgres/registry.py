@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 from rowcall.catalogue.model import JobMethod, Policy
+from rowcall.catalogue.shapes import Shape
 from rowcall.queue.model import MethodIds
 from rowcall.queue.postgres.session import Session
-from rowcall.queue.postgres.wire.arrays import IntegerArray
+from rowcall.queue.postgres.wire.arrays import IntegerArray, JsonbArray, TextArray
+
+_TYPES: Final = 500
+"""As many types are written by one statement."""
 
 
 class Registry:
@@ -55,6 +62,13 @@ class Registry:
                 queue_id=await self._session.value("queue_id", {"name": policy.queue}),
             )
         return known
+
+    async def publish_types(self, shapes: Mapping[str, Shape]) -> None:
+        """Writes what is new of these types. Raises RowcallError."""
+        names = sorted(shapes)
+        for batch in (names[start : start + _TYPES] for start in range(0, len(names), _TYPES)):
+            fields = JsonbArray([shapes[name] for name in batch])
+            await self._session.rows("publish_types", {"name": TextArray(batch), "fields": fields})
 
     async def publish(self, method: JobMethod) -> MethodIds:
         """The ids of a method, and the shard knows of it what `submit_v1` and follow-up jobs need. Raises RowcallError."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
 from rowcall.catalogue.model import JobMethod, Policy
+from rowcall.catalogue.shapes import Shape
 from rowcall.errors import RowcallError
 from rowcall.names import operation_name
 from rowcall.queue import statuses
@@ -25,7 +26,7 @@ from rowcall.queue.model import (
     Submitted,
     Wait,
 )
-from rowcall.queue.postgres import rows
+from rowcall.queue.postgres import rows, submitting
 from rowcall.queue.postgres.registry import Registry
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.submitting import Submitter
@@ -118,6 +119,16 @@ class PostgresJobStore:
                 )
             self._fingerprint_key = bytes(key)
         return self._fingerprint_key
+
+    async def publish_types(self, shapes: Mapping[str, Shape]) -> None:
+        """See JobStore.publish_types."""
+        await self.fingerprint_key()
+        await self._registry.publish_types(shapes)
+
+    async def kept_fingerprint(self, submission: Submission) -> bytes | None:
+        """See JobStore.kept_fingerprint."""
+        found = await self._shield.run(self._facts.value("kept_fingerprint", submitting.key_and_request(submission)))
+        return None if found is None else bytes(found)
 
     async def submit(self, submissions: Sequence[Submission], hint: Hint | None = None) -> list[Submitted | Exception]:
         """See JobStore.submit."""

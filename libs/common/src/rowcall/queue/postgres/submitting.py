@@ -7,9 +7,10 @@ row, it is halved until the row stands alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeAlias
 
 from psycopg.rows import TupleRow
@@ -34,7 +35,7 @@ from rowcall.queue.postgres.wire.arrays import (
     TimestamptzArray,
     UuidArray,
 )
-from rowcall.queue.postgres.wire.connection import again_on_collision
+from rowcall.queue.postgres.wire.connection import again_on_collision, execute
 from rowcall.queue.postgres.wire.types import Connection
 from rowcall.queue.turns import Flow, Turn, Turns
 from rowcall.v1.error_reason_pb2 import ErrorReason
@@ -77,6 +78,7 @@ class Submitter:
         """Calls of one tenant, all or none. Raises RowcallError. Not to be cancelled: run it shielded."""
         keys = _keys(submissions)
         firsts = _firsts(keys, range(len(submissions)))
+        submissions = await _aligned(self._session.rows, keys, firsts, submissions)
         order = _sorted(keys, firsts.values())
         # One key with two requests among them: the database is asked, so that the answers are right, but nothing stays.
         clash = len(firsts) < len(submissions) and any(
@@ -98,8 +100,9 @@ class Submitter:
         """
         keys = _keys(submissions)
         firsts = _firsts(keys, range(len(submissions)))
+        submissions = await _aligned(partial(execute, found), keys, firsts, submissions)
         order = _sorted(keys, firsts.values())
-        rows = await self._execute(found, [submissions[index] for index in order])
+        rows = await self._execute_compared(found, [submissions[index] for index in order])
         written = {index: self._answer(row) for index, row in zip(order, rows, strict=True)}
         answers = []
         for index, each in enumerate(submissions):
@@ -139,6 +142,16 @@ class Submitter:
         finally:
             self._turns.end(turn, keys)
 
+    async def _execute_compared(self, found: Connection, batch: Sequence[Submission]) -> list[TupleRow]:
+        """In an open transaction; what differs from its key's job in nothing but the fingerprint joins it."""
+        rows = await self._execute(found, batch)
+        for place, (each, row) in enumerate(zip(batch, rows, strict=True)):
+            if row[1] == SubmitOutcome.KEY_REUSED:
+                [[kept]] = await execute(found, "kept_fingerprint", key_and_request(each))
+                if kept is not None:
+                    [rows[place]] = await self._execute(found, [replace(each, fingerprint=bytes(kept))])
+        return rows
+
     async def _atomically(self, batch: Sequence[Submission], *, keep: bool) -> list[Submitted]:
         committing = False
 
@@ -146,7 +159,7 @@ class Submitter:
             nonlocal committing
             committing = False
             async with self._session.connection() as found, found.transaction():
-                rows = await self._execute(found, batch)
+                rows = await self._execute_compared(found, batch)
                 answers = [self._answer(row) for row in rows]
                 written = [answer for answer in answers if isinstance(answer, Submitted)]
                 for answer in answers:
@@ -223,6 +236,34 @@ def _firsts(keys: Sequence[_Key], indexes: Iterable[int]) -> dict[_Key, int]:
     for index in indexes:
         firsts.setdefault(keys[index], index)
     return firsts
+
+
+async def _aligned(
+    ask: Callable[[str, Mapping[str, object]], Awaitable[list[TupleRow]]],
+    keys: Sequence[_Key],
+    firsts: Mapping[_Key, int],
+    submissions: Sequence[Submission],
+) -> Sequence[Submission]:
+    """The same calls; one that repeats the first with its key in another serialisation has the first one's fingerprint."""
+    aligned = [*submissions]
+    for index, each in enumerate(submissions):
+        first = submissions[firsts[keys[index]]]
+        if each.fingerprint != first.fingerprint:
+            parameters = {"method_id": each.ids.method_id, "one": first.request, "other": each.request}
+            [[same]] = await ask("same_request", parameters)
+            if same:
+                aligned[index] = replace(each, fingerprint=first.fingerprint)
+    return aligned
+
+
+def key_and_request(submission: Submission) -> dict[str, object]:
+    """What the statement kept_fingerprint is asked with."""
+    return {
+        "tenant": submission.tenant,
+        "method_id": submission.ids.method_id,
+        "request_id": submission.request_id,
+        "request": submission.request,
+    }
 
 
 def _sorted(keys: Sequence[_Key], indexes: Iterable[int]) -> list[int]:

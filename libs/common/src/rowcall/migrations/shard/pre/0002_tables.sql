@@ -65,6 +65,14 @@ create table rowcall.method (
   pause_note text
 );
 
+-- The types of messages in the images of gateways, so that two serialisations of one
+-- request can be told from two requests: see canonical_message.
+create table rowcall.message_type (
+  name text primary key,
+  -- By number, what of a field matters for that: rowcall.catalogue.shapes makes it.
+  fields jsonb not null
+);
+
 -- A method's policy as it was when a job was submitted. Policies are never
 -- changed: another policy is another row.
 create table rowcall.policy (
@@ -159,6 +167,7 @@ create table rowcall.job_key (
   method_id integer not null,
   request_id text not null,
   job_id uuid not null,
+  -- Of the request: the number of its format, then the hash.
   fingerprint bytea not null,
   expires_at timestamptz not null,
   -- A repeat writes too: its answer is then as durable as the first one's.

@@ -101,6 +101,48 @@ as $$
   select m.name, q.name from rowcall.method m join rowcall.queue q on q.queue_id = m.queue_id
 $$;
 
+-- Two images' words on one type: every field of either. Where they differ on one, it is
+-- taken for what is compared with most care, so that no version of it finds two requests
+-- the same that are not. Only functions that have a search_path call it.
+create function rowcall.merged_fields(p_one jsonb, p_other jsonb)
+returns jsonb
+language sql immutable
+as $$
+  select coalesce(
+    jsonb_object_agg(
+      coalesce(o.key, n.key),
+      case
+        when o.value is null then n.value
+        when n.value is null or n.value = o.value then o.value
+        else o.value || n.value || jsonb_build_object(
+          'kind',
+          case
+            when o.value ->> 'type' is distinct from n.value ->> 'type' then 'plain'
+            when o.value -> 'kind' = n.value -> 'kind' then o.value ->> 'kind'
+            when o.value ->> 'kind' in ('map', 'messages') and n.value ->> 'kind' in ('map', 'messages') then 'messages'
+            else 'plain'
+          end
+        )
+      end
+    ),
+    '{}'
+  )
+  from jsonb_each(p_one) o
+  full join jsonb_each(p_other) n on n.key = o.key
+$$;
+
+-- What gateways know of messages' types from their images.
+create function rowcall.publish_types(p_name text[], p_fields jsonb[])
+returns void
+language sql security definer set search_path = pg_catalog, pg_temp
+as $$
+  -- In one order, lest two gateways that start together wait for each other.
+  insert into rowcall.message_type as m (name, fields)
+  select i.name, i.fields from unnest(p_name, p_fields) as i (name, fields) order by i.name
+  on conflict (name) do update set fields = rowcall.merged_fields(m.fields, excluded.fields)
+  where rowcall.merged_fields(m.fields, excluded.fields) <> m.fields
+$$;
+
 create function rowcall.policy_id(
   p_max_attempts integer,
   p_backoff_initial interval,

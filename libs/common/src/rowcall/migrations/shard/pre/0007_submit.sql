@@ -212,6 +212,320 @@ begin
 end
 $$;
 
+-- A serialised message in a form in which it is equal to every other serialisation of
+-- the same message, as far as they can be told from here; null where it cannot be
+-- read, is of a type that no gateway has published, or is nested or has fields beyond
+-- what is looked at: whoever asks then compares bytes. Two messages with one form are
+-- the same; that two have different ones need not mean that they are not.
+--
+-- Fields of different numbers may be written in any order, entries of a map too. What a
+-- type does not know keeps its order, and so does what a oneof or a single field has more
+-- than once, where the last one counts. The form is a piece for each field: its number,
+-- the length and the content, which begins with what it is: 0 occurrences as they are,
+-- 1 packed numbers, 2 messages in their order, 3 entries of a map, sorted.
+--
+-- p_depth: how deep the message lies in another one. budget: how many fields may still
+-- be read. key: of an entry of a map, where it is not the default.
+create function rowcall.canonical_message(
+  p_type text, p_message bytea, p_depth integer, inout budget integer, out form bytea, out key bytea
+)
+-- Without a search_path of its own, which costs as much as a small message; only
+-- functions that have one call it.
+language plpgsql stable
+as $$
+declare
+  -- No literals of bytes: how one is read depends on the caller's session.
+  c_raw constant bytea := decode('00', 'hex');
+  c_packed constant bytea := decode('01', 'hex');
+  c_ordered constant bytea := decode('02', 'hex');
+  c_sorted constant bytea := decode('03', 'hex');
+  c_form constant bytea := decode('04', 'hex');
+  -- Of all that is not known: behind every field.
+  c_unknown constant integer := 536870912;
+  v_fields jsonb;
+  v_field jsonb;
+  v_end integer := octet_length(p_message);
+  v_at integer := 0;
+  v_from integer;
+  v_number bigint;
+  v_wire integer;
+  v_place integer := 0;
+  v_last integer;
+  v_ascending boolean := true;
+  v_numbers integer[];
+  v_wires integer[];
+  v_places integer[];
+  v_values bytea[];
+  v_order integer[];
+  v_count integer := 0;
+  v_start integer := 1;
+  v_stop integer;
+  v_index integer;
+  v_kind text;
+  v_type text;
+  v_packed_type text;
+  v_once boolean;
+  v_whole boolean;
+  v_value bytea;
+  v_content bytea;
+  v_parts bytea[];
+  v_keys bytea[];
+  v_inner_form bytea;
+  v_inner_key bytea;
+  v_pieces bytea := '';
+begin
+  -- A message is looked at for as much time as some fields.
+  budget := budget - 5;
+  if p_depth > 100 or budget < 0 then
+    return;
+  end if;
+  if p_type = 'google.protobuf.Any' then
+    v_fields := '{"1": {"kind": "type_url", "wire": 2}, "2": {"kind": "any", "wire": 2}}';
+  else
+    select m.fields into v_fields from rowcall.message_type m where m.name = p_type;
+    if not found then
+      return;
+    end if;
+  end if;
+
+  while v_at < v_end loop
+    budget := budget - 1;
+    if budget < 0 then
+      return;
+    end if;
+    v_number := get_byte(p_message, v_at);
+    v_at := v_at + 1;
+    if v_number > 127 then
+      select r.number, r.stop into v_number, v_at from rowcall.read_varint(p_message, v_at - 1) r;
+    end if;
+    -- The highest number of a field is 2^29 - 1.
+    if v_number is null or v_number not between 8 and 4294967295 then
+      return;
+    end if;
+    v_wire := v_number & 7;
+    v_number := v_number >> 3;
+    v_from := v_at;
+    if v_wire = 0 then
+      loop
+        if v_at >= v_end or v_at - v_from > 9 then
+          return;
+        end if;
+        v_at := v_at + 1;
+        exit when get_byte(p_message, v_at - 1) < 128;
+      end loop;
+    elsif v_wire = 1 then
+      v_at := v_at + 8;
+    elsif v_wire = 5 then
+      v_at := v_at + 4;
+    elsif v_wire = 2 and v_at < v_end then
+      v_from := get_byte(p_message, v_at);
+      v_at := v_at + 1;
+      if v_from > 127 then
+        select case when r.number between 0 and v_end then r.number end, r.stop into v_from, v_at
+        from rowcall.read_varint(p_message, v_at - 1) r;
+      end if;
+      if v_from is null or v_from > v_end - v_at then
+        return;
+      end if;
+      v_at := v_at + v_from;
+      v_from := v_at - v_from;
+    else
+      -- Groups, which no message of today has, and what is none.
+      return;
+    end if;
+    if v_at > v_end then
+      return;
+    end if;
+    v_last := v_place;
+    v_field := v_fields -> v_number::text;
+    v_place := case
+      when (v_field ->> 'wire')::integer = v_wire or v_wire = 2 and v_field ->> 'kind' = 'packed'
+        then coalesce((v_field ->> 'oneof')::integer, v_number::integer)
+      else c_unknown
+    end;
+    v_ascending := v_ascending and v_place >= v_last;
+    v_count := v_count + 1;
+    v_numbers[v_count] := v_number;
+    v_wires[v_count] := v_wire;
+    v_places[v_count] := v_place;
+    v_values[v_count] := substring(p_message from v_from + 1 for v_at - v_from);
+  end loop;
+  if not v_ascending then
+    select array_agg(p.index::integer order by p.place, p.index) into v_order
+    from unnest(v_places) with ordinality as p (place, index);
+  end if;
+
+  <<pieces>>
+  while v_start <= v_count loop
+    v_index := coalesce(v_order[v_start], v_start);
+    v_place := v_places[v_index];
+    v_stop := v_start;
+    while v_stop < v_count and v_places[coalesce(v_order[v_stop + 1], v_stop + 1)] = v_place loop
+      v_stop := v_stop + 1;
+    end loop;
+    v_once := v_start = v_stop;
+    v_field := case when v_place < c_unknown then v_fields -> v_numbers[v_index]::text end;
+    v_kind := v_field ->> 'kind';
+    v_value := v_values[v_index];
+    v_content := null;
+    if v_kind = 'key' then
+      if not v_once then
+        return;
+      end if;
+      key := v_value;
+      if v_wires[v_index] = 0 then
+        -- One number can be written in several ways.
+        select int8send(case (v_field ->> 'bits')::integer
+          when 1 then (r.number <> 0)::integer
+          when 32 then r.number & 4294967295
+          else r.number
+        end) into key
+        from rowcall.read_varint(v_value, 0) r;
+      end if;
+      key := case when v_wires[v_index] = 2 or btrim(key, c_raw) <> '' then nullif(key, '') end;
+    end if;
+    if v_once and v_kind in ('implicit', 'key', 'type_url', 'any')
+      and (v_value = '' or v_wires[v_index] <> 2 and btrim(v_value, c_raw) = '')
+    then
+      -- Zero is as good as absent.
+      v_start := v_stop + 1;
+      continue pieces;
+    end if;
+    if v_once and v_kind = 'type_url' then
+      v_packed_type := substring(encode(v_value, 'escape') from '/([^/]+)$');
+    end if;
+    if v_kind in ('messages', 'map') or v_once and v_kind in ('message', 'value', 'any') then
+      v_type := case v_kind when 'any' then v_packed_type else v_field ->> 'type' end;
+      v_parts := '{}';
+      v_keys := '{}';
+      for v_number in v_start..v_stop loop
+        v_value := v_values[coalesce(v_order[v_number], v_number)];
+        select c.budget, c.form, c.key into budget, v_inner_form, v_inner_key
+        from rowcall.canonical_message(v_type, v_value, p_depth + 1, budget) c;
+        if budget < 0 then
+          return;
+        end if;
+        v_parts := v_parts || case
+          when v_inner_form is null then c_raw || int4send(octet_length(v_value)) || v_value
+          else c_form || int4send(octet_length(v_inner_form)) || v_inner_form
+        end;
+        v_keys := v_keys || case when v_inner_form is not null then coalesce(v_inner_key, '') end;
+      end loop;
+      if v_kind = 'value' and v_inner_form = '' then
+        -- An entry without a value has an empty one.
+        v_start := v_stop + 1;
+        continue pieces;
+      end if;
+      if v_once then
+        v_content := c_ordered || v_parts[1];
+      -- A map that has an entry twice, or one that cannot be read, keeps its order.
+      elsif v_kind = 'map' and (
+        select count(k.key) = count(*) and count(distinct k.key) = count(*) from unnest(v_keys) as k (key)
+      )
+      then
+        select c_sorted || string_agg(p.part, '' order by p.part) into v_content from unnest(v_parts) as p (part);
+      else
+        select c_ordered || string_agg(p.part, '' order by p.ordinality) into v_content
+        from unnest(v_parts) with ordinality as p (part);
+      end if;
+    elsif v_kind = 'packed' then
+      -- Each of them has to be one that ends, so that they can be put together.
+      v_whole := true;
+      v_parts := '{}';
+      for v_number in v_start..v_stop loop
+        v_value := v_values[coalesce(v_order[v_number], v_number)];
+        v_whole := v_whole and case (v_field ->> 'wire')::integer
+          when 1 then octet_length(v_value) % 8 = 0
+          when 5 then octet_length(v_value) % 4 = 0
+          else v_value = '' or get_byte(v_value, octet_length(v_value) - 1) < 128
+        end;
+        v_parts := v_parts || v_value;
+      end loop;
+      if v_whole then
+        select c_packed || string_agg(p.part, '' order by p.ordinality) into v_content
+        from unnest(v_parts) with ordinality as p (part);
+        if v_content = c_packed then
+          v_start := v_stop + 1;
+          continue pieces;
+        end if;
+      end if;
+    end if;
+    if v_content is null then
+      v_parts := '{}';
+      for v_number in v_start..v_stop loop
+        v_index := coalesce(v_order[v_number], v_number);
+        v_value := v_values[v_index];
+        v_parts := v_parts
+          || (int4send(v_numbers[v_index]) || int4send(v_wires[v_index]) || int4send(octet_length(v_value)) || v_value);
+      end loop;
+      if v_once then
+        v_content := c_raw || v_parts[1];
+      else
+        select c_raw || string_agg(p.part, '' order by p.ordinality) into v_content
+        from unnest(v_parts) with ordinality as p (part);
+      end if;
+    end if;
+    v_pieces := v_pieces || int4send(v_place) || int4send(octet_length(v_content)) || v_content;
+    v_start := v_stop + 1;
+  end loop;
+  form := v_pieces;
+end
+$$;
+
+-- Whether two serialised requests of a method are the same one, by the types that
+-- gateways have published here, and by bytes where those do not say.
+create function rowcall.same_request(p_method_id integer, p_one bytea, p_other bytea)
+returns boolean
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_type text;
+  -- Some tens of milliseconds for both.
+  v_budget constant integer := 10000;
+  v_one record;
+  v_other record;
+begin
+  if p_one = p_other then
+    return true;
+  end if;
+  select m.request_type into v_type from rowcall.method m where m.method_id = p_method_id;
+  select * into v_one from rowcall.canonical_message(v_type, p_one || ''::bytea, 0, v_budget);
+  if v_one.form is null then
+    return false;
+  end if;
+  select * into v_other from rowcall.canonical_message(v_type, p_other || ''::bytea, 0, v_budget);
+  return coalesce(v_one.form = v_other.form, false);
+end
+$$;
+
+-- For a call that submit_jobs refused with KEY_REUSED: the fingerprint that the key has,
+-- if the job that it names, live or finished, was submitted with the same request; with it
+-- the call may be submitted again and joins. Else null, and so it is for a job that was
+-- deleted: nobody knows its request any more.
+create function rowcall.kept_fingerprint(p_tenant text, p_method_id integer, p_request_id text, p_request bytea)
+returns bytea
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_key rowcall.job_key;
+  v_request bytea;
+begin
+  select * into v_key
+  from rowcall.job_key k
+  where k.tenant = p_tenant and k.method_id = p_method_id and k.request_id = p_request_id
+    and k.expires_at > statement_timestamp();
+  if not found then
+    return null;
+  end if;
+  select j.request into v_request from rowcall.read_jobs(array[p_tenant], array[v_key.job_id], true, false) j;
+  if not found then
+    return null;
+  end if;
+  return case when rowcall.same_request(p_method_id, v_request, p_request) then v_key.fingerprint end;
+end
+$$;
+
 -- For services that share the shard: one call, in their own transaction. It commits
 -- with it or not at all. Stable: a change of meaning is another function.
 --
@@ -291,13 +605,21 @@ begin
   v_submission.run_at := greatest(v_run_at, statement_timestamp() + interval '1 microsecond');
   v_submission.request := p_request;
   v_submission.request_id := p_request_id;
-  v_submission.fingerprint := substr(sha256(v_key || p_request), 1, 16);
+  -- Of format 1, as rowcall.catalogue.requests makes it.
+  v_submission.fingerprint := decode('01', 'hex') || substr(sha256(v_key || p_request), 1, 16);
   v_submission.actor := v_options ->> 'actor';
   v_submission.traceparent := v_options ->> 'traceparent';
   v_submission.tracestate := v_options ->> 'tracestate';
   v_submission.labels := nullif(v_options -> 'labels', '{}');
   v_submission.deadline := v_deadline;
   select * into v_row from rowcall.submit_jobs(array[v_submission], interval '168 hours');
+  if v_row.outcome = 3 then
+    -- Gateways make the fingerprint of a serialisation of their own.
+    v_submission.fingerprint := rowcall.kept_fingerprint(p_tenant, v_method.method_id, p_request_id, p_request);
+    if v_submission.fingerprint is not null then
+      select * into v_row from rowcall.submit_jobs(array[v_submission], interval '168 hours');
+    end if;
+  end if;
   if v_row.outcome = 3 then
     raise exception 'submit_v1: the request id % names job % with another request', quote_literal(p_request_id), v_row.job_id
       using errcode = 'unique_violation', hint = 'Use a new request id for a new call.';

@@ -9,7 +9,8 @@ alter default privileges revoke all on functions from public;
 
 grant execute on function
   rowcall.adopt_tenant, rowcall.tenant_route, rowcall.shard_facts,
-  rowcall.queue_id, rowcall.method_id, rowcall.policy_id, rowcall.publish_method, rowcall.exchange_turns,
+  rowcall.queue_id, rowcall.method_id, rowcall.policy_id, rowcall.publish_method, rowcall.publish_types,
+  rowcall.exchange_turns, rowcall.kept_fingerprint, rowcall.same_request,
   rowcall.submit_jobs, rowcall.read_jobs, rowcall.read_outcomes, rowcall.find_jobs, rowcall.group_failures,
   rowcall.cancel_job, rowcall.leave_job, rowcall.delete_job, rowcall.replay_jobs, rowcall.resolve_jobs,
   rowcall.pause_queue, rowcall.pause_method, rowcall.pause_tenant, rowcall.weigh_tenant, rowcall.pauses,
@@ -19,7 +20,7 @@ to rowcall_gateway;
 -- Of these, queue_id to submit_jobs are for the jobs that handlers submit.
 grant execute on function
   rowcall.queue_id, rowcall.policy_id, rowcall.publish_method, rowcall.submit_jobs,
-  rowcall.shard_facts, rowcall.method_id, rowcall.policies, rowcall.queues,
+  rowcall.kept_fingerprint, rowcall.same_request, rowcall.shard_facts, rowcall.method_id, rowcall.policies, rowcall.queues,
   rowcall.register_worker, rowcall.guard_worker, rowcall.renew_worker, rowcall.retire_worker, rowcall.elect,
   rowcall.make_history_days, rowcall.drop_history_day, rowcall.analyze_history, rowcall.forget_turns,
   rowcall.claim_jobs, rowcall.claim_suspects, rowcall.count_suspects, rowcall.suspect_waits,

@@ -113,7 +113,7 @@ class IntervalArray(Array[timedelta]):
     __slots__ = ()
 
 
-class JsonbArray(Array[Mapping[str, str]]):
+class JsonbArray(Array[Mapping[str, object]]):
     """jsonb[]"""
 
     __slots__ = ()
