@@ -201,6 +201,7 @@ class Gateway:
             gateway_id=uuid4(),
             in_flight=lambda: self._gate.inside,
             methods=list(catalogue.methods.values()),
+            shapes=catalogue.shapes(),
         )
         self._server = await self._assemble(catalogue, self._router, self._links)
         self._port = _bind(self._server, settings.address)

@@ -41,6 +41,11 @@ def published(cluster: Cluster, shard: str) -> set[tuple[Any, ...]]:
         return set(connection.execute(PUBLISHED).fetchall())
 
 
+def types(cluster: Cluster, shard: str) -> dict[str, Any]:
+    with psycopg.connect(cluster.shards[shard]) as connection:
+        return dict(connection.execute("select name, fields from rowcall.message_type").fetchall())
+
+
 EVERY_METHOD = {
     (method.name, method.request_type, method.response_type, method.policy.queue, int(method.policy.priority))
     for method in load_catalogue().methods.values()
@@ -57,6 +62,15 @@ async def test_every_method_is_published_on_every_shard_though_nobody_calls(
     await gateways.start()
 
     await until(lambda: published(cluster, "a") == published(cluster, "b") == EVERY_METHOD)
+
+
+async def test_every_type_is_published_on_every_shard(gateways: Gateways, cluster: Cluster) -> None:
+    """What its images and the gateway itself have: requests are compared by them."""
+    gateway = await gateways.start()
+    every = load_catalogue().shapes()
+    assert "google.protobuf.Struct" in every
+    await until(lambda: every.items() <= types(cluster, "a").items() and every.items() <= types(cluster, "b").items())
+    assert gateway.address
 
 
 async def test_a_shard_that_is_away_at_the_start_gets_them_when_it_is_back(

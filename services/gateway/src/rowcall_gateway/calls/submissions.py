@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -87,17 +88,25 @@ class Submissions:
         route = self._router.route_cached(call.tenant)
         link = None if route is None else self._links.get(route.shard)
         known = None if link is None else _known_facts(draft, link)
+        refused = None
         if link is not None and known is not None:
             # What a call needs in nearly every case is at hand.
             flight.sent_to(link)
             ticket = link.submitter.enqueue(_submission(call, draft, flight.job_id, link, known, waits=waits))
             flight.ticket = ticket
             submitted = await ticket.written(until)
-            if submitted.outcome is not SubmitOutcome.WRONG_SHARD:
+            if submitted.outcome is SubmitOutcome.KEY_REUSED:
+                refused = link, ticket.submission, submitted
+            elif submitted.outcome is not SubmitOutcome.WRONG_SHARD:
                 return link, submitted
         timer = asyncio.timeout_at(until)
         try:
             async with timer:
+                if refused is not None:
+                    link, submission, submitted = refused
+                    submitted = await _compared(link, submission, submitted, flight)
+                    if submitted.outcome is not SubmitOutcome.WRONG_SHARD:
+                        return link, submitted
                 return await self._look_and_submit(call, draft, flight, waits=waits)
         except TimeoutError:
             if not timer.expired():
@@ -115,6 +124,8 @@ class Submissions:
             submission = _submission(call, draft, flight.job_id, link, await _facts(draft, link), waits=waits)
             flight.ticket = link.submitter.enqueue(submission)
             submitted = await flight.ticket.written()
+            if submitted.outcome is SubmitOutcome.KEY_REUSED:
+                submitted = await _compared(link, submission, submitted, flight)
             _refuse_wrong_shard([submitted], call.tenant, shard)
             return link, submitted
 
@@ -211,6 +222,20 @@ def _submission(
         on_done=facts.on_done,
         counted=method.policy.on_abandon == _CANCEL,
     )
+
+
+async def _compared(link: ShardLink, submission: Submission, submitted: Submitted, flight: Flight) -> Submitted:
+    """What becomes of a call whose key has another fingerprint: it joins if its request is the same after all.
+
+    Raises RowcallError.
+    """
+    # Nothing was written, and there is nothing to take back while the shard compares.
+    flight.sent_to(link)
+    kept = await link.store.kept_fingerprint(submission)
+    if kept is None:
+        return submitted
+    flight.ticket = link.submitter.enqueue(replace(submission, fingerprint=kept))
+    return await flight.ticket.written()
 
 
 def _refuse_wrong_shard(submitted: Sequence[Submitted], tenant: str, shard: Shard) -> None:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from rowcall.catalogue.model import JobMethod
+from rowcall.catalogue.shapes import Shape
 from rowcall.queue.hints import Hint
 from rowcall.queue.model import Cancelled, Submission
 from rowcall.queue.protocol import JobStore, QueueAdmin, QueueProvider
@@ -46,6 +47,7 @@ class ShardLink:
         gateway_id: UUID,
         in_flight: Callable[[], int],
         methods: Sequence[JobMethod],
+        shapes: Mapping[str, Shape],
     ) -> None:
         self.name = queue.shard
         self._gateway_id = gateway_id
@@ -62,7 +64,7 @@ class ShardLink:
             written=self.tell_workers,
         )
         self.waiters = Waiters(self.store, shard=self.name)
-        self._upkeep = Upkeep(queue, self.store, methods)
+        self._upkeep = Upkeep(queue, self.store, methods, shapes)
         self._listener = queue.done_listener(
             "listener", gateway_id, done=self.waiters.hint, connected=self.waiters.look
         )
@@ -137,9 +139,10 @@ class Links:
         gateway_id: UUID,
         in_flight: Callable[[], int],
         methods: Sequence[JobMethod],
+        shapes: Mapping[str, Shape],
     ) -> None:
         self._links: Mapping[str, ShardLink] = {
-            name: ShardLink(queue, settings, gateway_id=gateway_id, in_flight=in_flight, methods=methods)
+            name: ShardLink(queue, settings, gateway_id=gateway_id, in_flight=in_flight, methods=methods, shapes=shapes)
             for name, queue in queues.items()
         }
 

@@ -1,4 +1,4 @@
-"""What a gateway does for each shard beside its calls: publishes its methods there, looks at it if it was away at the
+"""What a gateway does for each shard beside its calls: publishes its methods and types there, looks at it if it was away at the
 start, and exchanges tenants' turns.
 
 Made by the shard's link. Nothing of it is in a call's way or delays the start: a shard that is away gets it when it is
@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
 import structlog
 
 from rowcall.catalogue.model import JobMethod
+from rowcall.catalogue.shapes import Shape
 from rowcall.errors import RowcallError, reason_name
 from rowcall.queue.protocol import JobStore, QueueProvider
 from rowcall.settings import SettingsError
@@ -38,16 +39,20 @@ _log = structlog.get_logger(__name__)
 class Upkeep:
     """The background work of one shard."""
 
-    def __init__(self, queue: QueueProvider, store: JobStore, methods: Sequence[JobMethod]) -> None:
+    def __init__(
+        self, queue: QueueProvider, store: JobStore, methods: Sequence[JobMethod], shapes: Mapping[str, Shape]
+    ) -> None:
         """
         Args:
             queue: The shard's.
             store: Of it.
             methods: What the gateway serves.
+            shapes: What of its images' types the shard must know.
         """
         self._queue = queue
         self._store = store
         self._methods = methods
+        self._shapes = shapes
         self._log = _log.bind(shard=queue.shard)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -71,14 +76,14 @@ class Upkeep:
                     await self._store.exchange_turns()
 
     async def _publish(self) -> None:
-        """Publishes every method, those that could not be again and again."""
+        """Publishes every method, those that could not be again and again, and then the types."""
         outage = _Outage(self._log, "methods cannot be published", "methods are published again")
         left = self._methods
         wait = _FIRST_WAIT
-        while left := await self._publish_some(left, outage):
+        while (left := await self._publish_some(left, outage)) or await outage.mind(self._publish_types):
             await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311 - spreads, hides nothing
             wait = min(wait * 2, _LONGEST_WAIT)
-        self._log.debug("methods published", methods=len(self._methods))
+        self._log.debug("methods published", methods=len(self._methods), types=len(self._shapes))
         while not self._queue.checked:
             # It was away at the start, and passed over.
             try:
@@ -88,6 +93,9 @@ class Upkeep:
                     self._log.error("the shard would have been refused at the start", error=str(error))
                     return
                 await asyncio.sleep(_LONGEST_WAIT)
+
+    async def _publish_types(self) -> None:
+        await self._store.publish_types(self._shapes)
 
     async def _publish_some(self, methods: Sequence[JobMethod], outage: _Outage) -> Sequence[JobMethod]:
         """Publishes what can be; what is left."""
