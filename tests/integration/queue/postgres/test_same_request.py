@@ -305,6 +305,10 @@ def test_zero_is_as_good_as_absent_unless_presence_counts(shard: Shard) -> None:
     minus_zero = b"\x89\x01" + bytes(7) + b"\x80"
     for present in (varint(12 << 3) + b"\0", part(9, b""), part(2, b""), part(20, b""), minus_zero):
         assert not shard.same(present, b"")
+    # Of a message in two parts, which are put together, a zero in the second one counts.
+    for number in (2, 10):
+        five = part(number, b"\x08\x05")
+        assert not shard.same(five + part(number, b"\x08\0"), five + part(number, b""))
 
 
 def test_nesting_beyond_what_is_looked_at_is_taken_by_its_bytes(shard: Shard) -> None:
@@ -327,6 +331,9 @@ def test_many_fields_are_taken_by_their_bytes(shard: Shard) -> None:
     assert shard.same(few, other_few)
     assert not shard.same(many, other_many)
     assert shard.same(many, many)
+    flat = part(20, b"x")
+    assert shard.same(*in_both_orders(flat * 5_000, part(1, b"n")))
+    assert not shard.same(*in_both_orders(flat * 20_000, part(1, b"n")))
 
 
 def test_a_method_of_no_known_type_is_compared_by_bytes(shard: Shard) -> None:
