@@ -75,8 +75,12 @@ class Watch:
             os.close(descriptor)
 
     def __del__(self) -> None:
-        # The loop has ended before the server had closed its end.
+        # The loop has ended before the server had closed its end, or libuv has stopped watching a connection that was reset
+        # while its last answer was read: nobody else holds this then. uvloop keeps the dead watcher under the descriptor's
+        # number, and refuses whoever opens the next one under it (RuntimeError), until it is told to forget it.
         if self._descriptor is not None:
+            if not self.loop.is_closed():
+                self.loop.remove_reader(self._descriptor)
             os.close(self._descriptor)
 
     def _stop_sending(self) -> None:

@@ -1,0 +1,72 @@
+"""Watching a socket: what is left behind by one connection is in no other one's way."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import struct
+from typing import Any
+
+import uvloop
+
+from rowcall.queue.postgres.wire.watch import Watch
+
+
+class _Connection:
+    """As much of a PGconn as a watch uses."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+
+    @property
+    def socket(self) -> int:
+        return self._end.fileno()
+
+    def flush(self) -> int:
+        return 0
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        theirs, _ = server.accept()
+    return ours, theirs
+
+
+async def _answered(end: socket.socket) -> int:
+    """Reads one answer through a watch, which is let go of afterwards; the descriptor that it watched."""
+    done = asyncio.get_running_loop().create_future()
+    connection: Any = _Connection(end)
+    watch = Watch(connection)
+
+    def readable() -> None:
+        watch.stop()
+        if not done.done():
+            done.set_result(end.recv(10))
+
+    watch.start(readable, done.set_exception)
+    descriptor = watch._descriptor
+    assert descriptor is not None
+    async with asyncio.timeout(20):
+        assert await done == b"answer"
+    return descriptor
+
+
+def test_a_connection_that_was_reset_with_its_last_answer_is_in_nobodys_way() -> None:
+    async def reset_and_reuse() -> None:
+        ours, theirs = _pair()
+        theirs.sendall(b"answer")
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        first = await _answered(ours)
+        await asyncio.sleep(0)
+        gc.collect()
+        # Another connection, watched under the same number.
+        others, answering = _pair()
+        answering.sendall(b"answer")
+        assert await _answered(others) == first
+        for end in (ours, others, answering):
+            end.close()
+
+    uvloop.run(reset_and_reuse())
