@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -155,7 +156,7 @@ def worker(services: Services, tmp_path: Path) -> Start:
     def start(*arguments: str, **variables: str) -> ServiceProcess:
         started = services.worker(
             *("--servicer", "ends_servicer:register", "--grace", f"{GRACE}s", *arguments),
-            PYTHONPATH=str(tmp_path),
+            PYTHONPATH=os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH")))),
             ROWCALL_PROBE="false",
             **variables,
         )
