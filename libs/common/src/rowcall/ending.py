@@ -163,7 +163,7 @@ def run(main: Coroutine[Any, Any, _T], loop_factory: Callable[[], asyncio.Abstra
 
 def leave(code: int) -> NoReturn:
     """Ends the process with this exit code, whatever still runs in it, when what it has said is written, or after a second."""
-    # A thread of a handler's that prints may hold the stream's lock for ever.
+    # Whoever reads it may have stalled.
     last_words = threading.Thread(target=_flush_stdout, daemon=True)
     last_words.start()
     last_words.join(_LAST_WORDS)
