@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -97,15 +98,18 @@ def test_what_is_left_may_clean_up_and_is_not_waited_for(loop_factory: LoopFacto
     [
         "threading.Thread(target=time.sleep, args=(3600,)).start()",
         # What the end would write finds no room.
-        "os.set_blocking(1, False)\ntry:\n    while True: os.write(1, bytes(4096))\n"
-        "except BlockingIOError: os.set_blocking(1, True)\nprint('more')",
+        (
+            "os.set_blocking(1, False)\ntry:\n    while True: os.write(1, bytes(4096))\n"
+            "except BlockingIOError: os.set_blocking(1, True)\nprint('more')"
+        ),
     ],
     ids=["a thread", "what it has printed"],
 )
 def test_a_process_leaves_whatever_runs_in_it(left: str) -> None:
     code = f"import os, threading, time\nfrom rowcall import ending\n{left}\nending.leave(9)"
     # Nobody reads what it prints.
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with subprocess.Popen([sys.executable, "-c", code], env=buffered, stdout=subprocess.PIPE) as process:
         try:
             assert process.wait(END_SECONDS) == 9
         finally:
