@@ -21,7 +21,7 @@ import pytest
 from rowcall.probe.v1 import probe_pb2, probe_pb2_grpc
 from tests.chaos import effects
 from tests.chaos.calls import Caller, caller
-from tests.chaos.stage import Stage, staged
+from tests.chaos.stage import staged
 from tests.chaos.test_poison import DEATHS, SUSPECTS_DIED, states, supervise
 from tests.chaos.test_rescue import steady
 from tests.fix_cluster import Cluster
@@ -92,14 +92,6 @@ async def others(address: str) -> AsyncIterator[Others]:
             await asyncio.gather(keeping, return_exceptions=True)
             async with asyncio.timeout(BOUND):
                 await asyncio.gather(*calling)
-
-
-async def ready(stage: Stage) -> None:
-    """Starts the gateway and every worker, and waits for them."""
-    for seat in (*stage.gateways, *stage.workers):
-        seat.start()
-    for seat in (*stage.gateways, *stage.workers):
-        await asyncio.to_thread(seat.process.ready)
 
 
 def begin(calls: Caller, numbers: Sequence[int], work: float, poison: int | None = None) -> list[asyncio.Task[object]]:
@@ -173,17 +165,16 @@ async def test_a_job_that_kills_its_workers_costs_six_of_them_and_others_nothing
     poison = POISONED + random.Random(seed(f"suspicion, {slots} slots")).randrange(POISONED)
     with staged(cluster, tmp_path, workers=3, arguments=("--slots", str(slots + ROOM))) as stage:
         async with AsyncExitStack() as stack:
-            for seat in stage.gateways:
-                seat.start()
-                await asyncio.to_thread(seat.process.ready)
+            gateway = stage.gateways[0]
+            gateway.start()
+            await asyncio.to_thread(gateway.process.ready)
             supervisors = [asyncio.create_task(supervise(seat)) for seat in stage.workers]
             await until(lambda: all(seat.processes for seat in stage.workers))
             for seat in stage.workers:
                 await asyncio.to_thread(seat.process.ready)
             await steady(stage)
-            address = stage.gateways[0].address
-            calls = await stack.enter_async_context(caller(address))
-            measured = await stack.enter_async_context(others(address))
+            calls = await stack.enter_async_context(caller(gateway.address))
+            measured = await stack.enter_async_context(others(gateway.address))
 
             began = time.monotonic()
             measured.fresh()

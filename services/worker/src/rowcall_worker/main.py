@@ -23,7 +23,7 @@ from rowcall.errors import RowcallError
 from rowcall.garbage import spare_collections
 from rowcall.processes import Member, kill_children, own_command, supervise
 from rowcall.settings import SettingsError, load_settings
-from rowcall_worker.claiming.quarantine import Apart, Command, shard_of
+from rowcall_worker.claiming.quarantine import Apart, Command, said, shard_of
 from rowcall_worker.membership.alive import sign_of_life
 from rowcall_worker.membership.signs import file_of, signs_of_several
 from rowcall_worker.serving.handlers import RegistrationError
@@ -97,8 +97,10 @@ async def _serve(settings: WorkerSettings, member: Member | None) -> None:
     if member is not None:
         # The supervisor's word is no signal: whoever signals all processes of a service, as systemd does, signals each once.
         member.on_end(end.begin)
+    apart = None
     if member is not None and shard_of(member.told) is not None:
-        worker = Worker(settings, apart=Apart(tell=member.tell, done=end.begin))
+        apart = Apart(tell=member.tell, done=end.begin)
+        worker = Worker(settings, apart=apart)
     else:
         worker = Worker(settings, command=Command(own_command(), 0 if member is None else member.number))
     starting = asyncio.create_task(worker.start(), name="start")
@@ -115,6 +117,8 @@ async def _serve(settings: WorkerSettings, member: Member | None) -> None:
                 member.ready()
             await waiting
             await worker.drain()
+            if apart is not None:
+                apart.tell(said(()))
     else:
         starting.cancel()
         with contextlib.suppress(asyncio.CancelledError):

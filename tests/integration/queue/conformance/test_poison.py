@@ -250,6 +250,16 @@ async def test_what_a_worker_leaves_behind_unharmed_is_as_suspect_as_before(queu
     assert await held(queue, [ordinary.job_id]) == [0], "the first time that it was lost"
 
 
+async def test_a_group_that_a_worker_leaves_behind_unharmed_is_a_group_again(queue: Queue) -> None:
+    job_ids = await suspects(queue, 3)
+    worker = await queue.worker()
+    assert len(await queue.claim_suspects(worker, 10)) == 3
+    await queue.work.retire_worker(worker, unharmed=True)
+    await queue.work.rescue(10)
+    assert await held(queue, job_ids) == [SUSPECT] * 3
+    assert len(await queue.claim_suspects(await queue.worker(), 10)) == 3
+
+
 async def test_a_job_that_is_lost_three_times_alone_fails(queue: Queue) -> None:
     gateway = uuid4()
     job_id = await suspect(queue, waiter_id=gateway)

@@ -187,7 +187,9 @@ class Quarantine:
             return
         end = End(code, served=None if since is None else time.monotonic() - since, first=False)
         how: dict[str, Any] = {"exit_code": end.code} if end.signal is None else {"signal": end.signal}
-        if code == 0:
+        ran = _heard(child.said)
+        # Whoever ends in order has let what ran end, or handed it back, and says so. A handler may end a process with 0.
+        if code == 0 and not ran:
             _log.info("process for suspects has ended", shard=self._shard, pid=child.pid)
         elif end.served is None:
             await self._cannot(**how)
@@ -200,7 +202,7 @@ class Quarantine:
                 pid=child.pid,
                 delay_ms=round(pause * 1000),
                 **how,
-                **_heard(child.said),
+                **ran,
             )
         self._chore.wake.set()
 
