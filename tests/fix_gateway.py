@@ -190,7 +190,7 @@ class Bench:
         assert await self._queues[shard].report_progress([progress]) == [progress]
 
     async def die(self) -> None:
-        """Is found dead, and what it held is taken back from it."""
+        """Is found dead, and what it held is taken back from it; it is another worker then."""
         for name, queue in self._queues.items():
             async with await psycopg.AsyncConnection.connect(self._cluster.shards[name]) as connection:
                 await connection.execute(
@@ -199,6 +199,9 @@ class Bench:
                 )
             await queue.bury_workers(timedelta(0))
             await queue.rescue(1000)
+        self._worker_id = uuid4()
+        for queue in self._queues.values():
+            await queue.register_worker(self._worker_id, "bench", timedelta(hours=1))
 
     async def _settle(self, held: HeldJob, state: int, **result: Any) -> None:
         settlement = Settlement(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 from google.longrunning.operations_pb2 import GetOperationRequest
 from google.longrunning.operations_pb2_grpc import OperationsStub
@@ -327,11 +328,22 @@ async def test_a_job_tells_all_that_is_known_of_it(client: Client, bench: Bench,
     assert resolved.resolution.HasField("resolve_time")
 
 
-async def test_a_suspect_is_told_as_held(client: Client, bench: Bench) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+async def test_a_suspect_is_told_as_held(client: Client, bench: Bench, cluster: Cluster, *, alone: bool) -> None:
     [name] = await client.submit(spec())
-    await bench.claim()
-    await bench.die()
-
-    job = await client.get(name)
-
-    assert (job.state, job.hold, job.lost_attempts) == (JobState.JOB_STATE_READY, Hold.HOLD_SUSPECT, 1)
+    told = []
+    for _ in range(2):
+        await bench.claim()
+        await bench.die()
+        job = await client.get(name)
+        told.append((job.state, job.hold, job.lost_attempts))
+    assert told == [
+        (JobState.JOB_STATE_READY, Hold.HOLD_UNSPECIFIED, 1),
+        (JobState.JOB_STATE_READY, Hold.HOLD_SUSPECT, 2),
+    ]
+    if alone:
+        # Whether in groups or alone is between workers.
+        for dsn in cluster.shards.values():
+            with psycopg.connect(dsn) as connection:
+                connection.execute("update rowcall.job set held = 3")
+        assert (await client.get(name)).hold == Hold.HOLD_SUSPECT

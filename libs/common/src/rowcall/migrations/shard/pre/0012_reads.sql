@@ -233,7 +233,7 @@ begin
       j.request_id, j.traceparent, j.labels, j.attempts, null::text as span_id, null::bytea as error,
       case when p_request then j.request end as request, null::bytea as response,
       j.deadline, j.lost, j.replays, j.parent_job_id, j.progress, j.progress_message, j.progress_at,
-      least(nullif(j.held, 0), 2)::smallint as held,
+      nullif(least(j.held, 2::smallint), 0::smallint) as held,
       null::text as error_fingerprint, null::timestamptz as resolved_at, null::text as resolved_by,
       null::text as resolve_note
     from asked a
