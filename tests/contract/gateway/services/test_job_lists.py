@@ -328,8 +328,7 @@ async def test_a_job_tells_all_that_is_known_of_it(client: Client, bench: Bench,
     assert resolved.resolution.HasField("resolve_time")
 
 
-@pytest.mark.parametrize("alone", [False, True])
-async def test_a_suspect_is_told_as_held(client: Client, bench: Bench, cluster: Cluster, *, alone: bool) -> None:
+async def test_a_suspect_is_told_as_held(client: Client, bench: Bench, cluster: Cluster) -> None:
     [name] = await client.submit(spec())
     told = []
     for _ in range(2):
@@ -341,9 +340,8 @@ async def test_a_suspect_is_told_as_held(client: Client, bench: Bench, cluster: 
         (JobState.JOB_STATE_READY, Hold.HOLD_UNSPECIFIED, 1),
         (JobState.JOB_STATE_READY, Hold.HOLD_SUSPECT, 2),
     ]
-    if alone:
-        # Whether in groups or alone is between workers.
-        for dsn in cluster.shards.values():
-            with psycopg.connect(dsn) as connection:
-                connection.execute("update rowcall.job set held = 3")
-        assert (await client.get(name)).hold == Hold.HOLD_SUSPECT
+    # Whether it is to run in a group or alone is between workers.
+    for dsn in cluster.shards.values():
+        with psycopg.connect(dsn) as connection:
+            connection.execute("update rowcall.job set held = 3")
+    assert (await client.get(name)).hold == Hold.HOLD_SUSPECT

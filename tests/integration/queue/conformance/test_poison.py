@@ -171,6 +171,19 @@ async def test_what_has_waited_longest_says_whether_a_group_is_next_or_one_that_
     assert order[0] | order[1] == set(job_ids)
 
 
+async def test_a_group_has_none_that_is_to_run_alone(queue: Queue) -> None:
+    job_ids = await suspects(queue, 2)
+    worker = await queue.worker()
+    await queue.claim_suspects(worker, 10)
+    await queue.kill(worker)
+    later = await suspects(queue, 2)
+    await queue.probe.pass_time(timedelta(hours=1), jobs=later)
+    worker = await queue.worker()
+    order = [{job.job_id for job in await queue.claim_suspects(worker, 10)} for _ in range(3)]
+    assert order[0] == set(later)
+    assert order[1] | order[2] == set(job_ids)
+
+
 async def test_suspects_are_given_out_lanes_first_then_the_longest_waiting(queue: Queue) -> None:
     calls = [queue.call(lane=lane) for lane in (3, 3, 1)]
     await queue.submit(*calls)
