@@ -194,7 +194,7 @@ class Bench:
         for name, queue in self._queues.items():
             async with await psycopg.AsyncConnection.connect(self._cluster.shards[name]) as connection:
                 await connection.execute(
-                    "update rowcall.worker set lease_until = clock_timestamp() - interval '1 second' where worker_id = %s",
+                    "update rowcall.worker_beat set lease_until = clock_timestamp() - interval '1 second' where worker_id = %s",
                     [self._worker_id],
                 )
             await queue.bury_workers(timedelta(0))

@@ -35,14 +35,18 @@ SLACK = timedelta(seconds=0.5)
 """What a sweep itself may take on a busy machine."""
 BOUND = 60.0
 
-_LEASES = "select lease_until from rowcall.worker where name like %s"
+_LEASES = "select b.lease_until from rowcall.worker w join rowcall.worker_beat b using (worker_id) where w.name like %s"
 _READY = """
 select j.ready_at from rowcall.job j
 where exists (select from jsonb_array_elements(j.attempts) a where a ->> 'worker' like %s)
 """
-_RENEWED = "select min(renewed_at) from rowcall.worker where dead_at is null"
+_RENEWED = """
+select min(b.renewed_at) from rowcall.worker w join rowcall.worker_beat b using (worker_id) where w.dead_at is null
+"""
 _STEADY = """
-select bool_and(steady_since <= clock_timestamp() - %s) from rowcall.worker where dead_at is null
+select bool_and(b.steady_since <= clock_timestamp() - %s)
+from rowcall.worker w join rowcall.worker_beat b using (worker_id)
+where w.dead_at is null
 """
 _TERMINATE = "select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = %s"
 _LOST = """

@@ -7,7 +7,6 @@ product's own store, work queue and low-water mark, with durable commits on disk
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -22,8 +21,10 @@ from uuid_utils.compat import uuid7
 from rowcall.catalogue.model import Policy
 from rowcall.queue.marks import LowWaterMark
 from rowcall.queue.model import MethodIds, Settled, Settlement, Submission
+from rowcall.queue.postgres.renewal import PostgresLeaseRenewal
 from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.queue.postgres.work import PostgresWorkQueue
+from rowcall.queue.sweeps import Horizon, Sweep
 from rowcall.v1.job_pb2 import JobState
 from tests.fix_cluster import durable_cluster
 
@@ -53,16 +54,27 @@ class Seen:
     """Seconds, of each claim that got something."""
     settle_times: list[float] = field(default_factory=list)
     """Seconds, of each settle."""
+    renewal_times: list[float] = field(default_factory=list)
+    """Seconds, of each renewal of the lease, one a second."""
 
 
 class Engine:
     """Store and work queue over pools of their own."""
 
-    def __init__(self, store: PostgresJobStore, work: PostgresWorkQueue, ids: MethodIds, worker_id: UUID) -> None:
+    def __init__(
+        self,
+        store: PostgresJobStore,
+        work: PostgresWorkQueue,
+        ids: MethodIds,
+        worker_id: UUID,
+        renewal: PostgresLeaseRenewal,
+    ) -> None:
         self.store = store
         self.work = work
         self.ids = ids
         self.worker_id = worker_id
+        self.horizon = Horizon()
+        self._renewal = renewal
         self.seen = Seen()
         self.producing = True
         """Whether the claimers are to wait for more when they find nothing."""
@@ -99,15 +111,15 @@ class Engine:
         """Claims and settles while the block runs, and until nothing is left."""
         self.producing = True
         tasks = [asyncio.create_task(self._claim()) for _ in range(CLAIMERS)]
-        renewing = asyncio.create_task(self._promote())
+        upkeep = [asyncio.create_task(self._promote()), asyncio.create_task(self._renew())]
         try:
             yield
         finally:
             self.producing = False
             await asyncio.gather(*tasks)
-            renewing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await renewing
+            for each in upkeep:
+                each.cancel()
+            await asyncio.gather(*upkeep, return_exceptions=True)
 
     async def drain(self) -> float:
         """Claims and settles all there is; jobs a second."""
@@ -117,12 +129,25 @@ class Engine:
         return (self.seen.settled - before) / (time.monotonic() - began)
 
     async def _promote(self) -> None:
+        sweep = Sweep(self.horizon)
         while True:
-            await self.work.promote(1000)
+            began = time.monotonic()
+            look = sweep.look(began)
+            await self.work.promote(1000, look.since)
+            sweep.looked(look, whole=True, began=began, ended=time.monotonic())
             await asyncio.sleep(0.5)
 
+    async def _renew(self) -> None:
+        while True:
+            began = time.monotonic()
+            renewed = await asyncio.to_thread(self._renewal.renew)
+            self.seen.renewal_times.append(time.monotonic() - began)
+            assert renewed.moment is not None
+            self.horizon.heard(renewed.moment, began)
+            await asyncio.sleep(1)
+
     async def _claim(self) -> None:
-        mark = LowWaterMark()
+        mark = LowWaterMark(self.horizon)
         empty = 0
         while self.producing or empty < 3:
             began = time.monotonic()
@@ -158,8 +183,11 @@ async def engine(dsn: str) -> AsyncIterator[Engine]:
         store = PostgresJobStore(pools[0], pools[3])
         work = PostgresWorkQueue(pools[1], pools[2], pools[3])
         worker_id = uuid4()
-        await work.register_worker(worker_id, "proof", timedelta(hours=3))
-        yield Engine(store, work, await store.method_ids("acme.v1.PrintService/Print", Policy()), worker_id)
+        lease = timedelta(hours=3)
+        await work.register_worker(worker_id, "proof", lease)
+        renewal = PostgresLeaseRenewal(dsn, worker_id, lease, shard="a")
+        yield Engine(store, work, await store.method_ids("acme.v1.PrintService/Print", Policy()), worker_id, renewal)
+        await asyncio.to_thread(renewal.close)
         await store.close()
         await work.close()
 

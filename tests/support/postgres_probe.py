@@ -58,13 +58,21 @@ set
   cancel_requested_at = cancel_requested_at - %(time)s, resolved_at = resolved_at - %(time)s
 where job_id = any (%(jobs)s)
 """
-_PASS_WORKERS = """
-update rowcall.worker
-set
-  started_at = started_at - %(time)s, renewed_at = renewed_at - %(time)s, lease_until = lease_until - %(time)s,
-  dead_at = dead_at - %(time)s, steady_since = steady_since - %(time)s
-where worker_id = any (%(workers)s) or %(workers)s::uuid[] is null
-"""
+_PASS_WORKERS = (
+    """
+    update rowcall.worker
+    set
+      started_at = started_at - %(time)s, dead_at = dead_at - %(time)s, cleared_at = cleared_at - %(time)s,
+      look_again_at = look_again_at - %(time)s
+    where worker_id = any (%(workers)s) or %(workers)s::uuid[] is null
+    """,
+    """
+    update rowcall.worker_beat
+    set
+      renewed_at = renewed_at - %(time)s, lease_until = lease_until - %(time)s, steady_since = steady_since - %(time)s
+    where worker_id = any (%(workers)s) or %(workers)s::uuid[] is null
+    """,
+)
 _PASS_REST = (
     "update rowcall.elected set until = until - %(time)s",
     "update rowcall.served set until = until - %(time)s",
@@ -76,8 +84,10 @@ _PASS_REST = (
 
 _CLEAR = """
 delete from rowcall.job; delete from rowcall.job_history; delete from rowcall.job_key; delete from rowcall.worker;
-delete from rowcall.serving; delete from rowcall.served; delete from rowcall.turn; delete from rowcall.elected; update rowcall.queue set paused_at = null;
-update rowcall.method set paused_at = null; update rowcall.tenant_route set paused_at = null
+delete from rowcall.worker_beat; delete from rowcall.serving; delete from rowcall.served; delete from rowcall.turn;
+delete from rowcall.elected;
+update rowcall.queue set paused_at = null; update rowcall.method set paused_at = null, holding = false;
+update rowcall.tenant_route set paused_at = null, holding = false
 """
 
 _CHANGES = {
@@ -165,7 +175,8 @@ class PostgresProbe:
             if jobs is not None:
                 await self._pass_history(given)
             if everything or workers is not None:
-                await self.admin.execute(_PASS_WORKERS, given)
+                for statement in _PASS_WORKERS:
+                    await self.admin.execute(statement, given)
             if everything:
                 for statement in _PASS_REST:
                     await self.admin.execute(statement, given)
@@ -224,7 +235,7 @@ class PostgresProbe:
     async def renewing(self, worker_id: UUID, lease: timedelta) -> AsyncIterator[None]:
         """See Probe.renewing."""
         async with await psycopg.AsyncConnection.connect(self._direct) as session:
-            await session.execute("select rowcall.renew_worker(%s, %s, null)", [worker_id, lease])
+            await session.execute("select rowcall.renew_worker(%s, %s, null, null)", [worker_id, lease])
             yield
 
     @asynccontextmanager

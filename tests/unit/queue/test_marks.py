@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,8 @@ from rowcall.queue.marks import (
     LowWaterMark,
     Scan,
 )
-from rowcall.queue.model import LANES
+from rowcall.queue.model import LANES, Moment
+from rowcall.queue.sweeps import Horizon
 
 Key = tuple[int, int]
 """Lane and order key."""
@@ -32,10 +34,22 @@ Key = tuple[int, int]
 class Model:
     """A queue's index of ready jobs, and one claimer that goes by a mark."""
 
-    mark: LowWaterMark = field(default_factory=LowWaterMark)
+    horizon: Horizon = field(default_factory=Horizon)
+    mark: LowWaterMark = field(init=False)
     now: float = 1000.0
     ready: dict[Key, float] = field(default_factory=dict)
     """Each job and when it could be seen."""
+    open_since: int | None = None
+    """The number of a writer that stays open; None: all end at once."""
+
+    def __post_init__(self) -> None:
+        self.mark = LowWaterMark(self.horizon)
+
+    def renew(self) -> None:
+        """A renewal brings a moment: of the writers so far all have ended, but for the one that stays open."""
+        number = int(self.now * 1000)
+        oldest = number if self.open_since is None else min(number, self.open_since)
+        self.horizon.heard(Moment(datetime.fromtimestamp(self.now, UTC), number, oldest), self.now)
 
     def commit(self, lane: int, key: int) -> None:
         self.ready[lane, key] = self.now
@@ -48,6 +62,7 @@ class Model:
         for job in found:
             del self.ready[job]
         self.now += took
+        self.renew()
         self.mark.claimed(scan, found, limit=limit, began=began, ended=self.now)
         return scan, found
 
@@ -111,6 +126,33 @@ def test_a_straggler_behind_the_mark_is_found_soon_while_there_is_traffic() -> N
         model.claim(10)
         model.now += 0.01
     assert model.now - committed <= FLOOR_EVERY + 0.03
+
+
+def test_what_a_long_writer_leaves_is_found_from_the_floor() -> None:
+    """However long it was open, with no hint, and where a look from the front is dear."""
+    model = Model()
+    model.claim(10, took=1.0)
+    for number in range(50):
+        model.commit(3, 1000 + number)
+        model.claim(10)
+        model.now += 0.1
+    model.open_since = int(model.now * 1000)
+    for number in range(600):
+        model.commit(3, 2000 + number)
+        model.claim(10)
+        model.now += 0.1
+    for _ in range(5):  # nothing more comes
+        model.claim(10)
+        model.now += 1
+    model.commit(3, 2005)
+    model.open_since = None
+    committed = model.now
+    begins: list[Begin] = []
+    while model.ready:
+        begins += model.claim(10)[0].begins[2:3]
+        model.now += 0.1
+        assert model.now <= committed + FLOOR_WAIT + 0.2
+    assert Begin.FRONT not in begins
 
 
 def test_a_hint_that_nothing_explains_leads_to_the_front_at_once() -> None:

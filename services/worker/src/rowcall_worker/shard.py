@@ -20,6 +20,7 @@ from rowcall.catalogue.images import Catalogue
 from rowcall.errors import RowcallError
 from rowcall.queue.model import ClaimedJob, QueueRow
 from rowcall.queue.protocol import LeaseRenewal, QueueProvider
+from rowcall.queue.sweeps import Horizon
 from rowcall.settings import SettingsError
 from rowcall_worker.claiming.claimer import Claimer
 from rowcall_worker.claiming.groups import Groups
@@ -108,8 +109,13 @@ class ShardWorker:
         def worker_id() -> UUID | None:
             return self._registrar.worker_id
 
-        self._maintenance = Maintenance(self._queue, shard=self.name, worker_id=worker_id, telling=telling)
-        self._maintainer = Maintainer(self._queue, shard=self.name, worker_id=worker_id, telling=telling)
+        self._horizon = Horizon()
+        self._maintenance = Maintenance(
+            self._queue, shard=self.name, worker_id=worker_id, horizon=self._horizon, telling=telling
+        )
+        self._maintainer = Maintainer(
+            self._queue, shard=self.name, worker_id=worker_id, horizon=self._horizon, telling=telling
+        )
         self._settler = Settler(
             self._queue,
             shard=self.name,
@@ -135,6 +141,8 @@ class ShardWorker:
             release=self._return_late,
             parted=self._maintenance.rescue_soon,
             paused=self._paused,
+            expired=lambda ended: telling.overdue(ended, self.name),
+            horizon=self._horizon,
             loop_lag=loop_lag,
         )
         self._intake: Intake | None = None
@@ -233,6 +241,7 @@ class ShardWorker:
                         shard=self.name,
                         method_ids=method_ids,
                         slots=slots,
+                        horizon=self._horizon,
                         longest_pause=self._settings.poll.total_seconds() / (1 if self._settings.uses_hints else 4),
                     )
                 )

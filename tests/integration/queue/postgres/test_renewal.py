@@ -23,7 +23,9 @@ async def test_a_renewal_puts_the_end_of_the_lease_off(queue: PostgresQueue) -> 
     worker = await queue.worker(lease=timedelta(seconds=5))
     renewal = PostgresLeaseRenewal(queue.logins.worker, worker, LEASE, shard="a", prepare=queue.logins.access.prepares)
     assert (await asyncio.to_thread(renewal.renew)).alive
-    left = await queue.value("select lease_until - clock_timestamp() from rowcall.worker where worker_id = %s", worker)
+    left = await queue.value(
+        "select lease_until - clock_timestamp() from rowcall.worker_beat where worker_id = %s", worker
+    )
     assert timedelta(minutes=1) < left <= LEASE
     await asyncio.to_thread(renewal.close)
 
@@ -112,7 +114,7 @@ async def test_a_renewal_tells_how_late_the_loop_was(queue: PostgresQueue) -> No
         queue.logins.worker, worker, LEASE, shard="a", prepare=queue.logins.access.prepares, guard=False
     )
     await asyncio.to_thread(renewal.renew, timedelta(milliseconds=250))
-    assert await queue.value("select loop_lag from rowcall.worker where worker_id = %s", worker) == timedelta(
+    assert await queue.value("select loop_lag from rowcall.worker_beat where worker_id = %s", worker) == timedelta(
         milliseconds=250
     )
     await asyncio.to_thread(renewal.close)

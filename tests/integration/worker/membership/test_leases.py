@@ -65,7 +65,8 @@ async def identities(cluster: Cluster, shard: str) -> list[tuple[UUID, bool]]:
     """The identities that workers have taken on a shard, oldest first, and whether each is alive."""
     async with await psycopg.AsyncConnection.connect(cluster.shards[shard]) as connection:
         cursor = await connection.execute(
-            "select worker_id, dead_at is null and lease_until > clock_timestamp() from rowcall.worker order by started_at"
+            "select worker_id, w.dead_at is null and b.lease_until > clock_timestamp()"
+            " from rowcall.worker w join rowcall.worker_beat b using (worker_id) order by w.started_at"
         )
         return [(row[0], row[1]) for row in await cursor.fetchall()]
 
@@ -369,7 +370,8 @@ async def test_a_worker_is_guarded_by_its_session_but_not_through_a_transaction_
         for dsn in cluster.shards.values():
             async with await psycopg.AsyncConnection.connect(dsn) as connection:
                 rows = await connection.execute(
-                    "select guarded from rowcall.worker where dead_at is null and renewed_at > started_at"
+                    "select w.guarded from rowcall.worker w join rowcall.worker_beat b using (worker_id)"
+                    " where w.dead_at is null and b.number > 1"
                 )
                 found += [row[0] for row in await rows.fetchall()]
         return found
@@ -402,7 +404,7 @@ async def test_the_shard_hears_how_late_the_loop_was(cluster: Cluster, calls: Ca
     async def told() -> bool:
         nonlocal worst
         async with await psycopg.AsyncConnection.connect(cluster.shards[job.shard]) as connection:
-            row = await (await connection.execute("select max(loop_lag) from rowcall.worker")).fetchone()
+            row = await (await connection.execute("select max(loop_lag) from rowcall.worker_beat")).fetchone()
         worst = max(worst, row[0] if row is not None and row[0] is not None else worst)
         return worst > timedelta(milliseconds=500)
 

@@ -151,7 +151,9 @@ async def test_only_the_attempt_that_is_meant_is_ended(cluster: Cluster, calls: 
             "update rowcall.job set lease = lease + 1, cancel_requested_at = clock_timestamp() where job_id = %s",
             [second.job_id],
         )
-        renewed = "select renewed_at from rowcall.worker where dead_at is null"
+        renewed = """
+            select b.renewed_at from rowcall.worker w join rowcall.worker_beat b using (worker_id) where w.dead_at is null
+        """
         before = await (await connection.execute(renewed)).fetchone()
 
         async def later() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from rowcall.queue.sweeps import Horizon
 from rowcall_worker.claiming.claimer import Source, share_out
 from rowcall_worker.claiming.shares import Share
 from rowcall_worker.running.slots import Cap
@@ -12,7 +13,7 @@ from rowcall_worker.running.slots import Cap
 
 def source(number: int, weight: float = 1.0, cap: int | None = None, turn: float = 0.0) -> Source:
     """A queue as a claimer has it."""
-    made = Source(number, Share(weight, None if cap is None else Cap(cap)), 1.0)
+    made = Source(number, Share(weight, None if cap is None else Cap(cap)), Horizon(), 1.0)
     made.turn = turn
     return made
 

@@ -3,8 +3,10 @@
 A claim that always begins at the front of the index walks over every entry of jobs that are gone, and vacuum cannot
 remove those while anybody holds an old snapshot. So a claimer begins at a mark that follows what it claimed. Because
 transactions commit out of the order of their keys, and because jobs come back, work can appear behind the mark. Sweeps
-find it: often from a floor that follows the mark, seldom from the front. Claiming the right jobs in time never depends
-on where the mark is: from the front, everything is seen at least every few seconds.
+find it: often from a floor that follows the mark, seldom from the front. Every writer that could have put something behind the
+floor has ended (`rowcall.queue.sweeps.Horizon`; a new key is above the lane's frontier), and it only moves up to where a sweep
+was through since: what appears late is found from there, however late. Claiming the right jobs in time never depends on where
+the mark is: from the front, everything is seen every few seconds, or as seldom as dead entries make it dear.
 """
 
 from __future__ import annotations
@@ -15,22 +17,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rowcall.queue.model import LANES
+from rowcall.queue.sweeps import Horizon
 
 LAG = 0.05
 """Seconds by which the mark follows what was claimed: longer than most submits' transactions take. At 20,000 jobs a second
 each claim walks over a thousand dead entries for it, while a held snapshot keeps them."""
 FLOOR_LAG = 1.0
-"""Seconds by which the floor follows what was claimed: longer than a submit's transaction usually takes."""
+"""Seconds by which the floor is behind what was claimed when the writers of then had ended. A statement reads the lane's frontier
+before it becomes a writer, by so much at most."""
 FLOOR_EVERY = 0.2
 """Seconds between scans from the floor while there is work, at least."""
 FRONT_EVERY = 5.0
 """Seconds between scans from the front, at least."""
 FLOOR_SHARE = 0.03
-FRONT_SHARE = 0.02
+FRONT_SHARE = 0.005
 """Of the time, at most, goes into scans from the floor and from the front; they come less often when dead entries make
 them long."""
 FLOOR_WAIT = 2.0
-FRONT_WAIT = 20.0
+FRONT_WAIT = 120.0
 """Seconds that is at most: a scan may also have been long because the database was away."""
 
 
@@ -50,6 +54,8 @@ class Scan:
     """The order key to begin at, for each lane: `start` of `WorkQueue.claim`."""
     begins: tuple[Begin, ...]
     """What that is, for each lane."""
+    floors: tuple[int, ...]
+    """Where each lane's floor is to be when this gets through from below it."""
     hints: int
     """How many hints there had been when the scan was made."""
 
@@ -57,7 +63,11 @@ class Scan:
 class LowWaterMark:
     """The mark of one claimer in one queue. All times are monotonic seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, horizon: Horizon) -> None:
+        """Args:
+        horizon: The shard's.
+        """
+        self._horizon = horizon
         self._lanes = tuple(_Lane() for _ in LANES)
         self._hints = 0
         self._hints_served = 0
@@ -70,9 +80,11 @@ class LowWaterMark:
 
     def scan(self, now: float) -> Scan:
         """The next claim to make."""
+        sealed_at = self._horizon.sealed_at
+        floors = tuple(lane.follow(now, sealed_at) for lane in self._lanes)
         begins = tuple(lane.begin(now, self._front_wait, self._floor_wait) for lane in self._lanes)
         start = tuple(lane.start(begin) for lane, begin in zip(self._lanes, begins, strict=True))
-        return Scan(start, begins, self._hints)
+        return Scan(start, begins, floors, self._hints)
 
     def claimed(self, scan: Scan, keys: Iterable[tuple[int, int]], *, limit: int, began: float, ended: float) -> None:
         """What a scan got.
@@ -90,10 +102,10 @@ class LowWaterMark:
             highest[number - 1] = max(highest[number - 1], key)
             got += 1
         last_lane = max((index for index, key in enumerate(highest) if key >= 0), default=-1)
-        for index, (lane, begin) in enumerate(zip(self._lanes, scan.begins, strict=True)):
+        for index, (lane, begin, floor) in enumerate(zip(self._lanes, scan.begins, scan.floors, strict=True)):
             # Lanes are scanned one after another until there are enough: was this one, at least up to its mark?
             through = got < limit or index < last_lane or (index == last_lane and highest[index] >= lane.mark)
-            lane.scanned(begin, highest[index], through=through, began=began, ended=ended)
+            lane.scanned(begin, highest[index], floor, through=through, began=began, ended=ended)
         if Begin.FRONT in scan.begins:
             self._front_wait = min((ended - began) / FRONT_SHARE, FRONT_WAIT)
         elif Begin.FLOOR in scan.begins:
@@ -113,7 +125,18 @@ class LowWaterMark:
 class _Lane:
     """What was claimed in one lane, and when."""
 
-    __slots__ = ("_floor", "_floor_wanted", "_highest", "_last_floor", "_last_front", "_rising", "front_wanted", "mark")
+    __slots__ = (
+        "_floor",
+        "_floor_wanted",
+        "_highest",
+        "_last_floor",
+        "_last_front",
+        "_rising",
+        "_sealed",
+        "_sinking",
+        "front_wanted",
+        "mark",
+    )
 
     def __init__(self) -> None:
         self.mark = 0
@@ -123,33 +146,42 @@ class _Lane:
         self._highest = 0
         self._last_floor = float("-inf")
         self._last_front = float("-inf")
-        # The keys that mark and floor are to follow to, with the times they were claimed at.
-        self._rising: tuple[deque[tuple[float, int]], deque[tuple[float, int]]] = (deque(), deque())
+        # The keys that mark and floor are to follow to, with the times between which they were claimed.
+        self._rising: deque[tuple[float, float, int]] = deque()
+        self._sinking: deque[tuple[float, int]] = deque()
+        self._sealed = 0
 
     def front_due(self, front_wait: float) -> float:
         return self._last_front + (front_wait if self.front_wanted else max(FRONT_EVERY, front_wait))
 
+    def follow(self, now: float, sealed_at: float | None) -> int:
+        """Moves the mark; where the floor may be when a sweep that begins now is through."""
+        while self._rising and self._rising[0][0] + LAG <= now:
+            _, ended, self.mark = self._rising.popleft()
+            self._sinking.append((ended, self.mark))
+        while sealed_at is not None and self._sinking and self._sinking[0][0] + FLOOR_LAG <= sealed_at:
+            self._sealed = self._sinking.popleft()[1]
+        return self._sealed
+
     def begin(self, now: float, front_wait: float, floor_wait: float) -> Begin:
-        to_mark, to_floor = self._rising
-        while to_mark and to_mark[0][0] + LAG <= now:
-            to_floor.append(to_mark[0])
-            self.mark = to_mark.popleft()[1]
-        while to_floor and to_floor[0][0] + FLOOR_LAG <= now:
-            self._floor = to_floor.popleft()[1]
         if now >= self.front_due(front_wait):
             return Begin.FRONT
-        if self._floor_wanted and now >= self._last_floor + max(FLOOR_EVERY, floor_wait):
+        # Until the floor has reached what was claimed, something may still commit behind the mark.
+        if (self._floor_wanted or self._floor < self._highest) and now >= self._last_floor + max(
+            FLOOR_EVERY, floor_wait
+        ):
             return Begin.FLOOR
         return Begin.MARK
 
     def start(self, begin: Begin) -> int:
         return {Begin.MARK: self.mark, Begin.FLOOR: self._floor, Begin.FRONT: 0}[begin]
 
-    def scanned(self, begin: Begin, highest: int, *, through: bool, began: float, ended: float) -> None:
+    def scanned(self, begin: Begin, highest: int, floor: int, *, through: bool, began: float, ended: float) -> None:
         if highest > self._highest:
             self._highest = highest
-            self._rising[0].append((began, highest))
+            self._rising.append((began, ended, highest))
         if through and begin is not Begin.MARK:
+            self._floor = max(self._floor, floor)
             self._last_floor = ended
             self._floor_wanted = False
             if begin is Begin.FRONT:

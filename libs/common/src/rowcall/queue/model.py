@@ -13,6 +13,8 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
+ATTEMPT_GRACE = timedelta(seconds=5)
+"""How long after its deadline an attempt is left to its worker to end."""
 LANES = (1, 2, 3, 4)
 """The lanes of every queue, first to last claimed: rowcall.options.v1.Priority."""
 
@@ -403,6 +405,17 @@ class Running:
     lease: int
 
 
+class Moment(NamedTuple):
+    """What a shard says of its open writers. Those of an earlier moment have all ended when `oldest` has reached its number."""
+
+    at: datetime
+    """By the shard's clock."""
+    number: int
+    """Above that of every writer before it."""
+    oldest: int
+    """The lowest number of a writer that is still open."""
+
+
 @dataclass(frozen=True, slots=True)
 class Renewed:
     """What a worker hears when it renews its lease."""
@@ -410,9 +423,11 @@ class Renewed:
     alive: bool
     """False: it was declared dead; it must stop what it runs and start again under a new identity."""
     cancelled: Sequence[Running]
-    """Those of its jobs that somebody asked to be cancelled; again at each renewal until they are settled."""
+    """Those of its jobs that somebody asked to be cancelled: each at several renewals, unless it is settled before."""
     paused_queues: Sequence[int]
     """The queues that are paused."""
+    moment: Moment | None = None
+    """Of the renewal; None where it is not alive."""
 
 
 @dataclass(frozen=True, slots=True)

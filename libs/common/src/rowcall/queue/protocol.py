@@ -33,6 +33,7 @@ from rowcall.queue.model import (
     QueueStats,
     Renewed,
     Rescued,
+    Running,
     Settled,
     Settlement,
     Submission,
@@ -135,6 +136,19 @@ class LeaseRenewal(Protocol):
 
         Raises:
             RowcallError: SHARD_UNAVAILABLE and others, when the shard does not answer; call again.
+        """
+
+    def expire(self, overdue: Sequence[Running], grace: timedelta = ...) -> list[Rescued]:
+        """Ends those of these attempts that are past their deadline by the grace, as `WorkQueue.expire_attempts` does.
+
+        Over a connection of its own, in another thread than `renew` if need be, and for as long as it takes.
+
+        Args:
+            overdue: Attempts of the worker's.
+            grace: How far past.
+
+        Raises:
+            RowcallError: SHARD_UNAVAILABLE and others; call again.
         """
 
     def close(self) -> None:
@@ -353,8 +367,8 @@ class WorkQueue(Protocol):
     async def report_progress(self, progress: Sequence[Progress]) -> list[Progress]:
         """Keeps how far running jobs are; those whose lease is still the worker's."""
 
-    async def promote(self, limit: int) -> dict[int, int]:
-        """Makes due jobs ready; how many in which queue."""
+    async def promote(self, limit: int, since: datetime | None = None) -> dict[int, int]:
+        """Makes jobs ready that are due, since then or later (see `sweeps`); how many in which queue."""
 
     async def bury_workers(self, grace: timedelta = ..., *, by: UUID | None = None) -> list[tuple[UUID, str]]:
         """Marks workers dead whose lease is over, or whose session is gone and who missed two beats; their ids and names.
@@ -369,17 +383,27 @@ class WorkQueue(Protocol):
     async def expire_attempts(self, limit: int, grace: timedelta = ...) -> list[Rescued]:
         """Ends attempts so far past their deadline that their living worker must hang; retried (SCHEDULED) or FAILED."""
 
-    async def expire_jobs(self, limit: int) -> list[Ended]:
-        """Fails waiting jobs whose own deadline is over."""
+    async def expire_jobs(self, limit: int, since: datetime | None = None) -> list[Ended]:
+        """Fails waiting jobs whose own deadline is over, since then or later (see `sweeps`)."""
 
-    async def age(self, limit: int) -> dict[int, int]:
-        """Moves jobs up a lane that have waited too long, so many of a lane at most; how many in which queue."""
+    async def age(self, limit: int, *, front: bool = True) -> dict[int, int]:
+        """Moves jobs up a lane that have waited too long, so many of a lane at most; how many in which queue.
+
+        Args:
+            limit: So many of a lane.
+            front: Whether also those are looked at that claims have passed by: dead entries are among them.
+        """
 
     async def hold_paused(self, limit: int) -> int:
         """Sets ready jobs of paused tenants and methods aside; how many."""
 
-    async def free_resumed(self, limit: int) -> dict[int, int]:
-        """Makes those ready again that are no longer paused; how many in which queue."""
+    async def free_resumed(self, limit: int, *, front: bool = True) -> dict[int, int]:
+        """Makes those ready again that are no longer paused; how many in which queue.
+
+        Args:
+            limit: So many.
+            front: Whether to look in any case, not only where something was resumed.
+        """
 
     async def forget_turns(self, limit: int) -> int:
         """Forgets turns that the frontier has passed; how many."""
@@ -393,8 +417,8 @@ class WorkQueue(Protocol):
     async def analyze_history(self) -> None:
         """Takes history's statistics anew, after days came or went."""
 
-    async def expire_keys(self, limit: int) -> int:
-        """Takes expired idempotency keys away; how many."""
+    async def expire_keys(self, limit: int, since: datetime | None = None) -> int:
+        """Takes idempotency keys away that expired then or later (see `sweeps`); how many."""
 
     def transactions(self, limits: TransactionLimits) -> Transactions:
         """The transactions of this shard's jobs.

@@ -24,6 +24,7 @@ import structlog
 from rowcall.queue.marks import LowWaterMark
 from rowcall.queue.model import ClaimedJob
 from rowcall.queue.protocol import WorkQueue
+from rowcall.queue.sweeps import Horizon
 from rowcall_worker.claiming.intake import Intake
 from rowcall_worker.claiming.shares import Share
 from rowcall_worker.claiming.solitude import Solitude
@@ -50,12 +51,12 @@ _log = structlog.get_logger(__name__)
 class Source:
     """A queue as one claimer looks at it."""
 
-    def __init__(self, queue_id: int, share: Share, longest_pause: float) -> None:
+    def __init__(self, queue_id: int, share: Share, horizon: Horizon, longest_pause: float) -> None:
         self.queue_id = queue_id
         self.share = share
         self.turn = 0.0
         """When it has its next turn, in the claimer's virtual time: jobs by weight."""
-        self.mark = LowWaterMark()
+        self.mark = LowWaterMark(horizon)
         self.full = False
         """Whether the last claim got all that it asked for."""
         self._longest_pause = longest_pause
@@ -134,6 +135,7 @@ class Claimer:
         shard: str,
         method_ids: Iterable[int],
         slots: Slots,
+        horizon: Horizon,
         longest_pause: float,
     ) -> None:
         """Args:
@@ -145,6 +147,7 @@ class Claimer:
         shard: The shard's name, for the log.
         method_ids: What to claim, as the shard numbers it; all of one kind.
         slots: The kind's.
+        horizon: The shard's.
         longest_pause: Seconds an idle queue is left alone at most.
         """
         self._queue = queue
@@ -155,6 +158,7 @@ class Claimer:
         self._shard = shard
         self._method_ids = sorted(method_ids)
         self._slots = slots
+        self._horizon = horizon
         self._longest_pause = longest_pause
         self._sources: dict[int, Source] = {}
         self._order: list[Source] = []
@@ -187,7 +191,7 @@ class Claimer:
         """These are the queues to claim from, with their shares, and those of them that are paused."""
         for queue_id in queues.keys() - self._sources.keys():
             share = queues[queue_id]
-            self._sources[queue_id] = Source(queue_id, share, self._longest_pause)
+            self._sources[queue_id] = Source(queue_id, share, self._horizon, self._longest_pause)
             if share.cap is not None:
                 share.cap.when_freed(self._wake.set)
             self._wake.set()

@@ -4,7 +4,8 @@ Not from the event loop: a handler that blocks the loop must not cost the lease 
 holds the interpreter lock for longer than the lease does: the worker is then fenced off, and notices.)
 
 Used by `rowcall_worker.membership.registration`. Each renewal tells how late the event loop is, and brings back what the worker
-must know: which of its jobs are to be cancelled, which queues are paused. The lease is over when the shard says so, or when it could not be renewed in time:
+must know: which of its jobs are to be cancelled, which queues are paused. What is far past its time although nobody ended it (the
+event loop hangs) is named to the shard from here, for another worker to run. The lease is over when the shard says so, or when it could not be renewed in time:
 counted from before a renewal was sent, so that this side gives up before the shard does.
 """
 
@@ -12,18 +13,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
 import structlog
 
-from rowcall.queue.model import Renewed
+from rowcall.queue.model import Renewed, Rescued, Running
 from rowcall.queue.protocol import LeaseRenewal
 
 _MAX_INTERVAL: Final = timedelta(seconds=1)
 _RETRY_INTERVAL: Final = timedelta(milliseconds=250)
+_EXPIRE_AGAIN: Final = 5.0
+"""Seconds until attempts are named again that the shard did not end: they are not overdue by its clock, or no longer run."""
 _SPACING: Final = 0.02
 """Seconds between renewals at least, however often one is asked for."""
 
@@ -44,8 +47,10 @@ class Lease:
         length: timedelta,
         renewal: LeaseRenewal,
         lost: Callable[[str], None],
-        heard: Callable[[Renewed], None],
+        heard: Callable[[Renewed, float], None],
         *,
+        overdue: Callable[[float], Sequence[Running]],
+        expired: Callable[[Sequence[Rescued]], None],
         loop_lag: Callable[[], timedelta],
         asked_at: float,
         shard: str,
@@ -55,7 +60,10 @@ class Lease:
         length: How long it holds without being renewed.
         renewal: Renews it; used and closed in the lease's own thread.
         lost: Called once, in that thread, with the reason, when the lease is over.
-        heard: Called in that thread with each renewal's answer while the lease holds.
+        heard: Called in that thread with each renewal's answer while the lease holds, and when it was sent (monotonic).
+        overdue: What runs under the identity and is past its time at this moment (monotonic), grace included; called in
+            that thread.
+        expired: Called in a thread with what the shard has ended of that.
         loop_lag: How late the event loop was since it was last asked; called in that thread.
         asked_at: time.monotonic() of before the registration was sent.
         shard: The shard's name, for the log.
@@ -65,6 +73,12 @@ class Lease:
         self._renewal = renewal
         self._lost = lost
         self._heard = heard
+        self._overdue = overdue
+        self._expired = expired
+        self._expiring: threading.Thread | None = None
+        self._expire_again = 0.0
+        self._named: set[Running] = set()
+        """What the shard has ended so far."""
         self._loop_lag = loop_lag
         self._shard = shard
         self._until = asked_at + self._length
@@ -121,8 +135,35 @@ class Lease:
                 self._until = sent_at + self._length
                 failing = False
                 pause = self._interval
-                self._heard(renewed)
+                self._heard(renewed, sent_at)
+                self._expire()
         self._renewal.close()
+
+    def _expire(self) -> None:
+        """Names what is overdue, in a thread of its own: it may take long."""
+        now = time.monotonic()
+        if self._expiring is not None and self._expiring.is_alive():
+            return
+        overdue = self._overdue(now)
+        self._named.intersection_update(overdue)
+        wanted = [each for each in overdue if each not in self._named]
+        if wanted and now >= self._expire_again:
+            self._expire_again = now + _EXPIRE_AGAIN
+            self._expiring = threading.Thread(
+                target=self._end_overdue, args=(wanted,), name=f"rowcall-overdue-{self._shard}", daemon=True
+            )
+            self._expiring.start()
+
+    def _end_overdue(self, overdue: Sequence[Running]) -> None:
+        try:
+            ended = self._renewal.expire(overdue)
+        except Exception as error:  # noqa: BLE001  whatever it was: they are named again
+            _log.warning("overdue attempts not ended, trying again", shard=self._shard, exc_info=error)
+            return
+        gone = {each.job_id for each in ended}
+        self._named.update(each for each in overdue if each.job_id in gone)
+        if ended:
+            self._expired(ended)
 
     def _warn(self, error: Exception) -> None:
         _log.warning(

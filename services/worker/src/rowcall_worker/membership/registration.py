@@ -20,12 +20,13 @@ from uuid import UUID, uuid4
 import structlog
 
 from rowcall.errors import RowcallError
-from rowcall.queue.model import ClaimedJob, Renewed, Running, Settlement
+from rowcall.queue.model import ATTEMPT_GRACE, ClaimedJob, Renewed, Rescued, Running, Settlement
 from rowcall.queue.protocol import LeaseRenewal, WorkQueue
+from rowcall.queue.sweeps import Horizon
 from rowcall_worker.membership.lease import Lease
 from rowcall_worker.membership.looplag import LoopLag
 from rowcall_worker.running.attempt import Attempt
-from rowcall_worker.running.executor import Executor
+from rowcall_worker.running.executor import Executor, allowed_time
 from rowcall_worker.serving.abilities import Abilities
 from rowcall_worker.settling.settler import Outcome, Settler
 
@@ -120,6 +121,19 @@ class Registration:
             attempt for attempt in self.attempts if (attempt.job.tenant, attempt.job.job_id, attempt.job.lease) in keys
         ]
 
+    def overdue(self, now: float) -> list[Running]:
+        """Those of its attempts that are past their time at this moment (monotonic), by the grace, and without an outcome.
+
+        May be called from any thread: what hangs is perhaps the event loop.
+        """
+        latest = now - ATTEMPT_GRACE.total_seconds()
+        return [
+            Running(attempt.job.tenant, attempt.job.job_id, attempt.job.lease)
+            for attempt in self.attempts.copy()
+            if not attempt.settled
+            and attempt.made_at <= latest - allowed_time(attempt.job, attempt.policy).total_seconds()
+        ]
+
     def _look(self) -> None:
         if self.leaving and self._held <= 0:
             self.vacant.set()
@@ -142,6 +156,8 @@ class Registrar:
         release: Callable[[Registration, Sequence[ClaimedJob]], None],
         parted: Callable[[], None],
         paused: Callable[[Collection[int]], None],
+        expired: Callable[[Sequence[Rescued]], None],
+        horizon: Horizon,
         loop_lag: LoopLag,
     ) -> None:
         """Args:
@@ -156,6 +172,8 @@ class Registrar:
         release: Hands jobs back that were claimed under an identity and never began.
         parted: Called when an identity was retired, for what it still held is to be rescued.
         paused: Called at each renewal with the queues that are paused.
+        expired: Called with attempts of this worker's that the shard ended, because nobody here did in time.
+        horizon: Is told of the shard's moments.
         loop_lag: The process's; told with each renewal.
         """
         self._queue = queue
@@ -169,6 +187,8 @@ class Registrar:
         self._length = length
         self._parted = parted
         self._paused = paused
+        self._expired = expired
+        self._horizon = horizon
         self._loop_lag = loop_lag
         self._some_ended = asyncio.Event()
         self._current: Registration | None = None
@@ -202,7 +222,9 @@ class Registrar:
             self._length,
             self._renewal(worker_id),
             lambda why: self._from_thread(self._over, registration, why),
-            lambda renewed: self._from_thread(self._renewed, registration, renewed),
+            lambda renewed, sent_at: self._from_thread(self._renewed, registration, (renewed, sent_at)),
+            overdue=registration.overdue,
+            expired=lambda ended: self._from_thread(self._ended_by_shard, registration, ended),
             loop_lag=reading.take,
             asked_at=asked_at,
             shard=self._shard,
@@ -287,12 +309,18 @@ class Registrar:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
             self._loop.call_soon_threadsafe(call, registration, news)
 
-    def _renewed(self, registration: Registration, renewed: Renewed) -> None:
+    def _renewed(self, registration: Registration, news: tuple[Renewed, float]) -> None:
         """What the shard said with a renewal. What came too late finds nothing: lease numbers are compared."""
+        renewed, sent_at = news
+        if renewed.moment is not None:
+            self._horizon.heard(renewed.moment, sent_at)
         for attempt in registration.running(renewed.cancelled) if renewed.cancelled else ():
             self._executor.cancel(attempt)
         if registration is self._current:
             self._paused(renewed.paused_queues)
+
+    def _ended_by_shard(self, _: Registration, ended: Sequence[Rescued]) -> None:
+        self._expired(ended)
 
     def _over(self, registration: Registration, why: str) -> None:
         """The lease is over: others may run its jobs by now."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -57,6 +58,7 @@ class Attempt(AttemptState):
         "begun",
         "cap",
         "ended",
+        "made_at",
         "method",
         "policy",
         "settled",
@@ -84,6 +86,8 @@ class Attempt(AttemptState):
             worker=worker,
             max_attempts=policy.max_attempts,
         )
+        self.made_at = time.monotonic()
+        """When its claim was answered: from then on, about, the shard counts its time."""
         self.method = method
         self.policy = policy
         self.sink = sink

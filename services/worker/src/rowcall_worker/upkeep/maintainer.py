@@ -16,6 +16,7 @@ import structlog
 
 from rowcall.migrations import HISTORY_DAYS
 from rowcall.queue.protocol import WorkQueue
+from rowcall.queue.sweeps import Horizon, Pace, Sweep
 from rowcall_worker.upkeep.chores import Chore, Chores
 from rowcall_worker.upkeep.maintenance import Telling
 
@@ -45,13 +46,25 @@ _log = structlog.get_logger(__name__)
 class Maintainer:
     """One worker's half of the election, and the work if it is elected, on one shard."""
 
-    def __init__(self, queue: WorkQueue, *, shard: str, worker_id: Callable[[], UUID | None], telling: Telling) -> None:
+    def __init__(
+        self,
+        queue: WorkQueue,
+        *,
+        shard: str,
+        worker_id: Callable[[], UUID | None],
+        horizon: Horizon,
+        telling: Telling,
+    ) -> None:
         """Args:
         queue: The shard's.
         shard: Its name, for the log.
         worker_id: The worker's present identity; None while it has none.
+        horizon: The shard's.
         telling: Is told of the jobs that were moved.
         """
+        self._jobs_over, self._keys_over = Sweep(horizon), Sweep(horizon)
+        self._all_attempts, self._all_lanes, self._all_held = Pace(), Pace(), Pace()
+        """Looks through all that runs, that waits, that is held; each dear while somebody holds a snapshot."""
         self._queue = queue
         self._shard = shard
         self._worker_id = worker_id
@@ -108,39 +121,54 @@ class Maintainer:
         return round_
 
     async def _expire(self) -> None:
-        while self.elected:
+        # Each worker names its own overdue attempts (see `membership/lease`); this finds what none knows of.
+        while self.elected and self._all_attempts.due(began := time.monotonic()):
             taken = await self._queue.expire_attempts(BATCH)
-            if taken:
-                _log.warning(
-                    "attempts ended that their workers did not end in time",
-                    shard=self._shard,
-                    jobs=len(taken),
-                    worker=", ".join(sorted({job.worker for job in taken})),
-                )
-                self._telling.taken_back(taken)
-            ended = await self._queue.expire_jobs(BATCH)
+            self._telling.overdue(taken, self._shard)
+            if len(taken) < BATCH:
+                self._all_attempts.made(began, time.monotonic())
+                break
+        while self.elected:
+            began = time.monotonic()
+            look = self._jobs_over.look(began)
+            ended = await self._queue.expire_jobs(BATCH, look.since)
             self._telling.ended((job.job_id, job.waiter_id) for job in ended)
-            if len(taken) < BATCH and len(ended) < BATCH:
+            whole = len(ended) < BATCH
+            self._jobs_over.looked(look, whole=whole, began=began, ended=time.monotonic())
+            if whole:
                 return
 
     async def _pauses(self) -> None:
         while self.elected and await self._queue.hold_paused(BATCH) >= BATCH:
             pass
         while self.elected:
-            freed = await self._queue.free_resumed(BATCH)
+            began = time.monotonic()
+            front = self._all_held.due(began)
+            freed = await self._queue.free_resumed(BATCH, front=front)
+            if front:
+                self._all_held.made(began, time.monotonic())
             if freed:
                 self._telling.ready(freed.keys())
             if sum(freed.values()) < BATCH:
                 return
 
     async def _age(self) -> None:
-        aged = await self._queue.age(AGED)
+        began = time.monotonic()
+        front = self._all_lanes.due(began)
+        aged = await self._queue.age(AGED, front=front)
+        if front:
+            self._all_lanes.made(began, time.monotonic())
         if aged:
             self._telling.ready(aged.keys())
 
     async def _forget(self) -> None:
-        while self.elected and await self._queue.expire_keys(BATCH) >= BATCH:
-            pass
+        while self.elected:
+            began = time.monotonic()
+            look = self._keys_over.look(began)
+            whole = await self._queue.expire_keys(BATCH, look.since) < BATCH
+            self._keys_over.looked(look, whole=whole, began=began, ended=time.monotonic())
+            if whole:
+                break
         while self.elected and await self._queue.forget_turns(BATCH) >= BATCH:
             pass
 

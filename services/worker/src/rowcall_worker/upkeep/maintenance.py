@@ -7,6 +7,7 @@ needs to do is in `rowcall_worker.upkeep.maintainer`.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 from uuid import UUID
@@ -15,6 +16,7 @@ import structlog
 
 from rowcall.queue.model import Rescued
 from rowcall.queue.protocol import WorkQueue
+from rowcall.queue.sweeps import Horizon, Sweep
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.upkeep.chores import Chore, Chores
 
@@ -42,6 +44,17 @@ class Telling:
         self.ready = ready
         self._done = done
 
+    def overdue(self, jobs: Sequence[Rescued], shard: str) -> None:
+        """Attempts were ended that their workers had not ended in time."""
+        if jobs:
+            _log.warning(
+                "attempts ended that their workers did not end in time",
+                shard=shard,
+                jobs=len(jobs),
+                worker=", ".join(sorted({job.worker for job in jobs})),
+            )
+            self.taken_back(jobs)
+
     def taken_back(self, jobs: Sequence[Rescued]) -> None:
         """Jobs were taken from their worker, whichever way."""
         ready = {job.queue_id for job in jobs if job.state == JobState.JOB_STATE_READY}
@@ -62,13 +75,23 @@ class Telling:
 class Maintenance:
     """The housekeeping that every worker does on one shard."""
 
-    def __init__(self, queue: WorkQueue, *, shard: str, worker_id: Callable[[], UUID | None], telling: Telling) -> None:
+    def __init__(
+        self,
+        queue: WorkQueue,
+        *,
+        shard: str,
+        worker_id: Callable[[], UUID | None],
+        horizon: Horizon,
+        telling: Telling,
+    ) -> None:
         """Args:
         queue: The shard's.
         shard: Its name, for the log.
         worker_id: The worker's present identity; None while it has none.
+        horizon: The shard's.
         telling: Is told of the jobs that were moved.
         """
+        self._due = Sweep(horizon)
         self._queue = queue
         self._shard = shard
         self._worker_id = worker_id
@@ -97,10 +120,13 @@ class Maintenance:
     async def _promote(self) -> None:
         full = True
         while full:
-            promoted = await self._queue.promote(PROMOTE_BATCH)
+            began = time.monotonic()
+            look = self._due.look(began)
+            promoted = await self._queue.promote(PROMOTE_BATCH, look.since)
             if promoted:
                 self._telling.ready(promoted.keys())
             full = sum(promoted.values()) >= PROMOTE_BATCH
+            self._due.looked(look, whole=not full, began=began, ended=time.monotonic())
 
     async def _rescue(self) -> None:
         own_id = self._worker_id()

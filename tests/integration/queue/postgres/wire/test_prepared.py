@@ -52,7 +52,7 @@ async def test_a_statement_is_prepared_once(connection: psycopg.AsyncConnection[
 async def test_parameters_of_another_type_are_another_statement(connection: psycopg.AsyncConnection[Any]) -> None:
     """psycopg sends a number in two bytes, four or eight, as it needs."""
     for limit in (1, 100_000, 2):
-        assert await prepared.run(connection, "age_jobs", {"limit": limit}) == []
+        assert await prepared.run(connection, "age_jobs", {"limit": limit, "front": True}) == []
     with pytest.raises(psycopg.errors.NumericValueOutOfRange):
         await prepared.run(connection, "age_jobs", {"limit": 3_000_000_000})
     cursor = await connection.execute("select parameter_types::text from pg_prepared_statements", prepare=False)

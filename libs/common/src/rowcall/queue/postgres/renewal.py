@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -9,9 +11,12 @@ from uuid import UUID
 import psycopg
 
 from rowcall import forks
-from rowcall.queue.model import Renewed, Running
+from rowcall.queue import statuses
+from rowcall.queue.model import ATTEMPT_GRACE, Moment, Renewed, Rescued, Running
+from rowcall.queue.postgres import rows
 from rowcall.queue.postgres.faults import fault
 from rowcall.queue.postgres.statements import statement
+from rowcall.queue.sweeps import Horizon, Sweep
 
 
 class PostgresLeaseRenewal:
@@ -50,29 +55,62 @@ class PostgresLeaseRenewal:
         self._lease = lease
         self._shard = shard
         self._connection: psycopg.Connection[Any] | None = None
+        self._horizon = Horizon()
+        self._cancelled = Sweep(self._horizon)
 
     def renew(self, loop_lag: timedelta | None = None) -> Renewed:
         """See LeaseRenewal.renew."""
         try:
-            if self._connection is None or self._connection.closed:
-                self._connection = psycopg.connect(**self._parameters, autocommit=True)
-                forks.hold(self._connection)
-                self._guarded = False
-            parameters = {"worker_id": self._worker_id, "lease": self._lease, "loop_lag": loop_lag}
-            row = self._connection.execute(statement("renew_worker"), parameters, prepare=self._prepare).fetchone()
+            connection = self._connected()
+            began = time.monotonic()
+            look = self._cancelled.look(began)
+            parameters = {"worker_id": self._worker_id, "lease": self._lease, "loop_lag": loop_lag, "since": look.since}
+            row = connection.execute(statement("renew_worker"), parameters, prepare=self._prepare).fetchone()
+            ended = time.monotonic()
             if self._guard and not self._guarded and row is not None and row[0]:
                 # The renewal first: after a cut it is what the worker lives by. A session that was cut off may hold the
                 # lock for a while yet; it is asked for again with the next renewal.
-                self._guarded = self._take_guard(self._connection)
+                self._guarded = self._take_guard(connection)
         except (psycopg.Error, OSError) as error:
             self.close()
             # Renewing twice is renewing once: an unknown outcome is no other case.
             raise fault(error, shard=self._shard) from error
         if row is None or not row[0]:
             return Renewed(alive=False, cancelled=(), paused_queues=())
-        _, tenants, job_ids, leases, paused = row
+        _, tenants, job_ids, leases, paused, *moment = row
+        self._cancelled.looked(look, whole=True, began=began, ended=ended)
+        self._horizon.heard(Moment(*moment), began)
         cancelled = [Running(*each) for each in zip(tenants or (), job_ids or (), leases or (), strict=True)]
-        return Renewed(alive=True, cancelled=cancelled, paused_queues=paused or ())
+        return Renewed(alive=True, cancelled=cancelled, paused_queues=paused or (), moment=Moment(*moment))
+
+    def expire(self, overdue: Sequence[Running], grace: timedelta = ATTEMPT_GRACE) -> list[Rescued]:
+        """See LeaseRenewal.expire."""
+        parameters = {
+            "tenant": [each.tenant for each in overdue],
+            "job_id": [each.job_id for each in overdue],
+            "lease": [each.lease for each in overdue],
+            "limit": len(overdue),
+            "grace": grace,
+            "timeout_error": statuses.timed_out(),
+            "deadline_error": statuses.deadline_over(),
+            "cancelled_error": statuses.cancelled(),
+        }
+        try:
+            # Its commit may wait for a standby, which no renewal does.
+            with psycopg.connect(**self._parameters, autocommit=True) as connection:
+                forks.hold(connection)
+                found = connection.execute(statement("expire_attempts"), parameters, prepare=False).fetchall()
+        except (psycopg.Error, OSError) as error:
+            raise fault(error, shard=self._shard) from error
+        return [rows.rescued(row) for row in found]
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        connection = self._connection
+        if connection is None or connection.closed:
+            connection = self._connection = psycopg.connect(**self._parameters, autocommit=True)
+            forks.hold(connection)
+            self._guarded = False
+        return connection
 
     def _take_guard(self, connection: psycopg.Connection[Any]) -> bool:
         row = connection.execute(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from operator import attrgetter
 from uuid import UUID
 
@@ -11,6 +11,7 @@ from rowcall.catalogue.model import Policy
 from rowcall.queue import statuses
 from rowcall.queue.hints import Hint
 from rowcall.queue.model import (
+    ATTEMPT_GRACE,
     ClaimedJob,
     Ended,
     MethodIds,
@@ -40,8 +41,6 @@ KEY_TTL = timedelta(days=7)
 """How long the idempotency key of a job that a handler submitted names it."""
 START_GRACE = timedelta(seconds=5)
 """How long after the server's start nobody is declared dead: the living connect again first."""
-ATTEMPT_GRACE = timedelta(seconds=5)
-"""How long after its deadline an attempt is left to its worker to end."""
 DROP_TRIES = 100
 """How often a day's locks are asked for, 3 ms apart, before it is left for later."""
 
@@ -232,9 +231,9 @@ class PostgresWorkQueue:
         )
         return [order[row[0] - 1] for row in found]
 
-    async def promote(self, limit: int) -> dict[int, int]:
+    async def promote(self, limit: int, since: datetime | None = None) -> dict[int, int]:
         """See WorkQueue.promote."""
-        return {row[0]: row[1] for row in await self._house.rows("promote_jobs", {"limit": limit})}
+        return {row[0]: row[1] for row in await self._house.rows("promote_jobs", {"limit": limit, "since": since})}
 
     async def bury_workers(self, grace: timedelta = START_GRACE, *, by: UUID | None = None) -> list[tuple[UUID, str]]:
         """See WorkQueue.bury_workers."""
@@ -258,6 +257,9 @@ class PostgresWorkQueue:
         found = await self._house.rows(
             "expire_attempts",
             {
+                "tenant": None,
+                "job_id": None,
+                "lease": None,
                 "limit": limit,
                 "grace": grace,
                 "timeout_error": statuses.timed_out(),
@@ -267,23 +269,25 @@ class PostgresWorkQueue:
         )
         return [rows.rescued(row) for row in found]
 
-    async def expire_jobs(self, limit: int) -> list[Ended]:
+    async def expire_jobs(self, limit: int, since: datetime | None = None) -> list[Ended]:
         """See WorkQueue.expire_jobs."""
-        found = await self._house.rows("expire_jobs", {"limit": limit, "deadline_error": statuses.deadline_over()})
+        found = await self._house.rows(
+            "expire_jobs", {"limit": limit, "since": since, "deadline_error": statuses.deadline_over()}
+        )
         return [Ended(*row) for row in found]
 
-    async def age(self, limit: int) -> dict[int, int]:
+    async def age(self, limit: int, *, front: bool = True) -> dict[int, int]:
         """See WorkQueue.age."""
-        return {row[0]: row[1] for row in await self._house.rows("age_jobs", {"limit": limit})}
+        return {row[0]: row[1] for row in await self._house.rows("age_jobs", {"limit": limit, "front": front})}
 
     async def hold_paused(self, limit: int) -> int:
         """See WorkQueue.hold_paused."""
         held: int = await self._house.value("hold_paused", {"limit": limit})
         return held
 
-    async def free_resumed(self, limit: int) -> dict[int, int]:
+    async def free_resumed(self, limit: int, *, front: bool = True) -> dict[int, int]:
         """See WorkQueue.free_resumed."""
-        return {row[0]: row[1] for row in await self._house.rows("free_resumed", {"limit": limit})}
+        return {row[0]: row[1] for row in await self._house.rows("free_resumed", {"limit": limit, "front": front})}
 
     async def forget_turns(self, limit: int) -> int:
         """See WorkQueue.forget_turns."""
@@ -304,9 +308,9 @@ class PostgresWorkQueue:
         made: int = await self._house.value("make_history_days", {"days": days})
         return made
 
-    async def expire_keys(self, limit: int) -> int:
+    async def expire_keys(self, limit: int, since: datetime | None = None) -> int:
         """See WorkQueue.expire_keys."""
-        expired: int = await self._house.value("expire_keys", {"limit": limit})
+        expired: int = await self._house.value("expire_keys", {"limit": limit, "since": since})
         return expired
 
     def transactions(self, limits: TransactionLimits) -> PostgresTransactions:

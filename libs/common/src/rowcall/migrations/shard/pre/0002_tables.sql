@@ -27,9 +27,13 @@ create table rowcall.tenant_route (
   weight double precision not null default 1 check (weight between 0.01 and 100),
   paused_at timestamptz,
   paused_by text,
-  pause_note text
+  pause_note text,
+  -- Whether jobs may be set aside on its account: from its pause on, until it was resumed and
+  -- they are all free.
+  holding boolean not null default false
 );
 create index tenant_paused on rowcall.tenant_route (tenant) where paused_at is not null;
+create index tenant_holding on rowcall.tenant_route (tenant) where holding;
 
 create table rowcall.queue (
   queue_id integer generated always as identity primary key,
@@ -62,7 +66,9 @@ create table rowcall.method (
   lane smallint,
   paused_at timestamptz,
   paused_by text,
-  pause_note text
+  pause_note text,
+  -- As in tenant_route.
+  holding boolean not null default false
 );
 
 -- The types of messages in the images of gateways, so that two serialisations of one
@@ -128,17 +134,17 @@ create table rowcall.worker (
   worker_id uuid primary key,
   name text not null,
   started_at timestamptz not null default clock_timestamp(),
-  renewed_at timestamptz not null default clock_timestamp(),
-  lease_until timestamptz not null,
   dead_at timestamptz,
+  -- The transaction that it was declared dead in.
+  died_in xid8,
   -- Whether it took its leave in good health: what it still held is no suspect.
   unharmed boolean not null default false,
-  -- Since when its renewals have come without a gap of more than three beats.
-  steady_since timestamptz not null default clock_timestamp(),
   -- Whether its renewing session holds an advisory lock, which vanishes with it.
   guarded boolean not null default false,
-  -- How late its event loop was at worst since the renewal before.
-  loop_lag interval
+  -- Dead: since when it is known to hold nothing any more, and will not.
+  cleared_at timestamptz,
+  -- Dead: when what it holds is looked for again, where that took long and found nothing.
+  look_again_at timestamptz
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 -- What living workers serve, as each says when it registers. Queues by name, for a worker
@@ -159,6 +165,22 @@ create table rowcall.served (
   until timestamptz not null,
   primary key (method_id, queue)
 );
+
+-- A worker's last renewal. Beside its worker, which every claim and every settle looks at: the
+-- versions that renewals leave behind while a snapshot is held are nobody's to walk over.
+-- Each is a row of its own with the next number, and the one before is taken away: read
+-- from the highest number down, the first one met is the one that is there.
+create table rowcall.worker_beat (
+  worker_id uuid not null,
+  number bigint not null,
+  renewed_at timestamptz not null,
+  lease_until timestamptz not null,
+  -- Since when the renewals have come without a gap of more than three beats.
+  steady_since timestamptz not null,
+  -- How late the worker's event loop was at worst since the renewal before.
+  loop_lag interval,
+  primary key (worker_id, number)
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 -- The idempotency keys. This table alone decides whether a call is new; it is
 -- written in the submit's transaction, and its rows are never moved.
@@ -248,6 +270,9 @@ create index job_held on rowcall.job (held, tenant, queue_id, order_key) where s
 create index job_due on rowcall.job (run_at) where state = 1;
 create index job_deadline on rowcall.job (deadline) where deadline is not null;
 create index job_running on rowcall.job (worker_id) where state = 3;
+-- What running jobs are asked for. job_running has an entry of every job that a worker ever
+-- claimed, for as long as a snapshot is held; this one has the few that were to be cancelled.
+create index job_cancelling on rowcall.job (worker_id, cancel_requested_at) where cancel_requested_at is not null;
 
 -- The finished jobs, by retention class and the day (UTC) they finished, in
 -- database time. There is no default partition (it would block DETACH CONCURRENTLY);

@@ -6,8 +6,17 @@ create function rowcall.register_worker(p_worker_id uuid, p_name text, p_lease i
 returns void
 language sql security definer set search_path = pg_catalog, pg_temp
 as $$
-  insert into rowcall.worker (worker_id, name, lease_until)
-  values (p_worker_id, p_name, clock_timestamp() + p_lease)
+  insert into rowcall.worker (worker_id, name) values (p_worker_id, p_name);
+  insert into rowcall.worker_beat (worker_id, number, renewed_at, lease_until, steady_since)
+  values (p_worker_id, 1, clock_timestamp(), clock_timestamp() + p_lease, clock_timestamp())
+$$;
+
+-- The last renewal of a worker. Only functions with a search_path of their own call it.
+create function rowcall.last_beat(p_worker_id uuid)
+returns setof rowcall.worker_beat
+language sql stable rows 1
+as $$
+  select b.* from rowcall.worker_beat b where b.worker_id = p_worker_id order by b.number desc limit 1
 $$;
 
 -- Says what a worker serves: methods, and queues by name (null: every queue). Once more
@@ -62,10 +71,10 @@ as $$
     where v.method_id = any (p_method_id) and (p_queue is null or v.queue in ('', p_queue))
     union all
     -- Dead, and not found to be: where all have died there is nobody to bury them.
-    select s.worker, w.renewed_at
+    select s.worker, b.renewed_at
     from rowcall.serving s
-    join rowcall.worker w on w.worker_id = s.worker_id
-    where w.lease_until <= clock_timestamp()
+    cross join lateral rowcall.last_beat(s.worker_id) b
+    where b.lease_until <= clock_timestamp()
       and s.method_id && p_method_id
       and (p_queue is null or s.queues is null or p_queue = any (s.queues))
   ) l
@@ -83,8 +92,8 @@ as $$
   with living as materialized (
     select s.method_id, s.queues
     from rowcall.serving s
-    join rowcall.worker w on w.worker_id = s.worker_id
-    where w.lease_until > clock_timestamp()
+    cross join lateral rowcall.last_beat(s.worker_id) b
+    where b.lease_until > clock_timestamp()
   )
   select p.method_id, p.queue, e.served, l.worker, l.until
   from unnest(p_method_id, p_queue) as p (method_id, queue)
@@ -141,34 +150,54 @@ end
 $$;
 
 -- Renews the one lease of all of a worker's jobs, and tells it what it must know:
--- which of its jobs are to be cancelled, which queues are paused. alive false: the
--- worker was declared dead; it must stop what it runs and start again under a new
--- identity.
-create function rowcall.renew_worker(p_worker_id uuid, p_lease interval, p_loop_lag interval)
-returns table (alive boolean, cancelled_tenant text[], cancelled_job_id uuid[], cancelled_lease bigint[], paused_queue_id integer[])
+-- which of its jobs were asked to be cancelled from p_since on (null: at any time), which
+-- queues are paused. alive false: the worker was declared dead; it must stop what it runs and
+-- start again under a new identity. moment, number, oldest: see rowcall.queue.model.Moment. The
+-- number is this transaction's own: what had one before has a lower one.
+create function rowcall.renew_worker(p_worker_id uuid, p_lease interval, p_loop_lag interval, p_since timestamptz)
+returns table (
+  alive boolean, cancelled_tenant text[], cancelled_job_id uuid[], cancelled_lease bigint[], paused_queue_id integer[],
+  moment timestamptz, number bigint, oldest bigint
+)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
+#variable_conflict use_column
+declare
+  v_moment timestamptz := clock_timestamp();
+  v_last rowcall.worker_beat;
 begin
   perform rowcall.without_standby();
-  update rowcall.worker w
-  set
-    renewed_at = clock_timestamp(), lease_until = clock_timestamp() + p_lease, loop_lag = p_loop_lag,
-    steady_since = case
-      when w.renewed_at < clock_timestamp() - interval '3 seconds' then clock_timestamp()
-      else w.steady_since
-    end
-  where w.worker_id = p_worker_id and w.dead_at is null;
+  -- Locked, not changed: the dead stay dead, and whoever would bury it now passes it by.
+  perform from rowcall.worker w where w.worker_id = p_worker_id and w.dead_at is null for no key update;
   if not found then
-    return query select false, null::text[], null::uuid[], null::bigint[], null::integer[];
+    return query select
+      false, null::text[], null::uuid[], null::bigint[], null::integer[], null::timestamptz, null::bigint, null::bigint;
     return;
   end if;
+  select * into v_last from rowcall.last_beat(p_worker_id);
+  insert into rowcall.worker_beat (worker_id, number, renewed_at, lease_until, steady_since, loop_lag)
+  values (
+    p_worker_id, v_last.number + 1, clock_timestamp(), clock_timestamp() + p_lease,
+    case
+      when v_last.renewed_at < clock_timestamp() - interval '3 seconds' then clock_timestamp()
+      else v_last.steady_since
+    end,
+    p_loop_lag
+  );
+  delete from rowcall.worker_beat b where b.worker_id = p_worker_id and b.number = v_last.number;
   return query
-  select true, c.tenants, c.job_ids, c.leases, array(select q.queue_id from rowcall.queue q where q.paused_at is not null)
+  select
+    true, c.tenants, c.job_ids, c.leases, array(select q.queue_id from rowcall.queue q where q.paused_at is not null),
+    v_moment, pg_current_xact_id()::text::bigint, pg_snapshot_xmin(pg_current_snapshot())::text::bigint
   from (
     select array_agg(j.tenant) as tenants, array_agg(j.job_id) as job_ids, array_agg(j.lease) as leases
     from rowcall.job j
-    where j.worker_id = p_worker_id and j.state = 3 and j.cancel_requested_at is not null
+    -- state > 2 (RUNNING): job_running must not be walked for them.
+    where j.worker_id = p_worker_id
+      and j.cancel_requested_at >= coalesce(p_since, '-infinity')
+      and j.state > 2
   ) c;
 end
 $$;
@@ -180,7 +209,7 @@ returns void
 language sql security definer set search_path = pg_catalog, pg_temp
 as $$
   update rowcall.worker w
-  set dead_at = clock_timestamp(), unharmed = p_unharmed
+  set dead_at = clock_timestamp(), died_in = pg_current_xact_id(), unharmed = p_unharmed
   where w.worker_id = p_worker_id and w.dead_at is null
 $$;
 
@@ -257,6 +286,22 @@ begin
 end
 $$;
 
+-- Whether a worker is to be buried: see there. It looks at the last renewal as the statement
+-- that asks sees it. Only functions with a search_path of their own call it.
+create function rowcall.lapsed(p_worker_id uuid, p_guarded boolean, p_steady boolean, p_locks bigint[])
+returns boolean
+language sql stable
+as $$
+  select
+    b.lease_until < clock_timestamp() - case when p_steady then interval '0' else interval '1 minute' end
+    or p_steady
+    and p_guarded
+    and b.renewed_at < clock_timestamp() - interval '2 seconds'
+    -- Where no locks are shown, the time of the lease alone decides.
+    and rowcall.worker_lock(p_worker_id) <> all (p_locks)
+  from rowcall.last_beat(p_worker_id) b
+$$;
+
 -- Marks workers dead, first of all, so that they can neither renew nor claim while
 -- their jobs are taken back: those whose lease is over; and, sooner, those whose
 -- session is gone and who have missed two beats of a second. A session that was cut
@@ -269,6 +314,8 @@ $$;
 create function rowcall.bury_workers(p_grace interval, p_by uuid)
 returns table (worker_id uuid, name text)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -278,8 +325,10 @@ declare
   v_start timestamptz := case when 'start' <> all (v_lacks) then rowcall.server_start() end;
   v_locks bigint[] := case when 'locks' <> all (v_lacks) then rowcall.session_locks() end;
   v_steady boolean := p_by is null or exists (
-    select from rowcall.worker w where w.worker_id = p_by and w.steady_since <= clock_timestamp() - p_grace
+    select from rowcall.last_beat(p_by) b where b.steady_since <= clock_timestamp() - p_grace
   );
+  v_forgotten uuid;
+  v_lapsed uuid[];
 begin
   update rowcall.shard_info i
   set timeline = v_timeline, timeline_since = case when i.timeline is not null then clock_timestamp() end
@@ -289,28 +338,31 @@ begin
   then
     return;
   end if;
-  delete from rowcall.worker w
-  where w.dead_at < clock_timestamp() - interval '1 day'
-    and not exists (select from rowcall.job j where j.worker_id = w.worker_id and j.state = 3);
+  for v_forgotten in
+    delete from rowcall.worker w
+    where w.dead_at < clock_timestamp() - interval '1 day'
+      and not exists (select from rowcall.job j where j.worker_id = w.worker_id and j.state = 3)
+    returning w.worker_id
+  loop
+    delete from rowcall.worker_beat b where b.worker_id = v_forgotten;
+  end loop;
+  -- Who is left of those holds something, whatever was known of it before.
+  update rowcall.worker w
+  set cleared_at = null
+  where w.dead_at < clock_timestamp() - interval '1 day' and w.cleared_at is not null;
+  v_lapsed := array(
+    select w.worker_id
+    from rowcall.worker w
+    where w.dead_at is null and rowcall.lapsed(w.worker_id, w.guarded, v_steady, v_locks)
+    -- A renewal that is under way is not waited for.
+    for update skip locked
+  );
   return query
   update rowcall.worker w
-  set dead_at = clock_timestamp()
-  where w.worker_id in (
-      select d.worker_id
-      from rowcall.worker d
-      where d.dead_at is null
-        and (
-          d.lease_until < clock_timestamp() - case when v_steady then interval '0' else interval '1 minute' end
-          or v_steady
-          and d.guarded
-          and d.renewed_at < clock_timestamp() - interval '2 seconds'
-          -- Where no locks are shown, the time of the lease alone decides.
-          and rowcall.worker_lock(d.worker_id) <> all (v_locks)
-        )
-      -- Locked, and so asked again of the row as it is now: a renewal may have come
-      -- first. One that is under way is not waited for.
-      for update skip locked
-    )
+  set dead_at = clock_timestamp(), died_in = pg_current_xact_id()
+  where w.worker_id = any (v_lapsed)
+    -- Asked again, now that no renewal can come in between: one may have come first.
+    and rowcall.lapsed(w.worker_id, w.guarded, v_steady, v_locks)
   returning w.worker_id, w.name;
 end
 $$;

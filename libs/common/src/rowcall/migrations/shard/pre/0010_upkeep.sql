@@ -3,8 +3,10 @@
 -- All in batches that pass each other by.
 set local role rowcall_owner;
 
--- Makes due jobs ready, next in their lanes; answers with the queues that got some.
-create function rowcall.promote_jobs(p_limit integer)
+-- Makes due jobs ready, next in their lanes: those that were due from p_since on (null: at any
+-- time), so that dead entries of earlier ones need not be walked over. Answers with the queues
+-- that got some.
+create function rowcall.promote_jobs(p_limit integer, p_since timestamptz)
 returns table (queue_id integer, promoted bigint)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off
@@ -16,7 +18,7 @@ begin
   with due as materialized (
     select j.tenant, j.job_id, j.queue_id, j.lane
     from rowcall.job j
-    where j.state = 1 and j.run_at <= (select clock_timestamp())
+    where j.state = 1 and j.run_at <= (select clock_timestamp()) and j.run_at >= coalesce(p_since, '-infinity')
     order by j.run_at
     limit p_limit
     for update skip locked
@@ -63,6 +65,36 @@ as $$
   where a.unbroken
 $$;
 
+-- Clears the dead workers that a rescue which began at p_began looked at in vain, or puts the next
+-- look at them off. Only functions with a search_path of their own call it.
+create function rowcall.clear_workers(p_began timestamptz)
+returns void
+language sql volatile
+as $$
+  with looked_at as materialized (
+    select
+      w.worker_id,
+      w.dead_at < p_began - interval '1 minute'
+        and (w.died_in is null or w.died_in < pg_snapshot_xmin(pg_current_snapshot())) as settled,
+      clock_timestamp() - p_began as took
+    from rowcall.worker w
+    where w.dead_at is not null
+      and w.cleared_at is null
+      and (w.look_again_at is null or w.look_again_at <= p_began)
+    for update skip locked
+  )
+  update rowcall.worker w
+  set
+    look_again_at = clock_timestamp() + 10 * l.took,
+    cleared_at = case
+      -- Those that a zombie's transaction holds were passed by.
+      when l.settled and not exists (select from rowcall.job j where j.worker_id = w.worker_id and j.state = 3)
+        then clock_timestamp()
+    end
+  from looked_at l
+  where w.worker_id = l.worker_id and (l.settled or l.took > interval '100 milliseconds')
+$$;
+
 -- Takes back jobs of dead workers, p_limit at most, those locked by a zombie's
 -- open transaction left for the next round. The lease number rises, so that the
 -- zombie's settle comes too late. A death condemns nobody, and a first one is no
@@ -70,6 +102,11 @@ $$;
 -- suspect; what a group of suspects lost runs alone; and only what was lost p_lost_limit
 -- times while it ran alone fails. What a worker left behind that retired unharmed was
 -- never begun there, and is as suspect as before.
+-- A worker whose jobs are all taken back is cleared, and looked at no more: while a snapshot is
+-- held, each look walks over all that it ever claimed. A claim that began before its death may
+-- commit behind it; so it is cleared when every transaction of then has ended, a minute later at
+-- the earliest. Until then a look that took long and found nothing has a pause of ten times as
+-- long behind it.
 create function rowcall.rescue_jobs(
   p_limit integer, p_lost_limit integer, p_lost_error bytea, p_cancelled_error bytea
 )
@@ -79,6 +116,8 @@ set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
+declare
+  v_began timestamptz := clock_timestamp();
 begin
   return query
   with orphan as materialized (
@@ -90,10 +129,19 @@ begin
         else 2
       end::smallint as new_state
     from rowcall.worker w
-    join rowcall.job j on j.worker_id = w.worker_id and j.state = 3
+    -- Limited, so that it stays a lookup for each of the dead: the other way round it would be a walk
+    -- over all that runs.
+    cross join lateral (
+      select j.*
+      from rowcall.job j
+      where j.worker_id = w.worker_id and j.state = 3
+      limit p_limit
+      for update skip locked
+    ) j
     where w.dead_at is not null
+      and w.cleared_at is null
+      and (w.look_again_at is null or w.look_again_at <= v_began)
     limit p_limit
-    for update of j skip locked
   ),
   ready as (
     update rowcall.job j
@@ -140,14 +188,20 @@ begin
   select r.* from ready r
   union all
   select g.tenant, g.job_id, g.queue_id, g.new_state, g.waiter_id, g.worker from gone g;
+  if not found then
+    perform rowcall.clear_workers(v_began);
+  end if;
 end
 $$;
 
 -- Ends attempts that are p_grace past their deadline, though their worker lives: it has
 -- not ended them itself, so something in it hangs. They are tried again like those
 -- that timed out, or fail; the lease number rises, so that what comes later is too late.
+-- Of all that run, p_limit at most; or (p_job_id not null) of those that are named: a worker
+-- names its own, for to look through all walks over what all workers ever claimed, for as long
+-- as a snapshot is held.
 create function rowcall.expire_attempts(
-  p_limit integer, p_grace interval, p_timeout_error bytea, p_deadline_error bytea, p_cancelled_error bytea
+  p_tenant text[], p_job_id uuid[], p_lease bigint[], p_limit integer, p_grace interval, p_timeout_error bytea, p_deadline_error bytea, p_cancelled_error bytea
 )
 returns table (tenant text, job_id uuid, queue_id integer, state smallint, waiter_id uuid, worker text)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -157,7 +211,24 @@ as $$
 #variable_conflict use_column
 begin
   return query
-  with late as materialized (
+  with named as materialized (
+    select i.* from unnest(p_tenant, p_job_id, p_lease) as i (tenant, job_id, lease)
+    union all
+    (
+      select j.tenant, j.job_id, j.lease
+      -- Few run, and the index of those that do is by worker.
+      from rowcall.worker w
+      cross join lateral (
+        select j.tenant, j.job_id, j.lease
+        from rowcall.job j
+        where j.worker_id = w.worker_id and j.state = 3 and j.attempt_deadline < (clock_timestamp() - p_grace)
+        limit p_limit
+      ) j
+      where p_job_id is null and w.dead_at is null
+      limit p_limit
+    )
+  ),
+  late as materialized (
     select
       j.tenant, j.job_id, j.lease, w.name as worker,
       case
@@ -167,12 +238,11 @@ begin
       end::smallint as new_state,
       coalesce(j.deadline <= clock_timestamp(), false) as too_late,
       rowcall.backoff(p, j.attempt) as delay
-    -- Few run, and the index of those that do is by worker.
-    from rowcall.worker w
-    join rowcall.job j on j.worker_id = w.worker_id and j.state = 3
+    from named n
+    join rowcall.job j on j.tenant = any (array[n.tenant]) and j.job_id = n.job_id and j.lease = n.lease and j.state > 2
+    join rowcall.worker w on w.worker_id = j.worker_id
     join rowcall.policy p on p.policy_id = j.policy_id
     where w.dead_at is null and j.attempt_deadline < clock_timestamp() - p_grace
-    limit p_limit
     for update of j skip locked
   ),
   again as (
@@ -221,8 +291,8 @@ begin
 end
 $$;
 
--- Fails jobs that wait though their deadline is over.
-create function rowcall.expire_jobs(p_limit integer, p_deadline_error bytea)
+-- Fails jobs that wait though their deadline is over, since p_since or later (null: at any time).
+create function rowcall.expire_jobs(p_limit integer, p_since timestamptz, p_deadline_error bytea)
 returns table (tenant text, job_id uuid, waiter_id uuid)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off
@@ -235,6 +305,7 @@ begin
     select j.tenant, j.job_id
     from rowcall.job j
     where j.deadline <= (select clock_timestamp()) and j.state in (1, 2)
+      and j.deadline >= coalesce(p_since, '-infinity')
     order by j.deadline
     limit p_limit
     for update skip locked
@@ -260,8 +331,10 @@ $$;
 
 -- Moves jobs up a lane that have waited for their queue's age_after in each lane so far:
 -- of every lane those whose turn is next, p_limit at most. So a lane that is passed over
--- goes on at that pace, and one with a large backlog does not flood the next.
-create function rowcall.age_jobs(p_limit integer)
+-- goes on at that pace, and one with a large backlog does not flood the next. As a claim does,
+-- it moves the lane's frontier up to what it took. p_front: whether also those are looked at
+-- that the frontier has passed: nobody who claims serves them. Dead entries are behind it.
+create function rowcall.age_jobs(p_limit integer, p_front boolean)
 returns table (queue_id integer, aged bigint)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
@@ -270,27 +343,41 @@ as $$
 #variable_conflict use_column
 begin
   return query
-  with old as materialized (
+  with lane as materialized (
+    select
+      l.queue_id, l.lane, l.frontier, q.age_after, coalesce(pg_sequence_last_value(l.frontier), 0) as reached
+    from rowcall.queue_lane l
+    join rowcall.queue q on q.queue_id = l.queue_id
+    where l.lane > 1
+  ),
+  old as materialized (
     select o.ctid
-    from rowcall.queue q
-    cross join (values (2), (3), (4)) as l (lane)
+    from lane l
     cross join lateral (
       select h.ctid
       from (
         select j.ctid, j.ready_at, j.priority
         from rowcall.job j
-        where j.state = 2 and j.held = 0 and j.queue_id = q.queue_id and j.lane = l.lane
+        where j.state = 2 and j.held = 0 and j.queue_id = l.queue_id and j.lane = l.lane
+          and j.order_key >= case when p_front then '-9223372036854775808'::bigint else l.reached end
         order by j.queue_id, j.lane, j.order_key, j.job_id
         limit p_limit
       ) h
-      where h.ready_at < clock_timestamp() - q.age_after * (h.priority - l.lane + 1)
+      where h.ready_at < clock_timestamp() - l.age_after * (h.priority - l.lane + 1)
     ) o
   ),
   locked as materialized (
-    select j.ctid
+    select j.ctid, j.queue_id, j.lane, j.order_key
     from rowcall.job j
-    where j.ctid = any (array(select o.ctid from old o)) and j.state = 2 and j.held = 0
+    -- held < 1 (none): it offers no index to be walked instead of the look-up by position.
+    where j.ctid = any (array(select o.ctid from old o)) and j.state = 2 and j.held < 1
     for update skip locked
+  ),
+  advanced as materialized (
+    select setval(l.frontier, h.highest)
+    from (select k.queue_id, k.lane, max(k.order_key) as highest from locked k group by k.queue_id, k.lane) h
+    join lane l on l.queue_id = h.queue_id and l.lane = h.lane
+    where h.highest > l.reached
   ),
   moved as (
     update rowcall.job j
@@ -299,7 +386,8 @@ begin
     where j.ctid = l.ctid
     returning j.queue_id
   )
-  select m.queue_id, count(*) from moved m group by m.queue_id;
+  -- The count does nothing but have the frontiers advanced.
+  select m.queue_id, count(*) from moved m where (select count(*) from advanced) >= 0 group by m.queue_id;
 end
 $$;
 
@@ -311,8 +399,13 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set jit = off
 as $$
 declare
-  v_tenants text[] := rowcall.paused_tenants();
-  v_methods integer[] := array(select m.method_id from rowcall.method m where m.paused_at is not null);
+  -- Locked: who resumes them now waits until what is set aside here can be seen.
+  v_tenants text[] := array(
+    select r.tenant from rowcall.tenant_route r where r.paused_at is not null order by r.tenant for share
+  );
+  v_methods integer[] := array(
+    select m.method_id from rowcall.method m where m.paused_at is not null order by m.method_id for share
+  );
   v_held bigint;
 begin
   if cardinality(v_tenants) = 0 and cardinality(v_methods) = 0 then
@@ -338,8 +431,9 @@ end
 $$;
 
 -- Makes jobs ready again that were set aside, where neither tenant nor method is
--- paused any more. Answers with the queues that got some.
-create function rowcall.free_resumed(p_limit integer)
+-- paused any more. Answers with the queues that got some. It looks for them where somebody was
+-- resumed on whose account there may be some, until there are none; p_front: in any case.
+create function rowcall.free_resumed(p_limit integer, p_front boolean)
 returns table (queue_id integer, freed bigint)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
@@ -349,7 +443,25 @@ as $$
 declare
   v_tenants text[] := rowcall.paused_tenants();
   v_methods integer[] := array(select m.method_id from rowcall.method m where m.paused_at is not null);
+  -- Locked: nobody pauses them again meanwhile.
+  v_resumed_tenants text[] := array(
+    select r.tenant
+    from rowcall.tenant_route r
+    where r.holding and r.paused_at is null
+    order by r.tenant
+    for update skip locked
+  );
+  v_resumed_methods integer[] := array(
+    select m.method_id
+    from rowcall.method m
+    where m.holding and m.paused_at is null
+    order by m.method_id
+    for update skip locked
+  );
 begin
+  if not p_front and cardinality(v_resumed_tenants) = 0 and cardinality(v_resumed_methods) = 0 then
+    return;
+  end if;
   return query
   with found as materialized (
     select j.tenant, j.job_id, j.queue_id, j.lane, j.order_key
@@ -382,11 +494,22 @@ begin
     returning j.queue_id
   )
   select f.queue_id, count(*) from freed f group by f.queue_id;
+  if not found and not exists (
+    select
+    from rowcall.job j
+    where j.state = 2
+      and j.held = 1
+      and j.tenant <> all (v_tenants)
+      and j.method_id <> all (v_methods)
+  ) then
+    update rowcall.tenant_route r set holding = false where r.tenant = any (v_resumed_tenants);
+    update rowcall.method m set holding = false where m.method_id = any (v_resumed_methods);
+  end if;
 end
 $$;
 
--- Takes expired keys away, p_limit at most.
-create function rowcall.expire_keys(p_limit integer)
+-- Takes keys away that expired at p_since or later (null: at any time), p_limit at most.
+create function rowcall.expire_keys(p_limit integer, p_since timestamptz)
 returns bigint
 language sql security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off
@@ -395,7 +518,7 @@ as $$
   with old as materialized (
     select k.tenant, k.method_id, k.request_id
     from rowcall.job_key k
-    where k.expires_at <= (select clock_timestamp())
+    where k.expires_at <= (select clock_timestamp()) and k.expires_at >= coalesce(p_since, '-infinity')
     order by k.expires_at
     limit p_limit
     for update skip locked

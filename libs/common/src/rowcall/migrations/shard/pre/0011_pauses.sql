@@ -30,7 +30,8 @@ as $$
     set
       paused_at = case when p_paused then coalesce(m.paused_at, clock_timestamp()) end,
       paused_by = case when p_paused then case when m.paused_at is null then p_by else m.paused_by end end,
-      pause_note = case when p_paused then case when m.paused_at is null then p_note else m.pause_note end end
+      pause_note = case when p_paused then case when m.paused_at is null then p_note else m.pause_note end end,
+      holding = p_paused or m.holding
     where m.name = p_name
     returning 1
   )
@@ -47,7 +48,8 @@ as $$
     set
       paused_at = case when p_paused then coalesce(r.paused_at, clock_timestamp()) end,
       paused_by = case when p_paused then case when r.paused_at is null then p_by else r.paused_by end end,
-      pause_note = case when p_paused then case when r.paused_at is null then p_note else r.pause_note end end
+      pause_note = case when p_paused then case when r.paused_at is null then p_note else r.pause_note end end,
+      holding = p_paused or r.holding
     where r.tenant = p_tenant and r.state <> 3
     returning 1
   )

@@ -1,5 +1,8 @@
 select tenant, job_id, queue_id, state, waiter_id, worker
 from rowcall.expire_attempts(
+  p_tenant => %(tenant)s::text[],
+  p_job_id => %(job_id)s::uuid[],
+  p_lease => %(lease)s::bigint[],
   p_limit => %(limit)s::integer,
   p_grace => %(grace)s,
   p_timeout_error => %(timeout_error)s,

@@ -1,1 +1,1 @@
-select rowcall.expire_keys(p_limit => %(limit)s::integer)
+select rowcall.expire_keys(p_limit => %(limit)s::integer, p_since => %(since)s::timestamptz)
