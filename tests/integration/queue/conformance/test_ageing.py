@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from rowcall.catalogue.model import Policy
 from rowcall.queue.model import EVERY_JOB
 from tests.support.queues import Queue
 
@@ -77,3 +78,19 @@ async def test_how_long_is_the_queues_own(queue: Queue) -> None:
     assert await queue.work.age(10) == {}
     await pass_minutes(queue, 31)
     assert await queue.work.age(10) == {queue.ids.queue_id: 1}
+
+
+async def test_what_no_claim_has_come_to_ages_without_a_look_from_the_front(queue: Queue) -> None:
+    """What claims have passed by, for nobody serves it, takes one."""
+    other = await queue.store.method_ids("acme.v1.PrintService/Other", Policy())
+    first, passed, last = queue.call(), queue.call(ids=other), queue.call()
+    for call in (passed, first):
+        await queue.submit(call)
+    assert len(await queue.claim(await queue.worker())) == 1
+    await queue.submit(last)
+    await pass_minutes(queue, 1.5)
+    assert await queue.work.age(10, front=False) == {queue.ids.queue_id: 1}
+    assert (await queue.facts(last.job_id)).lane == 2
+    assert (await queue.facts(passed.job_id)).lane == 3
+    assert await queue.work.age(10) == {queue.ids.queue_id: 1}
+    assert (await queue.facts(passed.job_id)).lane == 2

@@ -109,6 +109,23 @@ async def test_a_pause_is_known_by_who_made_it_and_why(queue: Queue) -> None:
         assert await known(queue, kind) == []
 
 
+async def test_what_was_resumed_is_looked_for_until_all_of_it_is_free(queue: Queue) -> None:
+    """Without looking through all that is held: batch by batch, and once more when another pause has ended."""
+    await queue.submit(*(queue.call() for _ in range(5)))
+    assert await queue.work.free_resumed(10, front=False) == {}
+    await pause(queue, "tenant", "acme")
+    assert await queue.work.hold_paused(10) == 5
+    assert await queue.work.free_resumed(10, front=False) == {}, "the pause lasts"
+    await pause(queue, "method", METHOD)
+    await queue.operators.resume("tenant", "acme")
+    for _ in range(2):
+        assert await queue.work.free_resumed(10, front=False) == {}, "the method's lasts"
+    await queue.operators.resume("method", METHOD)
+    freed = [sum((await queue.work.free_resumed(2, front=False)).values()) for _ in range(4)]
+    assert freed == [2, 2, 1, 0]
+    assert len(await queue.claim(await queue.worker())) == 5
+
+
 async def test_stats_count_what_is_there(queue: Queue) -> None:
     slow = await queue.store.method_ids(OTHER, Policy(queue="slow"))
     calls = [*(queue.call() for _ in range(4)), queue.call(run_at=datetime.now(UTC) + timedelta(hours=1))]
