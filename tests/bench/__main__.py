@@ -54,6 +54,7 @@ BENCHMARKS: Final = (
     Benchmark("memory", 1.5),
     Benchmark("snapshot", 4, is_long=True),
     Benchmark("held", 42, is_long=True),
+    Benchmark("upkeep", 21, is_long=True),
     Benchmark("history", 25, is_long=True),
     Benchmark("tail", 31, is_long=True),
 )
