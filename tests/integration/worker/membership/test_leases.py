@@ -411,3 +411,33 @@ async def test_the_shard_hears_how_late_the_loop_was(cluster: Cluster, calls: Ca
     await workers.start(serve(echo=echo))
     job = await calls.submit("Echo", EchoRequest())
     await until(told)
+
+
+async def test_what_hangs_the_loop_is_ended_from_beside_it(
+    cluster: Cluster, calls: Calls, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only worker's loop hangs, and with it all that comes round: its attempt is named by the thread that renews."""
+    monkeypatch.setattr("rowcall_worker.membership.registration.ATTEMPT_GRACE", timedelta(0))
+    monkeypatch.setattr("rowcall_worker.membership.registration.allowed_time", lambda *_: timedelta(0))
+    ended_meanwhile: list[bool] = []
+    submitted = asyncio.Event()
+
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        await submitted.wait()
+        if not ended_meanwhile:
+            with psycopg.connect(cluster.shards[job.shard], autocommit=True) as connection:
+                connection.execute("update rowcall.job set attempt_deadline = attempt_deadline - interval '1 day'")
+                until_when = time.monotonic() + 20
+                running = True
+                while running and time.monotonic() < until_when:
+                    time.sleep(0.05)  # noqa: ASYNC251  the fault under test
+                    running = connection.execute("select from rowcall.job where state = 3").fetchone() is not None
+            ended_meanwhile.append(not running)
+        return EchoResponse()
+
+    await workers.start(serve(echo=echo), lease=timedelta(seconds=30))
+    job = await calls.submit("Echo", EchoRequest())
+    submitted.set()
+    row = await calls.done(job)
+    assert ended_meanwhile == [True]
+    assert [each.outcome for each in row.attempts][:1] == [AttemptOutcome.ATTEMPT_OUTCOME_RETRIED]
