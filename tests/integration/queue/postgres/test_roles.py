@@ -30,7 +30,7 @@ WORKER = {
     "renew_worker", "report_progress", "rescue_jobs", "retire_worker", "same_request", "serve_methods", "settle_jobs",
     "shard_facts", "submit_jobs", "suspect_waits",
 }  # fmt: skip
-SUBMITTER = {"submit_v1"}
+SUBMITTER = {"submit_v1", "wake_v1"}
 READER = {"attempts_in_words", "code_name", "error_reason", "read_fields", "read_varint"}
 """What the view calls: pure functions, which look at nothing but their arguments."""
 

@@ -258,6 +258,9 @@ create table rowcall.job (
   progress_at timestamptz,
   -- The attempts that ended before the present one.
   attempts jsonb,
+  -- True: submit_v1 wrote it, in somebody else's transaction; null: it did not. Last, and
+  -- null in all others, for which it takes no byte.
+  by_sql boolean,
   primary key (tenant, job_id)
 ) with (
   fillfactor = 50,
@@ -268,6 +271,9 @@ create table rowcall.job (
 create index job_ready on rowcall.job (queue_id, lane, order_key, job_id) where state = 2 and held = 0;
 create index job_held on rowcall.job (held, tenant, queue_id, order_key) where state = 2 and held > 0;
 create index job_due on rowcall.job (run_at) where state = 1;
+-- What submit_v1 looks at: how far a flow has moved ahead in SQL. Held ones are in it too, so
+-- that what is submitted for a tenant that is paused is seen.
+create index job_by_sql on rowcall.job (tenant, queue_id, lane, order_key) where state = 2 and by_sql;
 create index job_deadline on rowcall.job (deadline) where deadline is not null;
 create index job_running on rowcall.job (worker_id) where state = 3;
 -- What running jobs are asked for. job_running has an entry of every job that a worker ever

@@ -82,6 +82,70 @@ begin
 end
 $$;
 
+-- Behind which key a job comes that submit_v1 writes in somebody else's transaction; null:
+-- its flow has a backlog of such jobs, or it cannot be told, and promote_jobs gives it its turn.
+--
+-- Nothing is locked, so transactions that are open at once do not see each other's jobs and
+-- give out the same keys; and those of one that stays open are overtaken by the frontier.
+-- Both are bounded by how many jobs get their keys here: each transaction's see 16 in their
+-- flow at most. docs/adr/0022.
+create function rowcall.key_in_sql(p_tenant text, p_queue_id integer, p_lane smallint)
+returns bigint
+language plpgsql volatile
+-- See submit_jobs. Without a sort there is one way to the highest keys: along the index, down
+-- to the frontier. What was claimed lies below that, so dead entries are not walked over.
+set enable_sort = off set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_memory text := 'rowcall.frontier_' || p_queue_id || '_' || p_lane;
+  v_frontier bigint;
+  v_then bigint;
+  v_turn bigint;
+  v_jobs integer;
+  v_highest bigint;
+begin
+  -- Of two serializable transactions that both looked and both submitted, one would fail.
+  if current_setting('transaction_isolation') = 'serializable' then
+    return null;
+  end if;
+  select
+    coalesce(pg_sequence_last_value(l.frontier), 0),
+    (
+      select greatest(t.last_key, t.again_key)
+      from rowcall.turn t
+      where t.tenant = p_tenant and t.queue_id = p_queue_id and t.lane = p_lane
+    )
+  into v_frontier, v_turn
+  from rowcall.queue_lane l
+  where l.queue_id = p_queue_id and l.lane = p_lane;
+  -- Where the frontier was when this transaction first submitted here: its own jobs are above
+  -- that, and count however far others have moved meanwhile. Whoever sets it himself has
+  -- more to walk over, or a place for some jobs too many.
+  v_then := substring(current_setting(v_memory, true) from '^[0-9]{1,18}$')::bigint;
+  if v_then is null then
+    v_then := v_frontier;
+    perform set_config(v_memory, v_then::text, true);
+  end if;
+  select count(*), max(s.order_key) into v_jobs, v_highest
+  from (
+    select j.order_key
+    from rowcall.job j
+    where j.tenant = p_tenant
+      and j.queue_id = p_queue_id
+      and j.lane = p_lane
+      and j.state = 2
+      and j.by_sql
+      and j.order_key > least(v_then, v_frontier)
+    order by j.order_key desc
+    limit 16
+  ) s;
+  if v_jobs = 16 then
+    return null;
+  end if;
+  return greatest(v_frontier, v_turn, v_highest);
+end
+$$;
+
 -- Exchanges gateways' memories of how far flows have moved: each flow's furthest key
 -- is kept and answered, by place (from 1).
 create function rowcall.exchange_turns(p_tenant text[], p_queue_id integer[], p_lane smallint[], p_last_key bigint[])

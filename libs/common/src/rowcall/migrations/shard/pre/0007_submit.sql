@@ -526,6 +526,75 @@ begin
 end
 $$;
 
+-- What submit_jobs does, for the one call of submit_v1: statements of one row begin sooner than
+-- its plan for a batch (docs/adr/0022). outcome: 1 to 4 of those. Of the submission
+-- neither last_key nor step are read, nor what submit_v1 has no option for. A job whose
+-- flow has a backlog is SCHEDULED for now: see key_in_sql. Only functions with a search_path
+-- of their own call it.
+create function rowcall.submit_in_sql(
+  p_submission rowcall.submission, p_key_ttl interval, out outcome smallint, out job_id uuid
+)
+language plpgsql volatile
+as $$
+#variable_conflict use_column
+declare
+  v_weight double precision;
+  v_is_new boolean;
+  v_is_same boolean;
+  v_later boolean := coalesce(p_submission.run_at > statement_timestamp(), false);
+  v_base bigint;
+begin
+  job_id := p_submission.job_id;
+  select r.weight into v_weight from rowcall.tenant_route r where r.tenant = p_submission.tenant and r.state = 1;
+  if not found then
+    outcome := 4;
+    return;
+  end if;
+  if p_submission.request_id is not null then
+    -- As in submit_jobs.
+    insert into rowcall.job_key as held (tenant, method_id, request_id, job_id, fingerprint, expires_at)
+    values (
+      p_submission.tenant, p_submission.method_id, p_submission.request_id, p_submission.job_id,
+      p_submission.fingerprint, statement_timestamp() + p_key_ttl
+    )
+    on conflict (tenant, method_id, request_id) do update
+    set
+      job_id = case when held.expires_at <= statement_timestamp() then excluded.job_id else held.job_id end,
+      fingerprint = case when held.expires_at <= statement_timestamp() then excluded.fingerprint else held.fingerprint end,
+      repeated_at = case when held.expires_at <= statement_timestamp() then null else statement_timestamp() end,
+      expires_at = case when held.expires_at <= statement_timestamp() then excluded.expires_at else held.expires_at end,
+      callers = case
+        when held.expires_at <= statement_timestamp() then 1
+        when held.fingerprint = excluded.fingerprint then held.callers + 1
+        else held.callers
+      end
+    returning held.job_id, held.repeated_at is null, held.fingerprint = p_submission.fingerprint into job_id, v_is_new, v_is_same;
+    if not v_is_new then
+      outcome := case when v_is_same then 2 else 3 end;
+      return;
+    end if;
+  end if;
+  if not v_later then
+    v_base := rowcall.key_in_sql(p_submission.tenant, p_submission.queue_id, p_submission.lane);
+    v_later := v_base is null;
+  end if;
+  insert into rowcall.job (
+    tenant, job_id, state, lane, priority, queue_id, order_key, method_id, policy_id, run_at, ready_at, request,
+    request_id, actor, traceparent, tracestate, labels, deadline, by_sql
+  )
+  values (
+    p_submission.tenant, p_submission.job_id, case when v_later then 1 else 2 end, p_submission.lane, p_submission.lane,
+    p_submission.queue_id,
+    case when v_later then 0 else v_base + greatest(rowcall.order_stride() / v_weight, 1)::bigint end,
+    p_submission.method_id, p_submission.policy_id, greatest(p_submission.run_at, statement_timestamp()),
+    case when v_later then null else clock_timestamp() end, p_submission.request, p_submission.request_id,
+    p_submission.actor, p_submission.traceparent, p_submission.tracestate, p_submission.labels,
+    greatest(p_submission.run_at, statement_timestamp()) + p_submission.deadline, true
+  );
+  outcome := 1;
+end
+$$;
+
 -- For services that share the shard: one call, in their own transaction. It commits
 -- with it or not at all. Stable: a change of meaning is another function.
 --
@@ -536,10 +605,9 @@ $$;
 -- "actor", "traceparent", "tracestate" (strings).
 -- Answers with the job's id: of the new job, or of the one that has the key.
 --
--- The job is SCHEDULED for now. What makes it ready, half a second later at most, gives
--- it its turn: how far a tenant has moved ahead is known to the gateways, and here, in
--- somebody else's transaction, it could not be written without holding up all others
--- until that ends. Workers are told of it then too, without a NOTIFY in that transaction.
+-- The job is READY in its turn, without anything locked for it. Where its tenant has a backlog
+-- of such jobs already it is SCHEDULED for now: what makes it ready, half a second later at
+-- most, gives it its turn (key_in_sql). Workers are not told of it: wake_v1 does that.
 create function rowcall.submit_v1(
   p_tenant text, p_method text, p_request bytea, p_request_id text default null, p_options jsonb default '{}'
 )
@@ -571,7 +639,9 @@ begin
     raise exception 'submit_v1: a request id has 1 to 255 printable ASCII characters'
       using errcode = 'invalid_parameter_value', hint = 'Without one, pass null.';
   end if;
-  perform rowcall.check_submit_options(v_options);
+  if v_options <> '{}' then
+    perform rowcall.check_submit_options(v_options);
+  end if;
   if v_options ? 'run_at' then
     begin
       v_run_at := (v_options ->> 'run_at')::timestamptz;
@@ -600,9 +670,7 @@ begin
   v_submission.lane := coalesce(
     array_position(array['URGENT', 'HIGH', 'NORMAL', 'LOW'], v_options ->> 'priority'), v_method.lane
   );
-  v_submission.last_key := 0;
-  v_submission.step := rowcall.order_stride();
-  v_submission.run_at := greatest(v_run_at, statement_timestamp() + interval '1 microsecond');
+  v_submission.run_at := v_run_at;
   v_submission.request := p_request;
   v_submission.request_id := p_request_id;
   -- Of format 1, as rowcall.catalogue.requests makes it.
@@ -612,12 +680,12 @@ begin
   v_submission.tracestate := v_options ->> 'tracestate';
   v_submission.labels := nullif(v_options -> 'labels', '{}');
   v_submission.deadline := v_deadline;
-  select * into v_row from rowcall.submit_jobs(array[v_submission], interval '168 hours');
+  select * into v_row from rowcall.submit_in_sql(v_submission, interval '168 hours');
   if v_row.outcome = 3 then
     -- Gateways make the fingerprint of a serialisation of their own.
     v_submission.fingerprint := rowcall.kept_fingerprint(p_tenant, v_method.method_id, p_request_id, p_request);
     if v_submission.fingerprint is not null then
-      select * into v_row from rowcall.submit_jobs(array[v_submission], interval '168 hours');
+      select * into v_row from rowcall.submit_in_sql(v_submission, interval '168 hours');
     end if;
   end if;
   if v_row.outcome = 3 then
@@ -632,3 +700,12 @@ begin
   return v_row.job_id;
 end
 $$;
+
+-- Has workers look now for what submit_v1 has written, rather than when they would by
+-- themselves. To be called behind the commit, as a statement of its own: inside of the
+-- transaction it works too, but NOTIFY takes a lock of the whole database while that commits.
+-- It says nothing, reads nothing, and nothing is lost with it.
+create function rowcall.wake_v1()
+returns void
+language sql volatile
+return pg_catalog.pg_notify('rowcall_wake', '');

@@ -83,7 +83,7 @@ begin
         g.lease, g.attempt, g.lost, g.lost_alone, g.replays, g.payload_key_id, g.deadline, g.run_at, g.created_at,
         g.ready_at, g.started_at, g.attempt_deadline, g.cancel_requested_at, g.worker_id, g.waiter_id, g.request,
         g.request_id, g.actor, g.fairness_key, g.traceparent, g.tracestate, g.parent_job_id, g.on_done, g.labels,
-        g.progress, g.progress_message, g.progress_at, g.attempts
+        g.progress, g.progress_message, g.progress_at, g.attempts, g.by_sql
       )::rowcall.job,
       g.final_state, w.name, g.response, g.error, g.error_code, g.error_message, g.span_id, t.now, t.day
     ) h

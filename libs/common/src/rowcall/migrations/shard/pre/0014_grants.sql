@@ -31,7 +31,7 @@ grant execute on function
 to rowcall_worker;
 
 -- Services that share the shard submit and do nothing else.
-grant execute on function rowcall.submit_v1 to rowcall_submitter;
+grant execute on function rowcall.submit_v1, rowcall.wake_v1 to rowcall_submitter;
 
 grant select on rowcall.jobs to rowcall_reader;
 -- What a view calls is called by whoever reads it.
