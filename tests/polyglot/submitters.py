@@ -1,4 +1,7 @@
-"""Services in other languages that share a shard: each writes a row of its own and submits a job in one transaction."""
+"""Services in other languages that share a shard: each writes a row of its own and submits a job in one transaction.
+
+Behind a commit each has workers look, as the docs say.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,8 @@ async def psql(order: Order, program: Path) -> Answer:
     command: list[str | Path] = [program, "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]
     for name, value in variables.items():
         command += ["-v", f"{name}={value}"]
-    ended = await _run(command, order.dsn, f"{_PSQL}{order.end};\n")
+    wake = "select rowcall.wake_v1();\n" if order.end == "commit" else ""
+    ended = await _run(command, order.dsn, f"{_PSQL}{order.end};\n{wake}")
     error = re.search(r"ERROR:  (\w{5}): (.*)", ended.stderr)
     if error is not None:
         return Answer(None, error[1], error[2])
@@ -115,6 +119,8 @@ async def python(order: Order) -> Answer:
             )
             row = await cursor.fetchone()
             await (connection.commit() if order.end == "commit" else connection.rollback())
+            if order.end == "commit":
+                await connection.execute("select rowcall.wake_v1()")
         except psycopg.Error as error:
             await connection.rollback()
             return Answer(None, error.sqlstate, str(error))

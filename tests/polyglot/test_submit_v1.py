@@ -6,7 +6,6 @@ As a login that may do nothing else, against a gateway that published its method
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,7 +22,6 @@ from rowcall.catalogue.images import load_catalogue
 from rowcall.names import operation_name
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest
-from rowcall.queue.model import ORDER_STRIDE
 from tests.fix_gateway import Gateways, info_of, refused
 from tests.fix_queue import Logins, PostgresQueue
 from tests.fix_worker import Workers
@@ -104,6 +102,27 @@ async def test_a_job_is_submitted_if_the_transaction_is_committed_and_not_otherw
     assert jobs == [(operation_name("shop", UUID(committed.job)), "SUCCEEDED")], "the call joined the job"
 
 
+@pytest.mark.hinted("only the wake could tell of the job in time")
+@pytest.mark.usefixtures("probe")
+async def test_a_wake_behind_the_commit_starts_it(
+    submitter: Submitter,
+    workers: Workers,
+    logins: Logins,
+    shop: psycopg.Connection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a worker that would not look by itself for a minute."""
+    monkeypatch.setattr("rowcall_worker.claiming.claimer._FIRST_PAUSE", 60.0)
+    monkeypatch.setattr("rowcall.queue.marks.FRONT_EVERY", 60.0)
+    await workers.start(poll=timedelta(seconds=60))
+    await until(lambda: count(shop, "rowcall.job") == 0)
+
+    submitted = await submitter(order(logins, "1"))
+
+    assert submitted.job is not None
+    await until(lambda: count(shop, f"rowcall.job_history where job_id = '{submitted.job}'") == 1)
+
+
 async def test_a_request_id_is_one_job_whoever_comes_first(
     submitter: Submitter, probe: probe_pb2_grpc.ProbeServiceAsyncStub, logins: Logins, shop: psycopg.Connection[Any]
 ) -> None:
@@ -157,6 +176,13 @@ async def submit(connection: psycopg.AsyncConnection[Any], request_id: str | Non
     row = await cursor.fetchone()
     assert row is not None
     found: UUID = row[0]
+    return found
+
+
+async def submit_bytes(connection: psycopg.AsyncConnection[Any], request: bytes) -> UUID:
+    cursor = await connection.execute("select rowcall.submit_v1('acme', %s, %s, 'k')", [ECHO, request])
+    [(found,)] = await cursor.fetchall()
+    assert isinstance(found, UUID)
     return found
 
 
@@ -262,20 +288,40 @@ async def test_without_options_the_methods_policy_counts(
     )
 
 
-async def test_a_flood_takes_turns_with_other_tenants(
+async def test_a_tenant_that_is_being_moved_is_refused(
     service: psycopg.AsyncConnection[Any], queue: PostgresQueue
 ) -> None:
-    """It is made ready in its tenant's turn, not all of it before everybody else's next job."""
-    async with service.transaction():
-        flood = [await submit(service) for _ in range(50)]
-    assert await queue.work.promote(1000) == {
-        await queue.value("select queue_id from rowcall.queue where name = 'probe'"): 50
-    }
+    await queue.probe.fence("acme")
 
-    rows = await queue.admin.execute("select order_key from rowcall.job where state = 2 order by order_key")
-    keys = [key for (key,) in await rows.fetchall()]
-    assert len(flood) == len(keys)
-    assert [after - before for before, after in itertools.pairwise(keys)] == [ORDER_STRIDE] * 49
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        await submit(service, "k")
+
+    assert await queue.value("select count(*) from rowcall.job_key") == 0
+
+
+async def test_a_repeat_is_counted_and_is_durable_as_of_a_call(
+    service: psycopg.AsyncConnection[Any], queue: PostgresQueue
+) -> None:
+    """So that a caller who leaves does not take the job from one that repeated it here."""
+    first, second = await submit(service, "k"), await submit(service, "k")
+
+    assert first == second
+    assert [job.job_id for job in await queue.probe.jobs()] == [first]
+    assert await queue.value("select callers from rowcall.job_key") == 2
+    assert await queue.value("select repeated_at is not null from rowcall.job_key")
+
+
+async def test_a_key_that_has_expired_is_as_good_as_none(
+    service: psycopg.AsyncConnection[Any], queue: PostgresQueue
+) -> None:
+    first = await submit(service, "k")
+    await queue.probe.pass_time(timedelta(days=8))
+    second = await submit_bytes(service, b"another")
+
+    assert second != first
+    assert [(key.request_id, key.job_id) for key in await queue.probe.keys()] == [("k", second)]
+    assert await queue.value("select callers from rowcall.job_key") == 1
+    assert await submit_bytes(service, b"another") == second
 
 
 async def test_a_repeat_waits_for_the_transaction_that_has_the_key(
@@ -312,7 +358,10 @@ async def test_the_role_may_submit_and_nothing_else(
         where p.pronamespace = 'rowcall'::regnamespace
         """
     )
-    assert [name.partition("(")[0] for name, may in await functions.fetchall() if may] == ["rowcall.submit_v1"]
+    assert [name.partition("(")[0] for name, may in await functions.fetchall() if may] == [
+        "rowcall.submit_v1",
+        "rowcall.wake_v1",
+    ]
     for role in ("rowcall_owner", "rowcall_gateway", "rowcall_worker", "rowcall_reader", "postgres"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             await service.execute(sql.SQL("set role {}").format(sql.Identifier(role)))

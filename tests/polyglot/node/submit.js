@@ -20,6 +20,7 @@ try {
     call.options,
   ]);
   await client.query(end);
+  if (end === "commit") await client.query("select rowcall.wake_v1()");
   console.log(JSON.stringify({ job: submitted.rows[0].job }));
 } catch (error) {
   await client.query("rollback");

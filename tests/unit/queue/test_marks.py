@@ -314,3 +314,44 @@ def test_the_marks_never_pass_what_was_claimed_and_never_go_back(history: list[t
             if scan.begins[index] is Begin.MARK:
                 assert scan.start[index] >= before[index]
                 before[index] = scan.start[index]
+
+
+def busy(model: Model, seconds: float) -> list[Key]:
+    """Others' jobs all the time, each claimed as soon as it can be seen; everything that was claimed."""
+    claimed: list[Key] = []
+    until = model.now + seconds
+    while model.now < until:
+        model.commit(3, int(model.now * 1000))
+        claimed += model.claim(10)[1]
+        model.now += 0.01
+    return claimed
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_who_asks_for_a_look_is_found_behind_the_marks_of_a_busy_queue(asked: bool) -> None:
+    """His transaction took long: the keys have moved on, and every claim gets something else."""
+    model = Model()
+    early = int(model.now * 1000) - 1
+    busy(model, 3 * FLOOR_LAG)
+    while model.mark.next_sweep() - model.now < FRONT_EVERY / 2:
+        busy(model, 0.1)
+    model.commit(3, early)
+    if asked:
+        model.mark.woken()
+
+    assert ((3, early) in busy(model, FRONT_EVERY / 4)) is asked
+
+
+def test_looks_that_are_asked_for_take_no_more_of_the_time_than_others() -> None:
+    """From the front, where dead entries make that long."""
+    model = Model()
+    fronts = 0
+    until = model.now + 60
+    while model.now < until:
+        model.mark.woken()
+        model.commit(3, int(model.now * 1000))
+        front = Begin.FRONT in model.mark.scan(model.now).begins
+        model.claim(10, took=0.05 if front else 0.001)
+        fronts += front
+        model.now += 0.01
+    assert fronts * 0.05 <= 60 * FRONT_SHARE * 1.2

@@ -29,6 +29,7 @@ from rowcall_worker.claiming.quarantine import Apart, Command, Quarantine
 from rowcall_worker.claiming.shares import Share, Shares
 from rowcall_worker.claiming.solitude import Solitude
 from rowcall_worker.claiming.suspects import Suspects
+from rowcall_worker.claiming.wakes import Wakes
 from rowcall_worker.membership.looplag import LoopLag
 from rowcall_worker.membership.registration import Registrar, Registration
 from rowcall_worker.running.attempt import Attempt
@@ -100,7 +101,11 @@ class ShardWorker:
         self._queue = queue.work()
         self._notifier = queue.notifier("hints")
         self._listener = queue.work_listener(
-            "listen", ready=self._have_work, cancel=self._cancelled, connected=self._listening
+            "listen",
+            ready=self._have_work,
+            cancel=self._cancelled,
+            wake=self._woken,
+            connected=self._listening,
         )
         self._shares = shares
         self._solitude = solitude
@@ -116,6 +121,7 @@ class ShardWorker:
         self._maintainer = Maintainer(
             self._queue, shard=self.name, worker_id=worker_id, horizon=self._horizon, telling=telling
         )
+        self._wakes = Wakes(self._look, self._maintenance.promote_now, queues=lambda: self._looked_at)
         self._settler = Settler(
             self._queue,
             shard=self.name,
@@ -154,6 +160,7 @@ class ShardWorker:
         self._quarantine: Quarantine | None = None
         self._groups: Groups | None = None
         self._known_queues: frozenset[int] = frozenset()
+        self._looked_at = 0
         self._look_for_queues = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
 
@@ -292,6 +299,7 @@ class ShardWorker:
             await asyncio.gather(self._watcher, return_exceptions=True)
         if self._listener is not None:
             await self._listener.close()
+        self._wakes.close()
         await self._maintenance.stop()
         await self._maintainer.stop()
         if self._presence is not None:
@@ -350,6 +358,7 @@ class ShardWorker:
         self._known_queues = frozenset(queue.queue_id for queue in queues)
         found = {queue.queue_id: self._shares.of(queue.name) for queue in queues}
         wanted: dict[int, Share] = {queue_id: share for queue_id, share in found.items() if share is not None}
+        self._looked_at = len(wanted)
         paused = {queue.queue_id for queue in queues if queue.paused}
         for claimer in self._claimers:
             claimer.look_at(wanted, paused)
@@ -370,6 +379,13 @@ class ShardWorker:
         self._look_for_queues.set()
         for claimer in self._claimers:
             claimer.hinted_all()
+
+    def _woken(self) -> None:
+        self._wakes.heard()
+
+    def _look(self) -> None:
+        for claimer in self._claimers:
+            claimer.woken()
 
     def _have_work(self, queue_ids: Sequence[int]) -> None:
         for claimer in self._claimers:

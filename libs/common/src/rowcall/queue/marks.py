@@ -71,12 +71,19 @@ class LowWaterMark:
         self._lanes = tuple(_Lane() for _ in LANES)
         self._hints = 0
         self._hints_served = 0
+        self._wakes = 0
+        self._wakes_served = 0
         self._front_wait = 0.0
         self._floor_wait = 0.0
 
     def hinted(self) -> None:
         """A hint said that the queue has got ready jobs."""
         self._hints += 1
+
+    def woken(self) -> None:
+        """Somebody asked for a look: what he submitted may have been under way for long, and lie behind the marks."""
+        self._hints += 1
+        self._wakes = self._hints
 
     def scan(self, now: float) -> Scan:
         """The next claim to make."""
@@ -112,8 +119,11 @@ class LowWaterMark:
             self._floor_wait = min((ended - began) / FLOOR_SHARE, FLOOR_WAIT)
         if got or all(begin is Begin.FRONT for begin in scan.begins):
             self._hints_served = max(self._hints_served, scan.hints)
-        elif scan.hints > self._hints_served:
-            # There is said to be work, and where we looked there is none: it can only be behind the marks.
+        if all(begin is Begin.FRONT for begin in scan.begins):
+            self._wakes_served = max(self._wakes_served, scan.hints)
+        if scan.hints > self._hints_served or min(scan.hints, self._wakes) > self._wakes_served:
+            # There is said to be work, and where we looked there is none: it can only be behind the marks. Who asked for
+            # a look may have waited with his commit: what we got may be others', and his behind the marks.
             for lane in self._lanes:
                 lane.front_wanted = True
 

@@ -113,6 +113,7 @@ class QueueProvider(Protocol):
         *,
         ready: Callable[[Sequence[int]], None],
         cancel: Callable[[Sequence[UUID]], None],
+        wake: Callable[[], None],
         connected: Callable[[], None],
     ) -> Listener | None:
         """What hears of ready jobs and of cancellations, for a worker; None where hints are switched off.
@@ -121,6 +122,8 @@ class QueueProvider(Protocol):
             purpose: As `notifier` has it.
             ready: Called with the ids of queues that have got ready jobs, in the event loop; it must not block.
             cancel: Called with the ids of workers some of whose jobs are to be cancelled, likewise.
+            wake: Called when somebody who submits by other ways than this interface asks workers to look, likewise. It says
+                of no queue that it has jobs, and may come at any rate.
             connected: As `done_listener` has it.
         """
 

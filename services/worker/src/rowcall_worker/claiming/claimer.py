@@ -71,6 +71,14 @@ class Source:
     def hinted(self) -> None:
         """There is said to be work."""
         self.mark.hinted()
+        self._look_soon()
+
+    def woken(self) -> None:
+        """Somebody asked for a look; there may be work, also behind the mark."""
+        self.mark.woken()
+        self._look_soon()
+
+    def _look_soon(self) -> None:
         self._pause = _FIRST_PAUSE
         self._due_at = 0.0
 
@@ -217,6 +225,12 @@ class Claimer:
     def hinted_all(self) -> None:
         """Any queue may have work: hints may have been missed."""
         self.hinted(list(self._sources))
+
+    def woken(self) -> None:
+        """Somebody asked for a look at every queue."""
+        for source in self._sources.values():
+            source.woken()
+        self._wake.set()
 
     async def _run(self, *, further: bool) -> None:
         """Goes round the queues, for ever; the further ones only while there is a backlog."""

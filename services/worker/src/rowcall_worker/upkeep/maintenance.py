@@ -113,6 +113,10 @@ class Maintenance:
         if seconds < PROMOTE_EVERY:
             asyncio.get_running_loop().call_later(seconds + _SOON, self._promote_chore.wake.set)
 
+    def promote_now(self) -> None:
+        """Jobs may be due: not only at the next round."""
+        self._promote_chore.wake.set()
+
     def rescue_soon(self) -> None:
         """There are jobs to take back: not only at the next round."""
         self._rescue_chore.wake.set()

@@ -32,6 +32,9 @@ READY_CHANNEL: Final = "rowcall_ready"
 CANCEL_CHANNEL: Final = "rowcall_cancel"
 """Running jobs of workers are to be cancelled; the payload is the workers' ids, as `parse_cancel` reads them."""
 
+WAKE_CHANNEL: Final = "rowcall_wake"
+"""Somebody who submits in SQL asks workers to look, at whatever they serve: `rowcall.wake_v1`. There is no payload."""
+
 _DONE_PREFIX: Final = "rowcall_done_"
 _IDS_A_PAYLOAD: Final = 240
 """240 ids of 32 digits with commas are 7919 bytes; Postgres takes 7999."""

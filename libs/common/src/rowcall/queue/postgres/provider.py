@@ -16,6 +16,7 @@ from rowcall.queue.postgres.faults import fault
 from rowcall.queue.postgres.hints import (
     CANCEL_CHANNEL,
     READY_CHANNEL,
+    WAKE_CHANNEL,
     PostgresListener,
     PostgresNotifier,
     done_channel,
@@ -119,6 +120,7 @@ class PostgresQueueProvider:
         *,
         ready: Callable[[Sequence[int]], None],
         cancel: Callable[[Sequence[UUID]], None],
+        wake: Callable[[], None],
         connected: Callable[[], None],
     ) -> PostgresListener | None:
         """See QueueProvider.work_listener."""
@@ -126,10 +128,12 @@ class PostgresQueueProvider:
         def heard(channel: str, payload: str) -> None:
             if channel == CANCEL_CHANNEL:
                 cancel(parse_cancel(payload))
+            elif channel == WAKE_CHANNEL:
+                wake()
             else:
                 ready(parse_ready(payload))
 
-        return self._listener(purpose, [READY_CHANNEL, CANCEL_CHANNEL], heard, connected)
+        return self._listener(purpose, [READY_CHANNEL, CANCEL_CHANNEL, WAKE_CHANNEL], heard, connected)
 
     def _listener(
         self,
