@@ -107,7 +107,9 @@ class QueueMachine(RuleBasedStateMachine):
     def start(self) -> UUID:
         worker = uuid4()
         self.run(self.queue.work.register_worker(worker, "w", queue_model.LEASE * HOUR))
+        # Its session stands for the worker.
         self.renewals[worker] = self.queue.process.renewal(worker, queue_model.LEASE * HOUR)
+        self.renewals[worker].renew()
         self.model.workers[worker] = Worker(self.model.now + queue_model.LEASE)
         return worker
 
@@ -238,7 +240,8 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(place=st.integers(0, 1))
     def renew(self, place: int) -> None:
         worker = self.places[place]
-        renewed = self.renewals[worker].renew()
+        # By one that has not renewed before, and so begins at the front: what time passes sets back is behind every mark.
+        renewed = self.run(self.queue.renew(worker, queue_model.LEASE * HOUR))
         assert renewed.alive is not self.model.workers[worker].dead
         if renewed.alive:
             self.model.workers[worker].lease_until = self.model.now + queue_model.LEASE
