@@ -134,7 +134,9 @@ async def test_it_drains_with_its_worker(cluster: Cluster, calls: Calls, service
     jobs = await make_suspects(cluster, calls, work(3))
     await running(calls, jobs)
     [started] = lines(worker, STARTED)
-    assert await asyncio.to_thread(worker.end) == 0, "".join(worker.log)
+    # Not `end`, which waits for whoever holds its stderr.
+    worker.process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(worker.process.wait, END_SECONDS) == 0, "".join(worker.log)
     assert gone(started["pid"]), "the worker waited for it"
     row = await calls.row(jobs[0])
     assert (row.state, row.lost) == (JobState.JOB_STATE_SUCCEEDED, 0)
