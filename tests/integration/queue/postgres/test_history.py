@@ -67,7 +67,7 @@ async def test_a_finished_job_keeps_everything_that_was_known_of_it(queue: Postg
     known = await queue.value("select to_jsonb(j) from rowcall.job j")
     await queue.settle(job)
     kept = await queue.value("select to_jsonb(h) from rowcall.job_history h")
-    assert set(known) - set(kept) == {"held", "attempt_deadline", "waiter_id"}
+    assert set(known) - set(kept) == {"held", "attempt_deadline", "waiter_id", "by_sql"}
     assert {name: kept[name] for name in known if name in kept} == {
         **{n: known[n] for n in known if n in kept},
         "state": 4,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import socket
 import struct
+from contextlib import ExitStack
 from typing import Any
 
 import uvloop
@@ -54,19 +56,26 @@ async def _answered(end: socket.socket) -> int:
 
 
 def test_a_connection_that_was_reset_with_its_last_answer_is_in_nobodys_way() -> None:
-    async def reset_and_reuse() -> None:
+    async def reset_and_reuse(stack: ExitStack) -> None:
         ours, theirs = _pair()
+        stack.callback(ours.close)
         theirs.sendall(b"answer")
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         theirs.close()
         first = await _answered(ours)
         await asyncio.sleep(0)
         gc.collect()
-        # Another connection, watched under the same number.
+        # Another connection, watched under the same number: the lowest that is free.
         others, answering = _pair()
+        stack.callback(others.close)
+        stack.callback(answering.close)
+        while (filler := os.open(os.devnull, os.O_RDONLY)) < first:
+            stack.callback(os.close, filler)
+        os.close(filler)
         answering.sendall(b"answer")
         assert await _answered(others) == first
-        for end in (ours, others, answering):
-            end.close()
 
-    uvloop.run(reset_and_reuse())
+    # What others have left is not to be collected, and its numbers freed, meanwhile.
+    gc.collect()
+    with ExitStack() as stack:
+        uvloop.run(reset_and_reuse(stack))

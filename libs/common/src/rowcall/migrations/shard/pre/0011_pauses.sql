@@ -199,8 +199,8 @@ begin
     select array(
       select distinct s.worker
       from rowcall.serving s
-      join rowcall.worker w on w.worker_id = s.worker_id
-      where w.lease_until > clock_timestamp()
+      cross join lateral rowcall.last_beat(s.worker_id) r
+      where r.lease_until > clock_timestamp()
         and (s.queues is null or b.name = any (s.queues))
         and s.method_id && b.method_id
       order by s.worker
