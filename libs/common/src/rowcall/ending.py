@@ -78,7 +78,6 @@ class Ending:
         self._told = told
         self._at_once = at_once
         self._loop = asyncio.get_running_loop()
-        self._pid = os.getpid()
         self._within = (grace + MARGIN).total_seconds()
         # Both are used within signal handlers, which must not wait for a lock.
         self._begun = itertools.count()
@@ -90,17 +89,13 @@ class Ending:
         threading.Thread(target=self._watch, name="rowcall-ending", daemon=True).start()
         for number in _SIGNALS:
             signal.signal(number, self._came)
-        os.register_at_fork(after_in_child=_hear_nothing)
+        os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_hear_nothing)
 
     def begin(self) -> None:
         """The process shall end, in order: a supervisor's word, which is no signal. From any thread."""
         self._begin(signal.SIGTERM, signalled=False)
 
     def _came(self, number: int, _frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:
-            # A forked child, in its first instant.
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
         if self.signal is None:
             self.signal = signal.Signals(number)
             self._begin(number, signalled=True)
@@ -138,11 +133,24 @@ class Ending:
         os._exit(128 + number)
 
 
+_held_back = threading.local()
+
+
+def _hold_back() -> None:
+    """Before a fork: Python forgets a signal that comes in the child's first instant, while this handler is there."""
+    _held_back.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _let_through() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held_back.mask)
+
+
 def _hear_nothing() -> None:
     """In a forked child, which is the handler's: a signal does there what it does in any program, and is not told to our loop."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _let_through()
 
 
 def run(main: Coroutine[Any, Any, _T], loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> _T:
