@@ -67,6 +67,11 @@ class ServiceProcess:
         lines = [json.loads(line) for line in list(self.log) if '"process started"' in line]
         return {line["process"]: line["pid"] for line in lines}
 
+    def _started(self) -> set[int]:
+        """The process ids of all that it and its processes have said to have started."""
+        lines = [json.loads(line) for line in list(self.log) if ' started"' in line and '"pid"' in line]
+        return {line["pid"] for line in lines}
+
     def all_gone(self) -> bool:
         """Waits until every one of its processes has ended: each of them holds its stderr."""
         self._reader.join(END_SECONDS)
@@ -76,7 +81,7 @@ class ServiceProcess:
         """Kills it and what it had started, which would drain first, or stay if a test has found it out."""
         self.process.kill()
         self.process.wait()
-        for member in self.members().values() if self._reader.is_alive() else ():
+        for member in self._started() if self._reader.is_alive() else ():
             with suppress(ProcessLookupError):
                 os.kill(member, signal.SIGKILL)
         self._reader.join(END_SECONDS)
