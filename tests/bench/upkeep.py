@@ -21,7 +21,7 @@ from uuid_utils.compat import uuid7
 
 from rowcall.catalogue.model import Policy
 from rowcall.probe.v1.probe_pb2 import EchoRequest
-from rowcall.queue.model import MethodIds, Submission
+from rowcall.queue.model import ORDER_STRIDE, MethodIds, Submission
 from rowcall.queue.postgres.store import PostgresJobStore
 from tests.bench.figures import Figure, beside
 from tests.bench.stage import TENANT, Stage, System, count, say
@@ -44,6 +44,8 @@ select coalesce(sum(n_tup_ins), 0) from pg_stat_all_tables where schemaname = 'r
 _READ: Final = (
     "select indexrelname, idx_tup_read from pg_stat_all_indexes where schemaname = 'rowcall' and idx_tup_read > 0"
 )
+# Postgres tells what was inserted up to ten seconds late; a sequence at once.
+_CLAIMED: Final = "select max(coalesce(pg_sequence_last_value(frontier), 0)) from rowcall.queue_lane"
 _TIMES: Final = "select funcname, calls, total_time from pg_stat_user_functions where schemaname = 'rowcall'"
 
 
@@ -58,6 +60,8 @@ class Moment:
     calls: Mapping[str, int]
     times: Mapping[str, float]
     """Of each function: calls, and milliseconds in all."""
+    claimed: int
+    """How many jobs: of one tenant, each is one stride behind the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +186,8 @@ class Load:
         self._store = store
         self._ids = ids
         self._submitted = 0
+        self._began_at = 0
+        """What was submitted, less what was claimed, when the run began: both in jobs, of one tenant that has one stride each."""
         self._request = EchoRequest(payload=bytes(200)).SerializeToString()
 
     async def run(self, seconds: float) -> list[Moment]:
@@ -190,6 +196,7 @@ class Load:
         first = asyncio.Event()
         looking = asyncio.create_task(self._watch(time.monotonic() + seconds, moments, first))
         await first.wait()
+        self._began_at = self._submitted - moments[0].claimed
         await asyncio.gather(self._produce(looking, moments), self._produce(looking, moments), looking)
         done = 0
         for _ in range(DRAIN_LOOKS):
@@ -202,7 +209,7 @@ class Load:
 
     async def _produce(self, looking: asyncio.Task[None], moments: list[Moment]) -> None:
         while not looking.done():
-            if self._submitted - moments[-1].done > AHEAD:
+            if self._submitted - moments[-1].claimed - self._began_at > AHEAD:
                 await asyncio.sleep(0.02)
                 continue
             calls = [Submission(TENANT, uuid7(), self._ids, lane=3, request=self._request) for _ in range(BATCH)]
@@ -235,11 +242,14 @@ async def _look(connection: psycopg.AsyncConnection[Any]) -> Moment:
     done = await (await connection.execute(_DONE.encode())).fetchone()
     read = await (await connection.execute(_READ.encode())).fetchall()
     times = await (await connection.execute(_TIMES.encode())).fetchall()
+    claimed = await (await connection.execute(_CLAIMED.encode())).fetchone()
     assert done is not None
+    assert claimed is not None
     return Moment(
         time.monotonic(),
         float(done[0]),
         {row[0]: row[1] for row in read},
         {row[0]: row[1] for row in times},
         {row[0]: row[2] for row in times},
+        claimed[0] // ORDER_STRIDE,
     )
