@@ -35,6 +35,20 @@ begin
 end
 $$;
 
+-- Those of the queues that are not paused.
+create function rowcall.running_queues(p_queue_id integer[])
+returns integer[]
+language plpgsql stable
+as $$
+begin
+  return array(
+    select a.queue_id
+    from unnest(p_queue_id) as a (queue_id)
+    where not exists (select from rowcall.queue q where q.queue_id = a.queue_id and q.paused_at is not null)
+  );
+end
+$$;
+
 -- Claims up to p_limit ready jobs of one queue for a worker, lanes first, within a
 -- lane in the order of their keys from p_from[lane] on (the worker's low-water
 -- mark: dead index entries behind it cost nothing even while vacuum cannot take
@@ -148,11 +162,7 @@ as $$
 declare
   v_paused text[] := rowcall.paused_tenants();
   v_method_id integer[] := rowcall.running_methods(p_method_id);
-  v_queue_id integer[] := array(
-    select a.queue_id
-    from unnest(p_queue_id) as a (queue_id)
-    where not exists (select from rowcall.queue q where q.queue_id = a.queue_id and q.paused_at is not null)
-  );
+  v_queue_id integer[] := rowcall.running_queues(p_queue_id);
   v_held smallint;
 begin
   if not exists (select from rowcall.worker w where w.worker_id = p_worker_id and w.dead_at is null) then
@@ -210,6 +220,7 @@ as $$
 declare
   v_paused text[] := rowcall.paused_tenants();
   v_method_id integer[] := rowcall.running_methods(p_method_id);
+  v_queue_id integer[] := rowcall.running_queues(p_queue_id);
 begin
   return (
     select count(*)
@@ -218,8 +229,7 @@ begin
       from rowcall.job j
       where j.state = 2
         and j.held = 2
-        and j.queue_id = any (p_queue_id)
-        and j.queue_id not in (select q.queue_id from rowcall.queue q where q.paused_at is not null)
+        and j.queue_id = any (v_queue_id)
         and j.method_id = any (v_method_id)
         and j.tenant <> all (v_paused)
       limit p_limit
@@ -237,14 +247,14 @@ as $$
 declare
   v_paused text[] := rowcall.paused_tenants();
   v_method_id integer[] := rowcall.running_methods(p_method_id);
+  v_queue_id integer[] := rowcall.running_queues(p_queue_id);
 begin
   return (
     select clock_timestamp() - min(j.ready_at)
     from rowcall.job j
     where j.state = 2
       and j.held >= 2
-      and j.queue_id = any (p_queue_id)
-      and j.queue_id not in (select q.queue_id from rowcall.queue q where q.paused_at is not null)
+      and j.queue_id = any (v_queue_id)
       and j.method_id = any (v_method_id)
       and j.tenant <> all (v_paused)
   );
