@@ -11,10 +11,12 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import structlog
 
 from rowcall.errors import RowcallError
+from rowcall.queue.sweeps import Sweep
 
 _log = structlog.get_logger(__name__)
 
@@ -82,3 +84,27 @@ class Chores:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await chore.wake.wait()
+
+
+async def sweep_through(
+    sweep: Sweep,
+    batch: int,
+    work: Callable[[datetime | None], Awaitable[int]],
+    *,
+    goes_on: Callable[[], bool] = lambda: True,
+) -> None:
+    """Looks until a look has found all there was.
+
+    Args:
+        sweep: Says from when on to look, and is told what each look was.
+        batch: As many as a look finds at most.
+        work: Does what is to be done since then, None from the front; how many it found.
+        goes_on: Whether another look may be made.
+    """
+    while goes_on():
+        began = time.monotonic()
+        look = sweep.look(began)
+        whole = await work(look.since) < batch
+        sweep.looked(look, whole=whole, began=began, ended=time.monotonic())
+        if whole:
+            return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -17,7 +17,7 @@ import structlog
 from rowcall.migrations import HISTORY_DAYS
 from rowcall.queue.protocol import WorkQueue
 from rowcall.queue.sweeps import Horizon, Pace, Sweep
-from rowcall_worker.upkeep.chores import Chore, Chores
+from rowcall_worker.upkeep.chores import Chore, Chores, sweep_through
 from rowcall_worker.upkeep.maintenance import Telling
 
 ROLE: Final = "maintainer"
@@ -128,15 +128,12 @@ class Maintainer:
             if len(taken) < BATCH:
                 self._all_attempts.made(began, time.monotonic())
                 break
-        while self.elected:
-            began = time.monotonic()
-            look = self._jobs_over.look(began)
-            ended = await self._queue.expire_jobs(BATCH, look.since)
-            self._telling.ended((job.job_id, job.waiter_id) for job in ended)
-            whole = len(ended) < BATCH
-            self._jobs_over.looked(look, whole=whole, began=began, ended=time.monotonic())
-            if whole:
-                return
+        await sweep_through(self._jobs_over, BATCH, self._expire_jobs, goes_on=lambda: self.elected)
+
+    async def _expire_jobs(self, since: datetime | None) -> int:
+        ended = await self._queue.expire_jobs(BATCH, since)
+        self._telling.ended((job.job_id, job.waiter_id) for job in ended)
+        return len(ended)
 
     async def _pauses(self) -> None:
         while self.elected and await self._queue.hold_paused(BATCH) >= BATCH:
@@ -162,13 +159,9 @@ class Maintainer:
             self._telling.ready(aged.keys())
 
     async def _forget(self) -> None:
-        while self.elected:
-            began = time.monotonic()
-            look = self._keys_over.look(began)
-            whole = await self._queue.expire_keys(BATCH, look.since) < BATCH
-            self._keys_over.looked(look, whole=whole, began=began, ended=time.monotonic())
-            if whole:
-                break
+        await sweep_through(
+            self._keys_over, BATCH, lambda since: self._queue.expire_keys(BATCH, since), goes_on=lambda: self.elected
+        )
         while self.elected and await self._queue.forget_turns(BATCH) >= BATCH:
             pass
 

@@ -7,8 +7,8 @@ needs to do is in `rowcall_worker.upkeep.maintainer`.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from rowcall.queue.model import Rescued
 from rowcall.queue.protocol import WorkQueue
 from rowcall.queue.sweeps import Horizon, Sweep
 from rowcall.v1.job_pb2 import JobState
-from rowcall_worker.upkeep.chores import Chore, Chores
+from rowcall_worker.upkeep.chores import Chore, Chores, sweep_through
 
 PROMOTE_BATCH: Final = 1000
 RESCUE_BATCH: Final = 100
@@ -122,15 +122,13 @@ class Maintenance:
         self._rescue_chore.wake.set()
 
     async def _promote(self) -> None:
-        full = True
-        while full:
-            began = time.monotonic()
-            look = self._due.look(began)
-            promoted = await self._queue.promote(PROMOTE_BATCH, look.since)
-            if promoted:
-                self._telling.ready(promoted.keys())
-            full = sum(promoted.values()) >= PROMOTE_BATCH
-            self._due.looked(look, whole=not full, began=began, ended=time.monotonic())
+        await sweep_through(self._due, PROMOTE_BATCH, self._promote_since)
+
+    async def _promote_since(self, since: datetime | None) -> int:
+        promoted = await self._queue.promote(PROMOTE_BATCH, since)
+        if promoted:
+            self._telling.ready(promoted.keys())
+        return sum(promoted.values())
 
     async def _rescue(self) -> None:
         own_id = self._worker_id()
