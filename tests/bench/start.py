@@ -27,8 +27,9 @@ from tests.support.places import ROOT
 
 JOBS = 200
 """Of each round, one after the other; before those, some to warm up."""
-WAYS = {"by SQL": "start by SQL", "by gateway": "start"}
-"""Ours: a client that writes the row itself, as that of every other queue does; and a call."""
+WAYS = {"by SQL": "start by SQL", "by SQL with a key": "start by SQL with a key", "by gateway": "start"}
+"""Ours: a client that writes the row itself, as that of every other queue does, without an idempotency key as theirs
+and with one; and a call."""
 GOALS = {"p50": "< 1", "p99": "<= 1.2"}
 """By SQL beside each of the others, in five of seven rounds."""
 
@@ -51,6 +52,7 @@ async def run(stage: Stage) -> list[Figure]:
         measures: dict[str, Callable[[], Awaitable[list[float]]]] = {
             "by gateway": partial(starts, address),
             "by SQL": partial(starts_by_sql, system, socket),
+            "by SQL with a key": partial(starts_by_sql, system, socket, "key"),
             **{name: partial(theirs, name) for name in peers},
         }
         for number in range(stage.rounds):
@@ -93,7 +95,7 @@ def _figure(stage: Stage, way: str, share: str, values: dict[str, list[float]], 
     return replace(figure, goal=f"{figure.goal} ({held} of {stage.rounds} rounds)")
 
 
-async def starts_by_sql(system: System, socket: str) -> list[float]:
+async def starts_by_sql(system: System, socket: str, *key: str) -> list[float]:
     """Milliseconds of each of some jobs that a client submits in SQL, in a process of its own as other queues' are."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -102,6 +104,7 @@ async def starts_by_sql(system: System, socket: str) -> list[float]:
         system.dsn,
         socket,
         str(JOBS),
+        *key,
         cwd=ROOT,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

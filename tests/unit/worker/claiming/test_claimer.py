@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
+
+import pytest
 
 from rowcall.queue.sweeps import Horizon
 from rowcall_worker.claiming.claimer import Source, share_out
@@ -54,3 +57,19 @@ def test_a_queue_that_had_no_work_has_no_more_than_its_share_afterwards() -> Non
     idle, busy = source(1, turn=0), source(2, turn=1000)
     assert parts(10, idle, busy, now=1000) == {1: 5, 2: 5}
     assert math.isinf(idle.share.room)
+
+
+@pytest.mark.parametrize("ask", [Source.hinted, Source.woken])
+def test_who_asks_while_a_claim_is_under_way_gets_another_at_once(ask: Callable[[Source], None]) -> None:
+    looked_at = source(1)
+    # From the front: the next such look is some seconds off.
+    looked_at.mark.claimed(looked_at.mark.scan(100.0), [], limit=10, began=100.0, ended=100.0)
+    looked_at.looking()
+    # What he wrote may be too late for that claim.
+    ask(looked_at)
+    looked_at.found(0, 10, now=100.0)
+    assert looked_at.due_at == 100.0
+    # The next one sees it, and that nothing else is there.
+    looked_at.looking()
+    looked_at.found(1, 10, now=100.0)
+    assert looked_at.due_at > 100.0

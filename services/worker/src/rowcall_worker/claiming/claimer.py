@@ -62,6 +62,8 @@ class Source:
         self._longest_pause = longest_pause
         self._pause = _FIRST_PAUSE
         self._due_at = 0.0
+        self._asked = False
+        """Whether a look was asked for since the last one began."""
 
     @property
     def due_at(self) -> float:
@@ -79,16 +81,23 @@ class Source:
         self._look_soon()
 
     def _look_soon(self) -> None:
+        self._asked = True
         self._pause = _FIRST_PAUSE
         self._due_at = 0.0
+
+    def looking(self) -> None:
+        """A claim is made now: it sees what those that asked for a look have written."""
+        self._asked = False
 
     def found(self, count: int, limit: int, now: float) -> None:
         """A claim got so many of as many as it asked for."""
         self.full = count >= limit
         if count:
             self._pause = _FIRST_PAUSE
-        self._due_at = now if self.full else now + self._pause * random.uniform(0.8, 1.2)  # noqa: S311  spreads
-        if not count:
+        # Who asked while the claim was under way may have written too late for it.
+        again = self.full or self._asked
+        self._due_at = now if again else now + self._pause * random.uniform(0.8, 1.2)  # noqa: S311  spreads
+        if not count and not self._asked:
             self._pause = min(2 * self._pause, self._longest_pause)
 
 
@@ -332,6 +341,7 @@ class Claimer:
     async def _fetch(self, registration: Registration, source: Source, limit: int) -> Sequence[ClaimedJob]:
         began = time.monotonic()
         scan = source.mark.scan(began)
+        source.looking()
         jobs = await self._queue.claim(
             registration.worker_id, source.queue_id, self._method_ids, limit, start=scan.start
         )

@@ -98,51 +98,43 @@ set enable_sort = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_memory text := 'rowcall.frontier_' || p_queue_id || '_' || p_lane;
+  -- Where the frontier was when this transaction first submitted here: its own jobs are above
+  -- that, and count however far others have moved meanwhile. Whoever sets it himself has
+  -- more to walk over, or a place for some jobs too many.
+  v_then bigint := substring(current_setting(v_memory, true) from '^[0-9]{1,18}$')::bigint;
   v_frontier bigint;
-  v_then bigint;
   v_turn bigint;
   v_jobs integer;
   v_highest bigint;
 begin
-  -- Of two serializable transactions that both looked and both submitted, one would fail.
-  if current_setting('transaction_isolation') = 'serializable' then
-    return null;
-  end if;
-  select
-    coalesce(pg_sequence_last_value(l.frontier), 0),
-    (
-      select greatest(t.last_key, t.again_key)
-      from rowcall.turn t
-      where t.tenant = p_tenant and t.queue_id = p_queue_id and t.lane = p_lane
-    )
-  into v_frontier, v_turn
+  select f.frontier, greatest(t.last_key, t.again_key), s.jobs, s.highest
+  into v_frontier, v_turn, v_jobs, v_highest
   from rowcall.queue_lane l
-  where l.queue_id = p_queue_id and l.lane = p_lane;
-  -- Where the frontier was when this transaction first submitted here: its own jobs are above
-  -- that, and count however far others have moved meanwhile. Whoever sets it himself has
-  -- more to walk over, or a place for some jobs too many.
-  v_then := substring(current_setting(v_memory, true) from '^[0-9]{1,18}$')::bigint;
+  cross join lateral (select coalesce(pg_sequence_last_value(l.frontier), 0) as frontier offset 0) f
+  left join rowcall.turn t on t.tenant = p_tenant and t.queue_id = l.queue_id and t.lane = l.lane
+  cross join lateral (
+    select count(*) as jobs, max(h.order_key) as highest
+    from (
+      select j.order_key
+      from rowcall.job j
+      where j.tenant = p_tenant
+        and j.queue_id = p_queue_id
+        and j.lane = p_lane
+        and j.state = 2
+        and j.by_sql
+        and j.order_key > least(v_then, f.frontier)
+      order by j.order_key desc
+      limit 16
+    ) h
+  ) s
+  where l.queue_id = p_queue_id
+    and l.lane = p_lane
+    -- Of two serializable transactions that both looked and both submitted, one would fail.
+    and current_setting('transaction_isolation') <> 'serializable';
   if v_then is null then
-    v_then := v_frontier;
-    perform set_config(v_memory, v_then::text, true);
+    v_memory := set_config(v_memory, v_frontier::text, true);
   end if;
-  select count(*), max(s.order_key) into v_jobs, v_highest
-  from (
-    select j.order_key
-    from rowcall.job j
-    where j.tenant = p_tenant
-      and j.queue_id = p_queue_id
-      and j.lane = p_lane
-      and j.state = 2
-      and j.by_sql
-      and j.order_key > least(v_then, v_frontier)
-    order by j.order_key desc
-    limit 16
-  ) s;
-  if v_jobs = 16 then
-    return null;
-  end if;
-  return greatest(v_frontier, v_turn, v_highest);
+  return case when v_jobs < 16 then greatest(v_frontier, v_turn, v_highest) end;
 end
 $$;
 

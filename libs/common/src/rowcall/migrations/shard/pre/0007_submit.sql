@@ -22,7 +22,7 @@ language sql volatile
 as $$
   select (
     overlay(
-      lpad(to_hex((extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0')
+      lpad(to_hex((date_part('epoch', clock_timestamp()) * 1000)::bigint), 12, '0')
         || substr(replace(gen_random_uuid()::text, '-', ''), 13)
       placing '7' from 13 for 1
     )
@@ -152,10 +152,10 @@ begin
 end
 $$;
 
--- What submit_v1 is told in its options; refuses what it does not know, rather than leave
--- it out. Only functions with a search_path of their own call it.
-create function rowcall.check_submit_options(p_options jsonb)
-returns void
+-- What submit_v1 is told in its options: when the job is to run, and its lane. Refuses what it
+-- does not know, rather than leave it out. Only functions with a search_path of their own
+-- call it.
+create function rowcall.read_submit_options(p_options jsonb, out run_at timestamptz, out lane smallint)
 language plpgsql immutable
 as $$
 declare
@@ -181,10 +181,22 @@ begin
     raise exception 'submit_v1: run_at % is no time with its zone', quote_literal(left(p_options ->> 'run_at', 100))
       using errcode = 'invalid_parameter_value', hint = 'Write it as RFC 3339: 2031-05-04T13:30:00Z.';
   end if;
+  if p_options ? 'run_at' then
+    begin
+      run_at := (p_options ->> 'run_at')::timestamptz;
+    exception
+      when invalid_datetime_format or datetime_field_overflow or invalid_time_zone_displacement_value then null;
+    end;
+    if run_at is null or run_at not between '1970-01-01Z' and '9998-12-31Z' then
+      raise exception 'submit_v1: run_at % is no time from 1970 to 9998', quote_literal(left(p_options ->> 'run_at', 100))
+        using errcode = 'invalid_parameter_value', hint = 'Write it as RFC 3339: 2031-05-04T13:30:00Z.';
+    end if;
+  end if;
   if p_options ->> 'priority' not in ('URGENT', 'HIGH', 'NORMAL', 'LOW') then
     raise exception 'submit_v1: % is no priority', quote_literal(left(p_options ->> 'priority', 100))
       using errcode = 'invalid_parameter_value', hint = 'The priorities are URGENT, HIGH, NORMAL and LOW.';
   end if;
+  lane := array_position(array['URGENT', 'HIGH', 'NORMAL', 'LOW'], p_options ->> 'priority');
   select l.key into v_name
   from jsonb_each(p_options -> 'labels') with ordinality as l (key, value, place)
   where l.place > 16
@@ -526,72 +538,31 @@ begin
 end
 $$;
 
--- What submit_jobs does, for the one call of submit_v1: statements of one row begin sooner than
--- its plan for a batch (docs/adr/0022). outcome: 1 to 4 of those. Of the submission
--- neither last_key nor step are read, nor what submit_v1 has no option for. A job whose
--- flow has a backlog is SCHEDULED for now: see key_in_sql. Only functions with a search_path
--- of their own call it.
-create function rowcall.submit_in_sql(
-  p_submission rowcall.submission, p_key_ttl interval, out outcome smallint, out job_id uuid
+-- What submit_jobs does with a key, for the one call of submit_v1: it is this job's, or some job
+-- has it already; is_same: with this fingerprint. Only functions with a search_path of
+-- their own call it.
+create function rowcall.take_key(
+  p_tenant text, p_method_id integer, p_request_id text, p_fingerprint bytea, p_key_ttl interval,
+  inout job_id uuid, out is_new boolean, out is_same boolean
 )
 language plpgsql volatile
 as $$
 #variable_conflict use_column
-declare
-  v_weight double precision;
-  v_is_new boolean;
-  v_is_same boolean;
-  v_later boolean := coalesce(p_submission.run_at > statement_timestamp(), false);
-  v_base bigint;
 begin
-  job_id := p_submission.job_id;
-  select r.weight into v_weight from rowcall.tenant_route r where r.tenant = p_submission.tenant and r.state = 1;
-  if not found then
-    outcome := 4;
-    return;
-  end if;
-  if p_submission.request_id is not null then
-    -- As in submit_jobs.
-    insert into rowcall.job_key as held (tenant, method_id, request_id, job_id, fingerprint, expires_at)
-    values (
-      p_submission.tenant, p_submission.method_id, p_submission.request_id, p_submission.job_id,
-      p_submission.fingerprint, statement_timestamp() + p_key_ttl
-    )
-    on conflict (tenant, method_id, request_id) do update
-    set
-      job_id = case when held.expires_at <= statement_timestamp() then excluded.job_id else held.job_id end,
-      fingerprint = case when held.expires_at <= statement_timestamp() then excluded.fingerprint else held.fingerprint end,
-      repeated_at = case when held.expires_at <= statement_timestamp() then null else statement_timestamp() end,
-      expires_at = case when held.expires_at <= statement_timestamp() then excluded.expires_at else held.expires_at end,
-      callers = case
-        when held.expires_at <= statement_timestamp() then 1
-        when held.fingerprint = excluded.fingerprint then held.callers + 1
-        else held.callers
-      end
-    returning held.job_id, held.repeated_at is null, held.fingerprint = p_submission.fingerprint into job_id, v_is_new, v_is_same;
-    if not v_is_new then
-      outcome := case when v_is_same then 2 else 3 end;
-      return;
-    end if;
-  end if;
-  if not v_later then
-    v_base := rowcall.key_in_sql(p_submission.tenant, p_submission.queue_id, p_submission.lane);
-    v_later := v_base is null;
-  end if;
-  insert into rowcall.job (
-    tenant, job_id, state, lane, priority, queue_id, order_key, method_id, policy_id, run_at, ready_at, request,
-    request_id, actor, traceparent, tracestate, labels, deadline, by_sql
-  )
-  values (
-    p_submission.tenant, p_submission.job_id, case when v_later then 1 else 2 end, p_submission.lane, p_submission.lane,
-    p_submission.queue_id,
-    case when v_later then 0 else v_base + greatest(rowcall.order_stride() / v_weight, 1)::bigint end,
-    p_submission.method_id, p_submission.policy_id, greatest(p_submission.run_at, statement_timestamp()),
-    case when v_later then null else clock_timestamp() end, p_submission.request, p_submission.request_id,
-    p_submission.actor, p_submission.traceparent, p_submission.tracestate, p_submission.labels,
-    greatest(p_submission.run_at, statement_timestamp()) + p_submission.deadline, true
-  );
-  outcome := 1;
+  insert into rowcall.job_key as held (tenant, method_id, request_id, job_id, fingerprint, expires_at)
+  values (p_tenant, p_method_id, p_request_id, take_key.job_id, p_fingerprint, statement_timestamp() + p_key_ttl)
+  on conflict (tenant, method_id, request_id) do update
+  set
+    job_id = case when held.expires_at <= statement_timestamp() then excluded.job_id else held.job_id end,
+    fingerprint = case when held.expires_at <= statement_timestamp() then excluded.fingerprint else held.fingerprint end,
+    repeated_at = case when held.expires_at <= statement_timestamp() then null else statement_timestamp() end,
+    expires_at = case when held.expires_at <= statement_timestamp() then excluded.expires_at else held.expires_at end,
+    callers = case
+      when held.expires_at <= statement_timestamp() then 1
+      when held.fingerprint = excluded.fingerprint then held.callers + 1
+      else held.callers
+    end
+  returning held.job_id, held.repeated_at is null, held.fingerprint = p_fingerprint into job_id, is_new, is_same;
 end
 $$;
 
@@ -615,89 +586,98 @@ returns uuid
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_options jsonb := coalesce(p_options, '{}');
+  -- Few expressions: to begin one costs more, in a function that is called once a
+  -- transaction, than most of them do (docs/adr/0022).
+  v_odd text := case
+    when p_tenant is null or p_tenant !~ '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$' then 'tenant'
+    when p_request is null then 'no request'
+    when octet_length(p_request) > 1048576 then 'large request'
+    when octet_length(p_request_id) not between 1 and 255 or p_request_id ~ '[^ -~]' then 'request id'
+    when p_options <> '{}' then 'options'
+  end;
   v_run_at timestamptz;
-  v_method rowcall.method;
-  v_key bytea;
-  v_deadline interval;
-  v_submission rowcall.submission;
-  v_row record;
+  v_lane smallint;
+  v_found record;
+  v_fingerprint bytea;
+  v_key record;
+  v_base bigint;
 begin
-  if p_tenant is null or p_tenant !~ '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$' then
-    raise exception 'submit_v1: % is no tenant', coalesce(quote_literal(left(p_tenant, 100)), 'null')
-      using errcode = 'invalid_parameter_value', hint = 'Lower-case letters, digits and inner "-", 63 characters at most.';
+  if v_odd is not null then
+    case v_odd
+      when 'tenant' then
+        raise exception 'submit_v1: % is no tenant', coalesce(quote_literal(left(p_tenant, 100)), 'null')
+          using errcode = 'invalid_parameter_value', hint = 'Lower-case letters, digits and inner "-", 63 characters at most.';
+      when 'no request' then
+        raise exception 'submit_v1: the request is null'
+          using errcode = 'null_value_not_allowed', hint = 'Pass the serialised message, an empty one as an empty bytea.';
+      when 'large request' then
+        raise exception 'submit_v1: the request has % bytes; 1048576 are possible', octet_length(p_request)
+          using errcode = 'program_limit_exceeded', hint = 'Pass large data by reference.';
+      when 'request id' then
+        raise exception 'submit_v1: a request id has 1 to 255 printable ASCII characters'
+          using errcode = 'invalid_parameter_value', hint = 'Without one, pass null.';
+      when 'options' then
+        select o.run_at, o.lane into v_run_at, v_lane from rowcall.read_submit_options(p_options) o;
+    end case;
   end if;
-  if p_request is null then
-    raise exception 'submit_v1: the request is null'
-      using errcode = 'null_value_not_allowed', hint = 'Pass the serialised message, an empty one as an empty bytea.';
-  end if;
-  if octet_length(p_request) > 1048576 then
-    raise exception 'submit_v1: the request has % bytes; 1048576 are possible', octet_length(p_request)
-      using errcode = 'program_limit_exceeded', hint = 'Pass large data by reference.';
-  end if;
-  if octet_length(p_request_id) not between 1 and 255 or p_request_id ~ '[^ -~]' then
-    raise exception 'submit_v1: a request id has 1 to 255 printable ASCII characters'
-      using errcode = 'invalid_parameter_value', hint = 'Without one, pass null.';
-  end if;
-  if v_options <> '{}' then
-    perform rowcall.check_submit_options(v_options);
-  end if;
-  if v_options ? 'run_at' then
-    begin
-      v_run_at := (v_options ->> 'run_at')::timestamptz;
-    exception
-      when invalid_datetime_format or datetime_field_overflow or invalid_time_zone_displacement_value then null;
-    end;
-    if v_run_at is null or v_run_at not between '1970-01-01Z' and '9998-12-31Z' then
-      raise exception 'submit_v1: run_at % is no time from 1970 to 9998', quote_literal(left(v_options ->> 'run_at', 100))
-        using errcode = 'invalid_parameter_value', hint = 'Write it as RFC 3339: 2031-05-04T13:30:00Z.';
+  select
+    m.method_id, m.policy_id, m.queue_id, coalesce(v_lane, m.lane) as lane, p.deadline, r.weight, rowcall.uuid_v7() as job_id
+  into v_found
+  from rowcall.method m
+  join rowcall.policy p on p.policy_id = m.policy_id
+  left join rowcall.tenant_route r on r.tenant = p_tenant and r.state = 1
+  where m.name = ltrim(p_method, '/');
+  if v_found.weight is null then
+    if not found then
+      raise exception 'submit_v1: no gateway has published the method %', coalesce(quote_literal(left(p_method, 300)), 'null')
+        using
+          errcode = 'undefined_object',
+          hint = 'It is written package.Service/Method, and known to a shard when a gateway that serves it has started.';
     end if;
-  end if;
-  select * into v_method from rowcall.method m where m.name = ltrim(p_method, '/') and m.policy_id is not null;
-  if not found then
-    raise exception 'submit_v1: no gateway has published the method %', coalesce(quote_literal(left(p_method, 300)), 'null')
-      using
-        errcode = 'undefined_object',
-        hint = 'It is written package.Service/Method, and known to a shard when a gateway that serves it has started.';
-  end if;
-  select i.fingerprint_key into v_key from rowcall.shard_info i;
-  select p.deadline into v_deadline from rowcall.policy p where p.policy_id = v_method.policy_id;
-  v_submission.tenant := p_tenant;
-  v_submission.job_id := rowcall.uuid_v7();
-  v_submission.method_id := v_method.method_id;
-  v_submission.policy_id := v_method.policy_id;
-  v_submission.queue_id := v_method.queue_id;
-  v_submission.lane := coalesce(
-    array_position(array['URGENT', 'HIGH', 'NORMAL', 'LOW'], v_options ->> 'priority'), v_method.lane
-  );
-  v_submission.run_at := v_run_at;
-  v_submission.request := p_request;
-  v_submission.request_id := p_request_id;
-  -- Of format 1, as rowcall.catalogue.requests makes it.
-  v_submission.fingerprint := decode('01', 'hex') || substr(sha256(v_key || p_request), 1, 16);
-  v_submission.actor := v_options ->> 'actor';
-  v_submission.traceparent := v_options ->> 'traceparent';
-  v_submission.tracestate := v_options ->> 'tracestate';
-  v_submission.labels := nullif(v_options -> 'labels', '{}');
-  v_submission.deadline := v_deadline;
-  select * into v_row from rowcall.submit_in_sql(v_submission, interval '168 hours');
-  if v_row.outcome = 3 then
-    -- Gateways make the fingerprint of a serialisation of their own.
-    v_submission.fingerprint := rowcall.kept_fingerprint(p_tenant, v_method.method_id, p_request_id, p_request);
-    if v_submission.fingerprint is not null then
-      select * into v_row from rowcall.submit_in_sql(v_submission, interval '168 hours');
-    end if;
-  end if;
-  if v_row.outcome = 3 then
-    raise exception 'submit_v1: the request id % names job % with another request', quote_literal(p_request_id), v_row.job_id
-      using errcode = 'unique_violation', hint = 'Use a new request id for a new call.';
-  elsif v_row.outcome = 4 then
     raise exception 'submit_v1: the tenant % does not live on this shard', quote_literal(p_tenant)
       using
         errcode = 'foreign_key_violation',
         hint = 'A gateway places a new tenant at its first call; one that moved lives on another shard.';
   end if;
-  return v_row.job_id;
+  if p_request_id is not null then
+    -- Of format 1, as rowcall.catalogue.requests makes it.
+    v_fingerprint := decode('01', 'hex')
+      || substr(sha256((select i.fingerprint_key from rowcall.shard_info i) || p_request), 1, 16);
+    for v_time in 1..2 loop
+      v_key := rowcall.take_key(
+        p_tenant, v_found.method_id, p_request_id, v_fingerprint, interval '168 hours', v_found.job_id
+      );
+      exit when v_key.is_new or v_key.is_same;
+      -- Gateways make the fingerprint of a serialisation of their own.
+      v_fingerprint := rowcall.kept_fingerprint(p_tenant, v_found.method_id, p_request_id, p_request);
+      if v_time = 2 or v_fingerprint is null then
+        raise exception 'submit_v1: the request id % names job % with another request',
+          quote_literal(p_request_id), v_key.job_id
+          using errcode = 'unique_violation', hint = 'Use a new request id for a new call.';
+      end if;
+    end loop;
+    if not v_key.is_new then
+      return v_key.job_id;
+    end if;
+  end if;
+  v_base := case
+    when v_run_at > statement_timestamp() then null
+    else rowcall.key_in_sql(p_tenant, v_found.queue_id, v_found.lane)
+  end;
+  -- Without a key yet it is SCHEDULED: for later, or, as its flow has a backlog, for now.
+  insert into rowcall.job (
+    tenant, job_id, state, lane, priority, queue_id, order_key, method_id, policy_id, run_at, ready_at, request,
+    request_id, actor, traceparent, tracestate, labels, deadline, by_sql
+  )
+  values (
+    p_tenant, v_found.job_id, case when v_base is null then 1 else 2 end, v_found.lane, v_found.lane, v_found.queue_id,
+    coalesce(v_base + greatest(rowcall.order_stride() / v_found.weight, 1)::bigint, 0),
+    v_found.method_id, v_found.policy_id, greatest(v_run_at, statement_timestamp()),
+    case when v_base is not null then clock_timestamp() end, p_request, p_request_id,
+    p_options ->> 'actor', p_options ->> 'traceparent', p_options ->> 'tracestate', nullif(p_options -> 'labels', '{}'),
+    greatest(v_run_at, statement_timestamp()) + v_found.deadline, true
+  );
+  return v_found.job_id;
 end
 $$;
 

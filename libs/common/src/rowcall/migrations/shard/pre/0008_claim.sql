@@ -10,42 +10,40 @@ create type rowcall.claimed_job as (
   time_left interval, waiter_id uuid
 );
 
--- The tenants that are paused: few, and read with each claim, not with each row. Only
--- functions with a search_path of their own call these; in plpgsql, which keeps plans.
-create function rowcall.paused_tenants()
-returns text[]
-language plpgsql stable
-as $$
-begin
-  return array(select r.tenant from rowcall.tenant_route r where r.paused_at is not null);
-end
-$$;
+-- What of these queues and methods a worker may claim now.
+create type rowcall.claimable as (
+  -- Whether the worker is alive.
+  alive boolean,
+  -- Those that are not paused.
+  queue_id integer[], method_id integer[],
+  -- The tenants that are paused: few, and read with each claim, not with each row.
+  paused_tenants text[]
+);
 
--- Those of the methods that are not paused.
-create function rowcall.running_methods(p_method_id integer[])
-returns integer[]
+-- In one statement: to begin another one costs more than to read what it reads. Only
+-- functions with a search_path of their own call it; in plpgsql, which keeps plans.
+create function rowcall.claimable(p_worker_id uuid, p_queue_id integer[], p_method_id integer[])
+returns rowcall.claimable
 language plpgsql stable
 as $$
+declare
+  v_found rowcall.claimable;
 begin
-  return array(
-    select a.method_id
-    from unnest(p_method_id) as a (method_id)
-    where not exists (select from rowcall.method m where m.method_id = a.method_id and m.paused_at is not null)
-  );
-end
-$$;
-
--- Those of the queues that are not paused.
-create function rowcall.running_queues(p_queue_id integer[])
-returns integer[]
-language plpgsql stable
-as $$
-begin
-  return array(
-    select a.queue_id
-    from unnest(p_queue_id) as a (queue_id)
-    where not exists (select from rowcall.queue q where q.queue_id = a.queue_id and q.paused_at is not null)
-  );
+  select
+    exists (select from rowcall.worker w where w.worker_id = p_worker_id and w.dead_at is null),
+    array(
+      select a.queue_id
+      from unnest(p_queue_id) as a (queue_id)
+      where not exists (select from rowcall.queue q where q.queue_id = a.queue_id and q.paused_at is not null)
+    ),
+    array(
+      select a.method_id
+      from unnest(p_method_id) as a (method_id)
+      where not exists (select from rowcall.method m where m.method_id = a.method_id and m.paused_at is not null)
+    ),
+    array(select r.tenant from rowcall.tenant_route r where r.paused_at is not null)
+  into v_found;
+  return v_found;
 end
 $$;
 
@@ -75,30 +73,32 @@ as $$
 declare
   v_left integer := p_limit;
   v_found integer;
-  v_first bigint;
-  v_paused text[] := rowcall.paused_tenants();
-  v_method_id integer[] := rowcall.running_methods(p_method_id);
+  v_open rowcall.claimable := rowcall.claimable(p_worker_id, array[p_queue_id], p_method_id);
+  v_first bigint[];
 begin
-  if not exists (select from rowcall.worker w where w.worker_id = p_worker_id and w.dead_at is null)
-    or exists (select from rowcall.queue q where q.queue_id = p_queue_id and q.paused_at is not null)
-  then
+  if not v_open.alive or v_open.queue_id = '{}' then
     return;
   end if;
+  -- To begin the statement below costs more than to look whether there is anything: most
+  -- lanes of most queues are empty. It then begins at what was found here, so that dead
+  -- entries are walked over once.
+  v_first := array(
+    select (
+      select j.order_key
+      from rowcall.job j
+      where j.state = 2
+        and j.held = 0
+        and j.queue_id = p_queue_id
+        and j.lane = l.lane
+        and j.order_key >= p_from[l.lane]
+      order by j.queue_id, j.lane, j.order_key, j.job_id
+      limit 1
+    )
+    from generate_series(1, 4) as l (lane)
+  );
   for v_lane in 1..4 loop
     exit when v_left <= 0;
-    -- To begin the statement below costs more than to look whether there is anything: most
-    -- lanes of most queues are empty. It then begins at what was found here, so that dead
-    -- entries are walked over once.
-    select j.order_key into v_first
-    from rowcall.job j
-    where j.state = 2
-      and j.held = 0
-      and j.queue_id = p_queue_id
-      and j.lane = v_lane
-      and j.order_key >= p_from[v_lane]
-    order by j.queue_id, j.lane, j.order_key, j.job_id
-    limit 1;
-    continue when not found;
+    continue when v_first[v_lane] is null;
     return query
       with picked as materialized (
         select j.ctid
@@ -107,9 +107,9 @@ begin
           and j.held = 0
           and j.queue_id = p_queue_id
           and j.lane = v_lane
-          and j.order_key >= v_first
-          and j.method_id = any (v_method_id)
-          and j.tenant <> all (v_paused)
+          and j.order_key >= v_first[v_lane]
+          and j.method_id = any (v_open.method_id)
+          and j.tenant <> all (v_open.paused_tenants)
         order by j.queue_id, j.lane, j.order_key, j.job_id
         limit v_left
         for update skip locked
@@ -160,21 +160,19 @@ set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cach
 as $$
 #variable_conflict use_column
 declare
-  v_paused text[] := rowcall.paused_tenants();
-  v_method_id integer[] := rowcall.running_methods(p_method_id);
-  v_queue_id integer[] := rowcall.running_queues(p_queue_id);
+  v_open rowcall.claimable := rowcall.claimable(p_worker_id, p_queue_id, p_method_id);
   v_held smallint;
 begin
-  if not exists (select from rowcall.worker w where w.worker_id = p_worker_id and w.dead_at is null) then
+  if not v_open.alive then
     return;
   end if;
   select j.held into v_held
   from rowcall.job j
   where j.state = 2
     and j.held >= 2
-    and j.queue_id = any (v_queue_id)
-    and j.method_id = any (v_method_id)
-    and j.tenant <> all (v_paused)
+    and j.queue_id = any (v_open.queue_id)
+    and j.method_id = any (v_open.method_id)
+    and j.tenant <> all (v_open.paused_tenants)
   order by j.lane, j.ready_at
   limit 1;
   if not found then
@@ -186,9 +184,9 @@ begin
     from rowcall.job j
     where j.state = 2
       and j.held = v_held
-      and j.queue_id = any (v_queue_id)
-      and j.method_id = any (v_method_id)
-      and j.tenant <> all (v_paused)
+      and j.queue_id = any (v_open.queue_id)
+      and j.method_id = any (v_open.method_id)
+      and j.tenant <> all (v_open.paused_tenants)
     order by j.lane, j.ready_at
     limit case when v_held = 3 then 1 else p_limit end
     for update skip locked
@@ -218,9 +216,7 @@ language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_paused text[] := rowcall.paused_tenants();
-  v_method_id integer[] := rowcall.running_methods(p_method_id);
-  v_queue_id integer[] := rowcall.running_queues(p_queue_id);
+  v_open rowcall.claimable := rowcall.claimable(null, p_queue_id, p_method_id);
 begin
   return (
     select count(*)
@@ -229,9 +225,9 @@ begin
       from rowcall.job j
       where j.state = 2
         and j.held = 2
-        and j.queue_id = any (v_queue_id)
-        and j.method_id = any (v_method_id)
-        and j.tenant <> all (v_paused)
+        and j.queue_id = any (v_open.queue_id)
+        and j.method_id = any (v_open.method_id)
+        and j.tenant <> all (v_open.paused_tenants)
       limit p_limit
     ) s
   );
@@ -245,18 +241,16 @@ language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_paused text[] := rowcall.paused_tenants();
-  v_method_id integer[] := rowcall.running_methods(p_method_id);
-  v_queue_id integer[] := rowcall.running_queues(p_queue_id);
+  v_open rowcall.claimable := rowcall.claimable(null, p_queue_id, p_method_id);
 begin
   return (
     select clock_timestamp() - min(j.ready_at)
     from rowcall.job j
     where j.state = 2
       and j.held >= 2
-      and j.queue_id = any (v_queue_id)
-      and j.method_id = any (v_method_id)
-      and j.tenant <> all (v_paused)
+      and j.queue_id = any (v_open.queue_id)
+      and j.method_id = any (v_open.method_id)
+      and j.tenant <> all (v_open.paused_tenants)
   );
 end
 $$;

@@ -441,7 +441,7 @@ set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cach
 as $$
 #variable_conflict use_column
 declare
-  v_tenants text[] := rowcall.paused_tenants();
+  v_tenants text[] := array(select r.tenant from rowcall.tenant_route r where r.paused_at is not null);
   v_methods integer[] := array(select m.method_id from rowcall.method m where m.paused_at is not null);
   -- Locked: nobody pauses them again meanwhile.
   v_resumed_tenants text[] := array(
