@@ -19,7 +19,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
-from rowcall.queue.model import Running
+from rowcall.queue.marks import FRONTIER
+from rowcall.queue.model import ATTEMPT_GRACE, LANES, ClaimedJob, Rescued, Running
 from rowcall.queue.postgres.renewal import PostgresLeaseRenewal
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from tests.fix_queue import PostgresQueue
@@ -39,7 +40,7 @@ with made as (
   )
   select
     'acme', gen_random_uuid(), %(state)s, 3, 3, %(held)s, %(queue_id)s, g, %(method_id)s, %(policy_id)s,
-    clock_timestamp() - interval '1 hour', %(deadline)s, clock_timestamp() - interval '1 hour',
+    clock_timestamp() - interval '1 hour', %(deadline)s, clock_timestamp() + %(attempt_ends)s,
     case when %(cancelled)s then clock_timestamp() - interval '1 hour' end, %(worker)s, ''
   from generate_series(1, %(count)s) g
   returning 1
@@ -79,12 +80,13 @@ class Held:
         worker: UUID | None = None,
         cancelled: bool = False,
         deadline: bool = False,
+        attempt_ends: timedelta = timedelta(hours=-1),
     ) -> None:
-        """Has so many rows been there."""
+        """Has so many rows been there, their attempts to end so far from now."""
         ids = self.queue.ids
         given = {
             "state": state, "held": held, "worker": worker, "cancelled": cancelled, "count": DEAD,
-            "deadline": None, "queue_id": ids.queue_id, "method_id": ids.method_id, "policy_id": ids.policy_id,
+            "deadline": None, "attempt_ends": attempt_ends, "queue_id": ids.queue_id, "method_id": ids.method_id, "policy_id": ids.policy_id,
         }  # fmt: skip
         if deadline:
             given["deadline"] = await self.queue.value("select clock_timestamp() - interval '1 hour'")
@@ -157,6 +159,24 @@ async def test_the_dead_entries_are_there(held: Held) -> None:
     assert (await held.told("select count(*) from rowcall.job where worker_id = %s and state = 3", worker)).pages > FEW
 
 
+async def test_a_claimer_without_a_mark_may_begin_at_the_frontier(held: Held) -> None:
+    worker = await held.queue.worker()
+    await held.die(2)
+    ids = held.queue.ids
+    await held.queue.value(
+        "select setval(frontier, %s) from rowcall.queue_lane where queue_id = %s and lane = 3", DEAD, ids.queue_id
+    )
+    call = held.queue.call()
+    await held.queue.submit(call)
+    got: list[ClaimedJob] = []
+
+    async def claim(work: PostgresWorkQueue) -> None:
+        got.extend(await work.claim(worker, ids.queue_id, [ids.method_id], 1, start=(FRONTIER,) * len(LANES)))
+
+    assert few(await held.read(claim))
+    assert [each.job_id for each in got] == [call.job_id]
+
+
 async def test_a_renewal_reads_nothing_of_what_the_worker_claimed(held: Held) -> None:
     worker = await held.queue.worker()
     await held.die(3, worker=worker)
@@ -211,14 +231,46 @@ async def test_a_worker_names_what_is_overdue(held: Held) -> None:
     assert [each.job_id for each in ended] == [job.job_id]
 
 
-async def test_a_dead_worker_is_walked_over_until_it_holds_nothing(held: Held) -> None:
+async def test_attempts_past_their_deadline_are_looked_for_from_the_mark_on(held: Held) -> None:
     worker = await held.queue.worker()
     await held.die(3, worker=worker)
+    lately = await held.queue.value(_LATELY)
+    assert few(await held.read(lambda work: work.expire_attempts(10, since=lately)))
+    await held.queue.submit(held.queue.call())
+    [job] = await held.queue.claim(worker)
+    # Overdue since a second ago: not past the grace yet when the mark was there.
+    await held.queue.admin.execute(
+        "update rowcall.job set attempt_deadline = clock_timestamp() - %s - interval '1 second' where job_id = %s",
+        [ATTEMPT_GRACE, job.job_id],
+    )
+    assert [each.job_id for each in await held.queue.work.expire_attempts(10, since=lately)] == [job.job_id]
+
+
+async def test_of_a_dead_worker_only_that_is_read_that_it_may_still_have_held(held: Held) -> None:
+    worker = await held.queue.worker()
+    await held.die(3, worker=worker)
+    await held.queue.submit(held.queue.call())
+    [job] = await held.queue.claim(worker)
     await held.queue.work.retire_worker(worker)
-    assert (await held.read(lambda work: work.rescue(10))).entries >= DEAD, "it may hold something"
+    rescued: list[Rescued] = []
+
+    async def rescue(work: PostgresWorkQueue) -> None:
+        rescued.extend(await work.rescue(10, front=False))
+
+    assert few(await held.read(rescue))
+    assert [each.job_id for each in rescued] == [job.job_id]
+
+
+async def test_a_dead_worker_is_looked_at_until_it_holds_nothing(held: Held) -> None:
+    worker = await held.queue.worker()
+    await held.die(3, worker=worker, attempt_ends=timedelta(minutes=1))
+    await held.queue.work.retire_worker(worker)
+    assert (await held.read(lambda work: work.rescue(10, front=False))).entries >= DEAD, "it may hold something"
     await held.queue.probe.pass_time(timedelta(minutes=2), workers=[worker])
-    assert (await held.read(lambda work: work.rescue(10))).entries >= DEAD
-    assert few(await held.read(lambda work: work.rescue(10)))
+    assert (await held.read(lambda work: work.rescue(10, front=False))).entries >= DEAD
+    # Nor is it the pause behind that look.
+    await held.queue.admin.execute("update rowcall.worker set look_again_at = null")
+    assert few(await held.read(lambda work: work.rescue(10, front=False)))
     assert few(await held.read(lambda work: work.bury_workers(NO_GRACE)))
 
 
@@ -274,7 +326,8 @@ async def _running(queue: PostgresQueue, worker: UUID) -> UUID:
     call = queue.call()
     await queue.submit(call)
     await queue.admin.execute(
-        "update rowcall.job set state = 3, worker_id = %s where job_id = %s", [worker, call.job_id]
+        "update rowcall.job set state = 3, worker_id = %s, attempt_deadline = clock_timestamp() where job_id = %s",
+        [worker, call.job_id],
     )
     return call.job_id
 
@@ -293,7 +346,7 @@ async def test_a_claim_that_commits_long_behind_its_workers_death_is_taken_back(
         assert row == (1,)
         await queue.work.retire_worker(worker)
         await queue.probe.pass_time(timedelta(minutes=2), workers=[worker])
-        assert await queue.work.rescue(10) == []
+        assert await queue.work.rescue(10, front=False) == []
         assert not await _cleared(queue, worker), "a transaction of before its death is open"
         await claiming.commit()
     await until(lambda: _rescued(queue))
@@ -302,12 +355,12 @@ async def test_a_claim_that_commits_long_behind_its_workers_death_is_taken_back(
 
 async def _rescued(queue: PostgresQueue) -> bool:
     """Behind a look in vain that took long, on a busy machine, is a pause."""
-    return bool(await queue.work.rescue(10))
+    return bool(await queue.work.rescue(10, front=False))
 
 
 async def _cleared_by_rescue(queue: PostgresQueue, worker: UUID) -> bool:
     """A transaction of another test's may be open for a moment."""
-    assert await queue.work.rescue(10) == []
+    assert await queue.work.rescue(10, front=False) == []
     return await _cleared(queue, worker)
 
 
@@ -315,22 +368,31 @@ async def test_a_worker_is_not_cleared_within_a_minute_of_its_death(queue: Postg
     """A claim that is slow to begin has seen it alive, and is no writer yet."""
     worker = await queue.worker()
     await queue.work.retire_worker(worker)
-    assert await queue.work.rescue(10) == []
+    assert await queue.work.rescue(10, front=False) == []
     await _running(queue, worker)
     await until(lambda: _rescued(queue))
 
 
-async def test_what_turns_up_under_a_cleared_worker_is_taken_back_within_a_day(queue: PostgresQueue) -> None:
+async def test_what_turns_up_under_a_cleared_worker_is_found_by_who_looks_at_all(queue: PostgresQueue) -> None:
     worker = await queue.worker()
     await queue.work.retire_worker(worker)
     await queue.probe.pass_time(timedelta(minutes=2), workers=[worker])
     await until(lambda: _cleared_by_rescue(queue, worker))
     job_id = await _running(queue, worker)
-    assert await queue.work.rescue(10) == []
-    await queue.probe.pass_time(timedelta(hours=25), workers=[worker])
-    await queue.work.bury_workers(NO_GRACE)
-    await until(lambda: _rescued(queue))
+    assert await queue.work.rescue(10, front=False) == []
+    assert [each.job_id for each in await queue.work.rescue(10)] == [job_id]
     assert (await queue.facts(job_id)).state == READY
+
+
+async def test_what_a_dead_worker_cannot_have_held_is_found_by_who_looks_at_all(queue: PostgresQueue) -> None:
+    worker = await queue.worker()
+    job_id = await _running(queue, worker)
+    await queue.admin.execute(
+        "update rowcall.job set attempt_deadline = clock_timestamp() - interval '1 hour' where job_id = %s", [job_id]
+    )
+    await queue.work.retire_worker(worker)
+    assert await queue.work.rescue(10, front=False) == []
+    assert [each.job_id for each in await queue.work.rescue(10)] == [job_id]
 
 
 async def test_a_cleared_worker_holds_nothing_that_a_zombie_has_locked(queue: PostgresQueue) -> None:
@@ -342,7 +404,7 @@ async def test_a_cleared_worker_holds_nothing_that_a_zombie_has_locked(queue: Po
     async with await psycopg.AsyncConnection.connect(queue.logins.admin) as zombie:
         # Begun behind the death, by a session that does not know of it.
         await zombie.execute("select from rowcall.job where job_id = %s for update", [job.job_id])
-        assert await queue.work.rescue(10) == []
+        assert await queue.work.rescue(10, front=False) == []
         await zombie.rollback()
     await until(lambda: _rescued(queue))
 
@@ -353,9 +415,9 @@ async def test_after_a_long_look_in_vain_there_is_a_pause(queue: PostgresQueue) 
     job_id = await _running(queue, worker)
     again = "update rowcall.worker set look_again_at = clock_timestamp() + %s::interval"
     await queue.admin.execute(again, ["1 minute"])
-    assert await queue.work.rescue(10) == []
+    assert await queue.work.rescue(10, front=False) == []
     await queue.admin.execute(again, ["-1 minute"])
-    assert [each.job_id for each in await queue.work.rescue(10)] == [job_id]
+    assert [each.job_id for each in await queue.work.rescue(10, front=False)] == [job_id]
 
 
 async def test_who_resumes_waits_for_what_is_being_set_aside(queue: PostgresQueue) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, NoReturn, cast
 
 import pytest
 
+from rowcall.queue.marks import FRONT_EVERY, FRONTIER, Begin
+from rowcall.queue.protocol import WorkQueue
 from rowcall.queue.sweeps import Horizon
-from rowcall_worker.claiming.claimer import Source, share_out
+from rowcall_worker.claiming.claimer import Claimer, Source, share_out
 from rowcall_worker.claiming.shares import Share
 from rowcall_worker.running.slots import Cap
 
@@ -73,3 +79,31 @@ def test_who_asks_while_a_claim_is_under_way_gets_another_at_once(ask: Callable[
     looked_at.looking()
     looked_at.found(1, 10, now=100.0)
     assert looked_at.due_at > 100.0
+
+
+class Silent:
+    """A queue whose claims get no answer in time."""
+
+    async def claim(self, *_: object, **__: object) -> NoReturn:
+        await asyncio.sleep(0.1)
+        raise TimeoutError
+
+
+async def test_a_claim_from_the_front_that_fails_is_not_made_again_at_once() -> None:
+    """A long snapshot may keep more dead entries at the front than a claim has time for."""
+    claimer = Claimer(
+        cast("WorkQueue", Silent()), *cast("list[Any]", [None] * 4), shard="a", method_ids=[1], slots=cast("Any", None),
+        horizon=Horizon(), longest_pause=1.0,
+    )  # fmt: skip
+    claimer.look_at({1: Share(1.0, None)}, ())
+    [looked_at] = claimer._sources.values()
+    with pytest.raises(TimeoutError):
+        await claimer._fetch(cast("Any", SimpleNamespace(worker_id=None)), looked_at, 10)
+    now = time.monotonic()
+    scan = looked_at.mark.scan(now)
+    assert set(scan.begins) == {Begin.MARK}
+    assert set(scan.start) == {FRONTIER}, "it has no mark yet"
+    assert looked_at.mark.next_sweep() > now + 2 * FRONT_EVERY
+    # It may have been that the database was away.
+    claimer.hinted_all()
+    assert looked_at.mark.next_sweep() <= now + FRONT_EVERY

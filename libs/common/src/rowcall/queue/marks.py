@@ -33,9 +33,13 @@ FLOOR_SHARE = 0.03
 FRONT_SHARE = 0.005
 """Of the time, at most, goes into scans from the floor and from the front; they come less often when dead entries make
 them long."""
-FLOOR_WAIT = 2.0
-FRONT_WAIT = 120.0
+FLOOR_WAIT = 60.0
+FRONT_WAIT = 3600.0
 """Seconds that is at most: a scan may also have been long because the database was away."""
+
+FRONTIER = -1
+"""In place of an order key: where the lane's frontier is, which is the highest that was claimed. Of a claimer that has no mark,
+for it only began, and cannot get through from the front: it finds all but what appeared behind that."""
 
 
 class Begin(enum.Enum):
@@ -51,7 +55,7 @@ class Scan:
     """One claim to make."""
 
     start: tuple[int, ...]
-    """The order key to begin at, for each lane: `start` of `WorkQueue.claim`."""
+    """The order key to begin at, or FRONTIER, for each lane: `start` of `WorkQueue.claim`."""
     begins: tuple[Begin, ...]
     """What that is, for each lane."""
     floors: tuple[int, ...]
@@ -113,10 +117,7 @@ class LowWaterMark:
             # Lanes are scanned one after another until there are enough: was this one, at least up to its mark?
             through = got < limit or index < last_lane or (index == last_lane and highest[index] >= lane.mark)
             lane.scanned(begin, highest[index], floor, through=through, began=began, ended=ended)
-        if Begin.FRONT in scan.begins:
-            self._front_wait = min((ended - began) / FRONT_SHARE, FRONT_WAIT)
-        elif Begin.FLOOR in scan.begins:
-            self._floor_wait = min((ended - began) / FLOOR_SHARE, FLOOR_WAIT)
+        self._took(scan, ended - began)
         if got or all(begin is Begin.FRONT for begin in scan.begins):
             self._hints_served = max(self._hints_served, scan.hints)
         if all(begin is Begin.FRONT for begin in scan.begins):
@@ -126,6 +127,22 @@ class LowWaterMark:
             # a look may have waited with his commit: what we got may be others', and his behind the marks.
             for lane in self._lanes:
                 lane.front_wanted = True
+
+    def failed(self, scan: Scan, *, began: float, ended: float) -> None:
+        """A scan got no answer: perhaps it took longer than a claim may. The next one begins elsewhere."""
+        self._took(scan, ended - began)
+        for lane, begin in zip(self._lanes, scan.begins, strict=True):
+            lane.failed(begin, ended)
+
+    def reconnected(self) -> None:
+        """The database was away: what took long may have been that."""
+        self._front_wait = self._floor_wait = 0.0
+
+    def _took(self, scan: Scan, seconds: float) -> None:
+        if Begin.FRONT in scan.begins:
+            self._front_wait = min(seconds / FRONT_SHARE, FRONT_WAIT)
+        elif Begin.FLOOR in scan.begins:
+            self._floor_wait = min(seconds / FLOOR_SHARE, FLOOR_WAIT)
 
     def next_sweep(self) -> float:
         """When the next scan from the front is due: an idle claimer sleeps no longer than until then."""
@@ -185,6 +202,15 @@ class _Lane:
 
     def start(self, begin: Begin) -> int:
         return {Begin.MARK: self.mark, Begin.FLOOR: self._floor, Begin.FRONT: 0}[begin]
+
+    def failed(self, begin: Begin, ended: float) -> None:
+        if begin is Begin.MARK:
+            return
+        self._last_floor = ended
+        if begin is Begin.FRONT:
+            self._last_front = ended
+            self.mark = self.mark or FRONTIER
+            self._floor = self._floor or FRONTIER
 
     def scanned(self, begin: Begin, highest: int, floor: int, *, through: bool, began: float, ended: float) -> None:
         if highest > self._highest:

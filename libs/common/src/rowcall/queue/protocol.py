@@ -332,7 +332,7 @@ class WorkQueue(Protocol):
         *,
         start: Sequence[int],
     ) -> list[ClaimedJob]:
-        """Claims ready jobs, lanes first, within a lane by order key from `start[lane - 1]` on (see `marks`).
+        """Claims ready jobs, lanes first, within a lane by order key from `start[lane - 1]` on (or FRONTIER; see `marks`).
 
         Moves the lanes' frontiers up to what was claimed. A dead worker gets nothing.
         """
@@ -380,11 +380,25 @@ class WorkQueue(Protocol):
         steadily for so long: the living come back first.
         """
 
-    async def rescue(self, limit: int) -> list[Rescued]:
-        """Takes jobs of dead workers back, as any jobs; those that were lost twice in a row as suspects."""
+    async def rescue(self, limit: int, *, front: bool = True) -> list[Rescued]:
+        """Takes jobs of dead workers back, as any jobs; those that were lost twice in a row as suspects.
 
-    async def expire_attempts(self, limit: int, grace: timedelta = ...) -> list[Rescued]:
-        """Ends attempts so far past their deadline that their living worker must hang; retried (SCHEDULED) or FAILED."""
+        Args:
+            limit: So many.
+            front: Whether also those are looked for that a worker cannot have held any more when it was last heard
+                of: dead entries are among them.
+        """
+
+    async def expire_attempts(
+        self, limit: int, grace: timedelta = ..., *, since: datetime | None = None
+    ) -> list[Rescued]:
+        """Ends attempts so far past their deadline that their living worker must hang; retried (SCHEDULED) or FAILED.
+
+        Args:
+            limit: So many.
+            grace: How far past.
+            since: Of those that are so since then (see `sweeps`).
+        """
 
     async def expire_jobs(self, limit: int, since: datetime | None = None) -> list[Ended]:
         """Fails waiting jobs whose own deadline is over, since then or later (see `sweeps`)."""

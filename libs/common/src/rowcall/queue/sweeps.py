@@ -21,9 +21,10 @@ from rowcall.queue.model import Moment
 FLOOR_SHARE: Final = 0.03
 FRONT_SHARE: Final = 0.01
 """Of the time, at most, goes into looks from the floor and from the front."""
-FLOOR_WAIT: Final = 10.0
-FRONT_WAIT: Final = 120.0
-"""Seconds between two of them that is at most: one may also have been long because the database was away."""
+FLOOR_WAIT: Final = 60.0
+FRONT_WAIT: Final = 3600.0
+"""Seconds between two of them that is at most: one may also have been long because the database was away. What is found
+from the front only is against all rules; an hour of dead entries takes half a minute, and more than that is given up."""
 MARK_LAG: Final = timedelta(seconds=2)
 """By which the mark is behind the last look: longer than most transactions take."""
 FLOOR_LAG: Final = timedelta(seconds=1)
@@ -67,7 +68,10 @@ class Horizon:
 
 
 class Pace:
-    """When the next dear look is due, so that they take no more than a share of the time. Monotonic seconds."""
+    """When the next dear look is due, so that they take no more than a share of the time. Monotonic seconds.
+
+    One that fails counts as one that was made: perhaps it took longer than a statement may.
+    """
 
     def __init__(self, share: float = FRONT_SHARE, most: float = FRONT_WAIT) -> None:
         """
@@ -136,7 +140,7 @@ class Sweep:
 
         Args:
             look: Which one.
-            whole: Whether it found all there was, and not as much as it was allowed.
+            whole: Whether it found all there was: it did not fail, nor find as much as it was allowed.
             began: When it was sent.
             ended: When its answer was there.
         """

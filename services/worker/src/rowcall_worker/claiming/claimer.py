@@ -232,7 +232,9 @@ class Claimer:
                 self._wake.set()
 
     def hinted_all(self) -> None:
-        """Any queue may have work: hints may have been missed."""
+        """Any queue may have work: the database was away, and hints may have been missed."""
+        for source in self._sources.values():
+            source.mark.reconnected()
         self.hinted(list(self._sources))
 
     def woken(self) -> None:
@@ -342,9 +344,13 @@ class Claimer:
         began = time.monotonic()
         scan = source.mark.scan(began)
         source.looking()
-        jobs = await self._queue.claim(
-            registration.worker_id, source.queue_id, self._method_ids, limit, start=scan.start
-        )
+        try:
+            jobs = await self._queue.claim(
+                registration.worker_id, source.queue_id, self._method_ids, limit, start=scan.start
+            )
+        except Exception:
+            source.mark.failed(scan, began=began, ended=time.monotonic())
+            raise
         ended = time.monotonic()
         source.mark.claimed(scan, ((job.lane, job.order_key) for job in jobs), limit=limit, began=began, ended=ended)
         source.found(len(jobs), limit, ended)

@@ -12,13 +12,16 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
 import structlog
 
 from rowcall.errors import RowcallError
-from rowcall.queue.sweeps import Sweep
+from rowcall.queue.sweeps import Pace, Sweep
 
 _log = structlog.get_logger(__name__)
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,26 @@ async def sweep_through(
     while goes_on():
         began = time.monotonic()
         look = sweep.look(began)
-        whole = await work(look.since) < batch
-        sweep.looked(look, whole=whole, began=began, ended=time.monotonic())
+        whole = False
+        try:
+            whole = await work(look.since) < batch
+        finally:
+            sweep.looked(look, whole=whole, began=began, ended=time.monotonic())
         if whole:
             return
+
+
+async def paced(pace: Pace, work: Callable[[bool], Awaitable[_Found]]) -> _Found:
+    """Looks once: at everything where that is due.
+
+    Args:
+        pace: Of the looks at everything.
+        work: Looks, at everything (true) or not; what it found.
+    """
+    began = time.monotonic()
+    front = pace.due(began)
+    try:
+        return await work(front)
+    finally:
+        if front:
+            pace.made(began, time.monotonic())

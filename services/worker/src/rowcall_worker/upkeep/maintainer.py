@@ -17,7 +17,7 @@ import structlog
 from rowcall.migrations import HISTORY_DAYS
 from rowcall.queue.protocol import WorkQueue
 from rowcall.queue.sweeps import Horizon, Pace, Sweep
-from rowcall_worker.upkeep.chores import Chore, Chores, sweep_through
+from rowcall_worker.upkeep.chores import Chore, Chores, paced, sweep_through
 from rowcall_worker.upkeep.maintenance import Telling
 
 ROLE: Final = "maintainer"
@@ -62,9 +62,9 @@ class Maintainer:
         horizon: The shard's.
         telling: Is told of the jobs that were moved.
         """
-        self._jobs_over, self._keys_over = Sweep(horizon), Sweep(horizon)
-        self._all_attempts, self._all_lanes, self._all_held = Pace(), Pace(), Pace()
-        """Looks through all that runs, that waits, that is held; each dear while somebody holds a snapshot."""
+        self._attempts_over, self._jobs_over, self._keys_over = Sweep(horizon), Sweep(horizon), Sweep(horizon)
+        self._all_lanes, self._all_held = Pace(), Pace()
+        """Looks through all that waits, that is held; each dear while somebody holds a snapshot."""
         self._queue = queue
         self._shard = shard
         self._worker_id = worker_id
@@ -122,13 +122,13 @@ class Maintainer:
 
     async def _expire(self) -> None:
         # Each worker names its own overdue attempts (see `membership/lease`); this finds what none knows of.
-        while self.elected and self._all_attempts.due(began := time.monotonic()):
-            taken = await self._queue.expire_attempts(BATCH)
-            self._telling.overdue(taken, self._shard)
-            if len(taken) < BATCH:
-                self._all_attempts.made(began, time.monotonic())
-                break
+        await sweep_through(self._attempts_over, BATCH, self._expire_attempts, goes_on=lambda: self.elected)
         await sweep_through(self._jobs_over, BATCH, self._expire_jobs, goes_on=lambda: self.elected)
+
+    async def _expire_attempts(self, since: datetime | None) -> int:
+        taken = await self._queue.expire_attempts(BATCH, since=since)
+        self._telling.overdue(taken, self._shard)
+        return len(taken)
 
     async def _expire_jobs(self, since: datetime | None) -> int:
         ended = await self._queue.expire_jobs(BATCH, since)
@@ -139,22 +139,14 @@ class Maintainer:
         while self.elected and await self._queue.hold_paused(BATCH) >= BATCH:
             pass
         while self.elected:
-            began = time.monotonic()
-            front = self._all_held.due(began)
-            freed = await self._queue.free_resumed(BATCH, front=front)
-            if front:
-                self._all_held.made(began, time.monotonic())
+            freed = await paced(self._all_held, lambda front: self._queue.free_resumed(BATCH, front=front))
             if freed:
                 self._telling.ready(freed.keys())
             if sum(freed.values()) < BATCH:
                 return
 
     async def _age(self) -> None:
-        began = time.monotonic()
-        front = self._all_lanes.due(began)
-        aged = await self._queue.age(AGED, front=front)
-        if front:
-            self._all_lanes.made(began, time.monotonic())
+        aged = await paced(self._all_lanes, lambda front: self._queue.age(AGED, front=front))
         if aged:
             self._telling.ready(aged.keys())
 

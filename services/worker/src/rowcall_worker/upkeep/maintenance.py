@@ -16,7 +16,7 @@ import structlog
 
 from rowcall.queue.model import Rescued
 from rowcall.queue.protocol import WorkQueue
-from rowcall.queue.sweeps import Horizon, Sweep
+from rowcall.queue.sweeps import FRONT_SHARE, Horizon, Sweep
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.upkeep.chores import Chore, Chores, sweep_through
 
@@ -26,6 +26,8 @@ RESCUE_BATCH: Final = 100
 PROMOTE_EVERY: Final = 0.5
 BURY_EVERY: Final = 0.5
 """Seconds. Two beats and this, and a killed worker's jobs are ready again."""
+RESCUE_ALL_EVERY: Final = 5.0
+"""Seconds between looks through all that dead workers ever claimed, at least: those take a hundredth of the time."""
 
 _SOON: Final = 0.005
 """Seconds by which a retry is looked for later than it is due, so that it is."""
@@ -98,7 +100,10 @@ class Maintenance:
         self._telling = telling
         self._promote_chore = Chore("promote due jobs", self._promote, PROMOTE_EVERY)
         self._rescue_chore = Chore("rescue jobs", self._rescue, BURY_EVERY)
-        self._chores = Chores((self._promote_chore, self._rescue_chore), shard=shard)
+        rescue_all = Chore(
+            "look through all that dead workers claimed", self._rescue_all, RESCUE_ALL_EVERY, share=FRONT_SHARE
+        )
+        self._chores = Chores((self._promote_chore, self._rescue_chore, rescue_all), shard=shard)
 
     def start(self) -> None:
         """Starts; the first round of each is at once."""
@@ -136,9 +141,16 @@ class Maintenance:
         dead = [] if own_id is None else await self._queue.bury_workers(by=own_id)
         for worker_id, name in dead:
             _log.warning("worker declared dead", shard=self._shard, worker=name, worker_id=str(worker_id))
+        await self._take_back(front=False)
+
+    async def _rescue_all(self) -> None:
+        # What no worker can have held any more when it was last heard of: there is none, by the rules.
+        await self._take_back(front=True)
+
+    async def _take_back(self, *, front: bool) -> None:
         full = True
         while full:
-            rescued = await self._queue.rescue(RESCUE_BATCH)
+            rescued = await self._queue.rescue(RESCUE_BATCH, front=front)
             if rescued:
                 _log.warning(
                     "jobs of dead workers taken back",

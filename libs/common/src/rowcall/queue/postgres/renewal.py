@@ -90,6 +90,7 @@ class PostgresLeaseRenewal:
             "job_id": [each.job_id for each in overdue],
             "lease": [each.lease for each in overdue],
             "limit": len(overdue),
+            "since": None,
             "grace": grace,
             "timeout_error": statuses.timed_out(),
             "deadline_error": statuses.deadline_over(),

@@ -239,12 +239,13 @@ class PostgresWorkQueue:
         """See WorkQueue.bury_workers."""
         return [(row[0], row[1]) for row in await self._house.rows("bury_workers", {"grace": grace, "by": by})]
 
-    async def rescue(self, limit: int) -> list[Rescued]:
+    async def rescue(self, limit: int, *, front: bool = True) -> list[Rescued]:
         """See WorkQueue.rescue."""
         found = await self._house.rows(
             "rescue_jobs",
             {
                 "limit": limit,
+                "front": front,
                 "lost_limit": LOST_LIMIT,
                 "lost_error": statuses.worker_lost(),
                 "cancelled_error": statuses.cancelled(),
@@ -252,7 +253,9 @@ class PostgresWorkQueue:
         )
         return [rows.rescued(row) for row in found]
 
-    async def expire_attempts(self, limit: int, grace: timedelta = ATTEMPT_GRACE) -> list[Rescued]:
+    async def expire_attempts(
+        self, limit: int, grace: timedelta = ATTEMPT_GRACE, *, since: datetime | None = None
+    ) -> list[Rescued]:
         """See WorkQueue.expire_attempts."""
         found = await self._house.rows(
             "expire_attempts",
@@ -261,6 +264,7 @@ class PostgresWorkQueue:
                 "job_id": None,
                 "lease": None,
                 "limit": limit,
+                "since": since,
                 "grace": grace,
                 "timeout_error": statuses.timed_out(),
                 "deadline_error": statuses.deadline_over(),

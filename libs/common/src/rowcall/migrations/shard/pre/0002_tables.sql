@@ -275,7 +275,10 @@ create index job_due on rowcall.job (run_at) where state = 1;
 -- that what is submitted for a tenant that is paused is seen.
 create index job_by_sql on rowcall.job (tenant, queue_id, lane, order_key) where state = 2 and by_sql;
 create index job_deadline on rowcall.job (deadline) where deadline is not null;
-create index job_running on rowcall.job (worker_id) where state = 3;
+-- By when its attempt ends: what a worker that has died may still hold, and what is overdue, lies
+-- at the end of a worker's entries, of which there is one for every job that it ever claimed for
+-- as long as a snapshot is held.
+create index job_running on rowcall.job (worker_id, attempt_deadline) where state = 3;
 -- What running jobs are asked for. job_running has an entry of every job that a worker ever
 -- claimed, for as long as a snapshot is held; this one has the few that were to be cancelled.
 create index job_cancelling on rowcall.job (worker_id, cancel_requested_at) where cancel_requested_at is not null;

@@ -346,10 +346,6 @@ begin
   loop
     delete from rowcall.worker_beat b where b.worker_id = v_forgotten;
   end loop;
-  -- Who is left of those holds something, whatever was known of it before.
-  update rowcall.worker w
-  set cleared_at = null
-  where w.dead_at < clock_timestamp() - interval '1 day' and w.cleared_at is not null;
   v_lapsed := array(
     select w.worker_id
     from rowcall.worker w

@@ -50,7 +50,7 @@ $$;
 -- Claims up to p_limit ready jobs of one queue for a worker, lanes first, within a
 -- lane in the order of their keys from p_from[lane] on (the worker's low-water
 -- mark: dead index entries behind it cost nothing even while vacuum cannot take
--- them away). Every claim raises the job's lease number and moves the lane's frontier
+-- them away), or, of a worker that has none (-1), from the lane's frontier on. Every claim raises the job's lease number and moves the lane's frontier
 -- up to the highest key it got (two claimers may race it back a little: sweeps find
 -- what then lands behind a mark). A dead worker and a paused queue get nothing, and
 -- jobs of paused methods and tenants are passed over. The answer is in no particular order.
@@ -90,7 +90,14 @@ begin
         and j.held = 0
         and j.queue_id = p_queue_id
         and j.lane = l.lane
-        and j.order_key >= p_from[l.lane]
+        and j.order_key >= case
+          when p_from[l.lane] >= 0 then p_from[l.lane]
+          else coalesce((
+            select pg_sequence_last_value(f.frontier)
+            from rowcall.queue_lane f
+            where f.queue_id = p_queue_id and f.lane = l.lane
+          ), 0)
+        end
       order by j.queue_id, j.lane, j.order_key, j.job_id
       limit 1
     )

@@ -65,6 +65,16 @@ as $$
   where a.unbroken
 $$;
 
+-- What a worker still held when it was last heard of has an attempt that ends from then on: what is
+-- overdue it has named, within seconds (expire_attempts). Only functions with a search_path of
+-- their own call it.
+create function rowcall.held_from(p_worker_id uuid)
+returns timestamptz
+language sql stable
+as $$
+  select b.renewed_at - interval '1 minute' from rowcall.last_beat(p_worker_id) b
+$$;
+
 -- Clears the dead workers that a rescue which began at p_began looked at in vain, or puts the next
 -- look at them off. Only functions with a search_path of their own call it.
 create function rowcall.clear_workers(p_began timestamptz)
@@ -74,6 +84,7 @@ as $$
   with looked_at as materialized (
     select
       w.worker_id,
+      rowcall.held_from(w.worker_id) as held_from,
       w.dead_at < p_began - interval '1 minute'
         and (w.died_in is null or w.died_in < pg_snapshot_xmin(pg_current_snapshot())) as settled,
       clock_timestamp() - p_began as took
@@ -88,8 +99,9 @@ as $$
     look_again_at = clock_timestamp() + 10 * l.took,
     cleared_at = case
       -- Those that a zombie's transaction holds were passed by.
-      when l.settled and not exists (select from rowcall.job j where j.worker_id = w.worker_id and j.state = 3)
-        then clock_timestamp()
+      when l.settled and not exists (
+        select from rowcall.job j where j.worker_id = w.worker_id and j.state = 3 and j.attempt_deadline >= l.held_from
+      ) then clock_timestamp()
     end
   from looked_at l
   where w.worker_id = l.worker_id and (l.settled or l.took > interval '100 milliseconds')
@@ -102,13 +114,14 @@ $$;
 -- suspect; what a group of suspects lost runs alone; and only what was lost p_lost_limit
 -- times while it ran alone fails. What a worker left behind that retired unharmed was
 -- never begun there, and is as suspect as before.
--- A worker whose jobs are all taken back is cleared, and looked at no more: while a snapshot is
--- held, each look walks over all that it ever claimed. A claim that began before its death may
--- commit behind it; so it is cleared when every transaction of then has ended, a minute later at
--- the earliest. Until then a look that took long and found nothing has a pause of ten times as
--- long behind it.
+-- It looks at what a worker may still have held when it was last heard of (held_from); p_front: at
+-- all that it ever claimed, while a snapshot is held, and at those that are cleared too.
+-- A worker whose jobs are all taken back is cleared, and looked at no more. A claim that began
+-- before its death may commit behind it; so it is cleared when every transaction of then has
+-- ended, a minute later at the earliest. Until then a look that took long and found nothing has
+-- a pause of ten times as long behind it.
 create function rowcall.rescue_jobs(
-  p_limit integer, p_lost_limit integer, p_lost_error bytea, p_cancelled_error bytea
+  p_limit integer, p_front boolean, p_lost_limit integer, p_lost_error bytea, p_cancelled_error bytea
 )
 returns table (tenant text, job_id uuid, queue_id integer, state smallint, waiter_id uuid, worker text)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -129,18 +142,20 @@ begin
         else 2
       end::smallint as new_state
     from rowcall.worker w
+    cross join lateral (
+      select case when p_front then '-infinity' else rowcall.held_from(w.worker_id) end as held_from offset 0
+    ) f
     -- Limited, so that it stays a lookup for each of the dead: the other way round it would be a walk
     -- over all that runs.
     cross join lateral (
       select j.*
       from rowcall.job j
-      where j.worker_id = w.worker_id and j.state = 3
+      where j.worker_id = w.worker_id and j.state = 3 and j.attempt_deadline >= f.held_from
       limit p_limit
       for update skip locked
     ) j
     where w.dead_at is not null
-      and w.cleared_at is null
-      and (w.look_again_at is null or w.look_again_at <= v_began)
+      and (p_front or w.cleared_at is null and (w.look_again_at is null or w.look_again_at <= v_began))
     limit p_limit
   ),
   ready as (
@@ -197,11 +212,11 @@ $$;
 -- Ends attempts that are p_grace past their deadline, though their worker lives: it has
 -- not ended them itself, so something in it hangs. They are tried again like those
 -- that timed out, or fail; the lease number rises, so that what comes later is too late.
--- Of all that run, p_limit at most; or (p_job_id not null) of those that are named: a worker
--- names its own, for to look through all walks over what all workers ever claimed, for as long
--- as a snapshot is held.
+-- Of those that are named (p_job_id not null), as a worker names its own; or of all that run,
+-- p_limit at most, that are due from p_since on (null: at any time).
 create function rowcall.expire_attempts(
-  p_tenant text[], p_job_id uuid[], p_lease bigint[], p_limit integer, p_grace interval, p_timeout_error bytea, p_deadline_error bytea, p_cancelled_error bytea
+  p_tenant text[], p_job_id uuid[], p_lease bigint[], p_limit integer, p_since timestamptz, p_grace interval,
+  p_timeout_error bytea, p_deadline_error bytea, p_cancelled_error bytea
 )
 returns table (tenant text, job_id uuid, queue_id integer, state smallint, waiter_id uuid, worker text)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -221,7 +236,10 @@ begin
       cross join lateral (
         select j.tenant, j.job_id, j.lease
         from rowcall.job j
-        where j.worker_id = w.worker_id and j.state = 3 and j.attempt_deadline < (clock_timestamp() - p_grace)
+        where j.worker_id = w.worker_id
+          and j.state = 3
+          and j.attempt_deadline < (select clock_timestamp()) - p_grace
+          and j.attempt_deadline >= coalesce(p_since - p_grace, '-infinity')
         limit p_limit
       ) j
       where p_job_id is null and w.dead_at is null

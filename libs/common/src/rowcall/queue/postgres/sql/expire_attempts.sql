@@ -4,6 +4,7 @@ from rowcall.expire_attempts(
   p_job_id => %(job_id)s::uuid[],
   p_lease => %(lease)s::bigint[],
   p_limit => %(limit)s::integer,
+  p_since => %(since)s::timestamptz,
   p_grace => %(grace)s,
   p_timeout_error => %(timeout_error)s,
   p_deadline_error => %(deadline_error)s,
