@@ -62,6 +62,9 @@ class Moment:
     """Of each function: calls, and milliseconds in all."""
     claimed: int
     """How many jobs: of one tenant, each is one stride behind the one before."""
+    worked: float
+    """Seconds of processor time that the same piece of work took, in all, and how often it was done: how quick the machine is."""
+    pieces: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,17 @@ async def run(stage: Stage) -> list[Figure]:
             theirs=[ours["free"][1]],
             settings=settings,
         ),
+        *(
+            beside(
+                f"{name}, the same piece of work in the last tenth",
+                [_speed(ran[each], PARTS - 1)],
+                "a second",
+                against="in the first",
+                theirs=[_speed(ran[each], 0)],
+                settings=settings,
+            )
+            for each, name in (("held", "upkeep beside a snapshot"), ("free", "without"))
+        ),
         beside(
             "upkeep beside a snapshot, p99 of a renewal",
             [held.p99(RENEWAL)],
@@ -153,6 +167,22 @@ async def run(stage: Stage) -> list[Figure]:
 
 def _done(moment: Moment) -> float:
     return moment.done
+
+
+def _speed(ran: Ran, number: int) -> float:
+    """How often a second of processor time does the same piece of work, in a part of the run.
+
+    A rented machine is quicker at one time than at another: what falls with this is not the run's.
+    """
+    return ran.rate(number, lambda moment: moment.pieces) / ran.rate(number, lambda moment: moment.worked)
+
+
+def _piece() -> float:
+    """Does it; the seconds of processor time that it took."""
+    began = time.thread_time()
+    words = {f"{number:08}": number for number in range(2_000)}
+    sum(words[key] for key in sorted(words, reverse=True))
+    return time.thread_time() - began
 
 
 def _reads(ran: Ran, number: int, chosen: Callable[[str], bool]) -> float:
@@ -220,8 +250,10 @@ class Load:
 
     async def _watch(self, until: float, moments: list[Moment], first: asyncio.Event) -> None:
         async with await psycopg.AsyncConnection.connect(self._system.dsn, autocommit=True) as connection:
+            worked = 0.0
             while time.monotonic() < until:
-                moments.append(await _look(connection))
+                worked += _piece()
+                moments.append(await _look(connection, worked, len(moments) + 1))
                 first.set()
                 await asyncio.sleep(0.1)
 
@@ -238,7 +270,7 @@ async def _full_rate(system: System, beside_it: Callable[[], AbstractContextMana
     return Ran(moments)
 
 
-async def _look(connection: psycopg.AsyncConnection[Any]) -> Moment:
+async def _look(connection: psycopg.AsyncConnection[Any], worked: float, pieces: int) -> Moment:
     done = await (await connection.execute(_DONE.encode())).fetchone()
     read = await (await connection.execute(_READ.encode())).fetchall()
     times = await (await connection.execute(_TIMES.encode())).fetchall()
@@ -252,4 +284,6 @@ async def _look(connection: psycopg.AsyncConnection[Any]) -> Moment:
         {row[0]: row[1] for row in times},
         {row[0]: row[2] for row in times},
         claimed[0] // ORDER_STRIDE,
+        worked,
+        pieces,
     )
