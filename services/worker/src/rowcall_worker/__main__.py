@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from rowcall.signals import end_on_signals
-from rowcall.starting import importing
+from rowcall.starting import UNUSED_BY_SERVICES, importing
 
 
 def main() -> None:
     """Runs a worker; see `rowcall_worker.main`."""
     end_on_signals()
     # Takes a while, in which a signal may come. structlog would take rich along, for tracebacks that are none of ours.
-    with importing(without=("rich",)):
+    with importing(without=("rich",), later=UNUSED_BY_SERVICES):
         from rowcall_worker.main import main as run
 
     run()
