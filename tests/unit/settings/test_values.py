@@ -101,6 +101,12 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         parse_duration(text)
 
 
+@pytest.mark.parametrize("text", ["99999999999d", "9" * 400])
+def test_a_duration_that_is_too_long_is_refused_in_words(text: str) -> None:
+    with pytest.raises(ValueError, match="is a longer duration than can be counted"):
+        parse_duration(text)
+
+
 @given(st.integers(min_value=0, max_value=10**9))
 def test_a_duration_is_read_as_it_is_written(milliseconds: int) -> None:
     duration = timedelta(milliseconds=milliseconds)

@@ -50,14 +50,17 @@ def parse_duration(value: object) -> object:
     """A duration as people write it: "500ms", "30s", "5m", "2h", "7d"; a bare number is seconds.
 
     Raises:
-        ValueError: The text is none of these.
+        ValueError: The text is none of these, or longer than can be counted.
     """
     if not isinstance(value, str):
         return value
     match = _DURATION.fullmatch(value)
     if match is None:
         raise ValueError("is not a duration; write 500ms, 30s, 5m, 2h or 7d")
-    return float(match[1]) * _UNITS[match[2]]
+    try:
+        return float(match[1]) * _UNITS[match[2]]
+    except OverflowError:
+        raise ValueError("is a longer duration than can be counted") from None
 
 
 def format_duration(duration: timedelta) -> str:
