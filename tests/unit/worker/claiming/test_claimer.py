@@ -91,9 +91,10 @@ class Silent:
 
 async def test_a_claim_from_the_front_that_fails_is_not_made_again_at_once() -> None:
     """A long snapshot may keep more dead entries at the front than a claim has time for."""
+    nothing: Any = None
     claimer = Claimer(
-        cast("WorkQueue", Silent()), *cast("list[Any]", [None] * 4), shard="a", method_ids=[1], slots=cast("Any", None),
-        horizon=Horizon(), longest_pause=1.0,
+        cast("WorkQueue", Silent()), nothing, nothing, nothing, nothing,
+        shard="a", method_ids=[1], slots=nothing, horizon=Horizon(), longest_pause=1.0,
     )  # fmt: skip
     claimer.look_at({1: Share(1.0, None)}, ())
     [looked_at] = claimer._sources.values()
