@@ -30,6 +30,18 @@ async def test_a_renewal_puts_the_end_of_the_lease_off(queue: PostgresQueue) -> 
     await asyncio.to_thread(renewal.close)
 
 
+async def test_it_is_read_whatever_the_environment_says(queue: PostgresQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libpq sends these behind the connection string's options."""
+    monkeypatch.setenv("PGDATESTYLE", "German")
+    monkeypatch.setenv("PGTZ", "Asia/Kathmandu")
+    worker = await queue.worker()
+    renewal = PostgresLeaseRenewal(queue.logins.worker, worker, LEASE, shard="a", prepare=queue.logins.access.prepares)
+    moments = [(await asyncio.to_thread(renewal.renew)).moment for _ in range(3)]
+    await asyncio.to_thread(renewal.close)
+    now = await queue.value("select clock_timestamp()")
+    assert all(moment is not None and abs(now - moment.at) < timedelta(minutes=1) for moment in moments)
+
+
 async def test_the_dead_and_the_unknown_cannot_renew(queue: PostgresQueue) -> None:
     worker = await queue.worker()
     await queue.work.retire_worker(worker)

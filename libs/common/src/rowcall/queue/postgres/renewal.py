@@ -65,7 +65,10 @@ class PostgresLeaseRenewal:
             began = time.monotonic()
             look = self._cancelled.look(began)
             parameters = {"worker_id": self._worker_id, "lease": self._lease, "loop_lag": loop_lag, "since": look.since}
-            row = connection.execute(statement("renew_worker"), parameters, prepare=self._prepare).fetchone()
+            # Binary: PGDATESTYLE comes behind what a session of ours is told, and psycopg reads times of no other style.
+            row = connection.execute(
+                statement("renew_worker"), parameters, prepare=self._prepare, binary=True
+            ).fetchone()
             ended = time.monotonic()
             if self._guard and not self._guarded and row is not None and row[0]:
                 # The renewal first: after a cut it is what the worker lives by. A session that was cut off may hold the
