@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
@@ -25,6 +26,10 @@ from rowcall.v1.error_reason_pb2 import ErrorReason
 
 EXCHANGE_EVERY: Final = 1.0
 """Seconds between two exchanges of turns: for so long two gateways may each favour a tenant that floods both."""
+EXCHANGE_SHARE: Final = 0.03
+"""Of the time, at most, goes into them: while somebody holds a snapshot, each finds its row behind all that was there before."""
+_LONGEST_PAUSE: Final = 60.0
+"""Seconds between two of them that is at most: one may also have been long because the shard was away."""
 
 _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 10.0
@@ -112,9 +117,12 @@ class Upkeep:
 
     async def _exchange(self) -> None:
         outage = _Outage(self._log, "turns are not exchanged with other gateways", "turns are exchanged again")
+        took = 0.0
         while True:
-            await asyncio.sleep(EXCHANGE_EVERY)
+            await asyncio.sleep(max(EXCHANGE_EVERY, min(took / EXCHANGE_SHARE, _LONGEST_PAUSE)))
+            began = time.monotonic()
             await outage.mind(self._store.exchange_turns)
+            took = time.monotonic() - began
 
 
 class _Outage:
