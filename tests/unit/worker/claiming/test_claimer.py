@@ -6,18 +6,18 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import pytest
 
-from rowcall.queue.marks import FRONT_EVERY, FRONTIER, Begin
-from rowcall.queue.protocol import WorkQueue
+from rowcall.queue.marks import FRONT_EVERY, FRONT_SHARE, FRONTIER
 from rowcall.queue.sweeps import Horizon
-from rowcall_worker.claiming.claimer import Claimer, Source, share_out
+from rowcall_worker.claiming.claimer import FEW, Claimer, Source, share_out
 from rowcall_worker.claiming.shares import Share
-from rowcall_worker.running.slots import Cap
+from rowcall_worker.running.slots import Cap, Slots
+from tests.support.waiting import until
 
 
 def source(number: int, weight: float = 1.0, cap: int | None = None, turn: float = 0.0) -> Source:
@@ -81,30 +81,89 @@ def test_who_asks_while_a_claim_is_under_way_gets_another_at_once(ask: Callable[
     assert looked_at.due_at > 100.0
 
 
-class Silent:
-    """A queue whose claims get no answer in time."""
+class Slow:
+    """A queue whose claims from the front take long, beside the dead entries that a snapshot keeps there."""
 
-    async def claim(self, *_: object, **__: object) -> NoReturn:
-        await asyncio.sleep(0.1)
-        raise TimeoutError
+    def __init__(self, *, fails: bool) -> None:
+        self.fails = fails
+        self.claims: list[tuple[bool, int]] = []
+        """Of each claim, whether it began at the front, and for how many jobs it was."""
+        self.under_way = 0
+        """How many that began there have no answer yet."""
+
+    async def claim(
+        self, _worker: object, _queue: object, _methods: object, limit: int, *, start: Sequence[int]
+    ) -> list[Any]:
+        front = set(start) == {0}
+        self.claims.append((front, limit))
+        if front:
+            self.under_way += 1
+            await asyncio.sleep(0.1 if self.fails else 2.0)
+            self.under_way -= 1
+            if self.fails:
+                raise TimeoutError
+        return []
+
+
+class Idle:
+    """What a claimer waits for before a claim, all of it there."""
+
+    worker_id = None
+    wanted = False
+
+    @property
+    def usable(self) -> Any:
+        return self._get
+
+    async def _get(self) -> Any:
+        return SimpleNamespace(worker_id=None, usable=True, hold=lambda _: None, let_go=lambda _: None)
+
+    async def room(self) -> None: ...
+
+    async def opened(self) -> None: ...
+
+    async def start(self, *_: object) -> list[Any]:
+        return []
+
+    def failed(self, *_: object) -> None: ...
+
+
+def claimer(queue: Slow) -> tuple[Claimer, Source]:
+    """With twenty slots and one queue."""
+    idle: Any = Idle()
+    made = Claimer(
+        cast("Any", queue), idle, idle, idle, idle,
+        shard="a", method_ids=[1], slots=Slots(20), horizon=Horizon(), longest_pause=0.05,
+    )  # fmt: skip
+    made.look_at({1: Share(1.0, None)}, ())
+    return made, made._sources[1]
 
 
 async def test_a_claim_from_the_front_that_fails_is_not_made_again_at_once() -> None:
     """A long snapshot may keep more dead entries at the front than a claim has time for."""
-    nothing: Any = None
-    claimer = Claimer(
-        cast("WorkQueue", Silent()), nothing, nothing, nothing, nothing,
-        shard="a", method_ids=[1], slots=nothing, horizon=Horizon(), longest_pause=1.0,
-    )  # fmt: skip
-    claimer.look_at({1: Share(1.0, None)}, ())
-    [looked_at] = claimer._sources.values()
-    with pytest.raises(TimeoutError):
-        await claimer._fetch(cast("Any", SimpleNamespace(worker_id=None)), looked_at, 10)
-    now = time.monotonic()
-    scan = looked_at.mark.scan(now)
-    assert set(scan.begins) == {Begin.MARK}
+    queue = Slow(fails=True)
+    made, looked_at = claimer(queue)
+    made.start()
+    await until(lambda: len(queue.claims) >= 4)
+    await made.stop()
+    assert [front for front, _ in queue.claims[:4]] == [True, False, False, False]
+    scan = looked_at.mark.scan(time.monotonic())
     assert set(scan.start) == {FRONTIER}, "it has no mark yet"
-    assert looked_at.mark.next_sweep() > now + 2 * FRONT_EVERY
     # It may have been that the database was away.
-    claimer.hinted_all()
-    assert looked_at.mark.next_sweep() <= now + FRONT_EVERY
+    assert looked_at.mark.next_sweep() > time.monotonic() + 2 * FRONT_EVERY
+    made.hinted_all()
+    assert looked_at.mark.next_sweep() <= time.monotonic() + FRONT_EVERY
+
+
+async def test_what_comes_during_a_long_claim_is_claimed_by_another() -> None:
+    queue = Slow(fails=False)
+    made, looked_at = claimer(queue)
+    # The last one from the front took a second, and the next one is due.
+    then = time.monotonic() - 2 / FRONT_SHARE
+    looked_at.mark.claimed(looked_at.mark.scan(then), [(3, 7)], limit=10, began=then, ended=then + 1)
+    made.start()
+    await until(lambda: len(queue.claims) >= 3)
+    assert queue.under_way == 1, "it was not waited for"
+    await made.stop()
+    assert queue.claims[0] == (True, FEW)
+    assert not any(front for front, _ in queue.claims[1:]), "one such at a time"

@@ -37,6 +37,9 @@ FLOOR_WAIT = 60.0
 FRONT_WAIT = 3600.0
 """Seconds that is at most: a scan may also have been long because the database was away."""
 
+LONG = 0.05
+"""Seconds from which on a scan is long: others are made meanwhile."""
+
 FRONTIER = -1
 """In place of an order key: where the lane's frontier is, which is the highest that was claimed. Of a claimer that has no mark,
 for it only began, and cannot get through from the front: it finds all but what appeared behind that."""
@@ -62,6 +65,8 @@ class Scan:
     """Where each lane's floor is to be when this gets through from below it."""
     hints: int
     """How many hints there had been when the scan was made."""
+    dear: bool
+    """Whether it may take long: it begins further back than at the marks, and the last such scan did."""
 
 
 class LowWaterMark:
@@ -79,6 +84,8 @@ class LowWaterMark:
         self._wakes_served = 0
         self._front_wait = 0.0
         self._floor_wait = 0.0
+        self._sweeping = False
+        """Whether a scan is under way that begins further back than at the marks: one at a time."""
 
     def hinted(self) -> None:
         """A hint said that the queue has got ready jobs."""
@@ -93,9 +100,15 @@ class LowWaterMark:
         """The next claim to make."""
         sealed_at = self._horizon.sealed_at
         floors = tuple(lane.follow(now, sealed_at) for lane in self._lanes)
-        begins = tuple(lane.begin(now, self._front_wait, self._floor_wait) for lane in self._lanes)
+        begins = (Begin.MARK,) * len(self._lanes)
+        if not self._sweeping:
+            begins = tuple(lane.begin(now, self._front_wait, self._floor_wait) for lane in self._lanes)
+            self._sweeping = _sweeps(begins)
+        dear = (Begin.FRONT in begins and self._front_wait * FRONT_SHARE > LONG) or (
+            Begin.FLOOR in begins and self._floor_wait * FLOOR_SHARE > LONG
+        )
         start = tuple(lane.start(begin) for lane, begin in zip(self._lanes, begins, strict=True))
-        return Scan(start, begins, floors, self._hints)
+        return Scan(start, begins, floors, self._hints, dear)
 
     def claimed(self, scan: Scan, keys: Iterable[tuple[int, int]], *, limit: int, began: float, ended: float) -> None:
         """What a scan got.
@@ -139,6 +152,8 @@ class LowWaterMark:
         self._front_wait = self._floor_wait = 0.0
 
     def _took(self, scan: Scan, seconds: float) -> None:
+        if _sweeps(scan.begins):
+            self._sweeping = False
         if Begin.FRONT in scan.begins:
             self._front_wait = min(seconds / FRONT_SHARE, FRONT_WAIT)
         elif Begin.FLOOR in scan.begins:
@@ -147,6 +162,10 @@ class LowWaterMark:
     def next_sweep(self) -> float:
         """When the next scan from the front is due: an idle claimer sleeps no longer than until then."""
         return min(lane.front_due(self._front_wait) for lane in self._lanes)
+
+
+def _sweeps(begins: Iterable[Begin]) -> bool:
+    return any(begin is not Begin.MARK for begin in begins)
 
 
 class _Lane:

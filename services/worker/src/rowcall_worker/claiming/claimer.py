@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from rowcall.queue.marks import LowWaterMark
+from rowcall.queue.marks import LowWaterMark, Scan
 from rowcall.queue.model import ClaimedJob
 from rowcall.queue.protocol import WorkQueue
 from rowcall.queue.sweeps import Horizon
@@ -36,6 +36,8 @@ BATCH: Final = 300
 """The most jobs in one claim."""
 CLAIMS: Final = 2
 """How many claims may be under way at once, where there is a backlog: the next one while the last one's jobs begin."""
+FEW: Final = 10
+"""The most jobs in a claim that takes long: their slots are kept for it all the while."""
 
 _FIRST_PAUSE: Final = 0.01
 """Seconds until the next look at a queue that had less than was asked for; doubles to the settings' `poll`."""
@@ -186,7 +188,9 @@ class Claimer:
         self._stopping = False
         self._failed_pause = 0.0
         self._backlog = asyncio.Event()
-        """Set while claims get all that they ask for."""
+        """Set while claims get all that they ask for, or one is under way that takes long."""
+        self._long = 0
+        """How many claims are under way that take long: what comes meanwhile is not to wait for them."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -259,9 +263,10 @@ class Claimer:
             if again:
                 self._backlog.set()
                 continue
-            self._backlog.clear()
-            if further:
-                continue
+            if not self._long:
+                self._backlog.clear()
+                if further:
+                    continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._idle_time()):
                     await self._wake.wait()
@@ -326,10 +331,16 @@ class Claimer:
 
     async def _claim(self, registration: Registration, source: Source, limit: int) -> bool:
         """Claims from one queue; whether there is probably more."""
+        began = time.monotonic()
+        scan = source.mark.scan(began)
+        if scan.dear:
+            spared = limit - min(limit, FEW, max(self._slots.capacity // 2, 1))
+            self._refund(source, spared)
+            limit -= spared
         registration.hold(limit)
         started = 0
         try:
-            jobs = await self._fetch(registration, source, limit)
+            jobs = await self._fetch(registration, source, limit, scan, began)
             started = len(await self._intake.start(registration, jobs, source.share.cap))
         except Exception as error:  # noqa: BLE001  a claimer that ended would end the worker's work
             self._failed(registration, error)
@@ -340,10 +351,13 @@ class Claimer:
         self._failed_pause = 0.0
         return source.full
 
-    async def _fetch(self, registration: Registration, source: Source, limit: int) -> Sequence[ClaimedJob]:
-        began = time.monotonic()
-        scan = source.mark.scan(began)
+    async def _fetch(
+        self, registration: Registration, source: Source, limit: int, scan: Scan, began: float
+    ) -> Sequence[ClaimedJob]:
         source.looking()
+        if scan.dear:
+            self._long += 1
+            self._backlog.set()
         try:
             jobs = await self._queue.claim(
                 registration.worker_id, source.queue_id, self._method_ids, limit, start=scan.start
@@ -351,6 +365,8 @@ class Claimer:
         except Exception:
             source.mark.failed(scan, began=began, ended=time.monotonic())
             raise
+        finally:
+            self._long -= scan.dear
         ended = time.monotonic()
         source.mark.claimed(scan, ((job.lane, job.order_key) for job in jobs), limit=limit, began=began, ended=ended)
         source.found(len(jobs), limit, ended)
