@@ -203,7 +203,7 @@ async def test_a_call_that_is_cancelled_while_it_is_written_takes_its_unstarted_
 
 
 async def test_a_call_that_runs_out_of_time_takes_its_unstarted_job_along(shop: Shop, cluster: Cluster) -> None:
-    error = await shop.refused("Quote", shop.message("QuoteRequest"), timeout=1, metadata=keyed("k"))
+    error = await shop.refused("Quote", shop.message("QuoteRequest"), timeout=4, metadata=keyed("k"))
 
     # Not "still running": it is told what became of the job.
     assert error.code() is grpc.StatusCode.CANCELLED

@@ -28,6 +28,8 @@ from tests.support.gate import Gate
 from tests.support.moving import catalogue_routes, move, set_catalogue, set_route, shard_routes
 from tests.support.waiting import until
 
+PATIENT = "30s"
+"""For many new tenants at once, on a machine that is busy."""
 NOWHERE = "postgresql://postgres@127.0.0.1:1/nothing"
 OTHER = {"a": "b", "b": "a"}
 
@@ -81,7 +83,7 @@ class Caller:
 
 
 async def test_two_gateways_that_meet_the_same_new_tenants_agree(cluster: Cluster, open_router: Opener) -> None:
-    routers = [await open_router(), await open_router()]
+    routers = [await open_router(pool_timeout=PATIENT), await open_router(pool_timeout=PATIENT)]
     tenants = [f"tenant-{number}" for number in range(50)]
     routes = await asyncio.gather(*(router.route(tenant) for tenant in tenants for router in routers))
     assert routes[0::2] == routes[1::2]
@@ -95,7 +97,7 @@ async def test_two_gateways_that_meet_the_same_new_tenants_agree(cluster: Cluste
 
 
 async def test_gateways_with_different_weights_agree_too(cluster: Cluster, open_router: Opener) -> None:
-    routers = [await open_router(placement={"a": 0}), await open_router(placement={"b": 0})]
+    routers = [await open_router(placement={each: 0}, pool_timeout=PATIENT) for each in ("a", "b")]
     tenants = [f"tenant-{number}" for number in range(20)]
     routes = await asyncio.gather(*(router.route(tenant) for tenant in tenants for router in routers))
     assert routes[0::2] == routes[1::2]

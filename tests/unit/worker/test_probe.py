@@ -70,7 +70,8 @@ def test_being_busy_holds_the_interpreter_lock(seconds: float) -> None:
     took = time.perf_counter() - started
     ended.set()
     other.join()
-    assert took == pytest.approx(seconds, rel=0.5)
+    # On a busy machine somebody else may have the processor for a while.
+    assert 0.9 * seconds < took < seconds + 2
     longest = max((later - earlier for earlier, later in itertools.pairwise(beats)), default=0.0)
     # No other thread ran meanwhile, but for one that was waiting when it began.
     assert max(longest, started + took - beats[-1]) > 0.8 * seconds

@@ -379,6 +379,7 @@ class ShardWorker:
         self._look_for_queues.set()
         for claimer in self._claimers:
             claimer.hinted_all()
+        self._maintenance.promote_now()
 
     def _woken(self) -> None:
         self._wakes.heard()

@@ -187,14 +187,14 @@ async def test_an_operation_is_done_when_it_finishes_within_the_wait(gateways: G
     assert metadata.finish_time.ToDatetime() >= metadata.start_time.ToDatetime() >= metadata.create_time.ToDatetime()
 
 
-@pytest.mark.parametrize(("deadline", "most"), [(0.6, 0.6), (None, 5.0)])
+@pytest.mark.parametrize(("deadline", "wait", "most"), [(3.0, 5, 3.0), (None, 1, 20.0)])
 async def test_an_operation_is_returned_unfinished_when_the_wait_is_over(
-    gateways: Gateways, cluster: Cluster, deadline: float | None, most: float
+    gateways: Gateways, cluster: Cluster, deadline: float | None, wait: int, most: float
 ) -> None:
     probe = await gateways.probe(await gateways.start())
 
     started = time.monotonic()
-    operation = await probe.Run(RunRequest(), timeout=deadline, metadata=(("prefer", "wait=1"),))
+    operation = await probe.Run(RunRequest(), timeout=deadline, metadata=(("prefer", f"wait={wait}"),))
 
     assert time.monotonic() - started < most
     assert not operation.done

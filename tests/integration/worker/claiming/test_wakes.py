@@ -37,6 +37,12 @@ class Service:
     async def wake(self) -> None:
         await self.connection.execute("select rowcall.wake_v1()")
 
+    async def cut_listeners(self) -> None:
+        await self._admin.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and application_name like '% listen'"
+        )
+
     async def done(self, jobs: int, *, seconds: float = 20) -> None:
         """Returns when so many jobs have been done in all."""
 
@@ -100,6 +106,20 @@ async def test_a_wake_starts_a_whole_burst(
     await service.submit(100)
     await service.wake()
     await service.done(100)
+
+
+@pytest.mark.hinted("only a listener that comes back could tell of the jobs in time")
+async def test_a_listener_that_comes_back_looks_for_what_it_may_have_missed(
+    service: Service, workers: Workers, drowsy: timedelta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rowcall_worker.upkeep.maintenance.PROMOTE_EVERY", 60.0)
+    await workers.start(poll=drowsy)
+    await service.submit(1)
+    await service.wake()
+    await service.done(1)
+    await service.submit(100)
+    await service.cut_listeners()
+    await service.done(101)
 
 
 async def test_without_a_wake_workers_find_the_jobs_by_themselves(service: Service, workers: Workers) -> None:
