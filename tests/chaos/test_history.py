@@ -44,11 +44,15 @@ In the short form there may be none: one that wakes up can hear that its lease i
 """
 
 
+SAID = 300
+"""Lines of a process that ended in another way than it should: where all of its threads were is a hundred of them."""
+
+
 async def end(stage: Stage) -> None:
     """Waits until every job is finished, then ends the services as an operator would: none of them is stuck."""
     await until(lambda: asyncio.to_thread(lambda: stage.live_jobs() == 0), seconds=120, every=0.2)
     for seat in (*stage.workers, *stage.gateways):
-        assert await asyncio.to_thread(seat.process.end) == 0, "".join(seat.process.log[-20:])
+        assert await asyncio.to_thread(seat.process.end) == 0, "".join(seat.process.log[-SAID:])
 
 
 @pytest.mark.timeout(scaled(400, 5400))

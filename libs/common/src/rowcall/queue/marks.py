@@ -37,7 +37,7 @@ FLOOR_WAIT = 60.0
 FRONT_WAIT = 3600.0
 """Seconds that is at most: a scan may also have been long because the database was away."""
 
-LONG = 0.05
+LONG = 0.5
 """Seconds from which on a scan is long: others are made meanwhile."""
 
 FRONTIER = -1
