@@ -7,12 +7,14 @@ import gc
 import os
 import socket
 import struct
+import threading
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 
 from rowcall.queue.postgres.wire.watch import Watch
+from tests.support.waiting import until
 
 
 class _Connection:
@@ -65,6 +67,8 @@ def test_a_connection_that_was_reset_with_its_last_answer_is_in_nobodys_way() ->
         first = await _answered(ours)
         await asyncio.sleep(0)
         gc.collect()
+        # The loop forgets it in a turn of its own.
+        await asyncio.sleep(0.01)
         # Another connection, watched under the same number: the lowest that is free.
         others, answering = _pair()
         stack.callback(others.close)
@@ -79,3 +83,37 @@ def test_a_connection_that_was_reset_with_its_last_answer_is_in_nobodys_way() ->
     gc.collect()
     with ExitStack() as stack:
         uvloop.run(reset_and_reuse(stack))
+
+
+class _Recording:
+    """A loop that keeps from which threads it was told to forget a descriptor."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.threads: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def remove_reader(self, descriptor: int) -> bool:
+        self.threads.append(threading.get_ident())
+        return self._loop.remove_reader(descriptor)
+
+
+def test_whichever_thread_collects_it_the_loop_forgets_in_its_own() -> None:
+    """libuv ends the process when a descriptor is taken from it while it polls."""
+
+    async def collect_elsewhere() -> None:
+        ours, theirs = _pair()
+        with ours, theirs:
+            connection: Any = _Connection(ours)
+            watch = Watch(connection)
+            loop = _Recording(watch.loop)
+            watch.loop = cast("asyncio.AbstractEventLoop", loop)
+            watch.start(lambda: None, lambda _: None)
+            watch.stop()
+            await asyncio.to_thread(watch.__del__)
+            await until(lambda: bool(loop.threads))
+            assert loop.threads == [threading.get_ident()]
+
+    uvloop.run(collect_elsewhere())

@@ -14,6 +14,11 @@ _LOOK_EVERY: Final = 0.1
 who only waits to read: it stops watching. (psycopg looks as often.)"""
 
 
+def _forget(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+    loop.remove_reader(descriptor)
+    os.close(descriptor)
+
+
 class Watch:
     """Sends what is to be sent on one connection, and tells when there is something to be read.
 
@@ -78,10 +83,14 @@ class Watch:
         # The loop has ended before the server had closed its end, or libuv has stopped watching a connection that was reset
         # while its last answer was read: nobody else holds this then. uvloop keeps the dead watcher under the descriptor's
         # number, and refuses whoever opens the next one under it (RuntimeError), until it is told to forget it.
-        if self._descriptor is not None:
-            if not self.loop.is_closed():
-                self.loop.remove_reader(self._descriptor)
-            os.close(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            # By the loop, in its own thread: the collector runs in whichever allocates, a lease's for one, and libuv ends the
+            # process when a descriptor is taken from it while it polls. Open until then: nobody else gets the number.
+            try:
+                self.loop.call_soon_threadsafe(_forget, self.loop, descriptor)
+            except RuntimeError:  # the loop is closed
+                os.close(descriptor)
 
     def _stop_sending(self) -> None:
         if self._sending and self._descriptor is not None:
