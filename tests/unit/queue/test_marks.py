@@ -356,3 +356,11 @@ def test_looks_that_are_asked_for_take_no_more_of_the_time_than_others() -> None
         fronts += front
         model.now += 0.01
     assert fronts * 0.05 <= 60 * FRONT_SHARE * 1.2
+
+
+def test_a_scan_that_had_no_connection_is_made_again() -> None:
+    """A worker that starts while its database does must see what others left in front of the frontier."""
+    mark = LowWaterMark(Horizon())
+    scan = mark.scan(0.0)
+    mark.failed(scan, began=0.0, ended=5.0)
+    assert mark.scan(5.0).begins == scan.begins == (Begin.FRONT,) * len(LANES)

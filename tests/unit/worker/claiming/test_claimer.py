@@ -139,8 +139,9 @@ def claimer(queue: Slow) -> tuple[Claimer, Source]:
     return made, made._sources[1]
 
 
-async def test_a_claim_from_the_front_that_fails_is_not_made_again_at_once() -> None:
+async def test_a_claim_from_the_front_that_fails_is_not_made_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A long snapshot may keep more dead entries at the front than a claim has time for."""
+    monkeypatch.setattr("rowcall.queue.marks.GIVEN_UP", 0.05)
     queue = Slow(fails=True)
     made, looked_at = claimer(queue)
     made.start()

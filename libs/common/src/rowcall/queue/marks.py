@@ -40,6 +40,11 @@ FRONT_WAIT = 3600.0
 LONG = 0.5
 """Seconds from which on a scan is long: others are made meanwhile."""
 
+GIVEN_UP = 10.0
+"""Seconds from which on a scan without an answer may have been too long: shorter ones had no connection, or lost it."""
+FAILED_WAIT = 120.0
+"""Seconds until the next scan from the front at most, behind one that was given up."""
+
 FRONTIER = -1
 """In place of an order key: where the lane's frontier is, which is the highest that was claimed. Of a claimer that has no mark,
 for it only began, and cannot get through from the front: it finds all but what appeared behind that."""
@@ -142,8 +147,13 @@ class LowWaterMark:
                 lane.front_wanted = True
 
     def failed(self, scan: Scan, *, began: float, ended: float) -> None:
-        """A scan got no answer: perhaps it took longer than a claim may. The next one begins elsewhere."""
+        """A scan got no answer. If it was given up, perhaps for its length, the next one begins elsewhere; else it is made again."""
+        if ended - began < GIVEN_UP:
+            self._sweeping = self._sweeping and not _sweeps(scan.begins)
+            return
         self._took(scan, ended - began)
+        # Perhaps the database hung: what a worker has not looked at yet must not wait for an hour.
+        self._front_wait = min(self._front_wait, FAILED_WAIT)
         for lane, begin in zip(self._lanes, scan.begins, strict=True):
             lane.failed(begin, ended)
 
