@@ -21,6 +21,7 @@ from rowcall.catalogue.model import JobMethod
 from rowcall.catalogue.shapes import Shape
 from rowcall.errors import RowcallError, reason_name
 from rowcall.queue.protocol import JobStore, QueueProvider
+from rowcall.queue.sweeps import Pace
 from rowcall.settings import SettingsError
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
@@ -117,12 +118,13 @@ class Upkeep:
 
     async def _exchange(self) -> None:
         outage = _Outage(self._log, "turns are not exchanged with other gateways", "turns are exchanged again")
-        took = 0.0
+        pace = Pace(EXCHANGE_SHARE, _LONGEST_PAUSE)
         while True:
-            await asyncio.sleep(max(EXCHANGE_EVERY, min(took / EXCHANGE_SHARE, _LONGEST_PAUSE)))
+            await asyncio.sleep(EXCHANGE_EVERY)
             began = time.monotonic()
-            await outage.mind(self._store.exchange_turns)
-            took = time.monotonic() - began
+            if pace.due(began):
+                await outage.mind(self._store.exchange_turns)
+                pace.made(began, time.monotonic())
 
 
 class _Outage:
