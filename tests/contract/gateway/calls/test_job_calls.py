@@ -107,10 +107,10 @@ async def test_an_abandoned_calls_job_is_finished_by_a_worker_and_its_answer_kep
     probe = await gateways.probe(await gateways.start())
     await workers.start()
     request = AwaitRequest(payload=b"late")
-    request.work.FromMilliseconds(700)
+    request.work.FromMilliseconds(2_500)
 
     with pytest.raises(grpc.aio.AioRpcError) as ended:
-        await probe.Await(request, timeout=0.4, metadata=keyed("k"))
+        await probe.Await(request, timeout=1.5, metadata=keyed("k"))
     assert info_of(ended.value).reason == "STILL_RUNNING"
 
     answer = await probe.Await(request, timeout=20, metadata=keyed("k"))
