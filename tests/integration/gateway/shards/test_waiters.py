@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
-import grpc
 import psycopg
 import pytest
 
@@ -162,13 +161,14 @@ async def test_many_waiting_calls_are_asked_for_together(
     monkeypatch.setattr(PostgresJobStore, "outcomes", counted)
     probe = await gateways.probe(await gateways.start(placement={"b": 0}))
 
-    calls = [probe.Echo(EchoRequest(), timeout=2.5) for _ in range(200)]
-    await asyncio.gather(*calls, return_exceptions=True)
+    calls = [probe.Echo(EchoRequest(), timeout=60) for _ in range(200)]
 
-    # Each call asks several times in two seconds, and not alone.
-    assert sum(asked) > 3 * len(calls)
+    # Each call asks several times, and not alone.
+    await until(lambda: sum(asked) > 3 * len(calls))
     assert len(asked) < sum(asked) / 3
-    assert {await call.code() for call in calls} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert not any(call.done() for call in calls)
+    for call in calls:
+        call.cancel()
 
 
 async def test_an_outcome_is_only_its_own_tenants(gateways: Gateways, bench: Bench, cluster: Cluster) -> None:
