@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from rowcall.catalogue.images import ImageError, load_catalogue
 from rowcall.catalogue.model import Policy
+from rowcall.options.v1 import access_pb2
 from rowcall.probe.v1 import probe_pb2
 from tests.fix_images import ImageBuilder
 
@@ -423,15 +424,143 @@ def test_warnings(build_image: ImageBuilder, method: str, warning: str) -> None:
     assert re.search(warning, said)
 
 
-def test_option_field_of_a_newer_release_is_told(build_image: ImageBuilder) -> None:
-    files = descriptor_pb2.FileDescriptorSet.FromString(build_image(job("")).read_bytes())
-    for file in files.file:
-        if file.name == "acme/v1/shop.proto":
-            # Extension 51718, length-delimited, holding the varint field 100.
-            raw = b"\xb2\xa0\x19\x03\xa0\x06\x01"
-            file.service[0].method[0].options.MergeFromString(raw)
-    (said,) = load_catalogue([files.SerializeToString()]).warnings
-    assert "does not know the field numbered 100" in said
+LIMITS = 'limits: {name: "printer" key: LIMIT_KEY_TENANT concurrency: 2 rate: {count: 10 period: {seconds: 1}}}'
+NO_LIMITS = (
+    "option (rowcall.options.v1.job).limits: this release enforces none; leave them out until the release that does"
+)
+NO_RULES = "this release enforces no access rules; leave it out until the release that does"
+ACCESS = 'import "rowcall/options/v1/access.proto";'
+CALLERS = 'option (rowcall.options.v1.access) = {roles: "caller"};'
+
+
+def problems_of(image: Path | bytes) -> list[str]:
+    """What an image is refused with, without the place of its file."""
+    with pytest.raises(ImageError) as caught:
+        load_catalogue([image])
+    found = []
+    for problem in caught.value.problems:
+        place, _, what = problem.partition(": ")
+        assert re.fullmatch(r"acme/v1/shop\.proto \(.+\)", place)
+        found.append(what)
+    return found
+
+
+def test_limits_that_nothing_enforces_are_refused(build_image: ImageBuilder) -> None:
+    assert problems_of(build_image(job(LIMITS))) == [f"method acme.v1.Shop/Buy: {NO_LIMITS}"]
+
+
+@pytest.mark.parametrize("rule", ['roles: "caller"', 'scopes: "shop.buy"', "public: true", ""])
+def test_access_rules_that_nothing_enforces_are_refused(build_image: ImageBuilder, rule: str) -> None:
+    """Also the empty one, which would let nobody call, and those of methods and services that are not served."""
+    source = shop(
+        f"option (rowcall.options.v1.service_access) = {{{rule}}};"
+        f"rpc Buy(Order) returns (Receipt) {{ {JOB} option (rowcall.options.v1.access) = {{{rule}}}; }}"
+        f"rpc Look(Order) returns (Receipt) {{ option (rowcall.options.v1.access) = {{{rule}}}; }}"
+        f"rpc Free(Order) returns (Receipt) {{ {JOB} }}",
+        imports=ACCESS,
+    )
+
+    assert problems_of(build_image(source)) == [
+        f"service acme.v1.Shop: option (rowcall.options.v1.service_access): {NO_RULES}",
+        f"method acme.v1.Shop/Buy: option (rowcall.options.v1.access): {NO_RULES}",
+        f"method acme.v1.Shop/Look: option (rowcall.options.v1.access): {NO_RULES}",
+    ]
+
+
+def test_all_that_nothing_enforces_is_told_at_once(build_image: ImageBuilder) -> None:
+    method = f"rpc Buy(Order) returns (Receipt) {{ option (rowcall.options.v1.job) = {{{LIMITS}}}; {CALLERS} }}"
+
+    assert problems_of(build_image(shop(method, imports=ACCESS))) == [
+        f"method acme.v1.Shop/Buy: option (rowcall.options.v1.access): {NO_RULES}",
+        f"method acme.v1.Shop/Buy: {NO_LIMITS}",
+    ]
+
+
+def test_an_image_may_bring_the_options_and_set_none(build_image: ImageBuilder) -> None:
+    image = build_image(shop(f"rpc Buy(Order) returns (Receipt) {{ {JOB} }}", imports=ACCESS))
+    assert "acme.v1.Shop/Buy" in load_catalogue([image]).methods
+
+
+def test_rules_of_services_that_are_ours_are_not_an_images_to_refuse(build_image: ImageBuilder) -> None:
+    """An image that was compiled with a newer release of ours brings that release's rules of its own services along."""
+    files = descriptor_pb2.FileDescriptorSet.FromString(
+        build_image({"acme/v1/shop.proto": 'syntax = "proto3"; import "rowcall/v1/queue_service.proto";'}).read_bytes()
+    )
+    [queues] = [file for file in files.file if file.name == "rowcall/v1/queue_service.proto"]
+    queues.dependency.append("rowcall/options/v1/access.proto")
+    queues.message_type.add(name="OfANewerRelease")
+    queues.service[0].options.Extensions[access_pb2.service_access].roles.append("operator")
+
+    assert load_catalogue([files.SerializeToString()]).warnings == ()
+
+
+# What a newer release has: a field within the option and one within a message of it, an option of a service, of a method
+# and of a field.
+NEWER = """\
+syntax = "proto3";
+package rowcall.options.v1;
+import "google/protobuf/descriptor.proto";
+extend google.protobuf.ServiceOptions { Budget service_budget = 51721; }
+extend google.protobuf.MethodOptions { Budget budget = 51721; }
+extend google.protobuf.FieldOptions { bool secret = 51722; }
+message Budget { double amount = 1; }
+"""
+USED = f"""\
+syntax = "proto3";
+package acme.v1;
+import "rowcall/options/v1/budget.proto";
+import "rowcall/options/v1/job.proto";
+message Order {{ string item = 1; string card = 2 [(rowcall.options.v1.secret) = true]; }}
+message Receipt {{ string number = 1; }}
+service Shop {{
+  option (rowcall.options.v1.service_budget) = {{amount: 10}};
+  rpc Buy(Order) returns (Receipt) {{ option (rowcall.options.v1.budget) = {{amount: 1}}; {JOB} }}
+  rpc Look(Order) returns (Receipt) {{ {JOB} }}
+}}
+"""
+NOT_KNOWN = "this release does not know it; run a release that does, or leave it out"
+
+
+def test_options_of_a_newer_release_are_refused_by_name(build_image: ImageBuilder) -> None:
+    image = build_image({"rowcall/options/v1/budget.proto": NEWER, "acme/v1/shop.proto": USED})
+
+    assert sorted(problems_of(image)) == [
+        f"field acme.v1.Order.card: option (rowcall.options.v1.secret): {NOT_KNOWN}",
+        f"method acme.v1.Shop/Buy: option (rowcall.options.v1.budget): {NOT_KNOWN}",
+        f"service acme.v1.Shop: option (rowcall.options.v1.service_budget): {NOT_KNOWN}",
+    ]
+
+
+def test_options_of_others_are_none_of_ours(build_image: ImageBuilder) -> None:
+    sources = {
+        "acme/options/v1/budget.proto": NEWER.replace("package rowcall.", "package acme."),
+        "acme/v1/shop.proto": USED.replace("rowcall/options/v1/budget", "acme/options/v1/budget")
+        .replace("rowcall.options.v1.secret", "acme.options.v1.secret")
+        .replace("rowcall.options.v1.service_budget", "acme.options.v1.service_budget")
+        .replace("rowcall.options.v1.budget", "acme.options.v1.budget"),
+    }
+    assert "acme.v1.Shop/Buy" in load_catalogue([build_image(sources)]).methods
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_option_fields_of_a_newer_release_are_refused(build_image: ImageBuilder, described: bool) -> None:
+    """By name where the image brings the newer file, else by number."""
+    image = build_image(job("backoff: {multiplier: 3}"))
+    files = descriptor_pb2.FileDescriptorSet.FromString(image.read_bytes())
+    [options] = [file for file in files.file if file.name == "rowcall/options/v1/job.proto"]
+    [own] = [file for file in files.file if file.name == "acme/v1/shop.proto"]
+    if described:
+        fields = {message.name: message.field for message in options.message_type}
+        fields["JobOptions"].add(name="colour", number=100, type=5, label=1, json_name="colour")
+        fields["Backoff"].add(name="jitter", number=100, type=5, label=1, json_name="jitter")
+    set_in = own.service[0].method[0].options
+    # Extension 51718, length-delimited: the varint field 100, and in field 4 (backoff) the varint field 100.
+    set_in.MergeFromString(b"\xb2\xa0\x19\x08\xa0\x06\x01\x22\x03\xa0\x06\x01")
+
+    names = ("{0}.colour", "{0}.backoff.jitter") if described else ("{0}, field 100", "{0}.backoff, field 100")
+    assert problems_of(files.SerializeToString()) == [
+        f"method acme.v1.Shop/Buy: {name.format('option (rowcall.options.v1.job)')}: {NOT_KNOWN}" for name in names
+    ]
 
 
 def test_nothing_of_a_job_package_is_imported(build_image: ImageBuilder) -> None:

@@ -1,7 +1,7 @@
 """The catalogue: which gRPC methods are job types, and their policy, read from descriptor images.
 
 Here: `images` (the catalogue of served methods, and how it is loaded), from `files` (images as one descriptor pool), `methods` (those
-with our option) and `policy` (the option, its defaults and bounds); `model` (a method and its policy as values, with the defaults'
-numbers); `requests` (a call's request decoded, and its fingerprint); `shapes` (what shards must know of messages to compare them); `errors` (what can be wrong with an image). Used by gateway,
-worker and command line.
+with our option), `policy` (the option, its defaults and bounds) and `inert` (options that would do nothing, refused); `model` (a method
+and its policy as values, with the defaults' numbers); `requests` (a call's request decoded, and its fingerprint); `shapes` (what
+shards must know of messages to compare them); `errors` (what can be wrong with an image). Used by gateway, worker and command line.
 """

@@ -37,6 +37,7 @@ from rowcall.catalogue.files import AnyFileDescriptor, SourceFile, build_pool, b
 from rowcall.catalogue.methods import MethodReader
 from rowcall.catalogue.model import JobMethod
 from rowcall.catalogue.shapes import Shape, shapes_of
+from rowcall.options.v1 import access_pb2
 from rowcall.options.v1 import job_pb2 as options_pb2
 from rowcall.probe.v1 import probe_pb2
 from rowcall.v1 import error_reason_pb2, job_pb2, job_service_pb2, queue_service_pb2
@@ -46,6 +47,7 @@ __all__ = ["Catalogue", "ImageError", "load_catalogue"]
 
 # In every pool: what reflection shows of the gateway's own services, and what images may leave out.
 _COMMON: Final[Sequence[AnyFileDescriptor]] = (
+    access_pb2.DESCRIPTOR,
     any_pb2.DESCRIPTOR,
     api_pb2.DESCRIPTOR,
     code_pb2.DESCRIPTOR,

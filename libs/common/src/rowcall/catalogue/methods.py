@@ -13,10 +13,9 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pb2 import MethodDescriptorProto, MethodOptions, ServiceDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import Message
-from google.protobuf.unknown_fields import UnknownFieldSet
 
 from rowcall.catalogue.files import BUILT_IN, SourceFile, is_shared
+from rowcall.catalogue.inert import InertOptions
 from rowcall.catalogue.model import JobMethod
 from rowcall.catalogue.policy import PolicyError, resolve
 from rowcall.options.v1.job_pb2 import JobOptions, job
@@ -51,10 +50,14 @@ class MethodReader:
         self.warnings = []
         self.methods = []
         self._pool = pool
+        self._inert = InertOptions(pool)
 
     def read(self, files: Iterable[SourceFile]) -> None:
         """Reads the job methods of every service in the files."""
         for file in files:
+            if not is_shared(file.proto.name):
+                # The rules of services that are ours are ours, whatever an image's copy of their files says.
+                self.problems.extend(self._inert.on(file))
             for service in file.proto.service:
                 self._read_service(file, service)
 
@@ -87,12 +90,14 @@ class MethodReader:
         returns_operation = method.output_type.removeprefix(".") == _OPERATION
         response = self._response(file.proto.package, method, place, returns_operation=returns_operation)
         self._warn(place, method.options, options, returns_operation=returns_operation)
+        inert = self._inert.within(place, OPTION, options)
+        self.problems.extend(inert)
         try:
             policy = resolve(options)
         except PolicyError as error:
             self.problems.extend(f"{place}: {OPTION}.{problem}" for problem in error.problems)
             return
-        if response is None:
+        if response is None or inert:
             return
         request = self._pool.FindMessageTypeByName(method.input_type.removeprefix("."))
         self.methods.append(
@@ -157,20 +162,8 @@ class MethodReader:
             self.warnings.append(
                 f"{place}: {OPERATION_INFO}.metadata_type: operations carry {_METADATA}, not {metadata_type}; name that"
             )
-        unknown = sorted(_unknown_fields(options) | _unknown_fields(options.backoff))
-        if unknown:
-            numbers = ", ".join(str(number) for number in unknown)
-            self.warnings.append(
-                f"{place}: {OPTION}: this release does not know the field numbered {numbers} and does without; "
-                "a newer release may"
-            )
 
 
 def _has_request_id(request: Descriptor) -> bool:
     field = request.fields_by_name.get("request_id")
     return field is not None and field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated
-
-
-def _unknown_fields(message: Message) -> set[int]:
-    fields = UnknownFieldSet(message)
-    return {fields[index].field_number for index in range(len(fields))}

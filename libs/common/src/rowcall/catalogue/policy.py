@@ -43,7 +43,7 @@ def resolve(options: JobOptions) -> Policy:
     """The policy of an option.
 
     Raises:
-        PolicyError: Fields are out of their bounds; each is named, with what it may be.
+        PolicyError: Fields are out of their bounds, or nothing enforces them; each is named, with what to do.
     """
     backoff = options.backoff
     problems: list[str] = []
@@ -77,6 +77,8 @@ def resolve(options: JobOptions) -> Policy:
         else None,
         retry_codes=_codes(options.retry_codes, problems),
     )
+    if options.limits:
+        problems.append("limits: this release enforces none; leave them out until the release that does")
     if not problems and policy.backoff_initial > policy.backoff_maximum:
         problems.append(
             f"backoff: initial ({_seconds(policy.backoff_initial)}) is longer than maximum "

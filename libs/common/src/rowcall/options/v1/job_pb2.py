@@ -26,7 +26,7 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crowcall/options/v1/job.proto\x12\x12rowcall.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xed\x03\n\nJobOptions\x12\x14\n\x05queue\x18\x01 \x01(\tR\x05queue\x12\x38\n\x08priority\x18\x02 \x01(\x0e\x32\x1c.rowcall.options.v1.PriorityR\x08priority\x12!\n\x0cmax_attempts\x18\x03 \x01(\rR\x0bmaxAttempts\x12\x35\n\x07\x62\x61\x63koff\x18\x04 \x01(\x0b\x32\x1b.rowcall.options.v1.BackoffR\x07\x62\x61\x63koff\x12\x33\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07timeout\x12-\n\x04wait\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x04wait\x12;\n\tretention\x18\x07 \x01(\x0e\x32\x1d.rowcall.options.v1.RetentionR\tretention\x12<\n\non_abandon\x18\x08 \x01(\x0e\x32\x1d.rowcall.options.v1.OnAbandonR\tonAbandon\x12\x35\n\x08\x64\x65\x61\x64line\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64\x65\x61\x64line\x12\x1f\n\x0bretry_codes\x18\n \x03(\tR\nretryCodes\"\x93\x01\n\x07\x42\x61\x63koff\x12\x33\n\x07initial\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07initial\x12\x33\n\x07maximum\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07maximum\x12\x1e\n\nmultiplier\x18\x03 \x01(\x01R\nmultiplier*s\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x13\n\x0fPRIORITY_URGENT\x10\x01\x12\x11\n\rPRIORITY_HIGH\x10\x02\x12\x13\n\x0fPRIORITY_NORMAL\x10\x03\x12\x10\n\x0cPRIORITY_LOW\x10\x04*g\n\tRetention\x12\x19\n\x15RETENTION_UNSPECIFIED\x10\x00\x12\x13\n\x0fRETENTION_SHORT\x10\x01\x12\x16\n\x12RETENTION_STANDARD\x10\x02\x12\x12\n\x0eRETENTION_LONG\x10\x03*b\n\tOnAbandon\x12\x1a\n\x16ON_ABANDON_UNSPECIFIED\x10\x00\x12\x13\n\x0fON_ABANDON_KEEP\x10\x01\x12$\n ON_ABANDON_CANCEL_IF_NOT_STARTED\x10\x02:R\n\x03job\x12\x1e.google.protobuf.MethodOptions\x18\x86\x94\x03 \x01(\x0b\x32\x1e.rowcall.options.v1.JobOptionsR\x03jobBN\n\x16\x64\x65v.rowcall.options.v1B\x08JobProtoP\x01Z(rowcall.dev/rowcall/options/v1;optionsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crowcall/options/v1/job.proto\x12\x12rowcall.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xa6\x04\n\nJobOptions\x12\x14\n\x05queue\x18\x01 \x01(\tR\x05queue\x12\x38\n\x08priority\x18\x02 \x01(\x0e\x32\x1c.rowcall.options.v1.PriorityR\x08priority\x12!\n\x0cmax_attempts\x18\x03 \x01(\rR\x0bmaxAttempts\x12\x35\n\x07\x62\x61\x63koff\x18\x04 \x01(\x0b\x32\x1b.rowcall.options.v1.BackoffR\x07\x62\x61\x63koff\x12\x33\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07timeout\x12-\n\x04wait\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x04wait\x12;\n\tretention\x18\x07 \x01(\x0e\x32\x1d.rowcall.options.v1.RetentionR\tretention\x12<\n\non_abandon\x18\x08 \x01(\x0e\x32\x1d.rowcall.options.v1.OnAbandonR\tonAbandon\x12\x35\n\x08\x64\x65\x61\x64line\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64\x65\x61\x64line\x12\x1f\n\x0bretry_codes\x18\n \x03(\tR\nretryCodes\x12\x31\n\x06limits\x18\x0b \x03(\x0b\x32\x19.rowcall.options.v1.LimitR\x06limitsJ\x04\x08\x0c\x10\r\"\x93\x01\n\x07\x42\x61\x63koff\x12\x33\n\x07initial\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07initial\x12\x33\n\x07maximum\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07maximum\x12\x1e\n\nmultiplier\x18\x03 \x01(\x01R\nmultiplier\"\xb1\x01\n\x05Limit\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12.\n\x03key\x18\x02 \x01(\x0e\x32\x1c.rowcall.options.v1.LimitKeyR\x03key\x12\x14\n\x05\x66ield\x18\x03 \x01(\tR\x05\x66ield\x12 \n\x0b\x63oncurrency\x18\x04 \x01(\rR\x0b\x63oncurrency\x12,\n\x04rate\x18\x05 \x01(\x0b\x32\x18.rowcall.options.v1.RateR\x04rate\"O\n\x04Rate\x12\x14\n\x05\x63ount\x18\x01 \x01(\rR\x05\x63ount\x12\x31\n\x06period\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x06period*s\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x13\n\x0fPRIORITY_URGENT\x10\x01\x12\x11\n\rPRIORITY_HIGH\x10\x02\x12\x13\n\x0fPRIORITY_NORMAL\x10\x03\x12\x10\n\x0cPRIORITY_LOW\x10\x04*\x97\x01\n\x08LimitKey\x12\x19\n\x15LIMIT_KEY_UNSPECIFIED\x10\x00\x12\x14\n\x10LIMIT_KEY_METHOD\x10\x01\x12\x13\n\x0fLIMIT_KEY_QUEUE\x10\x02\x12\x14\n\x10LIMIT_KEY_TENANT\x10\x03\x12\x1a\n\x16LIMIT_KEY_FAIRNESS_KEY\x10\x04\x12\x13\n\x0fLIMIT_KEY_FIELD\x10\x05*g\n\tRetention\x12\x19\n\x15RETENTION_UNSPECIFIED\x10\x00\x12\x13\n\x0fRETENTION_SHORT\x10\x01\x12\x16\n\x12RETENTION_STANDARD\x10\x02\x12\x12\n\x0eRETENTION_LONG\x10\x03*b\n\tOnAbandon\x12\x1a\n\x16ON_ABANDON_UNSPECIFIED\x10\x00\x12\x13\n\x0fON_ABANDON_KEEP\x10\x01\x12$\n ON_ABANDON_CANCEL_IF_NOT_STARTED\x10\x02:R\n\x03job\x12\x1e.google.protobuf.MethodOptions\x18\x86\x94\x03 \x01(\x0b\x32\x1e.rowcall.options.v1.JobOptionsR\x03jobBN\n\x16\x64\x65v.rowcall.options.v1B\x08JobProtoP\x01Z(rowcall.dev/rowcall/options/v1;optionsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,14 +34,20 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rowcall.options.v1.job_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\026dev.rowcall.options.v1B\010JobProtoP\001Z(rowcall.dev/rowcall/options/v1;optionsv1'
-  _globals['_PRIORITY']._serialized_start=764
-  _globals['_PRIORITY']._serialized_end=879
-  _globals['_RETENTION']._serialized_start=881
-  _globals['_RETENTION']._serialized_end=984
-  _globals['_ONABANDON']._serialized_start=986
-  _globals['_ONABANDON']._serialized_end=1084
+  _globals['_PRIORITY']._serialized_start=1082
+  _globals['_PRIORITY']._serialized_end=1197
+  _globals['_LIMITKEY']._serialized_start=1200
+  _globals['_LIMITKEY']._serialized_end=1351
+  _globals['_RETENTION']._serialized_start=1353
+  _globals['_RETENTION']._serialized_end=1456
+  _globals['_ONABANDON']._serialized_start=1458
+  _globals['_ONABANDON']._serialized_end=1556
   _globals['_JOBOPTIONS']._serialized_start=119
-  _globals['_JOBOPTIONS']._serialized_end=612
-  _globals['_BACKOFF']._serialized_start=615
-  _globals['_BACKOFF']._serialized_end=762
+  _globals['_JOBOPTIONS']._serialized_end=669
+  _globals['_BACKOFF']._serialized_start=672
+  _globals['_BACKOFF']._serialized_end=819
+  _globals['_LIMIT']._serialized_start=822
+  _globals['_LIMIT']._serialized_end=999
+  _globals['_RATE']._serialized_start=1001
+  _globals['_RATE']._serialized_end=1080
 # @@protoc_insertion_point(module_scope)

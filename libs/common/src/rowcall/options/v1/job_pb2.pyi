@@ -57,6 +57,42 @@ PRIORITY_LOW: Priority.ValueType  # 4
 """Work that may wait until nothing else does: backfills, clean-ups."""
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
+class _LimitKey:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LimitKeyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LimitKey.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LIMIT_KEY_UNSPECIFIED: _LimitKey.ValueType  # 0
+    """The default, LIMIT_KEY_METHOD."""
+    LIMIT_KEY_METHOD: _LimitKey.ValueType  # 1
+    """The method."""
+    LIMIT_KEY_QUEUE: _LimitKey.ValueType  # 2
+    """The queue that the job waits in."""
+    LIMIT_KEY_TENANT: _LimitKey.ValueType  # 3
+    """The job's tenant."""
+    LIMIT_KEY_FAIRNESS_KEY: _LimitKey.ValueType  # 4
+    """The job's fairness key, within its tenant."""
+    LIMIT_KEY_FIELD: _LimitKey.ValueType  # 5
+    """What the request has in Limit.field, within the job's tenant."""
+
+class LimitKey(_LimitKey, metaclass=_LimitKeyEnumTypeWrapper):
+    """What a limit is counted by. Each is counted on every shard by itself."""
+
+LIMIT_KEY_UNSPECIFIED: LimitKey.ValueType  # 0
+"""The default, LIMIT_KEY_METHOD."""
+LIMIT_KEY_METHOD: LimitKey.ValueType  # 1
+"""The method."""
+LIMIT_KEY_QUEUE: LimitKey.ValueType  # 2
+"""The queue that the job waits in."""
+LIMIT_KEY_TENANT: LimitKey.ValueType  # 3
+"""The job's tenant."""
+LIMIT_KEY_FAIRNESS_KEY: LimitKey.ValueType  # 4
+"""The job's fairness key, within its tenant."""
+LIMIT_KEY_FIELD: LimitKey.ValueType  # 5
+"""What the request has in Limit.field, within the job's tenant."""
+Global___LimitKey: _TypeAlias = LimitKey  # noqa: Y015
+
 class _Retention:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -131,6 +167,7 @@ class JobOptions(_message.Message):
     ON_ABANDON_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
     RETRY_CODES_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     queue: _builtins.str
     """The queue that the method's jobs wait in: lower-case letters, digits, "-"
     and "_", 63 characters at most. Default: "default".
@@ -170,6 +207,12 @@ class JobOptions(_message.Message):
         Default: UNAVAILABLE, RESOURCE_EXHAUSTED, ABORTED, DEADLINE_EXCEEDED.
         """
 
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Limit]:
+        """How many of the method's jobs may run at a time, or begin in a time. No release
+        enforces limits yet: an image that sets one is refused when it is loaded.
+        """
+
     def __init__(
         self,
         *,
@@ -183,10 +226,11 @@ class JobOptions(_message.Message):
         on_abandon: Global___OnAbandon.ValueType = ...,
         deadline: _duration_pb2.Duration | None = ...,
         retry_codes: _abc.Iterable[_builtins.str] | None = ...,
+        limits: _abc.Iterable[Global___Limit] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["backoff", b"backoff", "deadline", b"deadline", "timeout", b"timeout", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backoff", b"backoff", "deadline", b"deadline", "max_attempts", b"max_attempts", "on_abandon", b"on_abandon", "priority", b"priority", "queue", b"queue", "retention", b"retention", "retry_codes", b"retry_codes", "timeout", b"timeout", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backoff", b"backoff", "deadline", b"deadline", "limits", b"limits", "max_attempts", b"max_attempts", "on_abandon", b"on_abandon", "priority", b"priority", "queue", b"queue", "retention", b"retention", "retry_codes", b"retry_codes", "timeout", b"timeout", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -228,8 +272,85 @@ class Backoff(_message.Message):
 
 Global___Backoff: _TypeAlias = Backoff  # noqa: Y015
 
+@_typing.final
+class Limit(_message.Message):
+    """A bound on how many jobs run at a time, or begin in a time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """By which operators see and change it: lower-case letters, digits, "-" and "_", 63
+    characters at most. One name is one limit: methods that give the same one say the
+    same of it.
+    """
+    key: Global___LimitKey.ValueType
+    """What has places of its own. Default: LIMIT_KEY_METHOD."""
+    field: _builtins.str
+    """With LIMIT_KEY_FIELD: the path of the request's field, "order.customer_id": a text, an
+    integer, a bool or an enum, not repeated.
+    """
+    concurrency: _builtins.int
+    """How many may run at a time. 0: as many as there are slots."""
+    @_builtins.property
+    def rate(self) -> Global___Rate:
+        """How many may begin in a time. Not set: as many as can."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        key: Global___LimitKey.ValueType = ...,
+        field: _builtins.str = ...,
+        concurrency: _builtins.int = ...,
+        rate: Global___Rate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rate", b"rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "field", b"field", "key", b"key", "name", b"name", "rate", b"rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Limit: _TypeAlias = Limit  # noqa: Y015
+
+@_typing.final
+class Rate(_message.Message):
+    """So many in such a time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many."""
+    @_builtins.property
+    def period(self) -> _duration_pb2.Duration:
+        """In which time."""
+
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        period: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rate: _TypeAlias = Rate  # noqa: Y015
+
 JOB_FIELD_NUMBER: _builtins.int
 job: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___JobOptions]
 """Makes the method a job type: a call of it becomes a row of the queue.
 Set it to {} to take every default.
+
+51718 to 51727 are the options of this package, on whatever they are set: access.proto
+has 51719 and 51720. They lie among the numbers that protobuf keeps for private use,
+50000 to 99999, of which its global registry gives none away.
 """
