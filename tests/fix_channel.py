@@ -17,14 +17,24 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from rowcall.errors import trailers
 from rowcall.probe.v1 import probe_pb2
-from rowcall.v1 import job_service_pb2, queue_service_pb2
+from rowcall.v1 import catalogue_service_pb2, job_service_pb2, queue_service_pb2, tenant_service_pb2
 from tests.fix_commands import Ran
 
 SECONDS = 20.0
 """How long a test waits for a command's next call, or for its end."""
 
 # Stubs of ours and grpcio-reflection's do not agree on what a descriptor is.
-FILES: Sequence[Any] = [each.DESCRIPTOR for each in (job_service_pb2, queue_service_pb2, probe_pb2, reflection_pb2)]
+FILES: Sequence[Any] = [
+    each.DESCRIPTOR
+    for each in (
+        catalogue_service_pb2,
+        job_service_pb2,
+        queue_service_pb2,
+        tenant_service_pb2,
+        probe_pb2,
+        reflection_pb2,
+    )
+]
 SERVICES: Sequence[ServiceDescriptor] = [service for file in FILES for service in file.services_by_name.values()]
 METHODS: Mapping[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method for service in SERVICES for method in service.methods

@@ -21,8 +21,8 @@ from google.protobuf.duration_pb2 import Duration
 from rowcall.probe.v1.probe_pb2 import RunRequest
 from rowcall.v1.job_service_pb2 import BatchSubmitRequest, JobSpec
 from rowcall.v1.job_service_pb2_grpc import JobServiceStub
-from rowcall.v1.queue_service_pb2 import SetTenantWeightRequest
-from rowcall.v1.queue_service_pb2_grpc import QueueServiceStub
+from rowcall.v1.tenant_service_pb2 import SetTenantWeightRequest
+from rowcall.v1.tenant_service_pb2_grpc import TenantServiceStub
 from tests.fix_cluster import durable_cluster
 from tests.fix_services import Services
 from tests.proofs.figures import keep, percentile, say
@@ -163,8 +163,10 @@ async def test_weights_hold() -> None:
         async with grpc.aio.insecure_channel(found.address) as channel:
             await enqueue(found.address, "one", 1)
             await enqueue(found.address, "three", 1)
-            await QueueServiceStub(channel).SetTenantWeight(
-                SetTenantWeightRequest(tenant="three", weight=3), metadata=[("rowcall-tenant", "three")], timeout=10
+            await TenantServiceStub(channel).SetTenantWeight(
+                SetTenantWeightRequest(name="tenants/three", weight=3),
+                metadata=[("rowcall-tenant", "three")],
+                timeout=10,
             )
         await enqueue(found.address, "one", 6000)
         await enqueue(found.address, "three", 6000)

@@ -1,9 +1,10 @@
-"""`rowcall queues` against a running system."""
+"""`rowcall queues`, `methods` and `tenants` against a running system."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
@@ -35,7 +36,7 @@ def command(rowcall: Command, standing_dev: Dev) -> Iterator[Command]:
     assert run("submit", ECHO, "--wait", "20").code == 0
     yield run
     for kind, name in (("queue", QUEUE), ("method", ECHO), ("tenant", TENANT)):
-        assert run("queues", "resume", kind, name).code == 0
+        assert run(f"{kind}s", "resume", name).code == 0
 
 
 def test_queues_are_listed_and_shown(command: Command) -> None:
@@ -60,9 +61,9 @@ def test_queues_are_listed_and_shown(command: Command) -> None:
 
 
 def test_a_paused_queue_holds_jobs_and_a_resumed_one_runs_them(command: Command) -> None:
-    paused = command("queues", "pause", "queue", QUEUE, "--note", "rebuild", "--actor", "ada")
+    paused = command("queues", "pause", QUEUE, "--note", "rebuild", "--actor", "ada")
     assert paused.code == 0, paused.err
-    assert f"rowcall queues resume queue {QUEUE}" in paused.err
+    assert f"rowcall queues resume {QUEUE}" in paused.err
 
     held = command("submit", ECHO, "--key", "held", "--wait", "1")
     assert held.code == 4, held.err
@@ -72,7 +73,7 @@ def test_a_paused_queue_holds_jobs_and_a_resumed_one_runs_them(command: Command)
     lines = command("queues", "show", QUEUE).out.splitlines()
     assert any(line.startswith("paused") and line.endswith("ada rebuild") for line in lines)
     [pause] = command("queues", "pauses", "--json").json["pauses"]
-    assert pause["target"] == {"queue": QUEUE}
+    assert (pause["queue"], pause["info"]["note"]) == (QUEUE, "rebuild")
     assert ["queue", QUEUE] in [line.split()[:2] for line in command("queues", "pauses").out.splitlines()]
     [name] = [line.split()[-1] for line in held.err.splitlines() if "rowcall jobs show" in line]
     [why] = [line for line in command("jobs", "show", name).out.splitlines() if line.startswith("waits for")]
@@ -85,47 +86,49 @@ def test_a_paused_queue_holds_jobs_and_a_resumed_one_runs_them(command: Command)
         ("WAIT_REASON_QUEUE_PAUSED", "ada", "rebuild")
     ]
 
-    assert command("queues", "resume", "queue", QUEUE).code == 0
+    assert command("queues", "resume", QUEUE).code == 0
     assert command("submit", ECHO, "--key", "held", "--wait", "20").code == 0
     assert "Nothing is paused." in command("queues", "pauses").err
 
 
-@pytest.mark.parametrize(("kind", "name"), [("method", ECHO), ("tenant", TENANT)])
-def test_methods_and_tenants_are_paused_alike(command: Command, kind: str, name: str) -> None:
-    assert command("queues", "pause", kind, name).code == 0
-    assert [pause["target"] for pause in command("queues", "pauses", "--json").json["pauses"]] == [{kind: name}]
-    assert command("queues", "resume", kind, name).code == 0
+@pytest.mark.parametrize(("kind", "name", "told"), [("method", ECHO, ECHO), ("tenant", TENANT, f"tenants/{TENANT}")])
+def test_methods_and_tenants_are_paused_alike(command: Command, kind: str, name: str, told: str) -> None:
+    assert command(f"{kind}s", "pause", name).code == 0
+    assert [pause[kind] for pause in command("queues", "pauses", "--json").json["pauses"]] == [told]
+    assert [kind, name] in [line.split()[:2] for line in command("queues", "pauses").out.splitlines()]
+    assert command(f"{kind}s", "resume", name).code == 0
     assert command("queues", "pauses", "--json").json["pauses"] == []
 
 
 def test_a_tenant_is_weighed_and_called_for_where_none_is_said(
     rowcall: Command, command: Command, standing_dev: Dev
 ) -> None:
-    ran = rowcall("queues", "weight", TENANT, "2.5", "--address", standing_dev.address)
+    ran = rowcall("tenants", "weight", TENANT, "2.5", "--address", standing_dev.address)
 
     assert ran.code == 0, ran.err
     assert f"The tenant {TENANT} has the weight 2.5." in ran.err
-    assert command("queues", "weight", TENANT, "1").code == 0
+    assert command("tenants", "weight", TENANT, "1").code == 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("show", "nobody"), 1, "NOT_KNOWN"),
-        (("pause", "queue", "nobody"), 1, "No shard knows this queue."),
-        (("resume", "method", "acme.v1.Shop/Buy"), 1, "It is written package.Service/Method"),
-        (("pause", "tenant", "somebody-else"), 1, "not the caller's tenant"),
-        (("weight", "somebody-else", "2"), 1, "not the caller's tenant"),
-        (("weight", TENANT, "1000"), 2, "WEIGHT"),
-        (("pause", "shard", "a"), 2, "'queue', 'method', 'tenant'"),
-        (("pause", "queue", QUEUE, "--note", "x" * 1001), 1, "note: "),
-        (("pause", "queue", ""), 1, "target.queue: "),
+        (("queues", "show", "nobody"), 1, "NOT_KNOWN"),
+        (("queues", "pause", "nobody"), 1, "No shard knows this queue."),
+        (("methods", "resume", "acme.v1.Shop/Buy"), 1, "It is written package.Service/Method"),
+        (("tenants", "pause", "somebody-else"), 1, "not the caller's tenant"),
+        (("tenants", "weight", "somebody-else", "2"), 1, "not the caller's tenant"),
+        (("tenants", "pause", "tenants/Acme"), 1, "The name is not that of a tenant: tenants/{tenant}."),
+        (("tenants", "weight", TENANT, "1000"), 2, "WEIGHT"),
+        (("queues", "pause", "queue", QUEUE), 2, "unexpected extra argument"),
+        (("queues", "pause", QUEUE, "--note", "x" * 1001), 1, "note: "),
+        (("queues", "pause", ""), 1, "name: "),
     ],
 )
 def test_what_is_wrong_is_refused_with_what_is_wrong(
     command: Command, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    ran = command("queues", *arguments)
+    ran = command(*arguments)
 
     assert ran.code == code, ran.err
     assert message in ran.err
@@ -141,10 +144,15 @@ def test_no_gateway_is_an_exit_code_of_its_own(rowcall: Command) -> None:
 
 
 def test_every_command_has_help_with_an_example(rowcall: Command) -> None:
-    for name in ("list", "show", "pause", "resume", "pauses", "weight"):
-        ran = rowcall("queues", name, "--help")
+    commands = {
+        "queues": ("list", "show", "pause", "resume", "pauses"),
+        "methods": ("pause", "resume"),
+        "tenants": ("pause", "resume", "weight"),
+    }
+    for group, name in ((group, name) for group, names in commands.items() for name in names):
+        ran = rowcall(group, name, "--help")
         assert ran.code == 0
-        assert f"Example:\n    rowcall queues {name}" in ran.out
+        assert re.search(rf"Examples?:\n    rowcall {group} {name} ?", ran.out)
 
 
 def test_json_is_one_object(command: Command) -> None:
@@ -166,7 +174,7 @@ async def test_what_a_shard_that_is_away_has_is_said_to_be_missing(
         await gate.shut()
         listed, paused = [
             await asyncio.to_thread(rowcall_process, "queues", *arguments, "--address", gateway.address)
-            for arguments in (("list", "--json"), ("pause", "queue", QUEUE))
+            for arguments in (("list", "--json"), ("pause", QUEUE))
         ]
 
     assert (listed.code, listed.json["unreachable_shards"]) == (3, ["a"])

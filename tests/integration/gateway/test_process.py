@@ -269,8 +269,10 @@ def test_buf_curl_calls_what_reflection_shows(services: Services, build_image: I
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
         "rowcall.probe.v1.ProbeService",
+        "rowcall.v1.CatalogueService",
         "rowcall.v1.JobService",
         "rowcall.v1.QueueService",
+        "rowcall.v1.TenantService",
     }
 
     echo = buf_curl(address, "rowcall.probe.v1.ProbeService/Echo", '{"payload": "aGVsbG8="}')

@@ -87,8 +87,10 @@ async def test_it_answers_over_reflection_health_and_the_queue(standing_dev: Dev
         "google.longrunning.Operations",
         "grpc.health.v1.Health",
         "rowcall.probe.v1.ProbeService",
+        "rowcall.v1.CatalogueService",
         "rowcall.v1.JobService",
         "rowcall.v1.QueueService",
+        "rowcall.v1.TenantService",
     } <= set(reflection.get_services())
 
 

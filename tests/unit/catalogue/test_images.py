@@ -140,8 +140,10 @@ def test_pool_serves_reflection(build_image: ImageBuilder) -> None:
     assert catalogue.warnings == (), "services of the server's own need no job method"
     for name in (
         *catalogue.service_names,
+        "rowcall.v1.CatalogueService",
         "rowcall.v1.JobService",
         "rowcall.v1.QueueService",
+        "rowcall.v1.TenantService",
         "google.longrunning.Operations",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",

@@ -1,6 +1,6 @@
 """The gateway as the commands reach it: the flags that say where it is and for whom, the channel, its errors in words.
 
-Used by `jobs`, `queues`, `submit` and `probe`.
+Used by `jobs`, `queues`, `methods`, `tenants`, `submit` and `probe`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from rowcall.settings import unknown_settings
-from rowcall_cli import jobs, migrate, probe, queues, submit
+from rowcall_cli import jobs, methods, migrate, probe, queues, submit, tenants
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.output import say
 
@@ -31,6 +31,8 @@ app = typer.Typer(
 app.command(epilog=migrate.EXAMPLES)(migrate.migrate)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(queues.app, name="queues")
+app.add_typer(methods.app, name="methods")
+app.add_typer(tenants.app, name="tenants")
 app.command(epilog=submit.EXAMPLES)(submit.submit)
 app.command(epilog=probe.EXAMPLES)(probe.probe)
 

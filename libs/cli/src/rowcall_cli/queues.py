@@ -1,8 +1,7 @@
-"""`rowcall queues`: the queues looked at, paused and resumed, and a tenant's share, through the gateway's QueueService."""
+"""`rowcall queues`: the queues looked at, paused and resumed, and all that is paused, through the gateway's QueueService."""
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
@@ -23,37 +22,15 @@ from rowcall_cli.gateway import (
     connect,
 )
 from rowcall_cli.output import WideOption, examples, result_fields, result_json, result_table, say
+from rowcall_cli.pausing import NoteOption, PauserOption, by, say_paused, say_resumed
 
-app = typer.Typer(no_args_is_help=True, help="Look at queues, pause and resume them, and weigh tenants.")
+app = typer.Typer(no_args_is_help=True, help="Look at queues, pause and resume them.")
 
 PAUSE_COLUMNS = ("kind", "name", "since", "by", "note", "not on shards")
 COLUMNS = ("queue", "ready", "oldest", "held", "running", "scheduled", "served by", "paused")
 PROSE = ("served by", "paused")
 
-
-class Kind(enum.StrEnum):
-    """What can be paused."""
-
-    QUEUE = "queue"
-    METHOD = "method"
-    TENANT = "tenant"
-
-
-KindArgument = Annotated[Kind, typer.Argument(help="What NAME is the name of.", show_default=False)]
-NameArgument = Annotated[
-    str,
-    typer.Argument(metavar="NAME", help="A queue, a method (package.Service/Method) or a tenant.", show_default=False),
-]
 QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue's name.", show_default=False)]
-CallerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--tenant",
-        envvar="ROWCALL_TENANT",
-        metavar="NAME",
-        help="The tenant to call for. [default: the tenant that is meant, else default]",
-    ),
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -105,49 +82,38 @@ def show(
     _complete(answer.unreachable_shards)
 
 
-@app.command(
-    epilog=examples(
-        'rowcall queues pause queue documents --note "the index is being rebuilt"',
-        "rowcall queues pause method documents.v1.DocumentService/IngestDocument",
-        "rowcall queues pause tenant acme",
-    )
-)
+@app.command(epilog=examples('rowcall queues pause documents --note "the index is being rebuilt"'))
 def pause(
-    kind: KindArgument,
-    name: NameArgument,
+    name: QueueArgument,
     *,
-    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="What for; shown to whoever looks.")] = "",
-    actor: Annotated[
-        str | None,
-        typer.Option("--actor", metavar="NAME", help="Who pauses it; shown to whoever looks.", show_default=False),
-    ] = None,
+    note: NoteOption = "",
+    actor: PauserOption = None,
     address: AddressOption = DEFAULT_ADDRESS,
-    tenant: CallerOption = None,
+    tenant: TenantOption = DEFAULT_TENANT,
 ) -> None:
-    """Pause a queue, a method or a tenant: none of its jobs is started from now on.
+    """Pause a queue, for all tenants: none of its jobs is started from now on.
 
     What runs goes on, and calls are still taken. A pause that is there already stays as it is. Exits with 1 when it could not be
     done on every shard; do it again then.
     """
-    with connect(address, _caller(kind, name, tenant)) as gateway:
-        request = queue_service_pb2.PauseRequest(target=_target(kind, name), note=note)
-        more = () if actor is None else (("rowcall-actor", actor),)
-        _stub(gateway).Pause(request, timeout=RPC_SECONDS, metadata=gateway.metadata(*more))
-    say(f"The {kind} {name} is paused. To go on: rowcall queues resume {kind} {name}")
+    with connect(address, tenant) as gateway:
+        request = queue_service_pb2.PauseQueueRequest(name=name, note=note)
+        _stub(gateway).PauseQueue(request, timeout=RPC_SECONDS, metadata=gateway.metadata(*by(actor)))
+    say_paused("queue", name)
 
 
-@app.command(epilog=examples("rowcall queues resume queue documents", "rowcall queues resume tenant acme"))
+@app.command(epilog=examples("rowcall queues resume documents"))
 def resume(
-    kind: KindArgument, name: NameArgument, *, address: AddressOption = DEFAULT_ADDRESS, tenant: CallerOption = None
+    name: QueueArgument, *, address: AddressOption = DEFAULT_ADDRESS, tenant: TenantOption = DEFAULT_TENANT
 ) -> None:
-    """End a pause, if there is one.
+    """End a queue's pause, if there is one.
 
     Exits with 1 when it could not be done on every shard; do it again then.
     """
-    with connect(address, _caller(kind, name, tenant)) as gateway:
-        request = queue_service_pb2.ResumeRequest(target=_target(kind, name))
-        _stub(gateway).Resume(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
-    say(f"The {kind} {name} is not paused.")
+    with connect(address, tenant) as gateway:
+        request = queue_service_pb2.ResumeQueueRequest(name=name)
+        _stub(gateway).ResumeQueue(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
+    say_resumed("queue", name)
 
 
 @app.command(epilog=examples("rowcall queues pauses", "rowcall queues pauses --tenant acme --json"))
@@ -179,45 +145,8 @@ def pauses(
     _complete(answer.unreachable_shards)
 
 
-@app.command(epilog=examples("rowcall queues weight acme 3"))
-def weight(
-    name: Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.", show_default=False)],
-    value: Annotated[
-        float,
-        typer.Argument(
-            metavar="WEIGHT", min=0.01, max=100, help="0.01 to 100; of every tenant: 1.", show_default=False
-        ),
-    ],
-    *,
-    address: AddressOption = DEFAULT_ADDRESS,
-    tenant: CallerOption = None,
-) -> None:
-    """Set a tenant's share of the workers: one of weight 3 is served three times as often as one of weight 1 while both wait.
-
-    Jobs that are submitted from now on count by it.
-    """
-    with connect(address, _caller(Kind.TENANT, name, tenant)) as gateway:
-        request = queue_service_pb2.SetTenantWeightRequest(tenant=name, weight=value)
-        _stub(gateway).SetTenantWeight(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
-    say(f"The tenant {name} has the weight {value:g}.")
-
-
 def _stub(gateway: Gateway) -> queue_service_pb2_grpc.QueueServiceStub:
     return queue_service_pb2_grpc.QueueServiceStub(gateway.channel)
-
-
-def _caller(kind: Kind, name: str, tenant: str | None) -> str:
-    return tenant or (name if kind is Kind.TENANT else DEFAULT_TENANT)
-
-
-def _target(kind: Kind, name: str) -> queue_service_pb2.PauseTarget:
-    match kind:
-        case Kind.QUEUE:
-            return queue_service_pb2.PauseTarget(queue=name)
-        case Kind.METHOD:
-            return queue_service_pb2.PauseTarget(method=name)
-        case Kind.TENANT:
-            return queue_service_pb2.PauseTarget(tenant=name)
 
 
 def _complete(unreachable: Sequence[str]) -> None:
@@ -273,8 +202,8 @@ def _as_dict(queue: queue_service_pb2.Queue) -> dict[str, object]:
 
 
 def _row(one: queue_service_pb2.Pause) -> tuple[str, ...]:
-    kind = one.target.WhichOneof("target") or ""
-    name = {"queue": one.target.queue, "method": one.target.method, "tenant": one.target.tenant}.get(kind, "")
+    kind = one.WhichOneof("paused") or ""
+    name = {"queue": one.queue, "method": one.method, "tenant": one.tenant.removeprefix("tenants/")}.get(kind, "")
     return (kind, name, _time(one.info.pause_time), one.info.actor, one.info.note, ", ".join(one.missing_shards))
 
 

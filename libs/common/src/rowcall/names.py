@@ -14,9 +14,20 @@ def is_tenant(text: str) -> bool:
     return _TENANT.fullmatch(text) is not None
 
 
+def tenant_name(tenant: str) -> str:
+    """The name of a tenant."""
+    return f"tenants/{tenant}"
+
+
+def parse_tenant_name(name: str) -> str | None:
+    """The tenant in a name; None if it is no such name."""
+    tenant = name.removeprefix("tenants/")
+    return tenant if tenant != name and is_tenant(tenant) else None
+
+
 def operation_name(tenant: str, job_id: UUID) -> str:
     """The name of a job and of its operation."""
-    return f"tenants/{tenant}/operations/{job_id}"
+    return f"{tenant_name(tenant)}/operations/{job_id}"
 
 
 def parse_operation_name(name: str) -> tuple[str, UUID] | None:

@@ -19,7 +19,12 @@ from rowcall import logs
 from rowcall.catalogue.images import Catalogue, load_catalogue
 from rowcall.queue.choice import queue_of
 from rowcall.sharding import GATEWAY_WORKLOADS, Router
-from rowcall.v1 import job_service_pb2_grpc, queue_service_pb2_grpc
+from rowcall.v1 import (
+    catalogue_service_pb2_grpc,
+    job_service_pb2_grpc,
+    queue_service_pb2_grpc,
+    tenant_service_pb2_grpc,
+)
 from rowcall_gateway.calls.background import Background
 from rowcall_gateway.calls.drafts import Drafts
 from rowcall_gateway.calls.generic import job_method_handlers
@@ -33,10 +38,13 @@ from rowcall_gateway.edge.interceptor import CallInterceptor
 from rowcall_gateway.edge.rules import OUR_SERVICES, Rules, method_paths
 from rowcall_gateway.edge.telemetry import span_interceptor
 from rowcall_gateway.resources import Resources
+from rowcall_gateway.services.catalogue import Methods
+from rowcall_gateway.services.changes import Changes
 from rowcall_gateway.services.jobs import Jobs
 from rowcall_gateway.services.operations import Operations
 from rowcall_gateway.services.queues import Queues
 from rowcall_gateway.services.reading import JobReader
+from rowcall_gateway.services.tenants import Tenants
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_gateway.shards.links import Links
 from rowcall_gateway.shards.schema import check_schemas
@@ -253,7 +261,13 @@ class Gateway:
         job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, adding)
         operations = Operations(reader, resources, slots, max_call_wait=settings.max_call_wait)
         operations_pb2_grpc.add_OperationsServicer_to_server(operations, adding)
-        queue_service_pb2_grpc.add_QueueServiceServicer_to_server(Queues(catalogue, router, links), adding)
+        changes = Changes(catalogue, router, links)
+        queues = Queues(catalogue.validator, links, changes)
+        queue_service_pb2_grpc.add_QueueServiceServicer_to_server(queues, adding)
+        methods = Methods(catalogue.validator, changes)
+        catalogue_service_pb2_grpc.add_CatalogueServiceServicer_to_server(methods, adding)
+        tenants = Tenants(catalogue.validator, changes)
+        tenant_service_pb2_grpc.add_TenantServiceServicer_to_server(tenants, adding)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, adding)
         if settings.reflection:
             names = (*self._services(catalogue), health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -1,4 +1,4 @@
-"""QueueService: the queues of all shards as operators see them, pauses that hold everywhere or say where not, weights."""
+"""QueueService: the queues of all shards as operators see them, pauses that hold everywhere or say where not."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import psycopg
 import pytest
 from grpc_health.v1 import health_pb2
 
-from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest
+from rowcall.probe.v1.probe_pb2 import EchoRequest, RunRequest
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceStub
-from rowcall.sharding import Route
 from rowcall.v1.queue_service_pb2 import (
     GetQueueRequest,
     ListPausesRequest,
@@ -21,11 +20,9 @@ from rowcall.v1.queue_service_pb2 import (
     ListQueuesRequest,
     ListQueuesResponse,
     Pause,
-    PauseRequest,
-    PauseTarget,
+    PauseQueueRequest,
     Queue,
-    ResumeRequest,
-    SetTenantWeightRequest,
+    ResumeQueueRequest,
 )
 from rowcall.v1.queue_service_pb2_grpc import QueueServiceStub
 from rowcall_gateway.shards.upkeep import Upkeep
@@ -33,12 +30,9 @@ from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, Metadata, info_of, refused, retry_delay_of, tenant, violations_of
 from tests.fix_worker import Workers
 from tests.support.gate import Gate
-from tests.support.moving import move
 from tests.support.waiting import until
 
 QUEUE = "probe"
-ECHO = "rowcall.probe.v1.ProbeService/Echo"
-RUN = "rowcall.probe.v1.ProbeService/Run"
 NOW = ("prefer", "wait=0")
 
 
@@ -55,16 +49,14 @@ class Client:
     async def queue(self, name: str = QUEUE) -> Queue:
         return (await self.stub.GetQueue(GetQueueRequest(name=name), timeout=20)).queue
 
-    async def pauses(self, metadata: Metadata = ()) -> ListPausesResponse:
-        return await self.stub.ListPauses(ListPausesRequest(), timeout=20, metadata=metadata)
+    async def pauses(self) -> ListPausesResponse:
+        return await self.stub.ListPauses(ListPausesRequest(), timeout=20)
 
-    async def pause(self, target: PauseTarget, note: str = "", metadata: Metadata = ()) -> None:
-        request = PauseRequest(target=target, note=note)
-        await self.stub.Pause(request, timeout=20, metadata=metadata)
+    async def pause(self, name: str = QUEUE, note: str = "", metadata: Metadata = ()) -> None:
+        await self.stub.PauseQueue(PauseQueueRequest(name=name, note=note), timeout=20, metadata=metadata)
 
-    async def resume(self, target: PauseTarget, metadata: Metadata = ()) -> None:
-        request = ResumeRequest(target=target)
-        await self.stub.Resume(request, timeout=20, metadata=metadata)
+    async def resume(self, name: str = QUEUE) -> None:
+        await self.stub.ResumeQueue(ResumeQueueRequest(name=name), timeout=20)
 
     async def run(self, name: str, *more: tuple[str, str]) -> str:
         return (await self.probe.Run(RunRequest(), timeout=20, metadata=tenant(name, NOW, *more))).name
@@ -133,7 +125,7 @@ async def test_counts_stop_at_their_limit_and_say_so(client: Client, cluster: Cl
 
 
 async def test_a_paused_queue_takes_calls_and_runs_none_until_it_is_resumed(client: Client, workers: Workers) -> None:
-    await client.pause(PauseTarget(queue=QUEUE), note="rebuild", metadata=(("rowcall-actor", "ada"),))
+    await client.pause(note="rebuild", metadata=(("rowcall-actor", "ada"),))
     await workers.start()
     calls = [
         client.probe.Echo(EchoRequest(payload=b"x"), timeout=30, metadata=tenant(name)) for name in ("left", "right")
@@ -147,109 +139,43 @@ async def test_a_paused_queue_takes_calls_and_runs_none_until_it_is_resumed(clie
     assert (pause.actor, pause.note) == ("ada", "rebuild")
     assert not any(call.done() for call in calls)
 
-    await client.resume(PauseTarget(queue=QUEUE))
+    await client.resume()
 
     assert [(await call).payload for call in calls] == [b"x", b"x"]
     assert not (await client.queue()).HasField("pause")
 
 
-async def test_a_paused_method_leaves_the_others_of_its_queue(client: Client, workers: Workers) -> None:
-    await client.pause(PauseTarget(method=f"/{RUN}"))
-    await workers.start()
-    held = await client.probe.Run(RunRequest(), timeout=20, metadata=tenant("left", NOW))
-    answer: EchoResponse = await client.probe.Echo(EchoRequest(payload=b"x"), timeout=20, metadata=tenant("left"))
-
-    assert answer.payload == b"x"
-    assert not held.done
-    [pause] = (await client.pauses()).pauses
-    assert (pause.target.method, list(pause.missing_shards)) == (RUN, [])
-    await client.resume(PauseTarget(method=RUN))
-    assert list((await client.pauses()).pauses) == []
-
-
 async def test_pausing_twice_is_pausing_once(client: Client) -> None:
-    await client.pause(PauseTarget(queue=QUEUE), note="first", metadata=(("rowcall-actor", "ada"),))
+    await client.pause(note="first", metadata=(("rowcall-actor", "ada"),))
     [first] = (await client.pauses()).pauses
-    await client.pause(PauseTarget(queue=QUEUE), note="second", metadata=(("rowcall-actor", "bob"),))
+    await client.pause(note="second", metadata=(("rowcall-actor", "bob"),))
 
     assert list((await client.pauses()).pauses) == [first]
+    assert (first.WhichOneof("paused"), first.queue) == ("queue", QUEUE)
     assert (first.info.note, first.info.actor) == ("first", "ada")
-    await client.resume(PauseTarget(queue=QUEUE))
-    await client.resume(PauseTarget(queue=QUEUE))
+    await client.resume()
+    await client.resume()
     assert list((await client.pauses()).pauses) == []
 
 
-async def test_a_tenant_is_paused_on_its_own_shard_by_itself_alone(client: Client, cluster: Cluster) -> None:
-    await client.run("left")
-    await client.run("right")
-    await client.pause(PauseTarget(tenant="right"), metadata=tenant("right"))
-
-    assert shard_rows(cluster, "select tenant from rowcall.tenant_route where paused_at is not null") == {
-        "a": [],
-        "b": [("right",)],
-    }
-    assert [pause.target.tenant for pause in (await client.pauses(tenant("right"))).pauses] == ["right"]
-    assert list((await client.pauses(tenant("left"))).pauses) == [], "nobody is told of another tenant's"
+@pytest.mark.parametrize("name", ["nobody's", "nobody\0s"])
+async def test_what_no_shard_knows_is_not_found(client: Client, name: str) -> None:
     for attempt in (
-        client.pause(PauseTarget(tenant="right"), metadata=tenant("left")),
-        client.resume(PauseTarget(tenant="right"), metadata=tenant("left")),
-        client.stub.SetTenantWeight(
-            SetTenantWeightRequest(tenant="right", weight=2), timeout=20, metadata=tenant("left")
-        ),
+        client.pause(name),
+        client.resume(name),
+        client.stub.GetQueue(GetQueueRequest(name=name), timeout=20),
     ):
         error = await refused(attempt)
         assert (error.code(), info_of(error).reason) == (grpc.StatusCode.NOT_FOUND, "NOT_KNOWN")
-        assert info_of(error).metadata["name"] == "right"
-    await client.resume(PauseTarget(tenant="right"), metadata=tenant("right"))
-    assert list((await client.pauses(tenant("right"))).pauses) == []
-
-
-async def test_a_tenant_that_moved_is_paused_where_it_lives_now(client: Client, cluster: Cluster) -> None:
-    await client.run("left")
-    move(cluster, Route("left", "a", 1), "b")
-
-    await client.pause(PauseTarget(tenant="left"), metadata=tenant("left"))
-
-    paused = shard_rows(cluster, "select tenant, state from rowcall.tenant_route where paused_at is not null")
-    assert paused == {"a": [], "b": [("left", 1)]}
-
-
-async def test_a_weight_is_kept_on_the_tenants_shard(client: Client, cluster: Cluster) -> None:
-    await client.run("right")
-    request = SetTenantWeightRequest(tenant="right", weight=2.5)
-    await client.stub.SetTenantWeight(request, timeout=20, metadata=tenant("right"))
-
-    assert shard_rows(cluster, "select tenant, weight from rowcall.tenant_route") == {"a": [], "b": [("right", 2.5)]}
-
-
-@pytest.mark.parametrize(
-    "target", [PauseTarget(queue="nobody's"), PauseTarget(method="acme.v1.Shop/Buy"), PauseTarget(queue="nobody\0s")]
-)
-async def test_what_no_shard_knows_is_not_found(client: Client, target: PauseTarget) -> None:
-    for attempt in (client.pause(target), client.resume(target)):
-        error = await refused(attempt)
-        assert (error.code(), info_of(error).reason) == (grpc.StatusCode.NOT_FOUND, "NOT_KNOWN")
-        assert info_of(error).metadata["name"] == (target.queue or target.method)
-
-
-async def test_a_tenant_without_jobs_and_an_unknown_queue_are_not_found(client: Client, cluster: Cluster) -> None:
-    for attempt in (
-        client.pause(PauseTarget(tenant="nobody"), metadata=tenant("nobody")),
-        client.stub.GetQueue(GetQueueRequest(name="nobody"), timeout=20),
-    ):
-        assert info_of(await refused(attempt)).reason == "NOT_KNOWN"
-    assert shard_rows(cluster, "select tenant from rowcall.tenant_route") == {"a": [], "b": []}, "asking places nobody"
+        assert info_of(error).metadata["name"] == name
 
 
 async def test_requests_that_break_rules_are_refused_with_the_field(client: Client) -> None:
-    assert set(violations_of(await refused(client.pause(PauseTarget())))) == {"target.target"}
-    assert set(violations_of(await refused(client.pause(PauseTarget(queue=""))))) == {"target.queue"}
-    assert set(violations_of(await refused(client.pause(PauseTarget(queue=QUEUE), note="x" * 1001)))) == {"note"}
-    assert set(violations_of(await refused(client.pause(PauseTarget(queue=QUEUE), note="x\0")))) == {"note"}
-    assert set(violations_of(await refused(client.stub.Pause(PauseRequest(), timeout=20)))) == {"target"}
-    for weight in (0, -1, 101, float("nan")):
-        request = SetTenantWeightRequest(tenant="default", weight=weight)
-        assert set(violations_of(await refused(client.stub.SetTenantWeight(request, timeout=20)))) == {"weight"}
+    for name in ("", "x" * 64):
+        for attempt in (client.pause(name), client.resume(name)):
+            assert set(violations_of(await refused(attempt))) == {"name"}
+    assert set(violations_of(await refused(client.pause(note="x" * 1001)))) == {"note"}
+    assert set(violations_of(await refused(client.pause(note="x\0")))) == {"note"}
     assert list((await client.pauses()).pauses) == []
 
 
@@ -261,13 +187,13 @@ async def test_a_shard_that_is_away_is_named_and_a_pause_says_where_it_holds(
     )
     channel = await gateways.channel(gateway)
     client = Client(channel)
-    await client.pause(PauseTarget(queue=QUEUE))
-    await client.resume(PauseTarget(queue=QUEUE))
+    await client.pause()
+    await client.resume()
     await gate.shut()
 
     listed = await client.list()
     assert ([queue.name for queue in listed.queues], list(listed.unreachable_shards)) == ([QUEUE], ["a"])
-    error = await refused(client.pause(PauseTarget(queue=QUEUE)))
+    error = await refused(client.pause())
     assert (error.code(), info_of(error).reason) == (grpc.StatusCode.UNAVAILABLE, "SHARD_UNAVAILABLE")
     assert "paused on shard b, and perhaps not on shard a" in str(error.details())
     assert info_of(error).metadata["shard"] == "a"
@@ -292,7 +218,7 @@ async def test_a_shard_that_is_away_is_named_and_a_pause_says_where_it_holds(
 
     await until(all_answer)
     assert [list(pause.missing_shards) for pause in known] == [["a"]]
-    await client.pause(PauseTarget(queue=QUEUE))
+    await client.pause()
     [pause] = (await client.pauses()).pauses
     assert list(pause.missing_shards) == []
     assert pause.info == known[0].info
@@ -321,9 +247,7 @@ async def test_a_pause_holds_on_a_shard_that_has_not_heard_of_the_queue_yet(
 ) -> None:
     monkeypatch.setattr(Upkeep, "start", lambda self: None)  # the methods are published late
     client = Client(await gateways.channel(await gateways.start()))
-    await client.pause(PauseTarget(queue=QUEUE))
-    await client.pause(PauseTarget(method=ECHO))
+    await client.pause()
 
-    for table, name in (("queue", QUEUE), ("method", ECHO)):
-        paused = shard_rows(cluster, f"select name from rowcall.{table} where paused_at is not null")
-        assert paused == {"a": [(name,)], "b": [(name,)]}
+    paused = shard_rows(cluster, "select name from rowcall.queue where paused_at is not null")
+    assert paused == {"a": [(QUEUE,)], "b": [(QUEUE,)]}

@@ -14,7 +14,7 @@ from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceStub
 from rowcall.v1.job_pb2 import Wait, WaitReason
 from rowcall.v1.job_service_pb2 import GetJobRequest, ListJobsRequest
 from rowcall.v1.job_service_pb2_grpc import JobServiceStub
-from rowcall.v1.queue_service_pb2 import GetQueueRequest, PauseRequest, PauseTarget, Queue
+from rowcall.v1.queue_service_pb2 import GetQueueRequest, PauseQueueRequest, Queue
 from rowcall.v1.queue_service_pb2_grpc import QueueServiceStub
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, tenant
@@ -99,8 +99,8 @@ async def test_a_worker_of_other_queues_does_not_serve_it(client: Client, worker
 
 async def test_a_pause_is_told_with_who_and_what_for(client: Client) -> None:
     name = await client.run()
-    request = PauseRequest(target=PauseTarget(queue=QUEUE), note="rebuild")
-    await client.queues.Pause(request, timeout=20, metadata=(("rowcall-actor", "ada"),))
+    request = PauseQueueRequest(name=QUEUE, note="rebuild")
+    await client.queues.PauseQueue(request, timeout=20, metadata=(("rowcall-actor", "ada"),))
     pause = (await client.waits(name))[0]
     assert (pause.reason, pause.actor, pause.note, pause.worker) == (
         WaitReason.WAIT_REASON_QUEUE_PAUSED, "ada", "rebuild", "",

@@ -40,7 +40,14 @@ from rowcall.catalogue.shapes import Shape, shapes_of
 from rowcall.options.v1 import access_pb2
 from rowcall.options.v1 import job_pb2 as options_pb2
 from rowcall.probe.v1 import probe_pb2
-from rowcall.v1 import error_reason_pb2, job_pb2, job_service_pb2, queue_service_pb2
+from rowcall.v1 import (
+    catalogue_service_pb2,
+    error_reason_pb2,
+    job_pb2,
+    job_service_pb2,
+    queue_service_pb2,
+    tenant_service_pb2,
+)
 from rowcall.validation import RulesError, Validator
 
 __all__ = ["Catalogue", "ImageError", "load_catalogue"]
@@ -50,6 +57,7 @@ _COMMON: Final[Sequence[AnyFileDescriptor]] = (
     access_pb2.DESCRIPTOR,
     any_pb2.DESCRIPTOR,
     api_pb2.DESCRIPTOR,
+    catalogue_service_pb2.DESCRIPTOR,
     code_pb2.DESCRIPTOR,
     descriptor_pb2.DESCRIPTOR,
     duration_pb2.DESCRIPTOR,
@@ -65,6 +73,7 @@ _COMMON: Final[Sequence[AnyFileDescriptor]] = (
     source_context_pb2.DESCRIPTOR,
     status_pb2.DESCRIPTOR,
     struct_pb2.DESCRIPTOR,
+    tenant_service_pb2.DESCRIPTOR,
     timestamp_pb2.DESCRIPTOR,
     type_pb2.DESCRIPTOR,
     validate_pb2.DESCRIPTOR,

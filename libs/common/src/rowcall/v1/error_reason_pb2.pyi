@@ -121,8 +121,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     63 characters at most.
     """
     ERROR_REASON_INVALID_NAME: _ErrorReason.ValueType  # 26
-    """INVALID_ARGUMENT. The name is not "tenants/{tenant}/operations/{uuid}".
-    Keys: name.
+    """INVALID_ARGUMENT. The name is not "tenants/{tenant}/operations/{uuid}", or, of a
+    tenant, not "tenants/{tenant}". Keys: name.
     """
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 27
     """INVALID_ARGUMENT. The page token is not one that this list gave out."""
@@ -305,8 +305,8 @@ ERROR_REASON_INVALID_TENANT: ErrorReason.ValueType  # 25
 63 characters at most.
 """
 ERROR_REASON_INVALID_NAME: ErrorReason.ValueType  # 26
-"""INVALID_ARGUMENT. The name is not "tenants/{tenant}/operations/{uuid}".
-Keys: name.
+"""INVALID_ARGUMENT. The name is not "tenants/{tenant}/operations/{uuid}", or, of a
+tenant, not "tenants/{tenant}". Keys: name.
 """
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 27
 """INVALID_ARGUMENT. The page token is not one that this list gave out."""

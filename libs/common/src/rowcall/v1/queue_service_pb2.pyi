@@ -261,67 +261,33 @@ class GetQueueResponse(_message.Message):
 Global___GetQueueResponse: _TypeAlias = GetQueueResponse  # noqa: Y015
 
 @_typing.final
-class PauseTarget(_message.Message):
-    """What can be paused."""
+class PauseQueueRequest(_message.Message):
+    """Which queue to pause."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    QUEUE_FIELD_NUMBER: _builtins.int
-    METHOD_FIELD_NUMBER: _builtins.int
-    TENANT_FIELD_NUMBER: _builtins.int
-    queue: _builtins.str
-    """A queue's name, on all shards."""
-    method: _builtins.str
-    """A method, "package.Service/Method", on all shards."""
-    tenant: _builtins.str
-    """The caller's tenant, by its name."""
-    def __init__(
-        self,
-        *,
-        queue: _builtins.str = ...,
-        method: _builtins.str = ...,
-        tenant: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "queue", b"queue", "target", b"target", "tenant", b"tenant"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "queue", b"queue", "target", b"target", "tenant", b"tenant"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["queue", "method", "tenant"]  # noqa: Y015
-    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
-
-Global___PauseTarget: _TypeAlias = PauseTarget  # noqa: Y015
-
-@_typing.final
-class PauseRequest(_message.Message):
-    """What to pause."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TARGET_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
     note: _builtins.str
     """What for; shown to whoever looks."""
-    @_builtins.property
-    def target(self) -> Global___PauseTarget:
-        """It."""
-
     def __init__(
         self,
         *,
-        target: Global___PauseTarget | None = ...,
+        name: _builtins.str = ...,
         note: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "note", b"note"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PauseRequest: _TypeAlias = PauseRequest  # noqa: Y015
+Global___PauseQueueRequest: _TypeAlias = PauseQueueRequest  # noqa: Y015
 
 @_typing.final
-class PauseResponse(_message.Message):
+class PauseQueueResponse(_message.Message):
     """It is paused on every shard."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -335,34 +301,32 @@ class PauseResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PauseResponse: _TypeAlias = PauseResponse  # noqa: Y015
+Global___PauseQueueResponse: _TypeAlias = PauseQueueResponse  # noqa: Y015
 
 @_typing.final
-class ResumeRequest(_message.Message):
-    """What to resume."""
+class ResumeQueueRequest(_message.Message):
+    """Which queue to resume."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    TARGET_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def target(self) -> Global___PauseTarget:
-        """It."""
-
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
     def __init__(
         self,
         *,
-        target: Global___PauseTarget | None = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ResumeRequest: _TypeAlias = ResumeRequest  # noqa: Y015
+Global___ResumeQueueRequest: _TypeAlias = ResumeQueueRequest  # noqa: Y015
 
 @_typing.final
-class ResumeResponse(_message.Message):
+class ResumeQueueResponse(_message.Message):
     """It is paused nowhere."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -376,7 +340,7 @@ class ResumeResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ResumeResponse: _TypeAlias = ResumeResponse  # noqa: Y015
+Global___ResumeQueueResponse: _TypeAlias = ResumeQueueResponse  # noqa: Y015
 
 @_typing.final
 class ListPausesRequest(_message.Message):
@@ -431,13 +395,17 @@ class Pause(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    TARGET_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     INFO_FIELD_NUMBER: _builtins.int
     MISSING_SHARDS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def target(self) -> Global___PauseTarget:
-        """It."""
-
+    queue: _builtins.str
+    """A queue, by its name."""
+    method: _builtins.str
+    """A method, "package.Service/Method"."""
+    tenant: _builtins.str
+    """A tenant, "tenants/{tenant}"."""
     @_builtins.property
     def info(self) -> Global___PauseInfo:
         """Since when."""
@@ -449,59 +417,18 @@ class Pause(_message.Message):
     def __init__(
         self,
         *,
-        target: Global___PauseTarget | None = ...,
+        queue: _builtins.str = ...,
+        method: _builtins.str = ...,
+        tenant: _builtins.str = ...,
         info: Global___PauseInfo | None = ...,
         missing_shards: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "method", b"method", "paused", b"paused", "queue", b"queue", "tenant", b"tenant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "missing_shards", b"missing_shards", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "method", b"method", "missing_shards", b"missing_shards", "paused", b"paused", "queue", b"queue", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_paused: _TypeAlias = _typing.Literal["queue", "method", "tenant"]  # noqa: Y015
+    _WhichOneofArgType_paused: _TypeAlias = _typing.Literal["paused", b"paused"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_paused) -> _WhichOneofReturnType_paused | None: ...
 
 Global___Pause: _TypeAlias = Pause  # noqa: Y015
-
-@_typing.final
-class SetTenantWeightRequest(_message.Message):
-    """Whose share."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TENANT_FIELD_NUMBER: _builtins.int
-    WEIGHT_FIELD_NUMBER: _builtins.int
-    tenant: _builtins.str
-    """The caller's tenant, by its name."""
-    weight: _builtins.float
-    """A tenant of weight 3 is served three times as often as one of weight 1 while
-    both wait. Default of every tenant: 1. Jobs submitted from now on count by it.
-    """
-    def __init__(
-        self,
-        *,
-        tenant: _builtins.str = ...,
-        weight: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant", "weight", b"weight"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SetTenantWeightRequest: _TypeAlias = SetTenantWeightRequest  # noqa: Y015
-
-@_typing.final
-class SetTenantWeightResponse(_message.Message):
-    """It counts."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SetTenantWeightResponse: _TypeAlias = SetTenantWeightResponse  # noqa: Y015

@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class QueueServiceStub(object):
-    """The queues, for operators: how much waits, and what is paused. A queue is one name on
-    all shards; what is said of it is said of all of them together.
+    """The queues, for operators: how much waits, and what keeps it. A queue is one name on
+    all shards; what is said of it is said of all of them together. It has the name that
+    methods give it in their options.
     """
 
     def __init__(self, channel):
@@ -46,31 +47,27 @@ class QueueServiceStub(object):
                 request_serializer=rowcall_dot_v1_dot_queue__service__pb2.GetQueueRequest.SerializeToString,
                 response_deserializer=rowcall_dot_v1_dot_queue__service__pb2.GetQueueResponse.FromString,
                 _registered_method=True)
-        self.Pause = channel.unary_unary(
-                '/rowcall.v1.QueueService/Pause',
-                request_serializer=rowcall_dot_v1_dot_queue__service__pb2.PauseRequest.SerializeToString,
-                response_deserializer=rowcall_dot_v1_dot_queue__service__pb2.PauseResponse.FromString,
+        self.PauseQueue = channel.unary_unary(
+                '/rowcall.v1.QueueService/PauseQueue',
+                request_serializer=rowcall_dot_v1_dot_queue__service__pb2.PauseQueueRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_queue__service__pb2.PauseQueueResponse.FromString,
                 _registered_method=True)
-        self.Resume = channel.unary_unary(
-                '/rowcall.v1.QueueService/Resume',
-                request_serializer=rowcall_dot_v1_dot_queue__service__pb2.ResumeRequest.SerializeToString,
-                response_deserializer=rowcall_dot_v1_dot_queue__service__pb2.ResumeResponse.FromString,
+        self.ResumeQueue = channel.unary_unary(
+                '/rowcall.v1.QueueService/ResumeQueue',
+                request_serializer=rowcall_dot_v1_dot_queue__service__pb2.ResumeQueueRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_queue__service__pb2.ResumeQueueResponse.FromString,
                 _registered_method=True)
         self.ListPauses = channel.unary_unary(
                 '/rowcall.v1.QueueService/ListPauses',
                 request_serializer=rowcall_dot_v1_dot_queue__service__pb2.ListPausesRequest.SerializeToString,
                 response_deserializer=rowcall_dot_v1_dot_queue__service__pb2.ListPausesResponse.FromString,
                 _registered_method=True)
-        self.SetTenantWeight = channel.unary_unary(
-                '/rowcall.v1.QueueService/SetTenantWeight',
-                request_serializer=rowcall_dot_v1_dot_queue__service__pb2.SetTenantWeightRequest.SerializeToString,
-                response_deserializer=rowcall_dot_v1_dot_queue__service__pb2.SetTenantWeightResponse.FromString,
-                _registered_method=True)
 
 
 class QueueServiceServicer(object):
-    """The queues, for operators: how much waits, and what is paused. A queue is one name on
-    all shards; what is said of it is said of all of them together.
+    """The queues, for operators: how much waits, and what keeps it. A queue is one name on
+    all shards; what is said of it is said of all of them together. It has the name that
+    methods give it in their options.
     """
 
     def ListQueues(self, request, context):
@@ -87,30 +84,24 @@ class QueueServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Pause(self, request, context):
-        """Pauses a queue, a method or a tenant: no job of it is claimed from now on. What
-        runs goes on, and calls are still taken.
+    def PauseQueue(self, request, context):
+        """Pauses a queue, for all tenants: no job of it is claimed from now on. What runs goes
+        on, and calls are still taken. A pause that is there already stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Resume(self, request, context):
-        """Ends a pause.
+    def ResumeQueue(self, request, context):
+        """Ends a queue's pause, if there is one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPauses(self, request, context):
-        """Everything that is paused.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def SetTenantWeight(self, request, context):
-        """Sets a tenant's share of the workers beside other tenants'.
+        """Everything that is paused and keeps jobs from being claimed: queues, methods (see
+        CatalogueService), and the caller's tenant (see TenantService).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,25 +120,20 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     request_deserializer=rowcall_dot_v1_dot_queue__service__pb2.GetQueueRequest.FromString,
                     response_serializer=rowcall_dot_v1_dot_queue__service__pb2.GetQueueResponse.SerializeToString,
             ),
-            'Pause': grpc.unary_unary_rpc_method_handler(
-                    servicer.Pause,
-                    request_deserializer=rowcall_dot_v1_dot_queue__service__pb2.PauseRequest.FromString,
-                    response_serializer=rowcall_dot_v1_dot_queue__service__pb2.PauseResponse.SerializeToString,
+            'PauseQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseQueue,
+                    request_deserializer=rowcall_dot_v1_dot_queue__service__pb2.PauseQueueRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_queue__service__pb2.PauseQueueResponse.SerializeToString,
             ),
-            'Resume': grpc.unary_unary_rpc_method_handler(
-                    servicer.Resume,
-                    request_deserializer=rowcall_dot_v1_dot_queue__service__pb2.ResumeRequest.FromString,
-                    response_serializer=rowcall_dot_v1_dot_queue__service__pb2.ResumeResponse.SerializeToString,
+            'ResumeQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeQueue,
+                    request_deserializer=rowcall_dot_v1_dot_queue__service__pb2.ResumeQueueRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_queue__service__pb2.ResumeQueueResponse.SerializeToString,
             ),
             'ListPauses': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPauses,
                     request_deserializer=rowcall_dot_v1_dot_queue__service__pb2.ListPausesRequest.FromString,
                     response_serializer=rowcall_dot_v1_dot_queue__service__pb2.ListPausesResponse.SerializeToString,
-            ),
-            'SetTenantWeight': grpc.unary_unary_rpc_method_handler(
-                    servicer.SetTenantWeight,
-                    request_deserializer=rowcall_dot_v1_dot_queue__service__pb2.SetTenantWeightRequest.FromString,
-                    response_serializer=rowcall_dot_v1_dot_queue__service__pb2.SetTenantWeightResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -158,8 +144,9 @@ def add_QueueServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class QueueService(object):
-    """The queues, for operators: how much waits, and what is paused. A queue is one name on
-    all shards; what is said of it is said of all of them together.
+    """The queues, for operators: how much waits, and what keeps it. A queue is one name on
+    all shards; what is said of it is said of all of them together. It has the name that
+    methods give it in their options.
     """
 
     @staticmethod
@@ -217,7 +204,7 @@ class QueueService(object):
             _registered_method=True)
 
     @staticmethod
-    def Pause(request,
+    def PauseQueue(request,
             target,
             options=(),
             channel_credentials=None,
@@ -230,9 +217,9 @@ class QueueService(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/rowcall.v1.QueueService/Pause',
-            rowcall_dot_v1_dot_queue__service__pb2.PauseRequest.SerializeToString,
-            rowcall_dot_v1_dot_queue__service__pb2.PauseResponse.FromString,
+            '/rowcall.v1.QueueService/PauseQueue',
+            rowcall_dot_v1_dot_queue__service__pb2.PauseQueueRequest.SerializeToString,
+            rowcall_dot_v1_dot_queue__service__pb2.PauseQueueResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -244,7 +231,7 @@ class QueueService(object):
             _registered_method=True)
 
     @staticmethod
-    def Resume(request,
+    def ResumeQueue(request,
             target,
             options=(),
             channel_credentials=None,
@@ -257,9 +244,9 @@ class QueueService(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/rowcall.v1.QueueService/Resume',
-            rowcall_dot_v1_dot_queue__service__pb2.ResumeRequest.SerializeToString,
-            rowcall_dot_v1_dot_queue__service__pb2.ResumeResponse.FromString,
+            '/rowcall.v1.QueueService/ResumeQueue',
+            rowcall_dot_v1_dot_queue__service__pb2.ResumeQueueRequest.SerializeToString,
+            rowcall_dot_v1_dot_queue__service__pb2.ResumeQueueResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -287,33 +274,6 @@ class QueueService(object):
             '/rowcall.v1.QueueService/ListPauses',
             rowcall_dot_v1_dot_queue__service__pb2.ListPausesRequest.SerializeToString,
             rowcall_dot_v1_dot_queue__service__pb2.ListPausesResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def SetTenantWeight(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/rowcall.v1.QueueService/SetTenantWeight',
-            rowcall_dot_v1_dot_queue__service__pb2.SetTenantWeightRequest.SerializeToString,
-            rowcall_dot_v1_dot_queue__service__pb2.SetTenantWeightResponse.FromString,
             options,
             channel_credentials,
             insecure,

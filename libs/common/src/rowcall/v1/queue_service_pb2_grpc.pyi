@@ -27,8 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class QueueServiceStub:
-    """The queues, for operators: how much waits, and what is paused. A queue is one name on
-    all shards; what is said of it is said of all of them together.
+    """The queues, for operators: how much waits, and what keeps it. A queue is one name on
+    all shards; what is said of it is said of all of them together. It has the name that
+    methods give it in their options.
     """
 
     @_typing.overload
@@ -39,21 +40,22 @@ class QueueServiceStub:
     """Every queue."""
     GetQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueRequest, _queue_service_pb2.GetQueueResponse]
     """One queue."""
-    Pause: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PauseRequest, _queue_service_pb2.PauseResponse]
-    """Pauses a queue, a method or a tenant: no job of it is claimed from now on. What
-    runs goes on, and calls are still taken.
+    PauseQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]
+    """Pauses a queue, for all tenants: no job of it is claimed from now on. What runs goes
+    on, and calls are still taken. A pause that is there already stays as it is.
     """
-    Resume: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeRequest, _queue_service_pb2.ResumeResponse]
-    """Ends a pause."""
+    ResumeQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_service_pb2.ResumeQueueResponse]
+    """Ends a queue's pause, if there is one."""
     ListPauses: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListPausesRequest, _queue_service_pb2.ListPausesResponse]
-    """Everything that is paused."""
-    SetTenantWeight: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.SetTenantWeightRequest, _queue_service_pb2.SetTenantWeightResponse]
-    """Sets a tenant's share of the workers beside other tenants'."""
+    """Everything that is paused and keeps jobs from being claimed: queues, methods (see
+    CatalogueService), and the caller's tenant (see TenantService).
+    """
 
 @_typing.type_check_only
 class QueueServiceAsyncStub(QueueServiceStub):
-    """The queues, for operators: how much waits, and what is paused. A queue is one name on
-    all shards; what is said of it is said of all of them together.
+    """The queues, for operators: how much waits, and what keeps it. A queue is one name on
+    all shards; what is said of it is said of all of them together. It has the name that
+    methods give it in their options.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -61,20 +63,21 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """Every queue."""
     GetQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueRequest, _queue_service_pb2.GetQueueResponse]  # type: ignore[assignment]
     """One queue."""
-    Pause: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PauseRequest, _queue_service_pb2.PauseResponse]  # type: ignore[assignment]
-    """Pauses a queue, a method or a tenant: no job of it is claimed from now on. What
-    runs goes on, and calls are still taken.
+    PauseQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]  # type: ignore[assignment]
+    """Pauses a queue, for all tenants: no job of it is claimed from now on. What runs goes
+    on, and calls are still taken. A pause that is there already stays as it is.
     """
-    Resume: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeRequest, _queue_service_pb2.ResumeResponse]  # type: ignore[assignment]
-    """Ends a pause."""
+    ResumeQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_service_pb2.ResumeQueueResponse]  # type: ignore[assignment]
+    """Ends a queue's pause, if there is one."""
     ListPauses: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListPausesRequest, _queue_service_pb2.ListPausesResponse]  # type: ignore[assignment]
-    """Everything that is paused."""
-    SetTenantWeight: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.SetTenantWeightRequest, _queue_service_pb2.SetTenantWeightResponse]  # type: ignore[assignment]
-    """Sets a tenant's share of the workers beside other tenants'."""
+    """Everything that is paused and keeps jobs from being claimed: queues, methods (see
+    CatalogueService), and the caller's tenant (see TenantService).
+    """
 
 class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The queues, for operators: how much waits, and what is paused. A queue is one name on
-    all shards; what is said of it is said of all of them together.
+    """The queues, for operators: how much waits, and what keeps it. A queue is one name on
+    all shards; what is said of it is said of all of them together. It has the name that
+    methods give it in their options.
     """
 
     @_abc_1.abstractmethod
@@ -94,22 +97,22 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         """One queue."""
 
     @_abc_1.abstractmethod
-    def Pause(
+    def PauseQueue(
         self,
-        request: _queue_service_pb2.PauseRequest,
+        request: _queue_service_pb2.PauseQueueRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_queue_service_pb2.PauseResponse, _abc.Awaitable[_queue_service_pb2.PauseResponse]]:
-        """Pauses a queue, a method or a tenant: no job of it is claimed from now on. What
-        runs goes on, and calls are still taken.
+    ) -> _typing.Union[_queue_service_pb2.PauseQueueResponse, _abc.Awaitable[_queue_service_pb2.PauseQueueResponse]]:
+        """Pauses a queue, for all tenants: no job of it is claimed from now on. What runs goes
+        on, and calls are still taken. A pause that is there already stays as it is.
         """
 
     @_abc_1.abstractmethod
-    def Resume(
+    def ResumeQueue(
         self,
-        request: _queue_service_pb2.ResumeRequest,
+        request: _queue_service_pb2.ResumeQueueRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_queue_service_pb2.ResumeResponse, _abc.Awaitable[_queue_service_pb2.ResumeResponse]]:
-        """Ends a pause."""
+    ) -> _typing.Union[_queue_service_pb2.ResumeQueueResponse, _abc.Awaitable[_queue_service_pb2.ResumeQueueResponse]]:
+        """Ends a queue's pause, if there is one."""
 
     @_abc_1.abstractmethod
     def ListPauses(
@@ -117,14 +120,8 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.ListPausesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.ListPausesResponse, _abc.Awaitable[_queue_service_pb2.ListPausesResponse]]:
-        """Everything that is paused."""
-
-    @_abc_1.abstractmethod
-    def SetTenantWeight(
-        self,
-        request: _queue_service_pb2.SetTenantWeightRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_queue_service_pb2.SetTenantWeightResponse, _abc.Awaitable[_queue_service_pb2.SetTenantWeightResponse]]:
-        """Sets a tenant's share of the workers beside other tenants'."""
+        """Everything that is paused and keeps jobs from being claimed: queues, methods (see
+        CatalogueService), and the caller's tenant (see TenantService).
+        """
 
 def add_QueueServiceServicer_to_server(servicer: QueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

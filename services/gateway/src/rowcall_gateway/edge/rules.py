@@ -10,8 +10,13 @@ from rowcall_gateway.edge.interceptor import MethodRules
 
 JOB_SERVICE: Final = "rowcall.v1.JobService"
 OPERATIONS: Final = "google.longrunning.Operations"
-QUEUE_SERVICE: Final = "rowcall.v1.QueueService"
-OUR_SERVICES: Final = (JOB_SERVICE, OPERATIONS, QUEUE_SERVICE)
+OUR_SERVICES: Final = (
+    JOB_SERVICE,
+    OPERATIONS,
+    "rowcall.v1.CatalogueService",
+    "rowcall.v1.QueueService",
+    "rowcall.v1.TenantService",
+)
 """The services that every gateway serves, beside the catalogue's."""
 
 _SUBMITTING: Final = frozenset({f"{JOB_SERVICE}/Submit", f"{JOB_SERVICE}/BatchSubmit"})

@@ -13,7 +13,7 @@ from uuid import UUID
 import structlog
 
 from rowcall.errors import RowcallError, reason_name
-from rowcall.names import is_tenant, operation_name, parse_operation_name
+from rowcall.names import operation_name, parse_operation_name, parse_tenant_name, tenant_name
 from rowcall.queue.model import JobRow, Wait
 from rowcall.queue.protocol import JobStore
 from rowcall.sharding import Router
@@ -122,10 +122,9 @@ def check_parent(call: IncomingCall, parent: str) -> None:
     Raises:
         RowcallError: INVALID_NAME; NOT_KNOWN for every other tenant, there or not.
     """
-    if parent in ("", f"tenants/{call.tenant}"):
+    if parent in ("", tenant_name(call.tenant)):
         return
-    tenant = parent.removeprefix("tenants/")
-    if tenant == parent or not is_tenant(tenant):
+    if parse_tenant_name(parent) is None:
         raise RowcallError(
             ErrorReason.ERROR_REASON_INVALID_NAME,
             "Jobs are listed by tenant: parent is tenants/{tenant}, or empty for the caller's own.",

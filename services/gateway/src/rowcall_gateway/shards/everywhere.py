@@ -1,4 +1,4 @@
-"""One question to every shard at once, each of which has its own time to answer. Called by `queues`.
+"""One question to every shard at once, each of which has its own time to answer. Called by `queues` and `changes`.
 
 What one shard does is no matter to the others: its answer is there or it is missing, with the reason.
 """

@@ -1,0 +1,48 @@
+"""The rules of our own services: every service of the contract has them, and keeps to how requests name things."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from google.protobuf.descriptor import MethodDescriptor
+
+from rowcall.catalogue.images import load_catalogue
+from rowcall_gateway.edge.rules import OPERATIONS, OUR_SERVICES, Rules
+from tests.support.places import ROOT
+
+PROTOS = sorted((ROOT / "protos/rowcall/v1").glob("*.proto"))
+SERVICES = {
+    f"rowcall.v1.{name}"
+    for proto in PROTOS
+    for name in re.findall(r"^service (\w+) ", proto.read_text(), flags=re.MULTILINE)
+}
+CATALOGUE = load_catalogue()
+
+
+def methods() -> list[MethodDescriptor]:
+    """Every RPC of rowcall.v1."""
+    return [method for name in sorted(SERVICES) for method in CATALOGUE.pool.FindServiceByName(name).methods]
+
+
+def test_every_service_of_the_contract_is_served() -> None:
+    assert {*SERVICES, OPERATIONS} == set(OUR_SERVICES)
+
+
+@pytest.mark.parametrize("method", methods(), ids=lambda method: method.full_name)
+def test_every_rpc_has_rules(method: MethodDescriptor) -> None:
+    rules = Rules(CATALOGUE, max_request_bytes=1, max_batch_bytes=2)
+    service, _, name = method.full_name.rpartition(".")
+
+    found = rules.of(f"/{service}/{name}")
+    submits = name in {"Submit", "BatchSubmit"}
+    assert (found.request_type, found.writes, found.limit_bytes) == (
+        method.input_type.full_name,
+        submits,
+        2 if submits else 1,
+    )
+
+
+@pytest.mark.parametrize("method", methods(), ids=lambda method: method.full_name)
+def test_a_request_names_its_tenant_in_name_or_parent_alone(method: MethodDescriptor) -> None:
+    assert "tenant" not in method.input_type.fields_by_name
