@@ -160,16 +160,31 @@ def refusal(gateway: ServiceProcess) -> tuple[int, str]:
     return code, "".join(line for line in gateway.log if line.startswith("rowcall-gateway: "))
 
 
-def test_what_keeps_it_from_starting_is_said_and_ends_it_with_1(services: Services, tmp_path: Path) -> None:
+def test_what_keeps_it_from_starting_is_said_and_ends_it_with_1(services: Services) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         code, said = refusal(services.gateway(f"127.0.0.1:{taken.getsockname()[1]}"))
     assert (code, "cannot listen on 127.0.0.1" in said) == (1, True)
 
+
+def test_images_that_cannot_be_served_are_said_and_end_it_with_2(
+    services: Services, tmp_path: Path, build_image: ImageBuilder
+) -> None:
+    """As settings do: starting it again would not mend them."""
     (tmp_path / "not-an-image").write_text("hello")
     code, said = refusal(services.gateway("127.0.0.1:0", "--image", str(tmp_path / "not-an-image")))
-    assert (code, "not-an-image" in said) == (1, True)
+    assert (code, "not-an-image" in said) == (2, True)
+
+    ruled = SHOP.replace('{queue: "shop"};', '{queue: "shop"}; option (rowcall.options.v1.access) = {roles: "caller"};')
+    ruled = ruled.replace("options/v1/job.proto", 'options/v1/access.proto";\nimport "rowcall/options/v1/job.proto')
+    image = build_image({"acme/v1/shop.proto": ruled})
+    code, said = refusal(services.gateway("127.0.0.1:0", "--image", str(image)))
+    assert code == 2
+    assert said == (
+        f"rowcall-gateway: acme/v1/shop.proto ({image}): method acme.v1.ShopService/Order: option "
+        "(rowcall.options.v1.access): this release enforces no access rules; leave it out until the release that does\n"
+    )
 
 
 class Collector(grpc.GenericRpcHandler):

@@ -1,6 +1,6 @@
 """The process `rowcall-gateway`: settings, logs, signals, exit codes.
 
-Exit codes: 0 after a drain; 1 when it cannot start; 2 when its settings are wrong; 128 + the signal's number when a
+Exit codes: 0 after a drain; 1 when it cannot start; 2 when its settings or images are wrong; 128 + the signal's number when a
 second signal ends it at once, or the drain takes longer than the grace and `rowcall.ending.MARGIN`. With --processes, this process supervises others, which are this program again.
 """
 
@@ -67,7 +67,9 @@ def _run(settings: GatewaySettings, member: Member | None) -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return WRONG_SETTINGS
-    except (ImageError, RowcallError, OSError) as error:
+    except ImageError as error:
+        return _say(str(error), WRONG_SETTINGS)
+    except (RowcallError, OSError) as error:
         return _say(str(error), CANNOT_START)
 
 
