@@ -11,8 +11,8 @@ as $$
 $$;
 
 -- The row of history that a live job becomes: the one place that knows both tables'
--- columns. Without a search_path of its own, so that it is inlined; only functions
--- that have one call it.
+-- columns, but for settle_jobs. Without a search_path of its own, so that it is inlined; only
+-- functions that have one call it.
 create function rowcall.ended(
   p_job rowcall.job, p_state smallint, p_worker text, p_response bytea, p_error bytea, p_error_code integer,
   p_error_message text, p_span_id text, p_now timestamptz, p_day date
