@@ -170,6 +170,20 @@ async def test_phases_are_applied_apart(database: NewDatabase) -> None:
     assert value(dsn, TABLES) == 2
 
 
+async def test_nothing_is_taken_away_before_what_takes_its_place_is_there(database: NewDatabase) -> None:
+    dsn = database()
+    old, new = made_up(1, "create table public.old ()"), made_up(2, "create table public.new ()")
+    gone = made_up(3, "drop table public.old", "post")
+    await migrate(dsn, "catalogue", migrations=[old])
+    with pytest.raises(
+        MigrationError, match=r"pre/0002_made_up: not applied yet.*Nothing was changed.*--phase pre first"
+    ):
+        await migrate(dsn, "catalogue", migrations=[old, new, gone], phase="post")
+    assert value(dsn, TABLES) == 1
+    assert await migrate(dsn, "catalogue", migrations=[old, new, gone], phase="pre") == [new.name]
+    assert await migrate(dsn, "catalogue", migrations=[old, new, gone], phase="post") == [gone.name]
+
+
 async def test_a_file_may_run_without_a_transaction(database: NewDatabase) -> None:
     dsn = database()
     table = made_up(1, "create table public.one (a bigint)")

@@ -10,15 +10,19 @@ import pytest
 
 from rowcall.migrations import Kind, MigrationError, discover
 from rowcall.migrations.compatibility import incompatibility
-from rowcall.migrations.discovery import NO_TRANSACTION, VERSIONS, Migration
+from rowcall.migrations.discovery import KINDS, NO_TRANSACTION, VERSIONS, Migration, newest
 from rowcall.migrations.record import Applied
 from rowcall.migrations.server import check_version
+from tests.support.places import ROOT
 
-KINDS: tuple[Kind, ...] = ("catalogue", "shard")
+PACKAGE = ROOT / "libs/common/src/rowcall/migrations"
 
 
-def written(folder: Path, *names: str) -> Path:
+def written(folder: Path, *names: str, versions: str = "9\n") -> Path:
     """A folder with these files."""
+    for kind in KINDS:
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        (folder / kind / VERSIONS).write_text(versions)
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,8 +34,9 @@ def written(folder: Path, *names: str) -> Path:
 def test_the_files_of_this_release_are_numbered_without_gaps_and_belong_to_a_version(kind: Kind) -> None:
     found = discover(kind)
     assert sorted(each.number for each in found) == list(range(1, len(found) + 1))
-    assert VERSIONS[kind][-1] == len(found), "a release that brings files adds its version to VERSIONS"
-    assert list(VERSIONS[kind]) == sorted(set(VERSIONS[kind]))
+    assert (PACKAGE / kind / VERSIONS).read_text().split()[-1] == str(len(found)), (
+        "a release that brings files adds a line"
+    )
     assert [each.version for each in found if each.phase == "pre"] == sorted(
         each.version for each in found if each.phase == "pre"
     )
@@ -41,6 +46,32 @@ def test_pre_comes_before_post_and_each_by_number(tmp_path: Path) -> None:
     root = written(tmp_path, "shard/post/0002_drop.sql", "shard/pre/0003_more.sql", "shard/pre/0001_first.sql")
     assert [each.name for each in discover("shard", root)] == ["pre/0001_first", "pre/0003_more", "post/0002_drop"]
     assert discover("catalogue", root) == []
+
+
+def test_a_file_belongs_to_the_first_version_that_reaches_to_it(tmp_path: Path) -> None:
+    root = written(
+        tmp_path, "shard/pre/0001_a.sql", "shard/pre/0002_b.sql", "shard/post/0003_c.sql", "shard/pre/0004_d.sql",
+        versions="1\n3\n4\n",
+    )  # fmt: skip
+    found = discover("shard", root)
+    assert {each.name: each.version for each in found} == {
+        "pre/0001_a": 1, "pre/0002_b": 2, "post/0003_c": 2, "pre/0004_d": 3,
+    }  # fmt: skip
+    assert (newest(found), newest([])) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("versions", "said"),
+    [
+        ("1\n", "pre/0002_b: of no version"),
+        ("", "not a number a line"),
+        ("1\ntwo\n", "not a number a line"),
+        ("2\n1\n", "does not count upwards"),
+    ],
+)
+def test_versions_that_cannot_be_are_an_error(tmp_path: Path, versions: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        discover("shard", written(tmp_path, "shard/pre/0001_a.sql", "shard/pre/0002_b.sql", versions=versions))
 
 
 @pytest.mark.parametrize("name", ["shard/pre/1_short.sql", "shard/pre/0001-dash.sql", "shard/post/notes.txt"])
@@ -79,7 +110,7 @@ def applied(kind: Kind) -> dict[str, Applied]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_service_runs_with_its_own_schema_and_the_next_and_refuses_beyond(kind: Kind) -> None:
-    own = len(VERSIONS[kind])
+    own = newest(discover(kind))
     there = applied(kind)
     assert incompatibility(kind, there) is None
     later = replace(next(iter(there.values())), name="pre/9999_later")
@@ -87,6 +118,33 @@ def test_a_service_runs_with_its_own_schema_and_the_next_and_refuses_beyond(kind
     problem = incompatibility(kind, {**there, "later": replace(later, version=own + 2)})
     assert problem is not None
     assert "Upgrade this service" in problem
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_service_refuses_what_a_newer_release_has_taken_things_from(kind: Kind) -> None:
+    there = applied(kind)
+    first = next(iter(there.values()))
+    own = newest(discover(kind))
+    gone = replace(first, name="post/9999_gone", version=own + 1)
+    problem = incompatibility(kind, {**there, gone.name: gone})
+    assert problem is not None
+    assert "post/9999_gone took away what version 1 of the schema has" in problem
+    assert "Upgrade this service" in problem
+    assert incompatibility(kind, {**there, gone.name: replace(gone, version=own)}) is None, "of its own it has no need"
+
+
+def test_a_service_starts_on_the_version_before_its_own_and_needs_that_in_full() -> None:
+    there = applied("shard")
+    own = newest(discover("shard"))
+    next_one = [*discover("shard"), Migration("shard", "pre", 9999, "pre/9999_next", "select 1", own + 1)]
+    assert incompatibility("shard", there, next_one) is None
+    problem = incompatibility("shard", dict(list(there.items())[:-1]), next_one)
+    assert problem is not None
+    assert "rowcall migrate" in problem
+    after_next = [*next_one, Migration("shard", "pre", 10000, "pre/10000_after", "select 1", own + 2)]
+    problem = incompatibility("shard", there, after_next)
+    assert problem is not None
+    assert "pre/9999_next were not applied" in problem
 
 
 @pytest.mark.parametrize(("kind", "other"), [("catalogue", "shard"), ("shard", "catalogue")])

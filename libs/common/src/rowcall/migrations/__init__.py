@@ -1,6 +1,6 @@
 """The schema of catalogue and shards, and the command's half of applying it: `rowcall migrate`.
 
-Numbered plain SQL in `{catalogue,shard}/{pre,post}`: `pre` is applied before the new release of the services runs (it
+Numbered plain SQL in `{catalogue,shard}/{pre,post}`, versions counted beside it in `versions.txt`: `pre` is applied before the new release of the services runs (it
 only adds), `post` when the old one is gone (it takes away). Never run at a service's start; services call
 `check_schema`. Until the tag v0.1.0-rc.1 a file is edited in place and databases are made anew; from then on a change is a new file,
 for its checksum is recorded.

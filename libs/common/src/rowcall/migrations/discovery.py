@@ -5,23 +5,25 @@ from __future__ import annotations
 import hashlib
 import re
 from bisect import bisect_left
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from types import MappingProxyType
 from typing import Final, Literal, get_args
 
 Kind = Literal["catalogue", "shard"]
 """What a database is."""
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+"""Every kind."""
 Phase = Literal["pre", "post"]
 """Before the new release of the services runs, or after the old one is gone."""
 
 NO_TRANSACTION: Final = "-- rowcall: no-transaction"
 """The first line of a file that Postgres does not run in a transaction (create index concurrently): one statement."""
 
-VERSIONS: Final[Mapping[Kind, tuple[int, ...]]] = MappingProxyType({"catalogue": (2,), "shard": (14,)})
-"""The schema's versions: for each, from 1, the number of its last file. A release that brings files adds an element."""
+VERSIONS: Final = "versions.txt"
+"""Beside `pre` and `post`: for each version of the schema, from 1, the number of its last file, a line each. A release
+that brings files adds a line."""
 
 _FILE = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
@@ -40,16 +42,13 @@ class Migration:
     """What it is recorded under: "pre/0001_roles"."""
     text: str
     """The SQL."""
+    version: int = 1
+    """The version of the schema that it belongs to, from 1."""
 
     @property
     def checksum(self) -> str:
         """SHA-256 of the text, in hexadecimal digits."""
         return hashlib.sha256(self.text.encode()).hexdigest()
-
-    @property
-    def version(self) -> int:
-        """The version of the schema that it belongs to, from 1."""
-        return bisect_left(VERSIONS[self.kind], self.number) + 1
 
     @property
     def in_transaction(self) -> bool:
@@ -62,15 +61,15 @@ def discover(kind: Kind, root: Traversable | None = None) -> list[Migration]:
 
     Args:
         kind: What the database is.
-        root: Where to look; None: in this package.
+        root: Where to look, for another release's; None: in this package.
 
     Raises:
-        ValueError: A file's name is not NNNN_name.sql, or its number is there twice.
+        ValueError: A file's name is not NNNN_name.sql, its number is there twice, or it belongs to no version.
     """
-    base = files("rowcall.migrations") if root is None else root
+    base = (files("rowcall.migrations") if root is None else root).joinpath(kind)
     found: list[Migration] = []
     for phase in get_args(Phase):
-        folder = base.joinpath(kind, phase)
+        folder = base.joinpath(phase)
         if not folder.is_dir():
             continue
         for file in sorted(folder.iterdir(), key=lambda each: each.name):
@@ -83,4 +82,24 @@ def discover(kind: Kind, root: Traversable | None = None) -> list[Migration]:
     twice = sorted({number for number in numbers if numbers.count(number) > 1})
     if twice:
         raise ValueError(f"{kind} has several migrations with the number {', '.join(map(str, twice))}")
-    return found
+    last = _last_numbers(kind, base) if found else []
+    beyond = [each.name for each in found if each.number > last[-1]]
+    if beyond:
+        raise ValueError(f"{', '.join(beyond)}: of no version. {kind}/{VERSIONS} ends with {last[-1]}.")
+    return [replace(each, version=bisect_left(last, each.number) + 1) for each in found]
+
+
+def newest(migrations: Sequence[Migration]) -> int:
+    """The schema's version that the release with these migrations is written for, from 1; 0 if there are none."""
+    return max((each.version for each in migrations), default=0)
+
+
+def _last_numbers(kind: Kind, base: Traversable) -> list[int]:
+    """The number of each version's last file."""
+    lines = base.joinpath(VERSIONS).read_text(encoding="utf-8").split()
+    if not lines or not all(line.isdecimal() for line in lines):
+        raise ValueError(f"{kind}/{VERSIONS} is not a number a line")
+    last = [int(line) for line in lines]
+    if last != sorted(set(last)):
+        raise ValueError(f"{kind}/{VERSIONS} does not count upwards")
+    return last

@@ -46,6 +46,11 @@ class Applied:
     applied_at: datetime
     """By the database's clock."""
 
+    @property
+    def phase(self) -> str:
+        """When it is applied: "pre" or "post"."""
+        return self.name.partition("/")[0]
+
 
 async def create(connection: psycopg.AsyncConnection[Any]) -> None:
     """Makes the record's table unless it is there. Raises psycopg.Error."""

@@ -92,7 +92,7 @@ async def migrate(
         shard: The shard's name; needed the first time, and checked afterwards.
         phase: "pre" before the new release runs, "post" when the old one is gone; "all" where nothing runs.
         progress: Told what is done.
-        migrations: What to apply instead of what this release brings; for tests.
+        migrations: What to apply instead of what this release brings: another release's (`discover` with its root).
 
     Raises:
         MigrationError: With what was wrong, what was kept, and what to do.
@@ -111,6 +111,8 @@ async def migrate(
         _refuse_changed(known, applied)
         if kind == "shard":
             await _refuse_other_shard(connection, shard)
+        if phase == "post":
+            _refuse_half_expanded(known, applied)
         pending = [each for each in known if each.name not in applied and phase in (each.phase, "all")]
         for migration in pending:
             say(f"applying {migration.name}")
@@ -196,6 +198,15 @@ def _refuse_changed(known: Sequence[Migration], applied: dict[str, Applied]) -> 
         raise MigrationError(
             f"{', '.join(changed)}: the file is not the one that was applied to this database. Nothing was changed. An "
             "applied migration is never edited: restore the file, and put the change into a new one."
+        )
+
+
+def _refuse_half_expanded(known: Sequence[Migration], applied: dict[str, Applied]) -> None:
+    missing = [each.name for each in known if each.phase == "pre" and each.name not in applied]
+    if missing:
+        raise MigrationError(
+            f"{', '.join(missing)}: not applied yet, and post takes away what is used instead. Nothing was changed. Run "
+            "--phase pre first, and the release that it is for."
         )
 
 
