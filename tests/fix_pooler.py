@@ -34,6 +34,7 @@ LOGINS: Mapping[str, str] = MappingProxyType(
         "test_gateway": "rowcall_gateway",
         "test_worker": "rowcall_worker",
         "test_submitter": "rowcall_submitter",
+        "test_servicer": "rowcall_servicer",
         "test_nobody": "",
     }
 )

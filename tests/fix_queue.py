@@ -44,6 +44,10 @@ class Logins:
     access: Access
     """How all but the superuser get there."""
 
+    def straight(self, user: str) -> str:
+        """Of another one of `LOGINS`, past a pooler: people and services that are none of ours."""
+        return make_conninfo(self.admin, user=user, password=PASSWORD)
+
 
 @dataclass(frozen=True, slots=True)
 class PostgresImplementation:

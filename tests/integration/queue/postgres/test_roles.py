@@ -47,6 +47,7 @@ where p.pronamespace = 'rowcall'::regnamespace and has_function_privilege(%s, p.
         ("rowcall_gateway", GATEWAY),
         ("rowcall_worker", WORKER),
         ("rowcall_submitter", SUBMITTER),
+        ("rowcall_servicer", {"fence_v1"}),
         ("rowcall_reader", READER),
         ("test_nobody", set()),
     ],

@@ -33,6 +33,9 @@ to rowcall_worker;
 -- Services that share the shard submit and do nothing else.
 grant execute on function rowcall.submit_v1, rowcall.wake_v1 to rowcall_submitter;
 
+-- Servicers that a worker calls over gRPC, and that write on this shard in their own transactions.
+grant execute on function rowcall.fence_v1 to rowcall_servicer;
+
 grant select on rowcall.jobs to rowcall_reader;
 -- What a view calls is called by whoever reads it.
 grant execute on function
