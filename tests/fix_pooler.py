@@ -35,6 +35,10 @@ LOGINS: Mapping[str, str] = MappingProxyType(
         "test_worker": "rowcall_worker",
         "test_submitter": "rowcall_submitter",
         "test_servicer": "rowcall_servicer",
+        "test_reader": "rowcall_reader",
+        "test_auditor": "rowcall_auditor",
+        "test_acme": "rowcall_tenant_reader",
+        "test_bolt": "rowcall_tenant_reader",
         "test_nobody": "",
     }
 )

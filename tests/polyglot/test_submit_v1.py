@@ -362,7 +362,7 @@ async def test_the_role_may_submit_and_nothing_else(
         "rowcall.submit_v1",
         "rowcall.wake_v1",
     ]
-    for role in ("rowcall_owner", "rowcall_gateway", "rowcall_worker", "rowcall_reader", "postgres"):
+    for role in ("rowcall_owner", "rowcall_gateway", "rowcall_worker", "rowcall_auditor", "postgres"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             await service.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
     for made in (

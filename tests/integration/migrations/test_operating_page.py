@@ -23,14 +23,12 @@ from tests.support.places import ROOT
 PASSWORD = "only-for-tests"
 
 
-def statements() -> tuple[Sequence[str], Sequence[str]]:
-    """What is run before the first migration, and what after it."""
+def statements() -> Sequence[Sequence[str]]:
+    """What is run before the first migration, what after it, and for a tenant's people."""
     page = (ROOT / "docs/operating.md").read_text()
     section = page.partition("## Databases and roles")[2].partition("\n## ")[0]
-    before, after = re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
-    return [each.strip() for each in before.replace("…", PASSWORD).split(";") if each.strip()], [
-        each.strip() for each in after.split(";") if each.strip()
-    ]
+    blocks = re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
+    return [[each.strip() for each in text.replace("…", PASSWORD).split(";") if each.strip()] for text in blocks]
 
 
 async def run(dsn: str, *texts: str) -> None:
@@ -42,7 +40,7 @@ async def run(dsn: str, *texts: str) -> None:
 @pytest.mark.straight("it makes roles on a server of its own")
 async def test_the_logins_of_the_page_do_what_the_page_says(restartable_postgres: RestartablePostgres) -> None:
     admin = restartable_postgres.dsn("postgres")
-    before, after = statements()
+    before, after, readers = statements()
 
     def dsn(user: str, database: str) -> str:
         return make_conninfo(admin, user=user, dbname=database, password=PASSWORD)
@@ -51,6 +49,7 @@ async def test_the_logins_of_the_page_do_what_the_page_says(restartable_postgres
     await migrate(dsn("rowcall_migrator", "rowcall_catalogue"), "catalogue")
     await migrate(dsn("rowcall_migrator", "rowcall_a"), "shard", shard="a")
     await run(dsn("rowcall_migrator", "rowcall_a"), *after)
+    await run(dsn("rowcall_migrator", "rowcall_a"), *readers)
 
     def databases(user: str) -> dict[str, Any]:
         return {"catalogue": dsn(user, "rowcall_catalogue"), "shards": {"a": dsn(user, "rowcall_a")}}
@@ -70,7 +69,12 @@ async def test_the_logins_of_the_page_do_what_the_page_says(restartable_postgres
     async with await psycopg.AsyncConnection.connect(dsn("rowcall_person", "rowcall_a"), autocommit=True) as person:
         rows = await person.execute("select tenant, state, error_code, error_reason, attempts from rowcall.jobs")
         assert await rows.fetchall() == [("acme", "SUCCEEDED", None, None, None)]
+    async with await psycopg.AsyncConnection.connect(dsn("acme_person", "rowcall_a"), autocommit=True) as person:
+        rows = await person.execute("select tenant, state from rowcall.tenant_jobs")
+        assert await rows.fetchall() == [("acme", "SUCCEEDED")]
     for user, database, text in (
+        ("acme_person", "rowcall_a", "select from rowcall.jobs"),
+        ("acme_person", "rowcall_a", "select rowcall.allow_reader('acme_person', 'bolt')"),
         ("rowcall_gateway_login", "rowcall_a", "select from rowcall.job"),
         ("rowcall_gateway_login", "rowcall_a", "select from rowcall.jobs"),
         ("rowcall_gateway_login", "rowcall_catalogue", "update rowcall_catalogue.tenant set shard = 'b'"),

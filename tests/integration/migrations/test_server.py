@@ -13,7 +13,8 @@ from rowcall.migrations import MigrationError, check_schema, discover, migrate
 from tests.fix_postgres import RestartablePostgres
 
 ROLES = [
-    "rowcall_gateway", "rowcall_owner", "rowcall_reader", "rowcall_servicer", "rowcall_submitter", "rowcall_worker",
+    "rowcall_auditor", "rowcall_gateway", "rowcall_owner", "rowcall_reader", "rowcall_servicer", "rowcall_submitter",
+    "rowcall_tenant_reader", "rowcall_worker",
 ]  # fmt: skip
 
 
@@ -101,6 +102,6 @@ async def test_a_service_refuses_a_database_that_is_not_migrated_or_not_wholly(
         await check_schema(connection, "shard")
         with pytest.raises(RowcallError, match="as a catalogue"):
             await check_schema(connection, "catalogue")
-        await connection.execute("delete from rowcall_migrations.applied where name like 'pre/0015%'")
-        with pytest.raises(RowcallError, match=r"pre/0015_grants were not applied.*rowcall migrate"):
+        await connection.execute("delete from rowcall_migrations.applied where name like 'pre/0016%'")
+        with pytest.raises(RowcallError, match=r"pre/0016_grants were not applied.*rowcall migrate"):
             await check_schema(connection, "shard")

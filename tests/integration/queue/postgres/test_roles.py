@@ -1,4 +1,4 @@
-"""Logins that were granted a service's role can do what the service does, and nothing else."""
+"""Logins that were granted a service's role can do what the service does, and nothing else: rights.toml says which."""
 
 from __future__ import annotations
 
@@ -14,70 +14,6 @@ from rowcall.migrations import HISTORY_DAYS
 from rowcall.queue.model import EVERY_JOB, Progress, Running
 from rowcall.queue.postgres.faults import fault
 from tests.fix_queue import Logins, PostgresQueue
-
-GATEWAY = {
-    "adopt_tenant", "cancel_job", "delete_job", "exchange_turns", "find_jobs", "find_lacks", "group_failures",
-    "job_waits", "kept_fingerprint", "leave_job", "method_id", "pause_method", "pause_queue", "pause_tenant", "pauses",
-    "policy_id", "publish_method", "publish_types", "queue_id", "queue_serving", "queue_stats", "read_jobs",
-    "read_outcomes", "replay_jobs", "resolve_jobs", "same_request", "shard_facts", "submit_jobs", "tenant_route",
-    "weigh_tenant",
-}  # fmt: skip
-WORKER = {
-    "age_jobs", "analyze_history", "bury_workers", "claim_jobs", "claim_suspects", "count_suspects", "drop_history_day",
-    "elect", "expire_attempts", "expire_jobs", "expire_keys", "find_lacks", "forget_turns", "free_resumed",
-    "guard_worker", "hold_paused", "kept_fingerprint", "make_history_days", "method_id", "policies", "policy_id",
-    "promote_jobs", "publish_method", "published_methods", "queue_id", "queues", "register_worker", "release_jobs",
-    "renew_worker", "report_progress", "rescue_jobs", "retire_worker", "same_request", "serve_methods", "settle_jobs",
-    "shard_facts", "submit_jobs", "suspect_waits",
-}  # fmt: skip
-SUBMITTER = {"submit_v1", "wake_v1"}
-READER = {"attempts_in_words", "code_name", "error_reason", "read_fields", "read_varint"}
-"""What the view calls: pure functions, which look at nothing but their arguments."""
-
-_MAY_EXECUTE = """
-select p.proname
-from pg_proc p
-where p.pronamespace = 'rowcall'::regnamespace and has_function_privilege(%s, p.oid, 'execute')
-"""
-
-
-@pytest.mark.parametrize(
-    ("role", "functions"),
-    [
-        ("rowcall_gateway", GATEWAY),
-        ("rowcall_worker", WORKER),
-        ("rowcall_submitter", SUBMITTER),
-        ("rowcall_servicer", {"fence_v1"}),
-        ("rowcall_reader", READER),
-        ("test_nobody", set()),
-    ],
-)
-async def test_a_role_may_execute_its_functions_and_no_others(
-    queue: PostgresQueue, role: str, functions: set[str]
-) -> None:
-    rows = await (await queue.admin.execute(_MAY_EXECUTE, [role])).fetchall()
-    assert {row[0] for row in rows} == functions
-
-
-async def test_no_role_has_rights_on_tables_or_sequences(queue: PostgresQueue) -> None:
-    """Except the reader, on the one view."""
-    rows = await queue.admin.execute(
-        """
-        select r.rolname, c.relname
-        from pg_class c
-        cross join (
-          values ('rowcall_gateway'), ('rowcall_worker'), ('rowcall_submitter'), ('rowcall_reader'), ('public')
-        ) as r (rolname)
-        where c.relnamespace = 'rowcall'::regnamespace
-          and case
-            when c.relkind in ('r', 'p', 'v') then
-              has_table_privilege(r.rolname, c.oid, 'select, insert, update, delete, truncate, references, trigger')
-              or has_any_column_privilege(r.rolname, c.oid, 'select, insert, update, references')
-            when c.relkind = 'S' then has_sequence_privilege(r.rolname, c.oid, 'usage, select, update')
-          end
-        """
-    )
-    assert await rows.fetchall() == [("rowcall_reader", "jobs")]
 
 
 async def test_every_function_of_ours_that_acts_for_the_owner_has_a_fixed_search_path(queue: PostgresQueue) -> None:
@@ -149,7 +85,7 @@ async def test_a_person_reads_the_view(queue: PostgresQueue) -> None:
     await queue.submit(call, queue.call())
     [job] = await queue.claim(await queue.worker("printer-1"), 1)
     await queue.settle(job, response=b"12345")
-    await queue.admin.execute("set role rowcall_reader")
+    await queue.admin.execute("set role rowcall_auditor")
     rows = await queue.admin.execute(
         "select name, method, queue, state, priority, attempt, trace_id, worker, labels, response_bytes from rowcall.jobs"
         " order by name"

@@ -50,7 +50,7 @@ async def test_a_reader_sees_why_a_job_failed_and_why_each_attempt_did(queue: Po
     [second] = await queue.claim(worker)
     await fail(queue, second, ours(ErrorReason.ERROR_REASON_ATTEMPT_TIMEOUT, "Too long."))
 
-    await queue.admin.execute("set role rowcall_reader")
+    await queue.admin.execute("set role rowcall_auditor")
     rows = await queue.admin.execute(
         "select state, error_code, error_reason, error_message, attempts from rowcall.jobs"
     )

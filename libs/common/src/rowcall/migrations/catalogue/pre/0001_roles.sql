@@ -7,7 +7,7 @@ declare
   v_role text;
   v_may_act boolean;
 begin
-  foreach v_role in array array['rowcall_owner', 'rowcall_gateway', 'rowcall_worker', 'rowcall_reader'] loop
+  foreach v_role in array array['rowcall_owner', 'rowcall_gateway', 'rowcall_worker', 'rowcall_auditor'] loop
     begin
       if not exists (select from pg_catalog.pg_roles where rolname = v_role) then
         execute format('create role %I nologin', v_role);
@@ -30,4 +30,4 @@ begin
 end
 $$;
 create schema if not exists rowcall_catalogue authorization rowcall_owner;
-grant usage on schema rowcall_catalogue to rowcall_gateway, rowcall_worker, rowcall_reader;
+grant usage on schema rowcall_catalogue to rowcall_gateway, rowcall_worker, rowcall_auditor;

@@ -12,4 +12,4 @@ create table rowcall_catalogue.tenant (
 
 -- Gateways place new tenants and never move them; a move is an operator's.
 grant select, insert on rowcall_catalogue.tenant to rowcall_gateway;
-grant select on rowcall_catalogue.tenant to rowcall_worker, rowcall_reader;
+grant select on rowcall_catalogue.tenant to rowcall_worker, rowcall_auditor;

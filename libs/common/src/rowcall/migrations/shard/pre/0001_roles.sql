@@ -8,7 +8,8 @@ declare
   v_may_act boolean;
 begin
   foreach v_role in array array[
-    'rowcall_owner', 'rowcall_gateway', 'rowcall_worker', 'rowcall_submitter', 'rowcall_servicer', 'rowcall_reader'
+    'rowcall_owner', 'rowcall_gateway', 'rowcall_worker', 'rowcall_submitter', 'rowcall_servicer', 'rowcall_reader',
+    'rowcall_tenant_reader', 'rowcall_auditor'
   ] loop
     begin
       if not exists (select from pg_catalog.pg_roles where rolname = v_role) then
@@ -33,4 +34,4 @@ end
 $$;
 create schema if not exists rowcall authorization rowcall_owner;
 grant usage on schema rowcall
-to rowcall_gateway, rowcall_worker, rowcall_submitter, rowcall_servicer, rowcall_reader;
+to rowcall_gateway, rowcall_worker, rowcall_submitter, rowcall_servicer, rowcall_reader, rowcall_tenant_reader, rowcall_auditor;

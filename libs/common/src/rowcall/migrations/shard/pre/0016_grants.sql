@@ -1,5 +1,5 @@
--- Who may do what. Nobody but the owner has rights on tables; a function is
--- granted by name to the roles that need it.
+-- Who may do what, as rights.toml says too. Nobody but the owner has rights on tables; a function
+-- is granted by name to the roles that need it.
 set local role rowcall_owner;
 
 revoke all on all functions in schema rowcall from public;
@@ -36,8 +36,12 @@ grant execute on function rowcall.submit_v1, rowcall.wake_v1 to rowcall_submitte
 -- Servicers that a worker calls over gRPC, and that write on this shard in their own transactions.
 grant execute on function rowcall.fence_v1 to rowcall_servicer;
 
-grant select on rowcall.jobs to rowcall_reader;
+grant select on rowcall.queue_totals, rowcall.finished_totals to rowcall_reader;
+grant execute on function rowcall.count_queues to rowcall_reader;
+
+grant select on rowcall.tenant_jobs to rowcall_tenant_reader;
+grant select on rowcall.jobs to rowcall_auditor;
 -- What a view calls is called by whoever reads it.
 grant execute on function
   rowcall.code_name, rowcall.read_varint, rowcall.read_fields, rowcall.error_reason, rowcall.attempts_in_words
-to rowcall_reader;
+to rowcall_tenant_reader, rowcall_auditor;
