@@ -13,7 +13,7 @@ BATCH: Final = 100
 """Jobs in a call."""
 
 _ELAPSED: Final = """
-select extract(epoch from max(finished_at) - min(started_at)) from rowcall.job_history where state = 4
+select extract(epoch from max(finished_at) - min(started_at)) from rowcall.job_history where state = 11
 """
 _PATIENCE: Final = 600.0
 

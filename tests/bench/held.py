@@ -21,7 +21,7 @@ SECONDS = 60.0
 IN_FLIGHT = 8
 ANY_ROW = "select count(*) from pg_class"
 """What the snapshot is of: it holds back the whole database, whatever it has read."""
-_ELAPSED = "select extract(epoch from max(finished_at) - min(created_at)) from rowcall.job_history where state = 4"
+_ELAPSED = "select extract(epoch from max(finished_at) - min(created_at)) from rowcall.job_history where state = 11"
 
 Beside = Callable[[str], AbstractContextManager[None]]
 

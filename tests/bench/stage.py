@@ -142,7 +142,7 @@ class System:
 
     def finished(self) -> int:
         """Rows of jobs that have succeeded."""
-        return int(self.value("select count(*) from rowcall.job_history where state = 4"))
+        return int(self.value("select count(*) from rowcall.job_history where state = 11"))
 
     def fresh(self) -> None:
         """Leaves no job, key or history of what was measured before, and nothing for Postgres to catch up with."""

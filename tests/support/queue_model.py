@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-SCHEDULED, READY, RUNNING, SUCCEEDED, FAILED, CANCELLED, RESOLVED = range(1, 8)
+SCHEDULED, READY, RUNNING = 1, 2, 3
+SUCCEEDED, FAILED, CANCELLED, RESOLVED = 11, 12, 13, 14
 PAUSED, SUSPECT, ALONE = 1, 2, 3
 
 MAX_ATTEMPTS = 3
@@ -47,7 +48,7 @@ class Job:
     @property
     def facts(self) -> tuple[object, ...]:
         """What its row must say."""
-        live = self.state <= RUNNING
+        live = self.state in (SCHEDULED, READY, RUNNING)
         return (
             self.state, self.held if live else 0, self.lease, self.attempt, self.lost, self.lost_alone, self.replays,
             self.attempts, self.cancel, self.worker,
@@ -133,7 +134,7 @@ class Model:
 
     def too_late(self) -> dict[UUID, Job]:
         """Waiting jobs whose own time is over."""
-        return self.those(lambda job: job.state <= READY and self.over(job))
+        return self.those(lambda job: job.state in (SCHEDULED, READY) and self.over(job))
 
     def over(self, job: Job, after: int = 0) -> bool:
         """Whether a job's own time is over so many hours from now."""
@@ -226,7 +227,7 @@ class Model:
         if job.state == RUNNING:
             job.cancel = True
             return RUNNING
-        return self.finish(job_id, CANCELLED) if job.state < RUNNING else None
+        return self.finish(job_id, CANCELLED) if job.state in (SCHEDULED, READY) else None
 
     def replay(self, job_id: UUID) -> None:
         """A failed job is made ready again."""

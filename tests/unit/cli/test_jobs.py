@@ -121,7 +121,11 @@ def test_what_a_newer_gateway_knows_is_told_in_its_words(fake_gateway: FakeGatew
 def test_what_waits_is_listed_with_what_it_waits_for(fake_gateway: FakeGateway) -> None:
     command = fake_gateway.start("jobs", "list", "--waiting", "--queue", "printing")
     call = fake_gateway.take()
-    assert list(call.request.filter.states) == [job_pb2.JOB_STATE_SCHEDULED, job_pb2.JOB_STATE_READY]
+    assert list(call.request.filter.states) == [
+        job_pb2.JOB_STATE_SCHEDULED,
+        job_pb2.JOB_STATE_READY,
+        job_pb2.JOB_STATE_WAITING,
+    ]
     assert call.request.filter.queue == "printing"
     shown = waiting(wait("TIME", "It is not due yet."), wait("METHOD_NOT_SERVED", "No worker serves its method."))
     call.answer(ListJobsResponse(jobs=[shown]))

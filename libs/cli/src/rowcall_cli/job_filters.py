@@ -20,6 +20,7 @@ class State(enum.StrEnum):
     SCHEDULED = "scheduled"
     READY = "ready"
     RUNNING = "running"
+    WAITING = "waiting"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"

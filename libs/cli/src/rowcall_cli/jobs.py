@@ -94,7 +94,7 @@ def show(
 def list_(
     *,
     waiting: Annotated[
-        bool, typer.Option("--waiting", help="Scheduled or ready, each with what it waits for; in place of --state.")
+        bool, typer.Option("--waiting", help="Not running yet, each with what it waits for; in place of --state.")
     ] = False,
     state: StateOption = None,
     method: MethodOption = "",
@@ -120,8 +120,11 @@ def list_(
     """List the tenant's jobs, newest first; without flags, all of them."""
     if waiting:
         if state:
-            raise CommandError("--waiting is --state scheduled --state ready; leave one of them out.", ExitCode.USAGE)
-        state = [State.SCHEDULED, State.READY]
+            raise CommandError(
+                "--waiting is --state scheduled --state ready --state waiting; leave one of the two out.",
+                ExitCode.USAGE,
+            )
+        state = [State.SCHEDULED, State.READY, State.WAITING]
     _, parents = read_names([parent] if parent else [], tenant)
     wanted = job_filter(
         state=state,

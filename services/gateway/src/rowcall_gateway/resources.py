@@ -61,6 +61,7 @@ _WAITS_FOR: Final = {
     WaitReason.WAIT_REASON_METHOD_NOT_SERVED: "No worker serves its method.",
     WaitReason.WAIT_REASON_QUEUE_NOT_SERVED: "No worker that serves its method serves its queue.",
     WaitReason.WAIT_REASON_SUSPECT: "It is held as a suspect: its worker died while it ran.",
+    WaitReason.WAIT_REASON_GROUP: "The other jobs of its group have not all ended.",
     WaitReason.WAIT_REASON_TURN: "It waits for its turn and a worker's free slot.",
 }
 

@@ -70,5 +70,5 @@ async def test_a_finished_job_keeps_everything_that_was_known_of_it(queue: Postg
     assert set(known) - set(kept) == {"held", "attempt_deadline", "waiter_id", "by_sql"}
     assert {name: kept[name] for name in known if name in kept} == {
         **{n: known[n] for n in known if n in kept},
-        "state": 4,
+        "state": 11,
     }

@@ -47,7 +47,7 @@ class Service:
         """Returns when so many jobs have been done in all."""
 
         async def look() -> bool:
-            cursor = await self._admin.execute("select count(*) from rowcall.job_history where state = 4")
+            cursor = await self._admin.execute("select count(*) from rowcall.job_history where state = 11")
             return await cursor.fetchone() == (jobs,)
 
         await until(look, seconds=seconds)

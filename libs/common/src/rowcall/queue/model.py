@@ -13,8 +13,22 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
+from rowcall.v1.job_pb2 import JobState
+
 ATTEMPT_GRACE = timedelta(seconds=5)
 """How long after its deadline an attempt is left to its worker to end."""
+PENDING = (JobState.JOB_STATE_SCHEDULED, JobState.JOB_STATE_READY, JobState.JOB_STATE_WAITING)
+"""The states of jobs that are not running yet: rowcall.v1.JobState."""
+LIVE = (*PENDING, JobState.JOB_STATE_RUNNING)
+"""Those of jobs that are not finished."""
+DONE = (
+    JobState.JOB_STATE_SUCCEEDED,
+    JobState.JOB_STATE_FAILED,
+    JobState.JOB_STATE_CANCELLED,
+    JobState.JOB_STATE_RESOLVED,
+)
+"""Those of finished ones."""
+
 LANES = (1, 2, 3, 4)
 """The lanes of every queue, first to last claimed: rowcall.options.v1.Priority."""
 
@@ -200,7 +214,7 @@ class JobRow:
     @property
     def done(self) -> bool:
         """Whether the job is finished: it has an answer, an error or was cancelled."""
-        return self.state >= 4
+        return self.state in DONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +224,7 @@ class Outcome:
     tenant: str
     job_id: UUID
     state: int
-    """rowcall.v1.JobState, 4 and above."""
+    """rowcall.v1.JobState, one of `DONE`."""
     attempt: int
     """The attempt it was finished by."""
     response: bytes | None
@@ -358,12 +372,6 @@ class JobFilter:
     """Exclusive."""
 
 
-LIVE = (1, 2, 3)
-"""The states of jobs that are not finished: rowcall.v1.JobState."""
-WAITING = (1, 2)
-"""Those of jobs that are not running yet."""
-DONE = (4, 5, 6, 7)
-"""Those of finished ones."""
 EVERY_JOB = JobFilter()
 """Narrows nothing."""
 

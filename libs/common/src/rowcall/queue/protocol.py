@@ -215,7 +215,7 @@ class JobStore(Protocol):
     async def waits(
         self, jobs: Sequence[tuple[str, UUID]], *, ahead: int | None = None
     ) -> dict[tuple[str, UUID], Sequence[Wait]]:
-        """What those of these jobs wait for that are SCHEDULED or READY, what keeps them first; others are left out.
+        """What those of these jobs wait for that are not running yet, what keeps them first; others are left out.
 
         Args:
             jobs: By (tenant, id).

@@ -47,6 +47,8 @@ class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason
     """It is held as a suspect: see HOLD_SUSPECT."""
     WAIT_REASON_TURN: _WaitReason.ValueType  # 8
     """Nothing keeps it: it begins when its turn has come and a worker has a free slot."""
+    WAIT_REASON_GROUP: _WaitReason.ValueType  # 9
+    """The other jobs of its group have not all ended: it is WAITING."""
 
 class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
     """Why a job is not running yet."""
@@ -69,6 +71,8 @@ WAIT_REASON_SUSPECT: WaitReason.ValueType  # 7
 """It is held as a suspect: see HOLD_SUSPECT."""
 WAIT_REASON_TURN: WaitReason.ValueType  # 8
 """Nothing keeps it: it begins when its turn has come and a worker has a free slot."""
+WAIT_REASON_GROUP: WaitReason.ValueType  # 9
+"""The other jobs of its group have not all ended: it is WAITING."""
 Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
 
 class _Hold:
@@ -113,17 +117,21 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     """Waits for a worker."""
     JOB_STATE_RUNNING: _JobState.ValueType  # 3
     """A worker holds its lease."""
-    JOB_STATE_SUCCEEDED: _JobState.ValueType  # 4
+    JOB_STATE_WAITING: _JobState.ValueType  # 4
+    """Waits for the other jobs of its group to end. No job does yet."""
+    JOB_STATE_SUCCEEDED: _JobState.ValueType  # 11
     """Answered with a response."""
-    JOB_STATE_FAILED: _JobState.ValueType  # 5
+    JOB_STATE_FAILED: _JobState.ValueType  # 12
     """Answered with an error that no further attempt will mend."""
-    JOB_STATE_CANCELLED: _JobState.ValueType  # 6
+    JOB_STATE_CANCELLED: _JobState.ValueType  # 13
     """Cancelled before it was answered."""
-    JOB_STATE_RESOLVED: _JobState.ValueType  # 7
+    JOB_STATE_RESOLVED: _JobState.ValueType  # 14
     """Failed, and an operator has handled it."""
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
-    """Where a job stands. See docs/state_machine.md."""
+    """Where a job stands. Live jobs have numbers below 11, finished ones from 11 on. See
+    docs/state_machine.md.
+    """
 
 JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0
 """Never sent."""
@@ -133,13 +141,15 @@ JOB_STATE_READY: JobState.ValueType  # 2
 """Waits for a worker."""
 JOB_STATE_RUNNING: JobState.ValueType  # 3
 """A worker holds its lease."""
-JOB_STATE_SUCCEEDED: JobState.ValueType  # 4
+JOB_STATE_WAITING: JobState.ValueType  # 4
+"""Waits for the other jobs of its group to end. No job does yet."""
+JOB_STATE_SUCCEEDED: JobState.ValueType  # 11
 """Answered with a response."""
-JOB_STATE_FAILED: JobState.ValueType  # 5
+JOB_STATE_FAILED: JobState.ValueType  # 12
 """Answered with an error that no further attempt will mend."""
-JOB_STATE_CANCELLED: JobState.ValueType  # 6
+JOB_STATE_CANCELLED: JobState.ValueType  # 13
 """Cancelled before it was answered."""
-JOB_STATE_RESOLVED: JobState.ValueType  # 7
+JOB_STATE_RESOLVED: JobState.ValueType  # 14
 """Failed, and an operator has handled it."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
 
@@ -324,7 +334,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def waits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Wait]:
-        """What it waits for while it is SCHEDULED or READY, what keeps it first: all of
+        """What it waits for while it is SCHEDULED, READY or WAITING, what keeps it first: all of
         it must end before it can run.
         """
 

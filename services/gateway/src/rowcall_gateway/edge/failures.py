@@ -18,6 +18,7 @@ _INSTEAD: Final = {
     JobState.JOB_STATE_SCHEDULED: _LIVE,
     JobState.JOB_STATE_READY: _LIVE,
     JobState.JOB_STATE_RUNNING: _LIVE,
+    JobState.JOB_STATE_WAITING: _LIVE,
     JobState.JOB_STATE_SUCCEEDED: "To run it again, submit it as a new call.",
     JobState.JOB_STATE_CANCELLED: "To run it after all, submit it as a new call.",
     JobState.JOB_STATE_RESOLVED: "It was marked as handled before; to run it again, submit it as a new call.",

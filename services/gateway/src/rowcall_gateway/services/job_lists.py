@@ -14,7 +14,7 @@ from uuid import UUID
 from google.rpc.status_pb2 import Status
 
 from rowcall.names import operation_name
-from rowcall.queue.model import WAITING, FailureGroup, JobRow, Wait
+from rowcall.queue.model import PENDING, FailureGroup, JobRow, Wait
 from rowcall.queue.protocol import JobStore
 from rowcall.v1 import job_service_pb2
 from rowcall.v1.job_service_pb2 import (
@@ -113,7 +113,7 @@ async def _rows(
         part = [(tenant, job_id) for job_id in job_ids[start : start + size]]
         start += len(part)
         rows = await store.read(part, request=full, response=full)
-        waits = await waits_of(store, [key for key, row in rows.items() if row.state in WAITING])
+        waits = await waits_of(store, [key for key, row in rows.items() if row.state in PENDING])
         for key in part:
             if key in rows:
                 yield rows[key], waits.get(key, ())

@@ -15,7 +15,7 @@ from google.rpc.error_details_pb2 import BadRequest
 
 from rowcall.errors import RowcallError
 from rowcall.names import operation_name
-from rowcall.queue.model import WAITING, SubmitOutcome, Submitted
+from rowcall.queue.model import PENDING, SubmitOutcome, Submitted
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_service_pb2 import (
     BatchCancelJobsRequest,
@@ -138,7 +138,7 @@ class Jobs(JobServiceServicer):
         place = await self._reader.place(incoming.current(), request.name)
         full = request.view == JobView.JOB_VIEW_FULL
         row = await place.row(request=full, response=full)
-        waits = await place.waits() if row.state in WAITING else ()
+        waits = await place.waits() if row.state in PENDING else ()
         return GetJobResponse(job=self._resources.job(row, waits))
 
     async def ListJobs(self, request: ListJobsRequest, context: Any) -> ListJobsResponse:  # noqa: ARG002, N802

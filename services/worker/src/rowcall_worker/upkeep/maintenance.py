@@ -14,7 +14,7 @@ from uuid import UUID
 
 import structlog
 
-from rowcall.queue.model import Rescued
+from rowcall.queue.model import DONE, Rescued
 from rowcall.queue.protocol import WorkQueue
 from rowcall.queue.sweeps import FRONT_SHARE, Horizon, Sweep
 from rowcall.v1.job_pb2 import JobState
@@ -62,7 +62,7 @@ class Telling:
         ready = {job.queue_id for job in jobs if job.state == JobState.JOB_STATE_READY}
         if ready:
             self.ready(ready)
-        self.ended((job.job_id, job.waiter_id) for job in jobs if job.state >= JobState.JOB_STATE_SUCCEEDED)
+        self.ended((job.job_id, job.waiter_id) for job in jobs if job.state in DONE)
 
     def ended(self, jobs: Iterable[tuple[UUID, UUID | None]]) -> None:
         """Jobs have ended, with the gateways that wait for them."""

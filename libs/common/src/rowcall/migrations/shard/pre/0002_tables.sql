@@ -204,8 +204,9 @@ create index job_key_expiry on rowcall.job_key (expires_at);
 create table rowcall.job (
   tenant text not null,
   job_id uuid not null,
-  -- rowcall.v1.JobState: 1 SCHEDULED, 2 READY, 3 RUNNING
-  state smallint not null check (state in (1, 2, 3)),
+  -- rowcall.v1.JobState: 1 SCHEDULED, 2 READY, 3 RUNNING, 4 WAITING. Those of finished jobs are
+  -- higher, with room between.
+  state smallint not null check (state in (1, 2, 3, 4)),
   -- rowcall.options.v1.Priority: 1 URGENT to 4 LOW
   lane smallint not null check (lane between 1 and 4),
   -- The lane that it was submitted in; ageing moves it up.
@@ -289,8 +290,8 @@ create index job_cancelling on rowcall.job (worker_id, cancel_requested_at) wher
 create table rowcall.job_history (
   tenant text not null,
   job_id uuid not null,
-  -- rowcall.v1.JobState: 4 SUCCEEDED, 5 FAILED, 6 CANCELLED, 7 RESOLVED
-  state smallint not null check (state in (4, 5, 6, 7)),
+  -- rowcall.v1.JobState: 11 SUCCEEDED, 12 FAILED, 13 CANCELLED, 14 RESOLVED
+  state smallint not null check (state in (11, 12, 13, 14)),
   lane smallint not null,
   priority smallint not null,
   queue_id integer not null,
@@ -342,7 +343,7 @@ create table rowcall.job_history (
   primary key (tenant, job_id, retention, finished_on)
 ) partition by list (retention);
 -- The dead letters, by what they died of.
-create index job_history_failed on rowcall.job_history (tenant, error_fingerprint, job_id) where state = 5;
+create index job_history_failed on rowcall.job_history (tenant, error_fingerprint, job_id) where state = 12;
 create table rowcall.job_history_short partition of rowcall.job_history
   for values in (1) partition by range (finished_on);
 create table rowcall.job_history_standard partition of rowcall.job_history

@@ -82,7 +82,7 @@ begin
 end
 $$;
 create trigger fingerprint_failure before insert on rowcall.job_history
-for each row when (new.state = 5) execute function rowcall.fingerprint_failure();
+for each row when (new.state = 12) execute function rowcall.fingerprint_failure();
 
 -- Protobuf's encoding, as far as an operation needs it: a varint, and a
 -- length-delimited field (nothing where p_value is null). p_tag: the field's number
@@ -131,7 +131,7 @@ as $$
     )
     || decode('1801', 'hex')
     || case
-      when p_job.state = 4 then rowcall.pb_field(
+      when p_job.state = 11 then rowcall.pb_field(
         42,
         rowcall.pb_field(10, convert_to('type.googleapis.com/' || coalesce(m.response_type, ''), 'UTF8'))
         -- Protobuf leaves an empty value out.

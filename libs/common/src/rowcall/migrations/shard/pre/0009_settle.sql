@@ -1,8 +1,8 @@
 -- The end of an attempt: settled by its worker, or handed back.
 set local role rowcall_owner;
 
--- How an attempt ended, as settle_jobs takes it. state: 4 SUCCEEDED, 5 FAILED,
--- 6 CANCELLED finish; 1 SCHEDULED runs again after the delay, unless cancellation was asked
+-- How an attempt ended, as settle_jobs takes it. state: 11 SUCCEEDED, 12 FAILED,
+-- 13 CANCELLED finish; 1 SCHEDULED runs again after the delay, unless cancellation was asked
 -- for: another attempt, or, snoozed, the same one.
 create type rowcall.settlement as (
   tenant text, job_id uuid, lease bigint, state smallint, delay interval, snoozed boolean, response bytea,
@@ -20,8 +20,8 @@ returns table (place bigint, state smallint, waiter_id uuid)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 -- As in claim_jobs: the table may have been empty when the plan was made, and two
 -- spellings keep it to lookups by primary key. tenant = any (array[...]) cannot be
--- turned round into a walk over the table for each row of the batch; state > 2
--- (RUNNING) offers no partial index to be walked instead.
+-- turned round into a walk over the table for each row of the batch; is_running
+-- offers no partial index to be walked instead.
 set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
@@ -41,7 +41,7 @@ begin
         j.cancel_requested_at is not null as cancelled,
         coalesce(clock_timestamp() + i.delay >= j.deadline, false) as too_late
       from rowcall.job j
-      where j.tenant = i.tenant and j.job_id = i.job_id and j.lease = i.lease and j.state > 2
+      where j.tenant = i.tenant and j.job_id = i.job_id and j.lease = i.lease and rowcall.is_running(j.state)
       for update
     ) j
     where i.state = 1
@@ -54,18 +54,18 @@ begin
     from input i
     where i.state <> 1
     union all
-    select r.place, r.tenant, r.job_id, r.lease, 6::smallint, null, p_cancelled_error, 1, 'The job was cancelled.', r.span_id
+    select r.place, r.tenant, r.job_id, r.lease, 13::smallint, null, p_cancelled_error, 1, 'The job was cancelled.', r.span_id
     from retried r
     where r.cancelled
     union all
-    select r.place, r.tenant, r.job_id, r.lease, 5::smallint, null, r.error, r.error_code, r.error_message, r.span_id
+    select r.place, r.tenant, r.job_id, r.lease, 12::smallint, null, r.error, r.error_code, r.error_message, r.span_id
     from retried r
     where r.too_late and not r.cancelled
   ),
   gone as (
     delete from rowcall.job j
     using ending e
-    where j.tenant = any (array[e.tenant]) and j.job_id = e.job_id and j.lease = e.lease and j.state > 2
+    where j.tenant = any (array[e.tenant]) and j.job_id = e.job_id and j.lease = e.lease and rowcall.is_running(j.state)
     returning
       j.*, e.place, e.state as final_state, e.response, e.error, e.error_code, e.error_message, e.span_id
   ),
@@ -136,7 +136,7 @@ begin
     cross join lateral (
       select j.cancel_requested_at
       from rowcall.job j
-      where j.tenant = i.tenant and j.job_id = i.job_id and j.lease = i.lease and j.state > 2
+      where j.tenant = i.tenant and j.job_id = i.job_id and j.lease = i.lease and rowcall.is_running(j.state)
       for update
     ) j
   ),
@@ -153,7 +153,7 @@ begin
     cross join rowcall.finishing_time() t
     left join rowcall.worker w on w.worker_id = g.worker_id
     cross join lateral rowcall.ended(
-      g.live, 6::smallint, w.name, null, p_cancelled_error, 1, 'The job was cancelled.', null, t.now, t.day
+      g.live, 13::smallint, w.name, null, p_cancelled_error, 1, 'The job was cancelled.', null, t.now, t.day
     ) h
   ),
   back as (
@@ -173,7 +173,7 @@ begin
     where j.tenant = any (array[o.tenant]) and j.job_id = o.job_id and j.lease = o.lease and not o.cancelled
     returning o.place, j.queue_id, j.waiter_id
   )
-  select g.place, 6::smallint, g.queue_id, g.waiter_id from gone g
+  select g.place, 13::smallint, g.queue_id, g.waiter_id from gone g
   union all
   select b.place, 2::smallint, b.queue_id, b.waiter_id from back b;
 end
@@ -206,14 +206,14 @@ begin
     cross join lateral (
       select
       from rowcall.job j
-      where j.tenant = i.tenant and j.job_id = i.job_id and j.lease = i.lease and j.state > 2
+      where j.tenant = i.tenant and j.job_id = i.job_id and j.lease = i.lease and rowcall.is_running(j.state)
       for no key update skip locked
     ) j
   )
   update rowcall.job j
   set progress = i.progress, progress_message = i.message, progress_at = clock_timestamp()
   from owned i
-  where j.tenant = any (array[i.tenant]) and j.job_id = i.job_id and j.lease = i.lease and j.state > 2
+  where j.tenant = any (array[i.tenant]) and j.job_id = i.job_id and j.lease = i.lease and rowcall.is_running(j.state)
   returning i.place;
 end
 $$;

@@ -137,8 +137,8 @@ begin
     select
       j.tenant, j.job_id, j.lease, w.name as worker, w.unharmed,
       case
-        when j.cancel_requested_at is not null then 6
-        when j.held = 3 and not w.unharmed and j.lost_alone + 1 >= p_lost_limit then 5
+        when j.cancel_requested_at is not null then 13
+        when j.held = 3 and not w.unharmed and j.lost_alone + 1 >= p_lost_limit then 12
         else 2
       end::smallint as new_state
     from rowcall.worker w
@@ -194,9 +194,9 @@ begin
     cross join rowcall.finishing_time() t
     cross join lateral rowcall.ended(
       g.live, g.new_state, g.worker, null,
-      case when g.new_state = 6 then p_cancelled_error else p_lost_error end,
-      case when g.new_state = 6 then 1 else 10 end,
-      case when g.new_state = 6 then 'The job was cancelled.' else 'Workers died each time they ran the job.' end,
+      case when g.new_state = 13 then p_cancelled_error else p_lost_error end,
+      case when g.new_state = 13 then 1 else 10 end,
+      case when g.new_state = 13 then 'The job was cancelled.' else 'Workers died each time they ran the job.' end,
       null, t.now, t.day
     ) h
   )
@@ -250,14 +250,14 @@ begin
     select
       j.tenant, j.job_id, j.lease, w.name as worker,
       case
-        when j.cancel_requested_at is not null then 6
-        when j.deadline <= clock_timestamp() or j.attempt >= p.max_attempts then 5
+        when j.cancel_requested_at is not null then 13
+        when j.deadline <= clock_timestamp() or j.attempt >= p.max_attempts then 12
         else 1
       end::smallint as new_state,
       coalesce(j.deadline <= clock_timestamp(), false) as too_late,
       rowcall.backoff(p, j.attempt) as delay
     from named n
-    join rowcall.job j on j.tenant = any (array[n.tenant]) and j.job_id = n.job_id and j.lease = n.lease and j.state > 2
+    join rowcall.job j on j.tenant = any (array[n.tenant]) and j.job_id = n.job_id and j.lease = n.lease and rowcall.is_running(j.state)
     join rowcall.worker w on w.worker_id = j.worker_id
     join rowcall.policy p on p.policy_id = j.policy_id
     where w.dead_at is null and j.attempt_deadline < clock_timestamp() - p_grace
@@ -293,10 +293,10 @@ begin
     cross join rowcall.finishing_time() t
     cross join lateral rowcall.ended(
       g.live, g.new_state, g.worker, null,
-      case when g.new_state = 6 then p_cancelled_error when g.too_late then p_deadline_error else p_timeout_error end,
-      case when g.new_state = 6 then 1 else 4 end,
+      case when g.new_state = 13 then p_cancelled_error when g.too_late then p_deadline_error else p_timeout_error end,
+      case when g.new_state = 13 then 1 else 4 end,
       case
-        when g.new_state = 6 then 'The job was cancelled.'
+        when g.new_state = 13 then 'The job was cancelled.'
         when g.too_late then 'The job''s deadline is over.'
         else 'The attempt ran longer than the method''s timeout.'
       end,
@@ -340,7 +340,7 @@ begin
     from gone g
     cross join rowcall.finishing_time() t
     cross join lateral rowcall.ended(
-      g.live, 5::smallint, null, null, p_deadline_error, 4, 'The job''s deadline is over.', null, t.now, t.day
+      g.live, 12::smallint, null, null, p_deadline_error, 4, 'The job''s deadline is over.', null, t.now, t.day
     ) h
   )
   select g.tenant, g.job_id, g.waiter_id from gone g;

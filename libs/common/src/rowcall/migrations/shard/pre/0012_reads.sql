@@ -119,6 +119,23 @@ as $$
   from jsonb_array_elements(p_attempts) with ordinality as a (attempt, place)
 $$;
 
+-- A state (rowcall.v1.JobState) in its word.
+create function rowcall.state_name(p_state smallint)
+returns text
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+  select case p_state
+    when 1 then 'SCHEDULED'
+    when 2 then 'READY'
+    when 3 then 'RUNNING'
+    when 4 then 'WAITING'
+    when 11 then 'SUCCEEDED'
+    when 12 then 'FAILED'
+    when 13 then 'CANCELLED'
+    when 14 then 'RESOLVED'
+  end
+$$;
+
 -- Live and finished jobs as one table that a person can read. Payloads are left
 -- out: they are protobuf bytes, decoded by GetJob's JOB_VIEW_FULL.
 create view rowcall.jobs as
@@ -128,7 +145,7 @@ select
   j.job_id,
   m.name as method,
   q.name as queue,
-  (array['SCHEDULED', 'READY', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED', 'RESOLVED'])[j.state] as state,
+  rowcall.state_name(j.state) as state,
   (array['URGENT', 'HIGH', 'NORMAL', 'LOW'])[j.priority] as priority,
   (array['URGENT', 'HIGH', 'NORMAL', 'LOW'])[j.lane] as lane,
   (array['PAUSED', 'SUSPECT', 'SUSPECT'])[j.held] as held,
@@ -291,7 +308,7 @@ begin
     cross join lateral (
       select j.tenant, j.job_id, j.state, j.held, j.method_id, j.queue_id, j.lane, j.order_key, j.run_at
       from rowcall.job j
-      where j.tenant = a.tenant and j.job_id = a.job_id and j.state in (1, 2)
+      where j.tenant = a.tenant and j.job_id = a.job_id and j.state in (1, 2, 4)
       limit 1
     ) j
     join rowcall.queue q on q.queue_id = j.queue_id
@@ -329,6 +346,9 @@ begin
       union all
       select 7::smallint, null, null, null
       where w.state = 2 and w.held > 1
+      union all
+      select 9::smallint, null, null, null
+      where w.state = 4
     ) k
   )
   select k.tenant, k.job_id, k.reason, k.started_at, k.who, k.note, null::bigint from kept k
@@ -409,9 +429,9 @@ declare
   v_method_id integer := (select m.method_id from rowcall.method m where m.name = p_method);
   v_queue_id integer := (select q.queue_id from rowcall.queue q where q.name = p_queue);
   v_live boolean := p_finished_from is null and p_finished_to is null and p_fingerprint is null
-    and coalesce(p_states && array[1, 2, 3]::smallint[], true);
-  v_done boolean := coalesce(p_states && array[4, 5, 6, 7]::smallint[], true);
-  v_failed boolean := coalesce(p_states = array[5]::smallint[], false);
+    and coalesce(p_states && array[1, 2, 3, 4]::smallint[], true);
+  v_done boolean := coalesce(p_states && array[11, 12, 13, 14]::smallint[], true);
+  v_failed boolean := coalesce(p_states = array[12]::smallint[], false);
   v_first date := (p_finished_from at time zone 'UTC')::date;
   v_last date := (p_finished_to at time zone 'UTC')::date;
 begin
@@ -447,7 +467,7 @@ begin
         and (p_before is null or h.job_id < p_before)
         and (p_states is null or h.state = any (p_states))
         -- Said so that the index of the failed ones is used for them.
-        and (not v_failed or h.state = 5)
+        and (not v_failed or h.state = 12)
         and (p_fingerprint is null or h.error_fingerprint = p_fingerprint)
         and (p_method is null or h.method_id = v_method_id)
         and (p_queue is null or h.queue_id = v_queue_id)
@@ -490,7 +510,7 @@ begin
       (array_agg(h.job_id order by h.job_id desc))[1] as last_job_id
     from rowcall.job_history h
     where h.tenant = p_tenant
-      and h.state = 5
+      and h.state = 12
       and (p_method is null or h.method_id = v_method_id)
       and (p_finished_from is null or h.finished_at >= p_finished_from and h.finished_on >= v_first)
     group by h.method_id, h.error_fingerprint

@@ -19,7 +19,7 @@ as $$
   gone as (
     delete from rowcall.job j
     using target t
-    where j.tenant = t.tenant and j.job_id = t.job_id and t.state in (1, 2)
+    where j.tenant = t.tenant and j.job_id = t.job_id and t.state in (1, 2, 4)
       and (t.unstarted or not p_only_unstarted)
     returning j as live, j.waiter_id
   ),
@@ -29,7 +29,7 @@ as $$
     from gone g
     cross join rowcall.finishing_time() t
     cross join lateral rowcall.ended(
-      g.live, 6::smallint, null, null, p_error, 1, 'The job was cancelled.', null, t.now, t.day
+      g.live, 13::smallint, null, null, p_error, 1, 'The job was cancelled.', null, t.now, t.day
     ) h
   ),
   marked as (
@@ -39,7 +39,7 @@ as $$
     where j.tenant = t.tenant and j.job_id = t.job_id and t.state = 3 and not p_only_unstarted
     returning j.waiter_id, j.worker_id
   )
-  select 6::smallint, g.waiter_id, null::uuid from gone g
+  select 13::smallint, g.waiter_id, null::uuid from gone g
   union all
   select 3::smallint, m.waiter_id, m.worker_id from marked m
 $$;
@@ -116,7 +116,7 @@ begin
     delete from rowcall.job_history h
     where h.tenant = p_tenant
       and h.job_id = any (p_job_id)
-      and h.state = 5
+      and h.state = 12
       and h.finished_on >= rowcall.earliest_day(p_job_id)
     returning h.*
   ),
@@ -167,10 +167,10 @@ as $$
 begin
   return query
   update rowcall.job_history h
-  set state = 7, resolved_at = clock_timestamp(), resolved_by = p_by, resolve_note = p_note
+  set state = 14, resolved_at = clock_timestamp(), resolved_by = p_by, resolve_note = p_note
   where h.tenant = p_tenant
     and h.job_id = any (p_job_id)
-    and h.state = 5
+    and h.state = 12
     and h.finished_on >= rowcall.earliest_day(p_job_id)
   returning h.job_id;
 end
