@@ -95,6 +95,8 @@ _CHANGES = {
     "attempt": "attempt = %(attempt)s",
     "run_in": "run_at = clock_timestamp() + %(run_in)s",
     "progress": "progress = %(progress)s",
+    "held": "held = %(held)s",
+    "state": "state = %(state)s",
     "cancel": "cancel_requested_at = case when %(cancel)s then clock_timestamp() end",
 }
 

@@ -37,8 +37,8 @@ class JobFacts:
     state: int
     """rowcall.v1.JobState"""
     held: int
-    """READY, but: 1 its tenant or method is paused, 2 it is a suspect and is to run alone; else 0. While it runs, as it
-    was when it was claimed; of a finished job 0."""
+    """READY, but not to be claimed as others are: a set of `rowcall.queue.model.Held`; else 0. While it runs, as it was when
+    it was claimed; of a finished job 0."""
     priority: int
     """The lane that it was submitted in."""
     lane: int
@@ -96,6 +96,10 @@ class Changes(TypedDict, total=False):
     progress: float
     cancel: bool
     """True: somebody asked for it to be cancelled."""
+    held: int
+    """A set of `rowcall.queue.model.Held`: LIMITED is set by nothing yet."""
+    state: int
+    """rowcall.v1.JobState, of a live job: nothing makes it WAITING yet."""
 
 
 class Probe(Protocol):

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from rowcall.queue.model import Held
+
 SCHEDULED, READY, RUNNING = 1, 2, 3
 SUCCEEDED, FAILED, CANCELLED, RESOLVED = 11, 12, 13, 14
-PAUSED, SUSPECT, ALONE = 1, 2, 3
+PAUSED, SUSPECT, ALONE = Held.PAUSED, Held.SUSPECT, Held.SUSPECT | Held.ALONE
 
 MAX_ATTEMPTS = 3
 TIMEOUT = 2
@@ -101,12 +103,12 @@ class Model:
         return self.those(lambda job: job.state == READY and job.held == held and job.tenant not in self.paused)
 
     def to_hold(self) -> dict[UUID, Job]:
-        """Ready jobs that a pause sets aside."""
-        return self.those(lambda job: job.state == READY and job.held == 0 and self._aside(job))
+        """Ready jobs that a pause sets aside, suspects among them."""
+        return self.those(lambda job: job.state == READY and not job.held & PAUSED and self._aside(job))
 
     def to_free(self) -> dict[UUID, Job]:
         """Those that were set aside and are no longer paused."""
-        return self.those(lambda job: job.state == READY and job.held == PAUSED and not self._aside(job))
+        return self.those(lambda job: bool(job.state == READY and job.held & PAUSED and not self._aside(job)))
 
     def _aside(self, job: Job) -> bool:
         return "method" in self.paused or job.tenant in self.paused
@@ -196,7 +198,7 @@ class Model:
         self._back(job)
         job.lost += 1
         job.lost_alone += job.held == ALONE
-        if job.held:
+        if job.held & SUSPECT:
             job.held = ALONE
         elif job.in_row:
             job.held = SUSPECT

@@ -9,6 +9,7 @@ from dataclasses import replace
 import psycopg
 
 from rowcall.probe.v1.probe_pb2 import AwaitRequest, EchoRequest, EchoResponse
+from rowcall.queue.model import Held
 from rowcall.sharding.placement import place
 from rowcall_worker.serving.context import AsyncJobContext
 from tests.fix_cluster import Cluster
@@ -86,7 +87,7 @@ async def make_suspects(
             await connection.execute(
                 "update rowcall.job set held = %s, ready_at = clock_timestamp() - interval '2 seconds' "
                 "where job_id = any(%s)",
-                [3 if alone else 2, [job.job_id for job in jobs]],
+                [Held.SUSPECT | Held.ALONE if alone else Held.SUSPECT, [job.job_id for job in jobs]],
             )
             await connection.execute("update rowcall.queue set paused_at = null where name = %s", [queue])
     return jobs

@@ -33,6 +33,7 @@ _NOT_SERVED = (job_pb2.WAIT_REASON_METHOD_NOT_SERVED, job_pb2.WAIT_REASON_QUEUE_
 _HELD = {
     job_pb2.HOLD_PAUSED: "held: its tenant or method is paused",
     job_pb2.HOLD_SUSPECT: "held: its workers died twice, it runs apart from others",
+    job_pb2.HOLD_LIMITED: "held: as many run as its limit allows",
 }
 
 
@@ -181,8 +182,7 @@ def _detail_json(detail: Any, types: Types) -> Mapping[str, object]:
 
 def _standing(job: job_pb2.Job) -> str:
     words = [state_name(job.state)]
-    if job.hold:
-        words.append(_HELD.get(job.hold, "held"))
+    words += [_HELD.get(each, "held") for each in job.holds]
     if job.cancel_requested:
         words.append("cancel requested")
     return ", ".join(words)

@@ -166,13 +166,22 @@ def _fields(queue: queue_service_pb2.Queue) -> list[tuple[str, str]]:
         queue.name,
         f"{queue.ready}{more}",
         _age(queue.oldest_ready_time) if queue.HasField("oldest_ready_time") else "",
-        f"{queue.held}{more if queue.held else ''}",
+        _held(queue, more),
         str(queue.running),
         f"{queue.scheduled}{more if queue.scheduled else ''}",
         _served_by(queue),
         paused,
     )
     return list(zip(COLUMNS, values, strict=True))
+
+
+def _held(queue: queue_service_pb2.Queue, more: str) -> str:
+    """How many, and for which reasons."""
+    if not queue.held:
+        return "0"
+    counts = ((queue.held_paused, "paused"), (queue.held_suspect, "suspect"), (queue.held_limited, "limited"))
+    reasons = ", ".join(f"{count} {reason}" for count, reason in counts if count)
+    return f"{queue.held}{more} ({reasons})" if reasons else f"{queue.held}{more}"
 
 
 def _served_by(queue: queue_service_pb2.Queue) -> str:
@@ -197,7 +206,15 @@ def _as_dict(queue: queue_service_pb2.Queue) -> dict[str, object]:
     result: dict[str, object] = MessageToDict(
         queue, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    counts = {"ready": queue.ready, "held": queue.held, "running": queue.running, "scheduled": queue.scheduled}
+    counts = {
+        "ready": queue.ready,
+        "held": queue.held,
+        "held_paused": queue.held_paused,
+        "held_suspect": queue.held_suspect,
+        "held_limited": queue.held_limited,
+        "running": queue.running,
+        "scheduled": queue.scheduled,
+    }
     return result | counts
 
 

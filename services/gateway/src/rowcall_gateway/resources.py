@@ -21,7 +21,7 @@ from rowcall.catalogue.model import JobMethod
 from rowcall.errors import our_reason, read_envelope, reason_name
 from rowcall.names import operation_name
 from rowcall.options.v1.job_pb2 import Priority
-from rowcall.queue.model import AttemptRow, JobRow, Outcome, Submitted
+from rowcall.queue.model import AttemptRow, Held, JobRow, Outcome, Submitted
 from rowcall.queue.model import Wait as WaitRow
 from rowcall.queue.statuses import addressed
 from rowcall.tracing import TraceContext
@@ -53,6 +53,11 @@ _PAUSED: Final = (
     WaitReason.WAIT_REASON_METHOD_PAUSED,
     WaitReason.WAIT_REASON_TENANT_PAUSED,
 )
+_HOLDS: Final = (
+    (Held.PAUSED, Hold.HOLD_PAUSED),
+    (Held.SUSPECT, Hold.HOLD_SUSPECT),
+    (Held.LIMITED, Hold.HOLD_LIMITED),
+)
 _WAITS_FOR: Final = {
     WaitReason.WAIT_REASON_TIME: "It is not due yet.",
     WaitReason.WAIT_REASON_QUEUE_PAUSED: "Its queue is paused.",
@@ -62,6 +67,7 @@ _WAITS_FOR: Final = {
     WaitReason.WAIT_REASON_QUEUE_NOT_SERVED: "No worker that serves its method serves its queue.",
     WaitReason.WAIT_REASON_SUSPECT: "It is held as a suspect: its worker died while it ran.",
     WaitReason.WAIT_REASON_GROUP: "The other jobs of its group have not all ended.",
+    WaitReason.WAIT_REASON_LIMIT: "As many jobs run already as its limit allows.",
     WaitReason.WAIT_REASON_TURN: "It waits for its turn and a worker's free slot.",
 }
 
@@ -135,7 +141,7 @@ class Resources:
             parent="" if row.parent_job_id is None else operation_name(row.tenant, row.parent_job_id),
             lost_attempts=row.lost,
             replays=row.replays,
-            hold=Hold.HOLD_UNSPECIFIED if row.held is None else Hold.ValueType(row.held),
+            holds=[hold for held, hold in _HOLDS if row.held & held],
             error_fingerprint=row.error_fingerprint or "",
             resolution=_resolution(row),
             waits=map(_wait, waits),

@@ -231,7 +231,7 @@ async def test_a_job_that_lost_its_workers_runs_again_and_tells_of_them(
     await bench.claim()
     for dsn in cluster.shards.values():  # as if it had been lost twice while it ran alone
         with psycopg.connect(dsn) as connection:
-            connection.execute("update rowcall.job set held = 3, lost_alone = 2")
+            connection.execute("update rowcall.job set held = 6, lost_alone = 2")
     await bench.die()
     lost = await client.get(name)
     assert lost.state == JobState.JOB_STATE_FAILED

@@ -17,7 +17,7 @@ from google.rpc.status_pb2 import Status
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest, RunResponse
 from rowcall.queue.model import Progress, Running
-from rowcall.v1.job_pb2 import Hold, Job, JobMetadata, JobState
+from rowcall.v1.job_pb2 import Hold, Job, JobMetadata, JobState, WaitReason
 from rowcall.v1.job_service_pb2 import (
     BatchSubmitRequest,
     GetJobRequest,
@@ -311,10 +311,10 @@ async def test_a_job_tells_all_that_is_known_of_it(client: Client, bench: Bench,
     assert len((await client.get(name)).error_fingerprint) == 16
     await client.jobs.RetryJob(RetryJobRequest(name=name), timeout=20)
     replayed = await client.get(name)
-    assert (replayed.replays, replayed.state, replayed.hold) == (
+    assert (replayed.replays, replayed.state, replayed.holds) == (
         1,
         JobState.JOB_STATE_READY,
-        Hold.HOLD_UNSPECIFIED,
+        [],
     )
     assert replayed.error_fingerprint == ""
     [held] = await bench.claim()
@@ -335,13 +335,23 @@ async def test_a_suspect_is_told_as_held(client: Client, bench: Bench, cluster: 
         await bench.claim()
         await bench.die()
         job = await client.get(name)
-        told.append((job.state, job.hold, job.lost_attempts))
+        told.append((job.state, list(job.holds), job.lost_attempts))
     assert told == [
-        (JobState.JOB_STATE_READY, Hold.HOLD_UNSPECIFIED, 1),
-        (JobState.JOB_STATE_READY, Hold.HOLD_SUSPECT, 2),
+        (JobState.JOB_STATE_READY, [], 1),
+        (JobState.JOB_STATE_READY, [Hold.HOLD_SUSPECT], 2),
     ]
     # Whether it is to run in a group or alone is between workers.
     for dsn in cluster.shards.values():
         with psycopg.connect(dsn) as connection:
-            connection.execute("update rowcall.job set held = 3")
-    assert (await client.get(name)).hold == Hold.HOLD_SUSPECT
+            connection.execute("update rowcall.job set held = 6")
+    assert (await client.get(name)).holds == [Hold.HOLD_SUSPECT]
+    # All reasons are told, whatever else there are.
+    for dsn in cluster.shards.values():
+        with psycopg.connect(dsn) as connection:
+            connection.execute("update rowcall.job set held = 15")
+    held = await client.get(name)
+    assert held.holds == [Hold.HOLD_PAUSED, Hold.HOLD_SUSPECT, Hold.HOLD_LIMITED]
+    assert [wait.reason for wait in held.waits if wait.reason > WaitReason.WAIT_REASON_QUEUE_NOT_SERVED] == [
+        WaitReason.WAIT_REASON_SUSPECT,
+        WaitReason.WAIT_REASON_LIMIT,
+    ]

@@ -197,7 +197,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(place=st.integers(0, 1), limit=st.integers(1, 4), alone=st.booleans())
     def claim(self, place: int, limit: int, *, alone: bool) -> None:
         worker = self.places[place]
-        if alone and self.model.those(lambda job: job.state == READY and job.held >= SUSPECT):
+        if alone and self.model.those(lambda job: bool(job.state == READY and job.held & SUSPECT)):
             self.claim_suspects(worker, limit)
             return
         jobs = self.run(self.queue.claim(worker, limit))
@@ -363,11 +363,11 @@ class QueueMachine(RuleBasedStateMachine):
         aside = self.model.to_hold()
         assert self.run(self.queue.work.hold_paused(ALL)) == len(aside)
         for job in aside.values():
-            job.held = queue_model.PAUSED
+            job.held |= queue_model.PAUSED
         freed = self.model.to_free()
         assert sum(self.run(self.queue.work.free_resumed(ALL)).values()) == len(freed)
         for job in freed.values():
-            job.held = 0
+            job.held &= ~queue_model.PAUSED
         self.run(self.queue.work.age(ALL))  # changes nothing that the model knows
 
     @rule(hours=st.integers(1, 3))

@@ -14,13 +14,13 @@ import pytest
 
 from rowcall.catalogue.model import Policy
 from rowcall.errors import read_envelope
-from rowcall.queue.model import ClaimedJob, MethodIds
+from rowcall.queue.model import ClaimedJob, Held, MethodIds
 from rowcall.queue.statuses import addressed
 from rowcall.v1.job_pb2 import AttemptOutcome
 from tests.support.queues import FAILED, LEASE, METHOD, NO_GRACE, NOT_OURS, READY, RUNNING, SCHEDULED, Queue
 from tests.support.waiting import until
 
-SUSPECT, ALONE = 2, 3
+SUSPECT, ALONE = Held.SUSPECT, Held.SUSPECT | Held.ALONE
 """What a job is held as: to run beside suspects only, or alone."""
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall.queue.hints import Hint
-from rowcall.queue.model import Settled, Settlement
+from rowcall.queue.model import Held, Settled, Settlement
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.claiming import suspects
@@ -175,7 +175,7 @@ async def test_a_suspect_that_runs_alone_is_handed_back_as_one_by_a_drain(
     worker = await workers.start(serve(echo=handler.echo))
     await until(lambda: len(handler.running) == 1)
     await worker.drain(timedelta(0))
-    assert await held(cluster, job) == (JobState.JOB_STATE_READY, 3)
+    assert await held(cluster, job) == (JobState.JOB_STATE_READY, Held.SUSPECT | Held.ALONE)
     heir.let_go.set()
     second = await workers.start(serve(echo=heir.echo))
     row = await calls.done(job)

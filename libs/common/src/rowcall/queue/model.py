@@ -29,6 +29,20 @@ DONE = (
 )
 """Those of finished ones."""
 
+
+class Held(enum.IntFlag):
+    """Why a job that is READY is not to be claimed as others are: a set; 0 where it may be."""
+
+    PAUSED = 1
+    """Its tenant or method is paused."""
+    SUSPECT = 2
+    """Its workers died twice in a row: it runs beside suspects only."""
+    ALONE = 4
+    """No reason of its own: the suspect runs alone."""
+    LIMITED = 8
+    """As many jobs run already as its limit allows. Nothing sets it yet."""
+
+
 LANES = (1, 2, 3, 4)
 """The lanes of every queue, first to last claimed: rowcall.options.v1.Priority."""
 
@@ -199,8 +213,8 @@ class JobRow:
     """How far its handler last said it is, 0 to 1."""
     progress_message: str | None
     progress_at: datetime | None
-    held: int | None
-    """READY, but: 1 its tenant or method is paused; 2 its worker died, it runs alone next time."""
+    held: int
+    """The reasons for which it is not claimed, as a set of `Held`, without ALONE; 0: there is none."""
     error_fingerprint: str | None
     """Of a failed job: alike for failures that are alike."""
     resolved_at: datetime | None
@@ -472,11 +486,17 @@ class QueueStats:
     oldest_ready_at: datetime | None
     """Among those whose turn is next."""
     held: int
-    """Ready, but their tenant or method is paused, or they are suspects."""
+    """Ready, but not to be claimed as others are, for whatever reasons."""
     running: int
     scheduled: int
     capped: bool
     """Whether a count stopped at the cap: there are at least so many."""
+    held_paused: int
+    """Of the held ones, those for which this is a reason: `Held.PAUSED`."""
+    held_suspect: int
+    """`Held.SUSPECT`."""
+    held_limited: int
+    """`Held.LIMITED`."""
 
 
 @dataclass(frozen=True, slots=True)

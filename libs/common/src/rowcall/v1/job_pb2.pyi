@@ -49,6 +49,8 @@ class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason
     """Nothing keeps it: it begins when its turn has come and a worker has a free slot."""
     WAIT_REASON_GROUP: _WaitReason.ValueType  # 9
     """The other jobs of its group have not all ended: it is WAITING."""
+    WAIT_REASON_LIMIT: _WaitReason.ValueType  # 10
+    """As many jobs run already as its limit allows: see HOLD_LIMITED."""
 
 class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
     """Why a job is not running yet."""
@@ -73,6 +75,8 @@ WAIT_REASON_TURN: WaitReason.ValueType  # 8
 """Nothing keeps it: it begins when its turn has come and a worker has a free slot."""
 WAIT_REASON_GROUP: WaitReason.ValueType  # 9
 """The other jobs of its group have not all ended: it is WAITING."""
+WAIT_REASON_LIMIT: WaitReason.ValueType  # 10
+"""As many jobs run already as its limit allows: see HOLD_LIMITED."""
 Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
 
 class _Hold:
@@ -82,25 +86,29 @@ class _Hold:
 class _HoldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Hold.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     HOLD_UNSPECIFIED: _Hold.ValueType  # 0
-    """It does not."""
+    """Never sent."""
     HOLD_PAUSED: _Hold.ValueType  # 1
     """Its tenant or method is paused."""
     HOLD_SUSPECT: _Hold.ValueType  # 2
     """Its workers died twice in a row while it ran: it next runs beside others of
     which that is true, or alone, in a process that runs nothing else.
     """
+    HOLD_LIMITED: _Hold.ValueType  # 3
+    """As many jobs run already as its limit allows. No job has a limit yet."""
 
 class Hold(_Hold, metaclass=_HoldEnumTypeWrapper):
-    """Why a READY job waits though workers are free."""
+    """A reason why a READY job waits though workers are free."""
 
 HOLD_UNSPECIFIED: Hold.ValueType  # 0
-"""It does not."""
+"""Never sent."""
 HOLD_PAUSED: Hold.ValueType  # 1
 """Its tenant or method is paused."""
 HOLD_SUSPECT: Hold.ValueType  # 2
 """Its workers died twice in a row while it ran: it next runs beside others of
 which that is true, or alone, in a process that runs nothing else.
 """
+HOLD_LIMITED: Hold.ValueType  # 3
+"""As many jobs run already as its limit allows. No job has a limit yet."""
 Global___Hold: _TypeAlias = Hold  # noqa: Y015
 
 class _JobState:
@@ -248,7 +256,7 @@ class Job(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     LOST_ATTEMPTS_FIELD_NUMBER: _builtins.int
     REPLAYS_FIELD_NUMBER: _builtins.int
-    HOLD_FIELD_NUMBER: _builtins.int
+    HOLDS_FIELD_NUMBER: _builtins.int
     ERROR_FINGERPRINT_FIELD_NUMBER: _builtins.int
     RESOLUTION_FIELD_NUMBER: _builtins.int
     WAITS_FIELD_NUMBER: _builtins.int
@@ -280,8 +288,6 @@ class Job(_message.Message):
     """How many attempts were lost with their worker."""
     replays: _builtins.int
     """How often it was replayed after it had failed."""
-    hold: Global___Hold.ValueType
-    """Why it is not claimed though it is READY."""
     error_fingerprint: _builtins.str
     """Of a failed job: alike for failures that are alike."""
     @_builtins.property
@@ -329,6 +335,10 @@ class Job(_message.Message):
         """How far its handler last said it is."""
 
     @_builtins.property
+    def holds(self) -> _containers.RepeatedScalarFieldContainer[Global___Hold.ValueType]:
+        """Why it is not claimed though it is READY: all the reasons. Empty where it may be."""
+
+    @_builtins.property
     def resolution(self) -> Global___Resolution:
         """Who marked the failure as handled, when, and what for."""
 
@@ -366,14 +376,14 @@ class Job(_message.Message):
         parent: _builtins.str = ...,
         lost_attempts: _builtins.int = ...,
         replays: _builtins.int = ...,
-        hold: Global___Hold.ValueType = ...,
+        holds: _abc.Iterable[Global___Hold.ValueType] | None = ...,
         error_fingerprint: _builtins.str = ...,
         resolution: Global___Resolution | None = ...,
         waits: _abc.Iterable[Global___Wait] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline", b"deadline", "error", b"error", "finish_time", b"finish_time", "progress", b"progress", "request", b"request", "resolution", b"resolution", "response", b"response", "run_time", b"run_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "deadline", b"deadline", "error", b"error", "error_fingerprint", b"error_fingerprint", "finish_time", b"finish_time", "hold", b"hold", "labels", b"labels", "lost_attempts", b"lost_attempts", "max_attempts", b"max_attempts", "method", b"method", "name", b"name", "parent", b"parent", "priority", b"priority", "progress", b"progress", "queue", b"queue", "replays", b"replays", "request", b"request", "request_id", b"request_id", "resolution", b"resolution", "response", b"response", "run_time", b"run_time", "start_time", b"start_time", "state", b"state", "trace_id", b"trace_id", "waits", b"waits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "deadline", b"deadline", "error", b"error", "error_fingerprint", b"error_fingerprint", "finish_time", b"finish_time", "holds", b"holds", "labels", b"labels", "lost_attempts", b"lost_attempts", "max_attempts", b"max_attempts", "method", b"method", "name", b"name", "parent", b"parent", "priority", b"priority", "progress", b"progress", "queue", b"queue", "replays", b"replays", "request", b"request", "request_id", b"request_id", "resolution", b"resolution", "response", b"response", "run_time", b"run_time", "start_time", b"start_time", "state", b"state", "trace_id", b"trace_id", "waits", b"waits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,12 +36,15 @@ class Queue(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     UNSERVED_FIELD_NUMBER: _builtins.int
     UNSERVED_METHODS_FIELD_NUMBER: _builtins.int
+    HELD_PAUSED_FIELD_NUMBER: _builtins.int
+    HELD_SUSPECT_FIELD_NUMBER: _builtins.int
+    HELD_LIMITED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     ready: _builtins.int
     """Jobs that wait for a worker. Counted to 10,000 on each shard and no further."""
     held: _builtins.int
-    """Jobs that are READY but held: tenant or method paused, or suspects. Counted like ready."""
+    """Jobs that are READY but held, for whatever reasons. Counted like ready."""
     running: _builtins.int
     """Jobs that a worker runs."""
     scheduled: _builtins.int
@@ -52,6 +55,14 @@ class Queue(_message.Message):
     """Living worker processes that serve it and a method that is submitted to it; each
     counts once, however many shards it serves.
     """
+    held_paused: _builtins.int
+    """Of the held ones those whose tenant or method is paused. One that is held for several
+    reasons counts for each of them.
+    """
+    held_suspect: _builtins.int
+    """Those that are suspects: see HOLD_SUSPECT."""
+    held_limited: _builtins.int
+    """Those that are limited: see HOLD_LIMITED."""
     @_builtins.property
     def oldest_ready_time(self) -> _timestamp_pb2.Timestamp:
         """Since when the oldest of them has been waiting, among those whose turn is next; not
@@ -86,10 +97,13 @@ class Queue(_message.Message):
         workers: _builtins.int = ...,
         unserved: Global___Unserved | None = ...,
         unserved_methods: _abc.Iterable[_builtins.str] | None = ...,
+        held_paused: _builtins.int = ...,
+        held_suspect: _builtins.int = ...,
+        held_limited: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_ready_time", b"oldest_ready_time", "pause", b"pause", "unserved", b"unserved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capped", b"capped", "held", b"held", "name", b"name", "oldest_ready_time", b"oldest_ready_time", "pause", b"pause", "ready", b"ready", "running", b"running", "scheduled", b"scheduled", "unserved", b"unserved", "unserved_methods", b"unserved_methods", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capped", b"capped", "held", b"held", "held_limited", b"held_limited", "held_paused", b"held_paused", "held_suspect", b"held_suspect", "name", b"name", "oldest_ready_time", b"oldest_ready_time", "pause", b"pause", "ready", b"ready", "running", b"running", "scheduled", b"scheduled", "unserved", b"unserved", "unserved_methods", b"unserved_methods", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -211,10 +211,12 @@ create table rowcall.job (
   lane smallint not null check (lane between 1 and 4),
   -- The lane that it was submitted in; ageing moves it up.
   priority smallint not null,
-  -- Ready, but not to be claimed as others are: 1 PAUSED, its tenant or method is;
-  -- 2 SUSPECT, its workers died twice in a row, and it runs beside suspects only;
-  -- 3 SUSPECT too, and it runs alone.
-  held smallint not null default 0 check (held in (0, 1, 2, 3)),
+  -- Why it is not to be claimed as others are, though it is ready: a set of bits, 0 where nothing
+  -- holds it. 1 PAUSED, its tenant or method is; 2 SUSPECT, its workers died twice in a row, and it
+  -- runs beside suspects only; 8 LIMITED, as many run already as its limit allows. 4 is no reason but
+  -- says of a suspect that it runs alone. From 16 on there is room. Whoever takes the last reason
+  -- away gives it a key of again_keys: its old one may lie behind what claims have passed.
+  held smallint not null default 0 check (held >= 0 and held & 6 <> 4),
   queue_id integer not null,
   -- Virtual time: claims go in its order within queue and lane.
   order_key bigint not null,
@@ -270,7 +272,9 @@ create table rowcall.job (
   autovacuum_vacuum_cost_delay = 0
 );
 create index job_ready on rowcall.job (queue_id, lane, order_key, job_id) where state = 2 and held = 0;
-create index job_held on rowcall.job (held, tenant, queue_id, order_key) where state = 2 and held > 0;
+-- What is held, by its reason; one that has several is in several.
+create index job_paused on rowcall.job (tenant, queue_id, order_key) where state = 2 and held & 1 = 1;
+create index job_suspect on rowcall.job (queue_id, lane, ready_at) where state = 2 and held & 2 = 2;
 create index job_due on rowcall.job (run_at) where state = 1;
 -- What submit_v1 looks at: how far a flow has moved ahead in SQL. Held ones are in it too, so
 -- that what is submitted for a tenant that is paused is seen.

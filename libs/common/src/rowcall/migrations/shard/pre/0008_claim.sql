@@ -154,7 +154,7 @@ $$;
 
 -- Claims suspects (jobs that were lost twice in a row) of these queues for a worker
 -- process that runs nothing else until they have ended: what kills it is known to be
--- among them. Lanes first, then what has waited longest. What comes first says what is
+-- among them. What something else holds too (its tenant is paused) is passed over. Lanes first, then what has waited longest. What comes first says what is
 -- claimed: one that is to run alone (what a group lost is) by itself, else as many as
 -- p_limit of the others, as a group. Whatever is claimed by itself runs alone.
 create function rowcall.claim_suspects(
@@ -176,7 +176,9 @@ begin
   select j.held into v_held
   from rowcall.job j
   where j.state = 2
-    and j.held >= 2
+    -- The first for the index, the second for what is held as nothing else.
+    and j.held & 2 = 2
+    and j.held in (2, 6)
     and j.queue_id = any (v_open.queue_id)
     and j.method_id = any (v_open.method_id)
     and j.tenant <> all (v_open.paused_tenants)
@@ -190,18 +192,19 @@ begin
     select j.tenant, j.job_id
     from rowcall.job j
     where j.state = 2
+      and j.held & 2 = 2
       and j.held = v_held
       and j.queue_id = any (v_open.queue_id)
       and j.method_id = any (v_open.method_id)
       and j.tenant <> all (v_open.paused_tenants)
     order by j.lane, j.ready_at
-    limit case when v_held = 3 then 1 else p_limit end
+    limit case when v_held = 6 then 1 else p_limit end
     for update skip locked
   )
   update rowcall.job j
   set
     state = 3,
-    held = case when (select count(*) from picked) = 1 then 3 else j.held end,
+    held = case when (select count(*) from picked) = 1 then 6 else j.held end,
     lease = j.lease + 1,
     attempt = j.attempt + 1,
     worker_id = p_worker_id,
@@ -231,6 +234,7 @@ begin
       select
       from rowcall.job j
       where j.state = 2
+        and j.held & 2 = 2
         and j.held = 2
         and j.queue_id = any (v_open.queue_id)
         and j.method_id = any (v_open.method_id)
@@ -254,7 +258,8 @@ begin
     select clock_timestamp() - min(j.ready_at)
     from rowcall.job j
     where j.state = 2
-      and j.held >= 2
+      and j.held & 2 = 2
+      and j.held in (2, 6)
       and j.queue_id = any (v_open.queue_id)
       and j.method_id = any (v_open.method_id)
       and j.tenant <> all (v_open.paused_tenants)

@@ -138,7 +138,7 @@ begin
       j.tenant, j.job_id, j.lease, w.name as worker, w.unharmed,
       case
         when j.cancel_requested_at is not null then 13
-        when j.held = 3 and not w.unharmed and j.lost_alone + 1 >= p_lost_limit then 12
+        when j.held = 6 and not w.unharmed and j.lost_alone + 1 >= p_lost_limit then 12
         else 2
       end::smallint as new_state
     from rowcall.worker w
@@ -167,10 +167,10 @@ begin
       lease = j.lease + 1,
       attempt = j.attempt - 1,
       lost = j.lost + case when o.unharmed then 0 else 1 end,
-      lost_alone = j.lost_alone + case when j.held = 3 and not o.unharmed then 1 else 0 end,
+      lost_alone = j.lost_alone + case when j.held = 6 and not o.unharmed then 1 else 0 end,
       held = case
         when o.unharmed then j.held
-        when j.held >= 2 then 3
+        when j.held & 2 = 2 then 6
         when rowcall.lost_in_row(j.attempts) > 0 then 2
         else 0
       end,
@@ -410,7 +410,8 @@ end
 $$;
 
 -- Sets aside ready jobs whose tenant or method is paused, so that claims need not
--- pass over them each time (that they do is what the pause rests on). How many.
+-- pass over them each time (that they do is what the pause rests on). How many. What is held
+-- already is held for this too: nobody else sets it free meanwhile.
 create function rowcall.hold_paused(p_limit integer)
 returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -429,16 +430,36 @@ begin
   if cardinality(v_tenants) = 0 and cardinality(v_methods) = 0 then
     return 0;
   end if;
-  with found as materialized (
+  with free as materialized (
     select j.tenant, j.job_id
     from rowcall.job j
     where j.state = 2 and j.held = 0 and (j.tenant = any (v_tenants) or j.method_id = any (v_methods))
     limit p_limit
     for update skip locked
   ),
+  -- A look for each reason: each has its own index.
+  suspect as materialized (
+    select j.tenant, j.job_id
+    from rowcall.job j
+    where j.state = 2 and j.held & 2 = 2 and j.held & 1 = 0
+      and (j.tenant = any (v_tenants) or j.method_id = any (v_methods))
+    limit p_limit - (select count(*) from free)
+    for update skip locked
+  ),
+  limited as materialized (
+    select j.tenant, j.job_id
+    from rowcall.job j
+    where j.state = 2 and j.held & 8 = 8 and j.held & 3 = 0
+      and (j.tenant = any (v_tenants) or j.method_id = any (v_methods))
+    limit p_limit - (select count(*) from free) - (select count(*) from suspect)
+    for update skip locked
+  ),
+  found as materialized (
+    select * from free union all select * from suspect union all select * from limited
+  ),
   held as (
     update rowcall.job j
-    set held = 1
+    set held = j.held | 1
     from found f
     where j.tenant = any (array[f.tenant]) and j.job_id = f.job_id
     returning 1
@@ -448,8 +469,9 @@ begin
 end
 $$;
 
--- Makes jobs ready again that were set aside, where neither tenant nor method is
--- paused any more. Answers with the queues that got some. It looks for them where somebody was
+-- Takes the pause from jobs that were set aside, where neither tenant nor method is paused
+-- any more: what nothing else holds is next, the rest is a suspect, or limited, as before.
+-- Answers with the queues of all of them. It looks for them where somebody was
 -- resumed on whose account there may be some, until there are none; p_front: in any case.
 create function rowcall.free_resumed(p_limit integer, p_front boolean)
 returns table (queue_id integer, freed bigint)
@@ -482,16 +504,16 @@ begin
   end if;
   return query
   with found as materialized (
-    select j.tenant, j.job_id, j.queue_id, j.lane, j.order_key
+    select j.tenant, j.job_id, j.queue_id, j.lane, j.order_key, j.held
     from rowcall.job j
-    where j.state = 2 and j.held = 1 and j.tenant <> all (v_tenants) and j.method_id <> all (v_methods)
+    where j.state = 2 and j.held & 1 = 1 and j.tenant <> all (v_tenants) and j.method_id <> all (v_methods)
     -- A tenant's jobs in their order, also where it takes many batches.
-    order by j.held, j.tenant, j.queue_id, j.order_key
+    order by j.tenant, j.queue_id, j.order_key
     limit p_limit
     for update skip locked
   ),
   placed as materialized (
-    select f.*, row_number() over (order by f.order_key, f.job_id) as place from found f
+    select f.*, row_number() over (order by f.order_key, f.job_id) as place from found f where f.held = 1
   ),
   turn as materialized (
     select rowcall.again_keys(
@@ -503,10 +525,12 @@ begin
   ),
   keyed as materialized (
     select p.tenant, p.job_id, t.order_keys[p.place] as order_key from placed p cross join turn t
+    union all
+    select f.tenant, f.job_id, f.order_key from found f where f.held <> 1
   ),
   freed as (
     update rowcall.job j
-    set held = 0, order_key = k.order_key
+    set held = j.held & ~1, order_key = k.order_key
     from keyed k
     where j.tenant = any (array[k.tenant]) and j.job_id = k.job_id
     returning j.queue_id
@@ -516,7 +540,7 @@ begin
     select
     from rowcall.job j
     where j.state = 2
-      and j.held = 1
+      and j.held & 1 = 1
       and j.tenant <> all (v_tenants)
       and j.method_id <> all (v_methods)
   ) then

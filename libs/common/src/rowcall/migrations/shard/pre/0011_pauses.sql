@@ -84,12 +84,14 @@ $$;
 
 -- The queues as operators see them. Counted to p_cap and no further, so that a million
 -- waiting jobs cost no more than p_cap: ready ones of each queue, held and scheduled ones
--- of all queues together. capped: a count stopped there, and is a lower bound. The oldest
+-- of all queues together, held ones for each reason (one that has several counts for each,
+-- and once in held). capped: a count stopped there, and is a lower bound. The oldest
 -- ready job is looked for among the p_cap jobs of each lane whose turn is next.
 create function rowcall.queue_stats(p_cap integer)
 returns table (
   name text, paused_at timestamptz, paused_by text, pause_note text, ready bigint, oldest_ready_at timestamptz,
-  held bigint, running bigint, scheduled bigint, capped boolean
+  held bigint, running bigint, scheduled bigint, capped boolean, held_paused bigint, held_suspect bigint,
+  held_limited bigint
 )
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
@@ -109,17 +111,37 @@ begin
     join rowcall.job j on j.worker_id = w.worker_id and j.state = 3
     group by j.queue_id
   ),
+  found as materialized (
+    (
+      select j.queue_id, j.held, 1 as reason from rowcall.job j where j.state = 2 and j.held & 1 = 1 limit p_cap
+    )
+    union all
+    (
+      select j.queue_id, j.held, 2 from rowcall.job j where j.state = 2 and j.held & 2 = 2 limit p_cap
+    )
+    union all
+    (
+      select j.queue_id, j.held, 8 from rowcall.job j where j.state = 2 and j.held & 8 = 8 limit p_cap
+    )
+  ),
   aside as materialized (
-    select h.queue_id, count(*) as jobs
-    from (select j.queue_id from rowcall.job j where j.state = 2 and j.held > 0 limit p_cap) h
-    group by h.queue_id
+    select
+      f.queue_id,
+      -- Each by the first of its reasons.
+      count(*) filter (where f.held & (f.reason - 1) = 0) as jobs,
+      count(*) filter (where f.reason = 1) as paused,
+      count(*) filter (where f.reason = 2) as suspect,
+      count(*) filter (where f.reason = 8) as limited
+    from found f
+    group by f.queue_id
   )
   select
     q.name, q.paused_at, q.paused_by, q.pause_note, least(r.jobs, p_cap)::bigint, r.oldest,
     coalesce(a.jobs, 0), coalesce(u.jobs, 0), coalesce(d.jobs, 0),
     r.jobs >= p_cap
       or (select coalesce(sum(d.jobs), 0) from due d) >= p_cap
-      or (select coalesce(sum(a.jobs), 0) from aside a) >= p_cap
+      or exists (select from found f group by f.reason having count(*) >= p_cap),
+    coalesce(a.paused, 0), coalesce(a.suspect, 0), coalesce(a.limited, 0)
   from rowcall.queue q
   cross join lateral (
     select count(*) as jobs, min(n.ready_at) as oldest

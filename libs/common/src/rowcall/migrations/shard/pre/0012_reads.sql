@@ -136,6 +136,17 @@ as $$
   end
 $$;
 
+-- The reasons that hold a job, in words; null where nothing does. What is said of how a suspect runs is
+-- none of them.
+create function rowcall.hold_names(p_held smallint)
+returns text[]
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(h.name order by h.bit)
+  from (values (1, 'PAUSED'), (2, 'SUSPECT'), (8, 'LIMITED')) as h (bit, name)
+  where p_held & h.bit = h.bit
+$$;
+
 -- Live and finished jobs as one table that a person can read. Payloads are left
 -- out: they are protobuf bytes, decoded by GetJob's JOB_VIEW_FULL.
 create view rowcall.jobs as
@@ -148,7 +159,7 @@ select
   rowcall.state_name(j.state) as state,
   (array['URGENT', 'HIGH', 'NORMAL', 'LOW'])[j.priority] as priority,
   (array['URGENT', 'HIGH', 'NORMAL', 'LOW'])[j.lane] as lane,
-  (array['PAUSED', 'SUSPECT', 'SUSPECT'])[j.held] as held,
+  rowcall.hold_names(j.held) as held,
   j.attempt,
   p.max_attempts,
   j.lost,
@@ -181,7 +192,7 @@ select
   rowcall.attempts_in_words(j.attempts) as attempts
 from (
   select
-    tenant, job_id, state, lane, priority, nullif(held, 0) as held, queue_id, method_id, policy_id, attempt, lost, lost_alone,
+    tenant, job_id, state, lane, priority, held, queue_id, method_id, policy_id, attempt, lost, lost_alone,
     replays, actor, request_id, traceparent, parent_job_id, labels, progress, progress_message, created_at, deadline, run_at,
     ready_at, started_at, null::timestamptz as finished_at, cancel_requested_at, worker_id, null::text as worker,
     null::bytea as error, null::integer as error_code, null::text as error_message, null::text as error_fingerprint,
@@ -250,7 +261,7 @@ begin
       j.request_id, j.traceparent, j.labels, j.attempts, null::text as span_id, null::bytea as error,
       case when p_request then j.request end as request, null::bytea as response,
       j.deadline, j.lost, j.replays, j.parent_job_id, j.progress, j.progress_message, j.progress_at,
-      nullif(least(j.held, 2::smallint), 0::smallint) as held,
+      (j.held & ~4)::smallint as held,
       null::text as error_fingerprint, null::timestamptz as resolved_at, null::text as resolved_by,
       null::text as resolve_note
     from asked a
@@ -263,7 +274,7 @@ begin
       h.started_at, h.finished_at, h.cancel_requested_at, h.worker_id, h.worker, h.actor,
       h.request_id, h.traceparent, h.labels, h.attempts, h.span_id, h.error,
       case when p_request then h.request end, case when p_response then h.response end,
-      h.deadline, h.lost, h.replays, h.parent_job_id, h.progress, h.progress_message, h.progress_at, null::smallint,
+      h.deadline, h.lost, h.replays, h.parent_job_id, h.progress, h.progress_message, h.progress_at, 0::smallint,
       h.error_fingerprint, h.resolved_at, h.resolved_by, h.resolve_note
     from asked a
     cross join lateral (
@@ -345,10 +356,13 @@ begin
       where l.method_id = w.method_id and l.queue = w.queue
       union all
       select 7::smallint, null, null, null
-      where w.state = 2 and w.held > 1
+      where w.state = 2 and w.held & 2 = 2
       union all
       select 9::smallint, null, null, null
       where w.state = 4
+      union all
+      select 10::smallint, null, null, null
+      where w.state = 2 and w.held & 8 = 8
     ) k
   )
   select k.tenant, k.job_id, k.reason, k.started_at, k.who, k.note, null::bigint from kept k

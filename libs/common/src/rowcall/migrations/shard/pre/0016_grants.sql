@@ -43,5 +43,6 @@ grant select on rowcall.tenant_jobs to rowcall_tenant_reader;
 grant select on rowcall.jobs to rowcall_auditor;
 -- What a view calls is called by whoever reads it.
 grant execute on function
-  rowcall.state_name, rowcall.code_name, rowcall.read_varint, rowcall.read_fields, rowcall.error_reason, rowcall.attempts_in_words
+  rowcall.state_name, rowcall.hold_names, rowcall.code_name, rowcall.read_varint, rowcall.read_fields, rowcall.error_reason,
+  rowcall.attempts_in_words
 to rowcall_tenant_reader, rowcall_auditor;
