@@ -154,14 +154,15 @@ class Bench:
         """Settles a job with a response."""
         await self._settle(held, JobState.JOB_STATE_SUCCEEDED, response=response.SerializeToString())
 
-    async def fail(self, held: HeldJob, status: Status) -> None:
-        """Settles a job with an error."""
+    async def fail(self, held: HeldJob, status: Status, *, location: str | None = None) -> None:
+        """Settles a job with an error, raised there."""
         await self._settle(
             held,
             JobState.JOB_STATE_FAILED,
             error=status.SerializeToString(),
             error_code=status.code,
             error_message=status.message,
+            location=location,
         )
 
     async def fail_all(self, held: Sequence[HeldJob], status: Status) -> None:

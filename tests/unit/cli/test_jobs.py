@@ -111,6 +111,29 @@ def test_a_job_that_nothing_keeps_says_whose_turn_is_before_its_own(
     assert waits_for(command.result(SECONDS).out) == [f"it waits for its turn and a worker's free slot{told}"]
 
 
+def test_all_the_reasons_that_hold_a_job_are_told(fake_gateway: FakeGateway) -> None:
+    command = fake_gateway.start("jobs", "show", NAME)
+    shown = waiting()
+    shown.holds.extend([job_pb2.HOLD_PAUSED, job_pb2.HOLD_SUSPECT, job_pb2.HOLD_LIMITED])
+    shown.holds.append(77)  # type: ignore[arg-type]
+    fake_gateway.take().answer(GetJobResponse(job=shown))
+    [state] = [line for line in command.result(SECONDS).out.splitlines() if line.startswith("state")]
+    assert state.removeprefix("state").strip() == (
+        "ready, held: its tenant or method is paused, held: its workers died twice, it runs apart from others, "
+        "held: as many run as its limit allows, held"
+    )
+
+
+def test_an_attempt_says_where_its_handler_raised(fake_gateway: FakeGateway) -> None:
+    command = fake_gateway.start("jobs", "show", NAME, "--wide")
+    shown = job()
+    shown.attempts.add(attempt=1, location="acme.printing.servicer:Printer.print:42")
+    fake_gateway.take().answer(GetJobResponse(job=shown))
+    header, row = command.result(SECONDS).out.splitlines()[-2:]
+    assert header.rstrip().endswith("raised at")
+    assert row.rstrip().endswith("acme.printing.servicer:Printer.print:42")
+
+
 def test_what_a_newer_gateway_knows_is_told_in_its_words(fake_gateway: FakeGateway) -> None:
     command = fake_gateway.start("jobs", "show", NAME)
     shown = waiting(job_pb2.Wait(reason=job_pb2.WaitReason.ValueType(99), description="The moon is not full."))

@@ -21,7 +21,7 @@ from rowcall_cli.output import result_fields, result_json, result_table
 from rowcall_cli.reflection import Types
 
 JOB_COLUMNS = ("name", "method", "state", "attempt", "created", "finished", "error")
-ATTEMPT_COLUMNS = ("attempt", "outcome", "started", "seconds", "worker", "error")
+ATTEMPT_COLUMNS = ("attempt", "outcome", "started", "seconds", "worker", "error", "raised at")
 WAITING_COLUMNS = ("name", "method", "queue", "state", "created", "waits for")
 PROSE = ("error", "waits for")
 """Columns of sentences."""
@@ -100,6 +100,7 @@ def _attempt(attempt: job_pb2.Attempt) -> tuple[str, ...]:
         seconds,
         attempt.worker,
         explain_status(attempt.error) if attempt.HasField("error") else "",
+        attempt.location,
     )
 
 

@@ -270,6 +270,9 @@ def _attempts(row: JobRow) -> Iterable[Attempt]:
                 outcome=_ended_as(_ENDED_AS[JobState.ValueType(row.state)], error),
                 error=error,
                 span_id=row.span_id or "",
+                location=row.location or "",
+                lease=row.lease,
+                worker_version=row.worker_version or "",
             )
         )
     return made
@@ -291,4 +294,7 @@ def _attempt(row: AttemptRow) -> Attempt:
         outcome=_ended_as(AttemptOutcome.ValueType(row.outcome), error),
         error=error,
         span_id=row.span_id or "",
+        location=row.location or "",
+        lease=row.lease or 0,
+        worker_version=row.worker_version or "",
     )

@@ -311,7 +311,7 @@ async def test_a_job_tells_all_that_is_known_of_it(client: Client, bench: Bench,
     assert len((await client.get(name)).error_fingerprint) == 16
     await client.jobs.RetryJob(RetryJobRequest(name=name), timeout=20)
     replayed = await client.get(name)
-    assert (replayed.replays, replayed.state, replayed.holds) == (
+    assert (replayed.replays, replayed.state, list(replayed.holds)) == (
         1,
         JobState.JOB_STATE_READY,
         [],
@@ -326,6 +326,27 @@ async def test_a_job_tells_all_that_is_known_of_it(client: Client, bench: Bench,
     assert resolved.state == JobState.JOB_STATE_RESOLVED
     assert (resolved.resolution.actor, resolved.resolution.note) == ("ada", "by hand")
     assert resolved.resolution.HasField("resolve_time")
+
+
+async def test_where_a_handler_raised_is_told_of_the_job_and_of_nothing_that_callers_get(
+    client: Client, bench: Bench
+) -> None:
+    location = "acme.printing.servicer:Printer.print:42"
+    [name] = await client.submit(spec())
+    [held] = await bench.claim()
+    await bench.fail(held, Status(code=Code.ABORTED, message="No."), location=location)
+    job = await client.get(name)
+    [attempt] = job.attempts
+    assert (attempt.location, attempt.lease) == (location, held.job.lease)
+    assert location not in str(job.error)
+    assert location not in str(attempt.error)
+    operation = await client.operations.GetOperation(GetOperationRequest(name=name), timeout=20)
+    assert operation.error.message == "No."
+    assert location.encode() not in operation.SerializeToString()
+    # What it was replayed from is an attempt among others.
+    await client.jobs.RetryJob(RetryJobRequest(name=name), timeout=20)
+    [before] = (await client.get(name)).attempts
+    assert (before.location, before.lease) == (location, held.job.lease)
 
 
 async def test_a_suspect_is_told_as_held(client: Client, bench: Bench, cluster: Cluster) -> None:

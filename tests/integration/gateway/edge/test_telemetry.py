@@ -76,7 +76,9 @@ async def test_an_answered_calls_span_is_the_rows_parent(gateways: Gateways, spa
     parents = []
     for dsn in cluster.shards.values():
         with psycopg.connect(dsn) as connection:
-            parents += connection.execute("select traceparent from rowcall.job").fetchall()
+            parents += connection.execute(
+                "select rowcall.traceparent(trace_id, parent_span_id, trace_flags) from rowcall.job"
+            ).fetchall()
     assert parents == [(f"00-{TRACE}-{span.context.span_id:016x}-01",)]
 
 

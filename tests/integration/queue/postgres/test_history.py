@@ -60,7 +60,9 @@ async def test_a_finished_job_keeps_everything_that_was_known_of_it(queue: Postg
           deadline = now() + interval '1 hour', run_at = now() - interval '2 hours', created_at = now() - interval '3 hours',
           ready_at = now() - interval '4 hours', started_at = now() - interval '5 hours',
           cancel_requested_at = now() - interval '6 hours', request_id = 'k', actor = 'ann', fairness_key = 'f',
-          traceparent = 'tp', tracestate = 'ts', parent_job_id = gen_random_uuid(), on_done = null, labels = '{"a": "b"}',
+          trace_id = gen_random_uuid(), parent_span_id = -9, trace_flags = 255, tracestate = 'ts', limit_id = 10,
+          limit_key = 'l', parent_job_id = gen_random_uuid(), group_id = gen_random_uuid(), on_done = null,
+          labels = '{"a": "b"}',
           progress = 0.5, progress_message = 'half', progress_at = now() - interval '7 hours', attempts = '[]'
         """
     )

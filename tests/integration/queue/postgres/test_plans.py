@@ -33,7 +33,7 @@ from rowcall.submit_jobs(
       'acme',
       (lpad(to_hex((extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0') || substr(md5(g::text), 1, 20))::uuid,
       %(method_id)s, %(policy_id)s, %(queue_id)s, 3, 0, g * %(stride)s::bigint, null, 'x', null,
-      null, null, null, null, null, null, null, null, null, null
+      null, null, null, null, null, null, null, null, null, null, null, null, null
     )::rowcall.submission
     from generate_series(1, %(n)s) g
   ),

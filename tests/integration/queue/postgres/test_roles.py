@@ -76,7 +76,7 @@ async def test_names_in_a_session_do_not_reach_into_functions(queue: PostgresQue
         rows = await connection.execute("select clock_timestamp() < '2000-01-02'")
         assert await rows.fetchone() == (True,), "the session itself is taken in"
         rows = await connection.execute("select * from rowcall.cancel_job('acme', %s, 'e', false)", [call.job_id])
-        assert await rows.fetchall() == [(6, None, None)]
+        assert await rows.fetchall() == [(CANCELLED, None, None)]
     assert await queue.value("select finished_at > '2020-01-01' from rowcall.job_history")
 
 

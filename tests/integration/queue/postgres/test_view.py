@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from rowcall.errors import Origin, RowcallError, envelope
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall.v1.job_pb2 import AttemptOutcome, JobState
+from rowcall.v1.job_pb2 import AttemptOutcome, Hold, JobState
 from tests.fix_queue import PostgresQueue
 
 
@@ -58,7 +58,7 @@ async def test_a_reader_sees_why_a_job_failed_and_why_each_attempt_did(queue: Po
 
     assert (state, code, reason, message) == ("FAILED", "DEADLINE_EXCEEDED", "ATTEMPT_TIMEOUT", "Too long.")
     [attempt] = attempts
-    assert attempt.keys() == {"attempt", "worker", "started", "ended", "outcome", "code", "reason", "message"}
+    assert attempt.keys() == {"attempt", "lease", "worker", "started", "ended", "outcome", "code", "reason", "message"}
     assert (attempt["attempt"], attempt["worker"], attempt["outcome"]) == (1, "printer-1", "RETRIED")
     assert (attempt["code"], attempt["reason"], attempt["message"]) == ("UNAVAILABLE", "HANDLER_ERROR", "Out of paper.")
 
@@ -99,6 +99,37 @@ async def test_bytes_that_are_no_error_stop_nobody_from_looking(queue: PostgresQ
         counted = "select count(*) from (values (%s::bytea)) v (e), generate_series(0, octet_length(e) - 1) n where"
         query = f"{counted} coalesce(rowcall.error_reason({spoilt}), '') is not null"
         assert await queue.value(query, good) == len(good)
+
+
+async def test_every_state_and_every_reason_to_hold_a_job_has_its_word(queue: PostgresQueue) -> None:
+    for state in JobState.values():
+        word = await queue.value("select rowcall.state_name(%s::smallint)", state)
+        assert word == (JobState.Name(state).removeprefix("JOB_STATE_") if state else None)
+    for held, words in ((0, None), (1, ["PAUSED"]), (6, ["SUSPECT"]), (15, ["PAUSED", "SUSPECT", "LIMITED"])):
+        assert await queue.value("select rowcall.hold_names(%s::smallint)", held) == words
+    named = {hold for hold in Hold.values() if hold}
+    assert len(await queue.value("select rowcall.hold_names(32767::smallint)")) == len(named)
+
+
+async def test_a_reader_sees_what_holds_a_job(queue: PostgresQueue) -> None:
+    call = queue.call()
+    await queue.submit(call, queue.call())
+    await queue.probe.change([call.job_id], held=3)
+    await queue.admin.execute("set role rowcall_reader")
+    rows = await queue.admin.execute("select held, state from rowcall.jobs order by job_id")
+    assert await rows.fetchall() == [(["PAUSED", "SUSPECT"], "READY"), (None, "READY")]
+
+
+async def test_the_version_of_what_failed_is_told_where_it_is_known(queue: PostgresQueue) -> None:
+    await queue.submit(queue.call(), queue.call(), queue.call())
+    worker = await queue.worker("printer-1")
+    await queue.admin.execute("update rowcall.worker set version = '1.7'")
+    again, failed, done = await queue.claim(worker)
+    await fail(queue, again, ours(TIMEOUT), state=JobState.JOB_STATE_SCHEDULED, delay=timedelta(0))
+    await fail(queue, failed, ours(TIMEOUT))
+    await queue.settle(done, response=b"")
+    assert [each.worker_version for each in (await queue.row(again)).attempts] == ["1.7"]
+    assert [(await queue.row(job)).worker_version for job in (failed, done)] == ["1.7", None]
 
 
 async def test_every_code_and_every_outcome_has_its_word(queue: PostgresQueue) -> None:

@@ -33,7 +33,7 @@ from rowcall.probe.v1.probe_pb2 import (
 from rowcall.queue.model import JobRow
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
-from rowcall_worker import Snooze, finished
+from rowcall_worker import Fail, Snooze, finished
 from rowcall_worker.running import outcomes
 from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
 from tests.fix_worker import Call, Calls, PolicyChanges, Workers, error_of, serve
@@ -204,6 +204,38 @@ async def test_unexpected_exceptions_are_tried_again_and_keep_their_text_to_them
         "trace_id": TRACE_ID,
         "exception": "KeyError",
     }
+
+
+async def test_where_a_handler_raised_is_kept_with_its_attempt(calls: Calls, workers: Workers) -> None:
+    """Of every way to raise; not of what was ended, or succeeded. The line is of the handler's, not of what it called."""
+
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        if request.payload == b"raises":
+            int("no number")
+        elif request.payload == b"aborts":
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no")
+        elif request.payload == b"fails":
+            raise Fail(grpc.StatusCode.NOT_FOUND, "gone")
+        elif request.payload == b"says":
+            context.set_code(grpc.StatusCode.ABORTED)
+        elif request.payload == b"hangs":
+            await asyncio.sleep(60)
+        return EchoResponse()
+
+    await workers.start(serve(echo=echo))
+    first = echo.__code__.co_firstlineno
+    module = f"{__name__}:{echo.__qualname__}"
+    places = {"raises": f"{module}:{first + 2}", "aborts": f"{module}:{first + 4}", "fails": f"{module}:{first + 6}"}
+    for name in ("raises", "aborts", "fails", "says", "hangs", "succeeds"):
+        policy: PolicyChanges = {"timeout": timedelta(seconds=0.2 if name == "hangs" else 20), "max_attempts": 1}
+        row = await calls.done(await calls.submit("Echo", EchoRequest(payload=name.encode()), policy=policy))
+        assert row.location == places.get(name), name
+        if row.error is not None:
+            assert __name__.encode() not in row.error
+    job = await calls.submit("Echo", EchoRequest(payload=b"raises"), policy={"max_attempts": 2, **AT_ONCE})
+    row = await calls.done(job)
+    assert [attempt.location for attempt in row.attempts] == [places["raises"]]
+    assert (row.location, row.attempts[0].lease, row.lease) == (places["raises"], 1, 2)
 
 
 async def test_a_handler_that_exits_does_not_end_the_worker(calls: Calls, workers: Workers) -> None:

@@ -125,6 +125,12 @@ class Submission:
     """The job whose handler submitted this one."""
     on_done: FollowUp | None = None
     """What is submitted when it has ended."""
+    limit_id: int | None = None
+    """The limit that it runs under. Nothing sets it yet."""
+    limit_key: str | None = None
+    """Which of the limit's keys it has."""
+    group_id: UUID | None = None
+    """The group whose end it counts for. Nothing sets it yet."""
     counted: bool = False
     """Whether calls with its key are counted one by one, for `JobStore.leave` to know which is the last."""
 
@@ -166,6 +172,12 @@ class AttemptRow:
     """google.rpc.Status, serialised."""
     span_id: str | None
     """16 hex digits."""
+    lease: int | None = None
+    """The lease number that it had."""
+    location: str | None = None
+    """Where its handler raised, for operators: "module:function:line"."""
+    worker_version: str | None = None
+    """Of what its worker ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +236,12 @@ class JobRow:
     """Full name of the type of its method's requests; None where no gateway has published the method."""
     response_type: str | None
     """Of its responses."""
+    lease: int
+    """The lease number: of the attempt that runs or ran last, or higher where that was taken back."""
+    location: str | None
+    """Where the last attempt's handler raised, of a finished job; for operators: "module:function:line"."""
+    worker_version: str | None
+    """Of what the last attempt's worker ran, of a job that did not succeed."""
 
     @property
     def done(self) -> bool:
@@ -300,6 +318,8 @@ class Settlement(NamedTuple):
     """Jobs of the same tenant that are submitted if and only if this settlement counts."""
     span_id: str | None = None
     """16 hex digits."""
+    location: str | None = None
+    """Where the handler raised, "module:function:line"; for operators, no part of the error."""
 
 
 class Settled(NamedTuple):

@@ -522,6 +522,9 @@ class Attempt(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     SPAN_ID_FIELD_NUMBER: _builtins.int
+    LOCATION_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    WORKER_VERSION_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """Which attempt, from 1. Attempts that were lost with their worker, or handed
     back by a drain, do not use a number up.
@@ -532,6 +535,15 @@ class Attempt(_message.Message):
     """How it ended."""
     span_id: _builtins.str
     """Its span, 16 hex digits; empty where none was made."""
+    location: _builtins.str
+    """Where its handler raised, for operators: "module:function:line" of the handler's own package, 255
+    characters at most. No part of the error, and in no operation. Empty where it did not
+    raise.
+    """
+    lease: _builtins.int
+    """The lease number that it had: one more at every claim."""
+    worker_version: _builtins.str
+    """Of what its worker ran, where that is known and the attempt did not succeed."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When a worker claimed it."""
@@ -554,10 +566,13 @@ class Attempt(_message.Message):
         outcome: Global___AttemptOutcome.ValueType = ...,
         error: _status_pb2.Status | None = ...,
         span_id: _builtins.str = ...,
+        location: _builtins.str = ...,
+        lease: _builtins.int = ...,
+        worker_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "error", b"error", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "end_time", b"end_time", "error", b"error", "outcome", b"outcome", "span_id", b"span_id", "start_time", b"start_time", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "end_time", b"end_time", "error", b"error", "lease", b"lease", "location", b"location", "outcome", b"outcome", "span_id", b"span_id", "start_time", b"start_time", "worker", b"worker", "worker_version", b"worker_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,6 +28,7 @@ from rowcall.queue.model import ClaimedJob, PolicyRow, Settlement
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.running import outcomes, reports, settlements
 from rowcall_worker.running.attempt import Attempt, Sink, Stop
+from rowcall_worker.running.locations import raised_at
 from rowcall_worker.running.slots import Cap, Slots
 from rowcall_worker.running.timers import Timers
 from rowcall_worker.serving.attempt import AttemptState
@@ -227,6 +228,7 @@ class Executor:
                 attempt,
                 outcomes.failure(attempt, said.status, wrong=said.wrong),
                 error if attempt.abort is None else None,
+                location=raised_at(attempt.method.behaviour, error),
             )
         if error is not None:
             return settlements.raised(attempt, error)

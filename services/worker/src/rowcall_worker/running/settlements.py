@@ -12,20 +12,22 @@ from rowcall.queue.faults import ChildRefusedError, TransactionFault, too_long
 from rowcall.queue.model import Settlement
 from rowcall_worker.running import outcomes, reports
 from rowcall_worker.running.attempt import Attempt, Stop
+from rowcall_worker.running.locations import raised_at
 from rowcall_worker.serving.children import refusal
 from rowcall_worker.serving.outcome_values import OutcomeValue
 
 
 def raised(attempt: Attempt, error: BaseException) -> Settlement:
     """The settlement of an attempt whose handler raised: something unexpected, or what it wants to come of its job."""
+    location = raised_at(attempt.method.behaviour, error)
     if not isinstance(error, OutcomeValue):
-        return failed(attempt, outcomes.failure(attempt, error), error)
+        return failed(attempt, outcomes.failure(attempt, error), error, location=location)
     try:
         came_to = outcomes.said_value(attempt, error)
     except Exception as fault:  # noqa: BLE001  a class of the handler's own need not hold what ours do
-        return failed(attempt, outcomes.failure(attempt, fault), fault)
+        return failed(attempt, outcomes.failure(attempt, fault), fault, location=location)
     if isinstance(came_to, outcomes.Failure):
-        return failed(attempt, came_to)
+        return failed(attempt, came_to, location=location)
     if attempt.stop is Stop.CANCELLED:
         return stopped(attempt)
     reports.snoozed(attempt, came_to)
@@ -58,17 +60,20 @@ def stopped(attempt: Attempt) -> Settlement:
     return failed(attempt, outcomes.timed_out(attempt, attempt.policy.timeout))
 
 
-def failed(attempt: Attempt, failure: outcomes.Failure, error: BaseException | None = None) -> Settlement:
+def failed(
+    attempt: Attempt, failure: outcomes.Failure, error: BaseException | None = None, *, location: str | None = None
+) -> Settlement:
     """The settlement of an attempt that failed: its job is tried again, or over.
 
     Args:
         attempt: Which one.
         failure: What the caller is told.
         error: The exception, where one was not expected; for the log.
+        location: Where the handler raised, for operators.
     """
     if attempt.stop is Stop.CANCELLED and outcomes.is_retried(attempt.policy, failure):
         # It will not be tried again. An error that would have ended the job anyway stands.
-        failure, error = outcomes.cancelled(attempt), None
-    settlement = outcomes.settlement(attempt, attempt.policy, failure)
+        failure, error, location = outcomes.cancelled(attempt), None, None
+    settlement = outcomes.settlement(attempt, attempt.policy, failure)._replace(location=location)
     reports.failed(attempt, settlement, failure, error)
     return settlement

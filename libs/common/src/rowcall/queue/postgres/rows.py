@@ -59,6 +59,9 @@ def _attempt(kept: Mapping[str, Any]) -> AttemptRow:
         ended_at=_time(kept.get("ended")),
         error=None if error is None else base64.b64decode(error),
         span_id=kept.get("span"),
+        lease=kept.get("lease"),
+        location=kept.get("location"),
+        worker_version=kept.get("version"),
     )
 
 

@@ -113,5 +113,6 @@ def _parameters(batch: Sequence[Settlement]) -> dict[str, object]:
         IntegerArray([each.error_code for each in batch]),
         TextArray([each.error_message for each in batch]),
         TextArray([each.span_id for each in batch]),
+        TextArray([each.location for each in batch]),
     ]
     return {"settlement": RowArray(columns), "cancelled_error": statuses.cancelled()}

@@ -315,6 +315,9 @@ def _parameters(batch: Sequence[Submission], turn: Turn, key_ttl: timedelta) -> 
         IntervalArray([each.deadline for each in batch]),
         UuidArray([each.parent_job_id for each in batch]),
         TextArray([_follow_up(each.on_done) for each in batch]),
+        IntegerArray([each.limit_id for each in batch]),
+        TextArray([each.limit_key for each in batch]),
+        UuidArray([each.group_id for each in batch]),
     ]
     return {"submission": RowArray(columns), "key_ttl": key_ttl}
 

@@ -133,6 +133,8 @@ create table rowcall.tenant_table (
 create table rowcall.worker (
   worker_id uuid primary key,
   name text not null,
+  -- Of what it runs, as whoever deploys it calls that. Nothing sets it yet.
+  version text,
   started_at timestamptz not null default clock_timestamp(),
   dead_at timestamptz,
   -- The transaction that it was declared dead in.
@@ -217,6 +219,9 @@ create table rowcall.job (
   -- says of a suspect that it runs alone. From 16 on there is room. Whoever takes the last reason
   -- away gives it a key of again_keys: its old one may lie behind what claims have passed.
   held smallint not null default 0 check (held >= 0 and held & 6 <> 4),
+  -- Of the call's W3C traceparent, with trace_id and parent_span_id: see traceparent(). Here, where it
+  -- fills what would be padding.
+  trace_flags smallint,
   queue_id integer not null,
   -- Virtual time: claims go in its order within queue and lane.
   order_key bigint not null,
@@ -225,6 +230,9 @@ create table rowcall.job (
   -- The job's lease number: one more at every claim and every rescue. Whoever
   -- renews, settles or hands back must name it.
   lease bigint not null default 0,
+  -- The span that called, and the trace that everything belongs to which one action causes.
+  parent_span_id bigint,
+  trace_id uuid,
   attempt integer not null default 0,
   -- Attempts lost with their worker: counted apart, they use no attempt up.
   lost integer not null default 0,
@@ -233,6 +241,9 @@ create table rowcall.job (
   -- How often it was replayed after it had failed.
   replays integer not null default 0,
   payload_key_id integer,
+  -- The limit that it runs under, and which of the limit's keys it has. Nothing sets them yet.
+  limit_id integer,
+  limit_key text,
   -- Of the whole job; null: none.
   deadline timestamptz,
   run_at timestamptz not null,
@@ -248,10 +259,11 @@ create table rowcall.job (
   request_id text,
   actor text,
   fairness_key text,
-  traceparent text,
   tracestate text,
   -- The job whose handler submitted it, or whose end it follows.
   parent_job_id uuid,
+  -- The group whose end it counts for. Nothing sets it yet.
+  group_id uuid,
   -- What is submitted when it has ended: method_id, policy_id, queue_id and lane.
   on_done integer[],
   labels jsonb,
@@ -275,6 +287,7 @@ create index job_ready on rowcall.job (queue_id, lane, order_key, job_id) where 
 -- What is held, by its reason; one that has several is in several.
 create index job_paused on rowcall.job (tenant, queue_id, order_key) where state = 2 and held & 1 = 1;
 create index job_suspect on rowcall.job (queue_id, lane, ready_at) where state = 2 and held & 2 = 2;
+create index job_limited on rowcall.job (limit_id, limit_key, lane, order_key) where state = 2 and held & 8 = 8;
 create index job_due on rowcall.job (run_at) where state = 1;
 -- What submit_v1 looks at: how far a flow has moved ahead in SQL. Held ones are in it too, so
 -- that what is submitted for a tenant that is paused is seen.
@@ -288,6 +301,10 @@ create index job_running on rowcall.job (worker_id, attempt_deadline) where stat
 -- claimed, for as long as a snapshot is held; this one has the few that were to be cancelled.
 create index job_cancelling on rowcall.job (worker_id, cancel_requested_at) where cancel_requested_at is not null;
 
+-- What a job's handler submitted and what followed its end; nothing while there is no such job. There is
+-- none by trace: each job would be in it twice (docs/adr/0024).
+create index job_parent on rowcall.job (tenant, parent_job_id) where parent_job_id is not null;
+
 -- The finished jobs, by retention class and the day (UTC) they finished, in
 -- database time. There is no default partition (it would block DETACH CONCURRENTLY);
 -- days are made ahead by make_history_days().
@@ -298,16 +315,21 @@ create table rowcall.job_history (
   state smallint not null check (state in (11, 12, 13, 14)),
   lane smallint not null,
   priority smallint not null,
+  trace_flags smallint,
   queue_id integer not null,
   order_key bigint not null,
   method_id integer not null,
   policy_id integer not null,
   lease bigint not null,
+  parent_span_id bigint,
+  trace_id uuid,
   attempt integer not null,
   lost integer not null,
   lost_alone integer not null,
   replays integer not null,
   payload_key_id integer,
+  limit_id integer,
+  limit_key text,
   -- rowcall.options.v1.Retention: 1 SHORT, 2 STANDARD, 3 LONG
   retention smallint not null,
   finished_on date not null,
@@ -320,13 +342,15 @@ create table rowcall.job_history (
   cancel_requested_at timestamptz,
   worker_id uuid,
   worker text,
+  -- Of the worker's, where the job did not succeed.
+  worker_version text,
   request bytea not null,
   request_id text,
   actor text,
   fairness_key text,
-  traceparent text,
   tracestate text,
   parent_job_id uuid,
+  group_id uuid,
   on_done integer[],
   labels jsonb,
   progress real,
@@ -339,6 +363,9 @@ create table rowcall.job_history (
   error bytea,
   error_code integer,
   error_message text,
+  -- Where the last attempt's handler raised: "module:function:line" of its own package. For operators:
+  -- it is no part of the error.
+  location text,
   -- Alike for failures that are alike; see error_fingerprint().
   error_fingerprint text,
   resolved_at timestamptz,
@@ -348,6 +375,9 @@ create table rowcall.job_history (
 ) partition by list (retention);
 -- The dead letters, by what they died of.
 create index job_history_failed on rowcall.job_history (tenant, error_fingerprint, job_id) where state = 12;
+-- What one action caused.
+create index job_history_trace on rowcall.job_history (trace_id) where trace_id is not null;
+create index job_history_parent on rowcall.job_history (tenant, parent_job_id) where parent_job_id is not null;
 create table rowcall.job_history_short partition of rowcall.job_history
   for values in (1) partition by range (finished_on);
 create table rowcall.job_history_standard partition of rowcall.job_history

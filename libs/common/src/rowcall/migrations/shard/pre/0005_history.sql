@@ -14,20 +14,22 @@ $$;
 -- columns, but for settle_jobs. Without a search_path of its own, so that it is inlined; only
 -- functions that have one call it.
 create function rowcall.ended(
-  p_job rowcall.job, p_state smallint, p_worker text, p_response bytea, p_error bytea, p_error_code integer,
-  p_error_message text, p_span_id text, p_now timestamptz, p_day date
+  p_job rowcall.job, p_state smallint, p_worker text, p_worker_version text, p_response bytea, p_error bytea,
+  p_error_code integer, p_error_message text, p_location text, p_span_id text, p_now timestamptz, p_day date
 )
 returns setof rowcall.job_history
 language sql stable rows 1
 as $$
   select
-    p_job.tenant, p_job.job_id, p_state, p_job.lane, p_job.priority, p_job.queue_id, p_job.order_key, p_job.method_id,
-    p_job.policy_id, p_job.lease, p_job.attempt, p_job.lost, p_job.lost_alone, p_job.replays, p_job.payload_key_id,
+    p_job.tenant, p_job.job_id, p_state, p_job.lane, p_job.priority, p_job.trace_flags, p_job.queue_id,
+    p_job.order_key, p_job.method_id, p_job.policy_id, p_job.lease, p_job.parent_span_id, p_job.trace_id,
+    p_job.attempt, p_job.lost, p_job.lost_alone, p_job.replays, p_job.payload_key_id, p_job.limit_id, p_job.limit_key,
     p.retention, p_day, p_now, p_job.deadline, p_job.run_at, p_job.created_at, p_job.ready_at, p_job.started_at,
-    p_job.cancel_requested_at, p_job.worker_id, p_worker, p_job.request, p_job.request_id, p_job.actor,
-    p_job.fairness_key, p_job.traceparent, p_job.tracestate, p_job.parent_job_id, p_job.on_done, p_job.labels,
-    p_job.progress, p_job.progress_message, p_job.progress_at, p_job.attempts, p_span_id, p_response, p_error,
-    p_error_code, p_error_message, null::text, null::timestamptz, null::text, null::text
+    p_job.cancel_requested_at, p_job.worker_id, p_worker, case when p_state <> 11 then p_worker_version end,
+    p_job.request, p_job.request_id, p_job.actor, p_job.fairness_key, p_job.tracestate, p_job.parent_job_id,
+    p_job.group_id, p_job.on_done, p_job.labels, p_job.progress, p_job.progress_message, p_job.progress_at,
+    p_job.attempts, p_span_id, p_response, p_error, p_error_code, p_error_message, p_location, null::text,
+    null::timestamptz, null::text, null::text
   from rowcall.policy p
   where p.policy_id = p_job.policy_id
 $$;
@@ -35,8 +37,8 @@ $$;
 -- The attempts of a job with one more that has ended: the last hundred of them, for a
 -- job may snooze for ever. p_outcome: rowcall.v1.AttemptOutcome. Inlined, as above.
 create function rowcall.with_attempt(
-  p_job rowcall.job, p_worker text, p_outcome integer, p_error_code integer, p_error_message text, p_span_id text,
-  p_error bytea
+  p_job rowcall.job, p_worker text, p_worker_version text, p_outcome integer, p_error_code integer,
+  p_error_message text, p_location text, p_span_id text, p_error bytea
 )
 returns jsonb
 language sql volatile
@@ -46,9 +48,9 @@ as $$
     when jsonb_array_length(p_job.attempts) >= 100 then p_job.attempts - 0
     else p_job.attempts
   end || jsonb_strip_nulls(jsonb_build_object(
-    'attempt', p_job.attempt, 'worker', p_worker, 'started', p_job.started_at, 'ended', clock_timestamp(),
-    'outcome', p_outcome, 'code', p_error_code, 'message', p_error_message, 'span', p_span_id,
-    'error', encode(p_error, 'base64')
+    'attempt', p_job.attempt, 'lease', p_job.lease, 'worker', p_worker, 'version', p_worker_version,
+    'started', p_job.started_at, 'ended', clock_timestamp(), 'outcome', p_outcome, 'code', p_error_code,
+    'message', p_error_message, 'location', p_location, 'span', p_span_id, 'error', encode(p_error, 'base64')
   ))
 $$;
 
@@ -152,13 +154,13 @@ as $$
 begin
   insert into rowcall.job (
     tenant, job_id, state, lane, priority, queue_id, order_key, method_id, policy_id, run_at, ready_at, request, actor,
-    traceparent, tracestate, parent_job_id, labels, deadline
+    trace_id, parent_span_id, trace_flags, tracestate, parent_job_id, labels, deadline
   )
   select
     new.tenant, rowcall.uuid_v7(), 2, new.on_done[4], new.on_done[4], new.on_done[3],
     rowcall.next_key(new.on_done[3], new.on_done[4]::smallint), new.on_done[1], new.on_done[2], clock_timestamp(),
-    clock_timestamp(), rowcall.operation(new), new.actor, new.traceparent, new.tracestate, new.job_id, new.labels,
-    clock_timestamp() + p.deadline
+    clock_timestamp(), rowcall.operation(new), new.actor, new.trace_id, new.parent_span_id, new.trace_flags,
+    new.tracestate, new.job_id, new.labels, clock_timestamp() + p.deadline
   from rowcall.policy p
   where p.policy_id = new.on_done[2];
   return null;

@@ -29,6 +29,39 @@ as $$
   )::uuid
 $$;
 
+-- The parts of a W3C traceparent of version 00, which is kept as these: half its size, and the trace is
+-- looked for by its id. Inlined; only functions with a search_path of their own call them.
+create function rowcall.trace_id_of(p_traceparent text)
+returns uuid
+language sql immutable parallel safe
+as $$
+  select substr(p_traceparent, 4, 32)::uuid
+$$;
+
+create function rowcall.span_id_of(p_traceparent text)
+returns bigint
+language sql immutable parallel safe
+as $$
+  select ('x' || substr(p_traceparent, 37, 16))::bit(64)::bigint
+$$;
+
+create function rowcall.trace_flags_of(p_traceparent text)
+returns smallint
+language sql immutable parallel safe
+as $$
+  select ('x' || substr(p_traceparent, 54, 2))::bit(8)::integer::smallint
+$$;
+
+-- And back; null where there is no trace.
+create function rowcall.traceparent(p_trace_id uuid, p_parent_span_id bigint, p_trace_flags smallint)
+returns text
+language sql immutable parallel safe
+as $$
+  select '00-' || replace(p_trace_id::text, '-', '')
+    || '-' || lpad(to_hex(p_parent_span_id), 16, '0')
+    || '-' || lpad(to_hex(p_trace_flags::integer), 2, '0')
+$$;
+
 -- A call as submit_jobs takes it. deadline: how long the whole job may take from the time
 -- it is to start. on_done: method_id, policy_id, queue_id and lane of the follow-up, with
 -- commas between. One array of rows, here and in settle_jobs, not one for each column:
@@ -36,7 +69,8 @@ $$;
 create type rowcall.submission as (
   tenant text, job_id uuid, method_id integer, policy_id integer, queue_id integer, lane smallint, last_key bigint,
   step bigint, run_at timestamptz, request bytea, request_id text, fingerprint bytea, actor text, fairness_key text,
-  traceparent text, tracestate text, labels jsonb, waiter_id uuid, deadline interval, parent_job_id uuid, on_done text
+  traceparent text, tracestate text, labels jsonb, waiter_id uuid, deadline interval, parent_job_id uuid, on_done text,
+  limit_id integer, limit_key text, group_id uuid
 );
 
 -- Submits a batch, of any tenants and methods; the answer has one row for each call, by
@@ -135,15 +169,17 @@ begin
   created as (
     insert into rowcall.job (
       tenant, job_id, state, lane, priority, queue_id, order_key, method_id, policy_id, run_at, ready_at, waiter_id,
-      request, request_id, actor, fairness_key, traceparent, tracestate, labels, deadline, parent_job_id, on_done, created_at
+      request, request_id, actor, fairness_key, trace_id, parent_span_id, trace_flags, tracestate, labels, deadline,
+      parent_job_id, on_done, limit_id, limit_key, group_id, created_at
     )
     select
       j.tenant, j.job_id, case when j.later then 1 else 2 end, j.lane, j.lane, j.queue_id, j.new_key,
       j.method_id, j.policy_id, coalesce(j.run_at, clock_timestamp()),
       case when j.later then null else clock_timestamp() end, j.waiter_id,
-      j.request, j.request_id, j.actor, j.fairness_key, j.traceparent, j.tracestate, j.labels,
+      j.request, j.request_id, j.actor, j.fairness_key, rowcall.trace_id_of(j.traceparent),
+      rowcall.span_id_of(j.traceparent), rowcall.trace_flags_of(j.traceparent), j.tracestate, j.labels,
       greatest(j.run_at, statement_timestamp()) + j.deadline, j.parent_job_id, string_to_array(j.on_done, ',')::integer[],
-      j.created_at
+      j.limit_id, j.limit_key, j.group_id, j.created_at
     from judged j
     where j.outcome = 1
     order by j.place
@@ -597,6 +633,7 @@ declare
   end;
   v_run_at timestamptz;
   v_lane smallint;
+  v_traceparent text;
   v_found record;
   v_fingerprint bytea;
   v_key record;
@@ -617,7 +654,8 @@ begin
         raise exception 'submit_v1: a request id has 1 to 255 printable ASCII characters'
           using errcode = 'invalid_parameter_value', hint = 'Without one, pass null.';
       when 'options' then
-        select o.run_at, o.lane into v_run_at, v_lane from rowcall.read_submit_options(p_options) o;
+        select o.run_at, o.lane, p_options ->> 'traceparent' into v_run_at, v_lane, v_traceparent
+        from rowcall.read_submit_options(p_options) o;
     end case;
   end if;
   select
@@ -667,14 +705,15 @@ begin
   -- Without a key yet it is SCHEDULED: for later, or, as its flow has a backlog, for now.
   insert into rowcall.job (
     tenant, job_id, state, lane, priority, queue_id, order_key, method_id, policy_id, run_at, ready_at, request,
-    request_id, actor, traceparent, tracestate, labels, deadline, by_sql
+    request_id, actor, trace_id, parent_span_id, trace_flags, tracestate, labels, deadline, by_sql
   )
   values (
     p_tenant, v_found.job_id, case when v_base is null then 1 else 2 end, v_found.lane, v_found.lane, v_found.queue_id,
     coalesce(v_base + greatest(rowcall.order_stride() / v_found.weight, 1)::bigint, 0),
     v_found.method_id, v_found.policy_id, greatest(v_run_at, statement_timestamp()),
     case when v_base is not null then clock_timestamp() end, p_request, p_request_id,
-    p_options ->> 'actor', p_options ->> 'traceparent', p_options ->> 'tracestate', nullif(p_options -> 'labels', '{}'),
+    p_options ->> 'actor', rowcall.trace_id_of(v_traceparent), rowcall.span_id_of(v_traceparent),
+    rowcall.trace_flags_of(v_traceparent), p_options ->> 'tracestate', nullif(p_options -> 'labels', '{}'),
     greatest(v_run_at, statement_timestamp()) + v_found.deadline, true
   );
   return v_found.job_id;

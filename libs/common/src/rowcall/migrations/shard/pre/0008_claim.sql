@@ -135,8 +135,8 @@ begin
         where j.ctid = picked.ctid and p.policy_id = j.policy_id
         returning
           j.tenant, j.job_id, j.lease, j.attempt, j.lane, j.order_key, j.method_id, j.policy_id, j.request,
-          j.request_id, j.actor, j.traceparent, j.tracestate, j.labels, j.lost,
-          j.deadline - clock_timestamp(), j.waiter_id
+          j.request_id, j.actor, rowcall.traceparent(j.trace_id, j.parent_span_id, j.trace_flags), j.tracestate,
+          j.labels, j.lost, j.deadline - clock_timestamp(), j.waiter_id
       ),
       advanced as materialized (
         select setval(l.frontier, h.highest)
@@ -214,8 +214,8 @@ begin
   where j.tenant = any (array[k.tenant]) and j.job_id = k.job_id and p.policy_id = j.policy_id
   returning
     j.tenant, j.job_id, j.lease, j.attempt, j.lane, j.order_key, j.method_id, j.policy_id, j.request,
-    j.request_id, j.actor, j.traceparent, j.tracestate, j.labels, j.lost,
-    j.deadline - clock_timestamp(), j.waiter_id;
+    j.request_id, j.actor, rowcall.traceparent(j.trace_id, j.parent_span_id, j.trace_flags), j.tracestate, j.labels,
+    j.lost, j.deadline - clock_timestamp(), j.waiter_id;
 end
 $$;
 

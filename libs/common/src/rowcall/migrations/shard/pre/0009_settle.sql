@@ -3,10 +3,10 @@ set local role rowcall_owner;
 
 -- How an attempt ended, as settle_jobs takes it. state: 11 SUCCEEDED, 12 FAILED,
 -- 13 CANCELLED finish; 1 SCHEDULED runs again after the delay, unless cancellation was asked
--- for: another attempt, or, snoozed, the same one.
+-- for: another attempt, or, snoozed, the same one. location: where its handler raised.
 create type rowcall.settlement as (
   tenant text, job_id uuid, lease bigint, state smallint, delay interval, snoozed boolean, response bytea,
-  error bytea, error_code integer, error_message text, span_id text
+  error bytea, error_code integer, error_message text, span_id text, location text
 );
 
 -- Settles a batch of attempts. A job that is finished moves to history in the
@@ -50,15 +50,18 @@ begin
   -- for cancelling), Postgres asks again with the row it has at hand. Of a union that is
   -- part of the join it has none, runs that from where it was, and passes the job over.
   ending as materialized (
-    select i.place, i.tenant, i.job_id, i.lease, i.state, i.response, i.error, i.error_code, i.error_message, i.span_id
+    select i.place, i.tenant, i.job_id, i.lease, i.state, i.response, i.error, i.error_code, i.error_message, i.span_id,
+      i.location
     from input i
     where i.state <> 1
     union all
-    select r.place, r.tenant, r.job_id, r.lease, 13::smallint, null, p_cancelled_error, 1, 'The job was cancelled.', r.span_id
+    select r.place, r.tenant, r.job_id, r.lease, 13::smallint, null, p_cancelled_error, 1, 'The job was cancelled.', r.span_id,
+      null
     from retried r
     where r.cancelled
     union all
-    select r.place, r.tenant, r.job_id, r.lease, 12::smallint, null, r.error, r.error_code, r.error_message, r.span_id
+    select r.place, r.tenant, r.job_id, r.lease, 12::smallint, null, r.error, r.error_code, r.error_message, r.span_id,
+      r.location
     from retried r
     where r.too_late and not r.cancelled
   ),
@@ -67,25 +70,28 @@ begin
     using ending e
     where j.tenant = any (array[e.tenant]) and j.job_id = e.job_id and j.lease = e.lease and rowcall.is_running(j.state)
     returning
-      j.*, e.place, e.state as final_state, e.response, e.error, e.error_code, e.error_message, e.span_id
+      j.*, e.place, e.state as final_state, e.response, e.error, e.error_code, e.error_message, e.span_id, e.location
   ),
   -- As rowcall.ended() has it, column by column: to take them out of a composite value costs a tenth
   -- of the whole settle. By name on both sides, and not as row(...)::rowcall.job: a settle that waits
   -- while a column is added goes on with the text that it began with (docs/adr/0025).
   moved as (
     insert into rowcall.job_history (
-      tenant, job_id, state, lane, priority, queue_id, order_key, method_id, policy_id, lease, attempt, lost,
-      lost_alone, replays, payload_key_id, retention, finished_on, finished_at, deadline, run_at, created_at, ready_at,
-      started_at, cancel_requested_at, worker_id, worker, request, request_id, actor, fairness_key, traceparent,
-      tracestate, parent_job_id, on_done, labels, progress, progress_message, progress_at, attempts, span_id, response,
-      error, error_code, error_message
+      tenant, job_id, state, lane, priority, trace_flags, queue_id, order_key, method_id, policy_id, lease,
+      parent_span_id, trace_id, attempt, lost, lost_alone, replays, payload_key_id, limit_id, limit_key, retention,
+      finished_on, finished_at, deadline, run_at, created_at, ready_at, started_at, cancel_requested_at, worker_id,
+      worker, worker_version, request, request_id, actor, fairness_key, tracestate, parent_job_id, group_id, on_done,
+      labels, progress, progress_message, progress_at, attempts, span_id, response, error, error_code, error_message,
+      location
     )
     select
-      g.tenant, g.job_id, g.final_state, g.lane, g.priority, g.queue_id, g.order_key, g.method_id, g.policy_id, g.lease,
-      g.attempt, g.lost, g.lost_alone, g.replays, g.payload_key_id, p.retention, t.day, t.now, g.deadline, g.run_at,
-      g.created_at, g.ready_at, g.started_at, g.cancel_requested_at, g.worker_id, w.name, g.request, g.request_id,
-      g.actor, g.fairness_key, g.traceparent, g.tracestate, g.parent_job_id, g.on_done, g.labels, g.progress,
-      g.progress_message, g.progress_at, g.attempts, g.span_id, g.response, g.error, g.error_code, g.error_message
+      g.tenant, g.job_id, g.final_state, g.lane, g.priority, g.trace_flags, g.queue_id, g.order_key, g.method_id,
+      g.policy_id, g.lease, g.parent_span_id, g.trace_id, g.attempt, g.lost, g.lost_alone, g.replays, g.payload_key_id,
+      g.limit_id, g.limit_key, p.retention, t.day, t.now, g.deadline, g.run_at, g.created_at, g.ready_at, g.started_at,
+      g.cancel_requested_at, g.worker_id, w.name, case when g.final_state <> 11 then w.version end, g.request,
+      g.request_id, g.actor, g.fairness_key, g.tracestate, g.parent_job_id, g.group_id, g.on_done, g.labels, g.progress,
+      g.progress_message, g.progress_at, g.attempts, g.span_id, g.response, g.error, g.error_code, g.error_message,
+      g.location
     from gone g
     join rowcall.policy p on p.policy_id = g.policy_id
     cross join rowcall.finishing_time() t
@@ -102,8 +108,9 @@ begin
       held = 0,
       attempt = case when r.snoozed then j.attempt - 1 else j.attempt end,
       attempts = rowcall.with_attempt(
-        j, (select w.name from rowcall.worker w where w.worker_id = j.worker_id), case when r.snoozed then 7 else 2 end,
-        r.error_code, r.error_message, r.span_id, r.error
+        j, (select w.name from rowcall.worker w where w.worker_id = j.worker_id),
+        (select w.version from rowcall.worker w where w.worker_id = j.worker_id), case when r.snoozed then 7 else 2 end,
+        r.error_code, r.error_message, r.location, r.span_id, r.error
       )
     from retried r
     where j.tenant = any (array[r.tenant]) and j.job_id = r.job_id and j.lease = r.lease
@@ -153,7 +160,8 @@ begin
     cross join rowcall.finishing_time() t
     left join rowcall.worker w on w.worker_id = g.worker_id
     cross join lateral rowcall.ended(
-      g.live, 13::smallint, w.name, null, p_cancelled_error, 1, 'The job was cancelled.', null, t.now, t.day
+      g.live, 13::smallint, w.name, w.version, null, p_cancelled_error, 1, 'The job was cancelled.', null, null,
+      t.now, t.day
     ) h
   ),
   back as (
@@ -167,7 +175,8 @@ begin
       worker_id = null,
       attempt_deadline = null,
       attempts = rowcall.with_attempt(
-        j, (select w.name from rowcall.worker w where w.worker_id = j.worker_id), 6, null, null, null, null
+        j, (select w.name from rowcall.worker w where w.worker_id = j.worker_id),
+        (select w.version from rowcall.worker w where w.worker_id = j.worker_id), 6, null, null, null, null, null
       )
     from owned o
     where j.tenant = any (array[o.tenant]) and j.job_id = o.job_id and j.lease = o.lease and not o.cancelled

@@ -135,7 +135,7 @@ begin
   return query
   with orphan as materialized (
     select
-      j.tenant, j.job_id, j.lease, w.name as worker, w.unharmed,
+      j.tenant, j.job_id, j.lease, w.name as worker, w.version, w.unharmed,
       case
         when j.cancel_requested_at is not null then 13
         when j.held = 6 and not w.unharmed and j.lost_alone + 1 >= p_lost_limit then 12
@@ -176,7 +176,9 @@ begin
       end,
       worker_id = null,
       attempt_deadline = null,
-      attempts = rowcall.with_attempt(j, o.worker, case when o.unharmed then 6 else 5 end, null, null, null, null)
+      attempts = rowcall.with_attempt(
+        j, o.worker, o.version, case when o.unharmed then 6 else 5 end, null, null, null, null, null
+      )
     from orphan o
     where j.tenant = any (array[o.tenant]) and j.job_id = o.job_id and j.lease = o.lease and o.new_state = 2
     returning j.tenant, j.job_id, j.queue_id, 2::smallint as state, j.waiter_id, o.worker
@@ -185,7 +187,7 @@ begin
     delete from rowcall.job j
     using orphan o
     where j.tenant = any (array[o.tenant]) and j.job_id = o.job_id and j.lease = o.lease and o.new_state <> 2
-    returning j as live, j.tenant, j.job_id, j.queue_id, j.waiter_id, o.new_state, o.worker
+    returning j as live, j.tenant, j.job_id, j.queue_id, j.waiter_id, o.new_state, o.worker, o.version
   ),
   moved as (
     insert into rowcall.job_history
@@ -193,11 +195,11 @@ begin
     from gone g
     cross join rowcall.finishing_time() t
     cross join lateral rowcall.ended(
-      g.live, g.new_state, g.worker, null,
+      g.live, g.new_state, g.worker, g.version, null,
       case when g.new_state = 13 then p_cancelled_error else p_lost_error end,
       case when g.new_state = 13 then 1 else 10 end,
       case when g.new_state = 13 then 'The job was cancelled.' else 'Workers died each time they ran the job.' end,
-      null, t.now, t.day
+      null, null, t.now, t.day
     ) h
   )
   select r.* from ready r
@@ -248,7 +250,7 @@ begin
   ),
   late as materialized (
     select
-      j.tenant, j.job_id, j.lease, w.name as worker,
+      j.tenant, j.job_id, j.lease, w.name as worker, w.version,
       case
         when j.cancel_requested_at is not null then 13
         when j.deadline <= clock_timestamp() or j.attempt >= p.max_attempts then 12
@@ -274,7 +276,7 @@ begin
       worker_id = null,
       attempt_deadline = null,
       attempts = rowcall.with_attempt(
-        j, l.worker, 2, 4, 'The attempt ran longer than the method''s timeout.', null, p_timeout_error
+        j, l.worker, l.version, 2, 4, 'The attempt ran longer than the method''s timeout.', null, null, p_timeout_error
       )
     from late l
     where j.tenant = any (array[l.tenant]) and j.job_id = l.job_id and j.lease = l.lease and l.new_state = 1
@@ -284,7 +286,7 @@ begin
     delete from rowcall.job j
     using late l
     where j.tenant = any (array[l.tenant]) and j.job_id = l.job_id and j.lease = l.lease and l.new_state <> 1
-    returning j as live, j.tenant, j.job_id, j.queue_id, j.waiter_id, l.new_state, l.worker, l.too_late
+    returning j as live, j.tenant, j.job_id, j.queue_id, j.waiter_id, l.new_state, l.worker, l.version, l.too_late
   ),
   moved as (
     insert into rowcall.job_history
@@ -292,7 +294,7 @@ begin
     from gone g
     cross join rowcall.finishing_time() t
     cross join lateral rowcall.ended(
-      g.live, g.new_state, g.worker, null,
+      g.live, g.new_state, g.worker, g.version, null,
       case when g.new_state = 13 then p_cancelled_error when g.too_late then p_deadline_error else p_timeout_error end,
       case when g.new_state = 13 then 1 else 4 end,
       case
@@ -300,7 +302,7 @@ begin
         when g.too_late then 'The job''s deadline is over.'
         else 'The attempt ran longer than the method''s timeout.'
       end,
-      null, t.now, t.day
+      null, null, t.now, t.day
     ) h
   )
   select a.* from again a
@@ -340,7 +342,7 @@ begin
     from gone g
     cross join rowcall.finishing_time() t
     cross join lateral rowcall.ended(
-      g.live, 12::smallint, null, null, p_deadline_error, 4, 'The job''s deadline is over.', null, t.now, t.day
+      g.live, 12::smallint, null, null, null, p_deadline_error, 4, 'The job''s deadline is over.', null, null, t.now, t.day
     ) h
   )
   select g.tenant, g.job_id, g.waiter_id from gone g;

@@ -167,7 +167,7 @@ select
   j.replays,
   j.actor,
   j.request_id,
-  split_part(j.traceparent, '-', 2) as trace_id,
+  replace(j.trace_id::text, '-', '') as trace_id,
   'tenants/' || j.tenant || '/operations/' || j.parent_job_id as parent,
   j.labels,
   j.progress,
@@ -193,7 +193,7 @@ select
 from (
   select
     tenant, job_id, state, lane, priority, held, queue_id, method_id, policy_id, attempt, lost, lost_alone,
-    replays, actor, request_id, traceparent, parent_job_id, labels, progress, progress_message, created_at, deadline, run_at,
+    replays, actor, request_id, trace_id, parent_job_id, labels, progress, progress_message, created_at, deadline, run_at,
     ready_at, started_at, null::timestamptz as finished_at, cancel_requested_at, worker_id, null::text as worker,
     null::bytea as error, null::integer as error_code, null::text as error_message, null::text as error_fingerprint,
     null::timestamptz as resolved_at, null::text as resolved_by, null::text as resolve_note, request,
@@ -202,7 +202,7 @@ from (
   union all
   select
     tenant, job_id, state, lane, priority, null::smallint, queue_id, method_id, policy_id, attempt, lost, lost_alone,
-    replays, actor, request_id, traceparent, parent_job_id, labels, progress, progress_message, created_at, deadline, run_at,
+    replays, actor, request_id, trace_id, parent_job_id, labels, progress, progress_message, created_at, deadline, run_at,
     ready_at, started_at, finished_at, cancel_requested_at, worker_id, worker,
     error, error_code, error_message, error_fingerprint, resolved_at, resolved_by, resolve_note, request,
     response, attempts
@@ -232,7 +232,7 @@ create type rowcall.job_row as (
   attempts jsonb, span_id text, error bytea, request bytea, response bytea,
   deadline timestamptz, lost integer, replays integer, parent_job_id uuid, progress real, progress_message text,
   progress_at timestamptz, held smallint, error_fingerprint text, resolved_at timestamptz, resolved_by text,
-  resolve_note text, request_type text, response_type text
+  resolve_note text, request_type text, response_type text, lease bigint, location text, worker_version text
 );
 
 -- Jobs by name, live or finished. The lowest id's time bounds the days of history
@@ -258,12 +258,12 @@ begin
     select
       j.tenant, j.job_id, j.state, j.priority, j.queue_id, j.method_id, j.policy_id, j.attempt, j.created_at, j.run_at,
       j.started_at, null::timestamptz as finished_at, j.cancel_requested_at, j.worker_id, null::text as worker, j.actor,
-      j.request_id, j.traceparent, j.labels, j.attempts, null::text as span_id, null::bytea as error,
+      j.request_id, j.trace_id, j.parent_span_id, j.trace_flags, j.labels, j.attempts, null::text as span_id, null::bytea as error,
       case when p_request then j.request end as request, null::bytea as response,
       j.deadline, j.lost, j.replays, j.parent_job_id, j.progress, j.progress_message, j.progress_at,
       (j.held & ~4)::smallint as held,
       null::text as error_fingerprint, null::timestamptz as resolved_at, null::text as resolved_by,
-      null::text as resolve_note
+      null::text as resolve_note, j.lease, null::text as location, null::text as worker_version
     from asked a
     cross join lateral (
       select * from rowcall.job j where j.tenant = a.tenant and j.job_id = a.job_id limit 1
@@ -272,10 +272,10 @@ begin
     select
       h.tenant, h.job_id, h.state, h.priority, h.queue_id, h.method_id, h.policy_id, h.attempt, h.created_at, h.run_at,
       h.started_at, h.finished_at, h.cancel_requested_at, h.worker_id, h.worker, h.actor,
-      h.request_id, h.traceparent, h.labels, h.attempts, h.span_id, h.error,
+      h.request_id, h.trace_id, h.parent_span_id, h.trace_flags, h.labels, h.attempts, h.span_id, h.error,
       case when p_request then h.request end, case when p_response then h.response end,
       h.deadline, h.lost, h.replays, h.parent_job_id, h.progress, h.progress_message, h.progress_at, 0::smallint,
-      h.error_fingerprint, h.resolved_at, h.resolved_by, h.resolve_note
+      h.error_fingerprint, h.resolved_at, h.resolved_by, h.resolve_note, h.lease, h.location, h.worker_version
     from asked a
     cross join lateral (
       select *
@@ -287,9 +287,11 @@ begin
   select
     f.tenant, f.job_id, f.state, f.priority, q.name, m.name, f.attempt, p.max_attempts, f.created_at, f.run_at,
     f.started_at, f.finished_at, f.cancel_requested_at, coalesce(f.worker, w.name), f.actor, f.request_id,
-    f.traceparent, f.labels, f.attempts, f.span_id, f.error, f.request, f.response,
+    rowcall.traceparent(f.trace_id, f.parent_span_id, f.trace_flags), f.labels, f.attempts, f.span_id, f.error,
+    f.request, f.response,
     f.deadline, f.lost, f.replays, f.parent_job_id, f.progress, f.progress_message, f.progress_at, f.held,
-    f.error_fingerprint, f.resolved_at, f.resolved_by, f.resolve_note, m.request_type, m.response_type
+    f.error_fingerprint, f.resolved_at, f.resolved_by, f.resolve_note, m.request_type, m.response_type,
+    f.lease, f.location, f.worker_version
   from found f
   join rowcall.queue q on q.queue_id = f.queue_id
   join rowcall.method m on m.method_id = f.method_id
@@ -409,13 +411,16 @@ declare
   v_until date := (statement_timestamp() at time zone 'UTC')::date + 1;
 begin
   return query
-  select h.tenant, h.job_id, h.state, h.attempt, h.response, h.error, h.traceparent
+  select
+    h.tenant, h.job_id, h.state, h.attempt, h.response, h.error,
+    rowcall.traceparent(h.trace_id, h.parent_span_id, h.trace_flags)
   from unnest(p_tenant, p_job_id) as a (tenant, job_id)
   -- Limited, so that it stays a lookup by key, however small history was when the
   -- plan was made. Only the columns that are read: to begin with all of them costs as much
   -- again as the rest, for each day that is looked through.
   cross join lateral (
-    select h.tenant, h.job_id, h.state, h.attempt, h.response, h.error, h.traceparent
+    select
+      h.tenant, h.job_id, h.state, h.attempt, h.response, h.error, h.trace_id, h.parent_span_id, h.trace_flags
     from rowcall.job_history h
     where h.tenant = a.tenant and h.job_id = a.job_id and h.finished_on between v_since and v_until
     limit 1

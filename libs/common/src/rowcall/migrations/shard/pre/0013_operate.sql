@@ -29,7 +29,7 @@ as $$
     from gone g
     cross join rowcall.finishing_time() t
     cross join lateral rowcall.ended(
-      g.live, 13::smallint, null, null, p_error, 1, 'The job was cancelled.', null, t.now, t.day
+      g.live, 13::smallint, null, null, null, p_error, 1, 'The job was cancelled.', null, null, t.now, t.day
     ) h
   ),
   marked as (
@@ -134,18 +134,19 @@ begin
   back as (
     insert into rowcall.job (
       tenant, job_id, state, lane, priority, queue_id, order_key, method_id, policy_id, lease, attempt, replays,
-      payload_key_id, deadline, run_at, created_at, ready_at, request, request_id, actor, fairness_key, traceparent,
-      tracestate, parent_job_id, on_done, labels, attempts
+      payload_key_id, limit_id, limit_key, deadline, run_at, created_at, ready_at, request, request_id, actor,
+      fairness_key, trace_id, parent_span_id, trace_flags, tracestate, parent_job_id, group_id, on_done, labels, attempts
     )
     select
       f.tenant, f.job_id, 2, f.priority, f.priority, f.queue_id, t.order_keys[f.place], f.method_id, f.policy_id,
-      f.lease + 1, 0, f.replays + 1, f.payload_key_id, clock_timestamp() + p.deadline, clock_timestamp(), f.created_at,
-      clock_timestamp(), f.request, f.request_id, f.actor, f.fairness_key, f.traceparent, f.tracestate,
-      f.parent_job_id, f.on_done, f.labels,
+      f.lease + 1, 0, f.replays + 1, f.payload_key_id, f.limit_id, f.limit_key, clock_timestamp() + p.deadline,
+      clock_timestamp(), f.created_at, clock_timestamp(), f.request, f.request_id, f.actor, f.fairness_key,
+      f.trace_id, f.parent_span_id, f.trace_flags, f.tracestate, f.parent_job_id, f.group_id, f.on_done, f.labels,
       -- One whose deadline was over before it ever ran has no attempt to add.
       case when f.attempt = 0 then f.attempts else coalesce(f.attempts, '[]'::jsonb) || jsonb_strip_nulls(jsonb_build_object(
-        'attempt', f.attempt, 'worker', f.worker, 'started', f.started_at, 'ended', f.finished_at, 'outcome', 3,
-        'code', f.error_code, 'message', f.error_message, 'span', f.span_id, 'error', encode(f.error, 'base64')
+        'attempt', f.attempt, 'lease', f.lease, 'worker', f.worker, 'version', f.worker_version,
+        'started', f.started_at, 'ended', f.finished_at, 'outcome', 3, 'code', f.error_code,
+        'message', f.error_message, 'location', f.location, 'span', f.span_id, 'error', encode(f.error, 'base64')
       )) end
     from placed f
     cross join turn t

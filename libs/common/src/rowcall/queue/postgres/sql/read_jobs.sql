@@ -2,7 +2,7 @@ select
   tenant, job_id, state, lane, queue, method, attempt, max_attempts, created_at, run_at, started_at, finished_at,
   cancel_requested_at, worker, actor, request_id, traceparent, labels, attempts, span_id, error, request, response,
   deadline, lost, replays, parent_job_id, progress, progress_message, progress_at, held, error_fingerprint, resolved_at,
-  resolved_by, resolve_note, request_type, response_type
+  resolved_by, resolve_note, request_type, response_type, lease, location, worker_version
 from rowcall.read_jobs(
   p_tenant => %(tenant)s,
   p_job_id => %(job_id)s,
