@@ -134,6 +134,25 @@ def test_what_lacks_shards_is_shown_and_said_to_lack_them(
     assert ran.err == "rowcall: Not all is shown: these shards did not answer: a, b.\n"
 
 
+@pytest.mark.parametrize(
+    ("queue", "told"),
+    [
+        (Queue(), "0"),
+        (Queue(held=3, held_paused=3), "3 (3 paused)"),
+        (
+            Queue(held=4, held_paused=3, held_suspect=2, held_limited=1, capped=True),
+            "4+ (3 paused, 2 suspect, 1 limited)",
+        ),
+        (Queue(held=2), "2"),
+    ],
+)
+def test_held_jobs_are_told_by_their_reasons(fake_gateway: FakeGateway, queue: Queue, told: str) -> None:
+    command = fake_gateway.start("queues", "show", "mail")
+    fake_gateway.take().answer(queue_service_pb2.GetQueueResponse(queue=queue))
+    [held] = [line for line in command.result(SECONDS).out.splitlines() if line.startswith("held")]
+    assert held.removeprefix("held").strip() == told
+
+
 def test_a_cancelled_call_is_told(fake_gateway: FakeGateway) -> None:
     command = fake_gateway.start("tenants", "weight", "acme", "3")
     call = fake_gateway.take()

@@ -6,6 +6,7 @@ Nothing makes such a job yet, so the probe does. All that keeps jobs moving pass
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from rowcall.queue.model import DONE, LIVE, PENDING, Held, JobFilter, Progress, Running, Submission, Wait
 from rowcall.v1.job_pb2 import JobState, WaitReason
@@ -14,7 +15,7 @@ from tests.support.queues import CANCELLED, NO_GRACE, NOT_OURS, Queue
 WAITING = JobState.JOB_STATE_WAITING
 
 
-async def waiting(queue: Queue, **changes: object) -> Submission:
+async def waiting(queue: Queue, **changes: Any) -> Submission:
     """A job that waits for its group."""
     call = queue.call(**changes)
     await queue.submit(call)

@@ -57,7 +57,7 @@ class Counted:
         self.store = PostgresJobStore(pool, pool)
         self.work = PostgresWorkQueue(pool, pool, pool)
         self.admin = PostgresQueueAdmin(pool, pool, shard="a")
-        self._pool = pool
+        self.pool = pool
         self._queue = queue
 
     async def touched(self, call: Callable[[], Awaitable[object]]) -> dict[str, int]:
@@ -81,7 +81,7 @@ class Counted:
 
     async def flush(self) -> None:
         """Has the sessions report what they did: the counted one, and the test's own, whose report must not come later."""
-        async with self._pool.connection() as connection:
+        async with self.pool.connection() as connection:
             await connection.execute("select pg_stat_force_next_flush()")
         await self._queue.admin.execute("select pg_stat_force_next_flush()")
 
@@ -203,6 +203,48 @@ async def test_a_page_of_a_list_is_read_from_where_it_begins(queue: PostgresQueu
         assert sum(counts.values()) <= limit + 10
         assert done is not True or "job" not in counts
         assert done is not False or set(counts) == {"job"}
+
+
+async def test_what_a_job_submitted_is_looked_up_by_its_parent(queue: PostgresQueue, counted: Counted) -> None:
+    """Live ones and finished ones, among many that have another parent or none."""
+    await queue.admin.execute("update rowcall.job set parent_job_id = gen_random_uuid() where order_key % 3 = 0")
+    worker = await queue.worker()
+    parent = uuid7()
+    children = [queue.call(parent_job_id=parent) for _ in range(10)]
+    await queue.submit(*children)
+    await queue.probe.change([each.job_id for each in children[:5]], order_key=0)
+    ended = await counted.claim(worker, 5)
+    await counted.work.settle(settlements(ended, SUCCEEDED))
+    await queue.admin.execute("analyze rowcall.job")
+    found: list[UUID] = []
+
+    async def page() -> None:
+        found[:] = await counted.store.find("acme", JobFilter(parent_job_id=parent), limit=20)
+
+    assert sum((await counted.touched(page)).values()) <= 10 + 10
+    assert found == sorted((each.job_id for each in children), reverse=True)
+
+
+async def test_what_belongs_to_a_trace_is_looked_up_by_its_id(queue: PostgresQueue, counted: Counted) -> None:
+    """In each day's own index."""
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    await queue.admin.execute("update rowcall.job set trace_id = gen_random_uuid()")
+    await queue.submit(*(queue.call(traceparent=trace) for _ in range(3)))
+    await queue.admin.execute("update rowcall.job set order_key = 0 where trace_id = %s", [trace[3:35]])
+    worker = await queue.worker()
+    for _ in range(3):
+        await counted.work.settle(settlements(await counted.claim(worker, 1000), SUCCEEDED))
+    await queue.admin.execute("analyze rowcall.job_history")
+    found: list[int] = []
+
+    async def by_trace() -> None:
+        query = "select count(*) from rowcall.job_history where tenant = 'acme' and trace_id = %s"
+        async with counted.pool.connection() as connection:
+            cursor = await connection.execute(query, [trace[3:35]])
+            found[:] = [row[0] for row in await cursor.fetchall()]
+
+    assert sum((await counted.touched(by_trace)).values()) <= 3 + 10
+    assert found == [3]
 
 
 async def test_the_queues_are_counted_no_further_than_the_cap(queue: PostgresQueue, counted: Counted) -> None:

@@ -14,6 +14,7 @@ from rowcall.migrations import HISTORY_DAYS
 from rowcall.queue.model import EVERY_JOB, Progress, Running
 from rowcall.queue.postgres.faults import fault
 from tests.fix_queue import Logins, PostgresQueue
+from tests.support.queues import CANCELLED
 
 
 async def test_every_function_of_ours_that_acts_for_the_owner_has_a_fixed_search_path(queue: PostgresQueue) -> None:

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
+from rowcall.queue.spend import Spend
 from rowcall.v1.job_pb2 import JobState
 
 ATTEMPT_GRACE = timedelta(seconds=5)
@@ -320,6 +321,8 @@ class Settlement(NamedTuple):
     """16 hex digits."""
     location: str | None = None
     """Where the handler raised, "module:function:line"; for operators, no part of the error."""
+    spend: Sequence[Spend] = ()
+    """What calls of models and providers have cost: booked whether or not the settlement counts."""
 
 
 class Settled(NamedTuple):
@@ -480,6 +483,8 @@ class Progress:
     fraction: float | None
     """0 to 1; None: not known."""
     message: str | None
+    spend: Sequence[Spend] = ()
+    """What calls of models and providers have cost so far: booked whether or not the job is still the worker's."""
 
 
 @dataclass(frozen=True, slots=True)

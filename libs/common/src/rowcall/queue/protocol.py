@@ -358,7 +358,8 @@ class WorkQueue(Protocol):
     async def settle(self, settlements: Sequence[Settlement], hint: Hint | None = None) -> list[Settled | Exception]:
         """Settles attempts, in one transaction where it can be; one bad row does not fail its neighbours.
 
-        With a hint behind its commit, where it can be.
+        With a hint behind its commit, where it can be. What was spent is booked in the same transaction, of those too whose
+        lease is no longer the worker's; each call once, however often it is told.
         """
 
     async def release(self, jobs: Sequence[ClaimedJob]) -> list[Settled]:
@@ -368,7 +369,10 @@ class WorkQueue(Protocol):
         """
 
     async def report_progress(self, progress: Sequence[Progress]) -> list[Progress]:
-        """Keeps how far running jobs are; those whose lease is still the worker's."""
+        """Keeps how far running jobs are; those whose lease is still the worker's.
+
+        What was spent is booked, as in `settle`.
+        """
 
     async def promote(self, limit: int, since: datetime | None = None) -> dict[int, int]:
         """Makes jobs ready that are due, since then or later (see `sweeps`); how many in which queue."""

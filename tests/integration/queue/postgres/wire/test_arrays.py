@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from rowcall.queue.postgres.wire.arrays import (
     IntegerArray,
     IntervalArray,
     JsonbArray,
+    NumericArray,
     RowArray,
     SmallintArray,
     TextArray,
@@ -41,6 +43,11 @@ CASES: list[tuple[type[Array[Any]], str, list[Any]]] = [
         ],
     ),
     (IntervalArray, "interval", [timedelta(0), timedelta(microseconds=-1), timedelta(hours=23, microseconds=5)]),
+    (
+        NumericArray,
+        "numeric",
+        [Decimal(0), Decimal("0.000000000001"), Decimal("-12345678901234567890.5"), Decimal("1E+9")],
+    ),
     (JsonbArray, "jsonb", [{}, {"a": 'b"\\', "ü": "🙂"}]),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from psycopg.rows import TupleRow
 
@@ -14,6 +15,7 @@ from rowcall.queue.hints import Hint
 from rowcall.queue.model import Settled, Settlement
 from rowcall.queue.postgres.faults import fault, of_a_row
 from rowcall.queue.postgres.session import Session
+from rowcall.queue.postgres.spending import spent
 from rowcall.queue.postgres.submitting import Submitter
 from rowcall.queue.postgres.wire.arrays import (
     Array,
@@ -29,6 +31,7 @@ from rowcall.queue.postgres.wire.arrays import (
 )
 from rowcall.queue.postgres.wire.connection import again_on_collision, execute
 from rowcall.queue.postgres.wire.types import Connection
+from rowcall.queue.spend import Spend
 
 NOT_OURS = Settled(settled=False, state=None, waiter_id=None)
 """The job's lease is another one's by now, or the job is gone."""
@@ -72,7 +75,7 @@ class Settler:
 
     async def _write(self, batch: Sequence[Settlement], hint: Hint | None) -> list[TupleRow]:
         if not any(each.children for each in batch):
-            return await self._session.run("settle_jobs", _parameters(batch), hint=hint)
+            return await self._session.run(*_statement(batch), hint=hint)
 
         if hint is not None:
             hint.sent = False
@@ -88,15 +91,34 @@ class Settler:
 
         Raises psycopg.Error, or RowcallError if a child is refused.
         """
-        settled = await execute(found, "settle_jobs", _parameters(batch))
+        settled = await execute(found, *_statement(batch))
         children = [child for row in settled for child in batch[row[0] - 1].children]
         if children:
             await self._submitter.submit_within(found, children)
         return settled
 
+    async def book(self, settlement: Settlement) -> None:
+        """Books what was spent of a settlement whose transaction was rolled back, for it did not count. Raises RowcallError."""
+        entries = _entries([settlement])
+        if entries:
+            await self._session.rows("book_spend", {"spent": spent(entries)})
+
     def _fault(self, error: Exception, settlement: Settlement) -> Exception:
         operation = operation_name(settlement.tenant, settlement.job_id)
         return fault(error, shard=self._session.shard, writing=True, operation=operation)
+
+
+def _statement(batch: Sequence[Settlement]) -> tuple[str, dict[str, object]]:
+    """Its name and parameters. Where nothing was spent, and that is nearly always, it does not ask for that at all."""
+    parameters = _parameters(batch)
+    entries = _entries(batch)
+    if not entries:
+        return "settle_jobs", parameters
+    return "settle_and_book", {**parameters, "spent": spent(entries)}
+
+
+def _entries(batch: Sequence[Settlement]) -> list[tuple[str, UUID, int, Spend]]:
+    return [(each.tenant, each.job_id, each.lease, call) for each in batch if each.spend for call in each.spend]
 
 
 def _parameters(batch: Sequence[Settlement]) -> dict[str, object]:

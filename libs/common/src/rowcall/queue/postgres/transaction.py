@@ -208,10 +208,10 @@ class PostgresJobTransaction:
                 await connection.execute(_RESET)
                 await self._check_own()
                 settled = await self._written(settlement)
-                if not settled:
+                if settled:
+                    await connection.execute("commit")
+                else:
                     await self._roll_back()
-                    return NOT_OURS
-                await connection.execute("commit")
         except Exception as error:
             await self._roll_back()
             if isinstance(error, (psycopg.Error, OSError)) and lost(error):
@@ -219,6 +219,10 @@ class PostgresJobTransaction:
             if collided(error):
                 raise self._lost("collided with another one") from error
             raise
+        if not settled:
+            # Nothing of the transaction counts, but the money is gone.
+            await self._owner.settler.book(settlement)
+            return NOT_OURS
         return Settled(settled=True, state=settled[0][1], waiter_id=settled[0][2])
 
     async def _check_own(self) -> None:

@@ -26,6 +26,7 @@ from rowcall.queue.postgres import rows
 from rowcall.queue.postgres.registry import Registry
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.settling import NOT_OURS, Settler
+from rowcall.queue.postgres.spending import spent
 from rowcall.queue.postgres.submitting import Submitter
 from rowcall.queue.postgres.transaction import PostgresTransactions
 from rowcall.queue.postgres.wire.arrays import BigintArray, IntegerArray, RealArray, TextArray, UuidArray
@@ -219,16 +220,18 @@ class PostgresWorkQueue:
         if not progress:
             return []
         order = sorted(progress, key=lambda each: (each.job.tenant, each.job.job_id))
-        found = await self._settle.rows(
-            "report_progress",
-            {
-                "tenant": TextArray([each.job.tenant for each in order]),
-                "job_id": UuidArray([each.job.job_id for each in order]),
-                "lease": BigintArray([each.job.lease for each in order]),
-                "progress": RealArray([each.fraction for each in order]),
-                "message": TextArray([each.message for each in order]),
-            },
-        )
+        said: dict[str, object] = {
+            "tenant": TextArray([each.job.tenant for each in order]),
+            "job_id": UuidArray([each.job.job_id for each in order]),
+            "lease": BigintArray([each.job.lease for each in order]),
+            "progress": RealArray([each.fraction for each in order]),
+            "message": TextArray([each.message for each in order]),
+        }
+        entries = [(each.job.tenant, each.job.job_id, each.job.lease, call) for each in order for call in each.spend]
+        if entries:
+            found = await self._settle.rows("report_and_book", {**said, "spent": spent(entries)})
+        else:
+            found = await self._settle.rows("report_progress", said)
         return [order[row[0] - 1] for row in found]
 
     async def promote(self, limit: int, since: datetime | None = None) -> dict[int, int]:

@@ -241,9 +241,8 @@ create table rowcall.job (
   -- How often it was replayed after it had failed.
   replays integer not null default 0,
   payload_key_id integer,
-  -- The limit that it runs under, and which of the limit's keys it has. Nothing sets them yet.
+  -- The limit that it runs under; limit_key: which of the limit's keys it has. Nothing sets them yet.
   limit_id integer,
-  limit_key text,
   -- Of the whole job; null: none.
   deadline timestamptz,
   run_at timestamptz not null,
@@ -259,6 +258,7 @@ create table rowcall.job (
   request_id text,
   actor text,
   fairness_key text,
+  limit_key text,
   tracestate text,
   -- The job whose handler submitted it, or whose end it follows.
   parent_job_id uuid,
@@ -303,7 +303,53 @@ create index job_cancelling on rowcall.job (worker_id, cancel_requested_at) wher
 
 -- What a job's handler submitted and what followed its end; nothing while there is no such job. There is
 -- none by trace: each job would be in it twice (docs/adr/0024).
-create index job_parent on rowcall.job (tenant, parent_job_id) where parent_job_id is not null;
+create index job_parent on rowcall.job (tenant, parent_job_id, job_id) where parent_job_id is not null;
+
+-- What calls of models and providers cost, one row each, written once and kept apart from jobs: a job's
+-- retention and its deletion leave it. Also of attempts that were fenced off, for the money is gone.
+create table rowcall.spend_entry (
+  tenant text not null,
+  job_id uuid not null,
+  -- Of the attempt that made the call, and which call of the attempt's it is.
+  lease bigint not null,
+  call integer not null check (call > 0),
+  method_id integer not null,
+  -- rowcall.queue.spend.SpendKind: 1 MODEL, 2 PROVIDER
+  kind smallint not null check (kind in (1, 2)),
+  spent_at timestamptz not null default clock_timestamp(),
+  trace_id uuid,
+  input_tokens bigint check (input_tokens >= 0),
+  output_tokens bigint check (output_tokens >= 0),
+  -- Exact; below infinity, which NaN is not.
+  cost numeric check (cost >= 0 and cost < 'Infinity'),
+  latency interval,
+  provider text not null,
+  -- Empty: none.
+  model text not null,
+  currency text,
+  verdict text,
+  check ((cost is null) = (currency is null)),
+  primary key (tenant, job_id, lease, call)
+);
+
+-- The same in sums of days (UTC, of spent_at). Each sum is that of all its slots: who writes takes one of
+-- sixteen, so that few wait for each other.
+create table rowcall.spend (
+  tenant text not null,
+  day date not null,
+  method_id integer not null,
+  kind smallint not null,
+  provider text not null,
+  model text not null,
+  -- Empty: of calls without a known cost.
+  currency text not null,
+  slot smallint not null,
+  calls bigint not null,
+  input_tokens numeric not null,
+  output_tokens numeric not null,
+  cost numeric not null,
+  primary key (tenant, day, method_id, kind, provider, model, currency, slot)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 -- The finished jobs, by retention class and the day (UTC) they finished, in
 -- database time. There is no default partition (it would block DETACH CONCURRENTLY);
@@ -329,7 +375,6 @@ create table rowcall.job_history (
   replays integer not null,
   payload_key_id integer,
   limit_id integer,
-  limit_key text,
   -- rowcall.options.v1.Retention: 1 SHORT, 2 STANDARD, 3 LONG
   retention smallint not null,
   finished_on date not null,
@@ -348,6 +393,7 @@ create table rowcall.job_history (
   request_id text,
   actor text,
   fairness_key text,
+  limit_key text,
   tracestate text,
   parent_job_id uuid,
   group_id uuid,
@@ -377,7 +423,8 @@ create table rowcall.job_history (
 create index job_history_failed on rowcall.job_history (tenant, error_fingerprint, job_id) where state = 12;
 -- What one action caused.
 create index job_history_trace on rowcall.job_history (trace_id) where trace_id is not null;
-create index job_history_parent on rowcall.job_history (tenant, parent_job_id) where parent_job_id is not null;
+create index job_history_parent on rowcall.job_history (tenant, parent_job_id, job_id)
+where parent_job_id is not null;
 create table rowcall.job_history_short partition of rowcall.job_history
   for values in (1) partition by range (finished_on);
 create table rowcall.job_history_standard partition of rowcall.job_history

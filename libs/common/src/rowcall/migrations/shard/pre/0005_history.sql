@@ -23,12 +23,12 @@ as $$
   select
     p_job.tenant, p_job.job_id, p_state, p_job.lane, p_job.priority, p_job.trace_flags, p_job.queue_id,
     p_job.order_key, p_job.method_id, p_job.policy_id, p_job.lease, p_job.parent_span_id, p_job.trace_id,
-    p_job.attempt, p_job.lost, p_job.lost_alone, p_job.replays, p_job.payload_key_id, p_job.limit_id, p_job.limit_key,
+    p_job.attempt, p_job.lost, p_job.lost_alone, p_job.replays, p_job.payload_key_id, p_job.limit_id,
     p.retention, p_day, p_now, p_job.deadline, p_job.run_at, p_job.created_at, p_job.ready_at, p_job.started_at,
     p_job.cancel_requested_at, p_job.worker_id, p_worker, case when p_state <> 11 then p_worker_version end,
-    p_job.request, p_job.request_id, p_job.actor, p_job.fairness_key, p_job.tracestate, p_job.parent_job_id,
-    p_job.group_id, p_job.on_done, p_job.labels, p_job.progress, p_job.progress_message, p_job.progress_at,
-    p_job.attempts, p_span_id, p_response, p_error, p_error_code, p_error_message, p_location, null::text,
+    p_job.request, p_job.request_id, p_job.actor, p_job.fairness_key, p_job.limit_key, p_job.tracestate,
+    p_job.parent_job_id, p_job.group_id, p_job.on_done, p_job.labels, p_job.progress, p_job.progress_message,
+    p_job.progress_at, p_job.attempts, p_span_id, p_response, p_error, p_error_code, p_error_message, p_location, null::text,
     null::timestamptz, null::text, null::text
   from rowcall.policy p
   where p.policy_id = p_job.policy_id

@@ -226,3 +226,86 @@ begin
   returning i.place;
 end
 $$;
+
+-- What a call of a model or provider cost, as book_spend takes it: rowcall.queue.spend.Spend, under tenant, job
+-- and lease number.
+create type rowcall.spent as (
+  tenant text, job_id uuid, lease bigint, call integer, method_id integer, kind smallint, trace_id uuid,
+  input_tokens bigint, output_tokens bigint, cost numeric, latency interval, provider text, model text,
+  currency text, verdict text
+);
+
+-- Books what was spent, in the transaction that tells of it; how much of it was new. What is told again is counted
+-- once. Whether the lease is still the worker's is not asked: the money is gone in any case. In one order, entries
+-- first and then their sums, behind whatever jobs the transaction writes: no deadlocks between them.
+create function rowcall.book_spend(p_spent rowcall.spent[])
+returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set jit = off set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_slot smallint := pg_backend_pid() & 15;
+  v_new bigint;
+begin
+  with entered as (
+    insert into rowcall.spend_entry (
+      tenant, job_id, lease, call, method_id, kind, trace_id, input_tokens, output_tokens, cost, latency, provider,
+      model, currency, verdict
+    )
+    select
+      s.tenant, s.job_id, s.lease, s.call, s.method_id, s.kind, s.trace_id, s.input_tokens, s.output_tokens, s.cost,
+      s.latency, s.provider, s.model, s.currency, s.verdict
+    from unnest(p_spent) s
+    order by s.tenant, s.job_id, s.lease, s.call
+    on conflict (tenant, job_id, lease, call) do nothing
+    returning
+      tenant, (spent_at at time zone 'UTC')::date as day, method_id, kind, provider, model,
+      coalesce(currency, '') as currency, input_tokens, output_tokens, cost
+  ),
+  booked as (
+    insert into rowcall.spend as b (
+      tenant, day, method_id, kind, provider, model, currency, slot, calls, input_tokens, output_tokens, cost
+    )
+    select
+      e.tenant, e.day, e.method_id, e.kind, e.provider, e.model, e.currency, v_slot, count(*),
+      coalesce(sum(e.input_tokens), 0), coalesce(sum(e.output_tokens), 0), coalesce(sum(e.cost), 0)
+    from entered e
+    group by e.tenant, e.day, e.method_id, e.kind, e.provider, e.model, e.currency
+    order by e.tenant, e.day, e.method_id, e.kind, e.provider, e.model, e.currency
+    on conflict (tenant, day, method_id, kind, provider, model, currency, slot) do update
+    set
+      calls = b.calls + excluded.calls,
+      input_tokens = b.input_tokens + excluded.input_tokens,
+      output_tokens = b.output_tokens + excluded.output_tokens,
+      cost = b.cost + excluded.cost
+  )
+  select count(*) into v_new from entered;
+  return v_new;
+end
+$$;
+
+-- settle_jobs, and what was spent. A function of its own, so that settling costs no more where nothing was.
+create function rowcall.settle_and_book(
+  p_settlement rowcall.settlement[], p_cancelled_error bytea, p_spent rowcall.spent[]
+)
+returns table (place bigint, state smallint, waiter_id uuid)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query select s.* from rowcall.settle_jobs(p_settlement, p_cancelled_error) s;
+  perform rowcall.book_spend(p_spent);
+end
+$$;
+
+-- report_progress, and what was spent.
+create function rowcall.report_and_book(
+  p_tenant text[], p_job_id uuid[], p_lease bigint[], p_progress real[], p_message text[], p_spent rowcall.spent[]
+)
+returns table (place bigint)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query select r.place from rowcall.report_progress(p_tenant, p_job_id, p_lease, p_progress, p_message) r;
+  perform rowcall.book_spend(p_spent);
+end
+$$;

@@ -25,7 +25,8 @@ grant execute on function
   rowcall.make_history_days, rowcall.drop_history_day, rowcall.analyze_history, rowcall.forget_turns,
   rowcall.claim_jobs, rowcall.claim_suspects, rowcall.count_suspects, rowcall.suspect_waits,
   rowcall.settle_jobs, rowcall.release_jobs,
-  rowcall.report_progress, rowcall.promote_jobs, rowcall.bury_workers, rowcall.rescue_jobs,
+  rowcall.report_progress, rowcall.book_spend, rowcall.settle_and_book, rowcall.report_and_book,
+  rowcall.promote_jobs, rowcall.bury_workers, rowcall.rescue_jobs,
   rowcall.expire_attempts, rowcall.expire_jobs, rowcall.age_jobs, rowcall.hold_paused, rowcall.free_resumed,
   rowcall.expire_keys, rowcall.find_lacks, rowcall.serve_methods, rowcall.published_methods
 to rowcall_worker;

@@ -16,6 +16,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import repeat
 from typing import Any, ClassVar, Generic, TypeVar
 from uuid import UUID
@@ -25,6 +26,7 @@ from psycopg.abc import AdaptContext
 from psycopg.adapt import Dumper
 from psycopg.postgres import types
 from psycopg.pq import Format
+from psycopg.types.numeric import DecimalBinaryDumper
 
 T = TypeVar("T")
 
@@ -97,6 +99,12 @@ class BooleanArray(Array[bool]):
 
 class RealArray(Array[float]):
     """real[]"""
+
+    __slots__ = ()
+
+
+class NumericArray(Array[Decimal]):
+    """numeric[], exact."""
 
     __slots__ = ()
 
@@ -219,6 +227,14 @@ class _RealArrayDumper(_ArrayDumper):
         return [_NULL if value is None else _FLOAT4.pack(4, value) for value in values]
 
 
+class _NumericArrayDumper(_ArrayDumper):
+    # psycopg's own: it has a format of its own, in digits of ten thousand (numeric_send).
+    _one = DecimalBinaryDumper(Decimal)
+
+    def elements(self, values: Sequence[Decimal | None]) -> list[bytes]:
+        return [_NULL if value is None else _sized(bytes(self._one.dump(value) or b"")) for value in values]
+
+
 class _TimestamptzArrayDumper(_ArrayDumper):
     def elements(self, values: Sequence[datetime | None]) -> list[bytes]:
         return [_NULL if value is None else _INT8.pack(8, (value - _EPOCH) // _MICROSECOND) for value in values]
@@ -285,6 +301,7 @@ _TYPES: tuple[tuple[type[Array[Any]], type[_ArrayDumper], str], ...] = (
     (BigintArray, _BigintArrayDumper, "int8"),
     (BooleanArray, _BooleanArrayDumper, "bool"),
     (RealArray, _RealArrayDumper, "float4"),
+    (NumericArray, _NumericArrayDumper, "numeric"),
     (TimestamptzArray, _TimestamptzArrayDumper, "timestamptz"),
     (IntervalArray, _IntervalArrayDumper, "interval"),
     (JsonbArray, _JsonbArrayDumper, "jsonb"),

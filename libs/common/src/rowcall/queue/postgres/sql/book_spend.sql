@@ -1,0 +1,1 @@
+select rowcall.book_spend(p_spent => %(spent)s)
