@@ -67,7 +67,7 @@ class Effects:
         """How many sessions of handlers are inside a transaction."""
         query = (
             "select count(*) from pg_stat_activity where datname = current_database() "
-            "and application_name like '% transaction' and state like 'idle in transaction%'"
+            "and application_name like '% transaction' and xact_start is not null"
         )
         return sum([(await (await admin.execute(query)).fetchone() or (0,))[0] for admin in self.shards.values()])
 
