@@ -56,6 +56,25 @@ async def test_a_tenants_people_see_its_jobs_and_no_others(
         assert await tenants(bolt) == ["bolt", "bolt", "bolt"]
 
 
+async def test_a_tenants_people_see_the_same_columns_and_of_attempts_not_where_a_handler_raised(
+    queue: PostgresQueue, acme: psycopg.AsyncConnection[Any]
+) -> None:
+    columns = """
+    select attrelid::regclass::text, array_agg(attname order by attnum)
+    from pg_attribute
+    where attrelid in ('rowcall.jobs'::regclass, 'rowcall.tenant_jobs'::regclass)
+    group by 1
+    """
+    seen = dict(await (await queue.admin.execute(columns)).fetchall())
+    assert seen["rowcall.tenant_jobs"] == seen["rowcall.jobs"]
+    await queue.admin.execute(
+        """update rowcall.job set attempts = '[{"attempt": 1, "location": "a:b:1"}]' where tenant = 'acme'"""
+    )
+    rows = await acme.execute("select attempts from rowcall.tenant_jobs where attempts is not null")
+    [[attempts]] = await rows.fetchall()
+    assert [{*each} & {"attempt", "location"} for each in attempts] == [{"attempt"}]
+
+
 async def test_who_is_allowed_several_tenants_sees_them_and_who_is_forbidden_one_no_longer(
     queue: PostgresQueue, acme: psycopg.AsyncConnection[Any]
 ) -> None:

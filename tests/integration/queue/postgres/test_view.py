@@ -115,7 +115,7 @@ async def test_a_reader_sees_what_holds_a_job(queue: PostgresQueue) -> None:
     call = queue.call()
     await queue.submit(call, queue.call())
     await queue.probe.change([call.job_id], held=3)
-    await queue.admin.execute("set role rowcall_reader")
+    await queue.admin.execute("set role rowcall_auditor")
     rows = await queue.admin.execute("select held, state from rowcall.jobs order by job_id")
     assert await rows.fetchall() == [(["PAUSED", "SUSPECT"], "READY"), (None, "READY")]
 

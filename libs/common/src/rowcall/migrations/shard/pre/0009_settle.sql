@@ -78,20 +78,20 @@ begin
   moved as (
     insert into rowcall.job_history (
       tenant, job_id, state, lane, priority, trace_flags, queue_id, order_key, method_id, policy_id, lease,
-      parent_span_id, trace_id, attempt, lost, lost_alone, replays, payload_key_id, limit_id, limit_key, retention,
-      finished_on, finished_at, deadline, run_at, created_at, ready_at, started_at, cancel_requested_at, worker_id,
-      worker, worker_version, request, request_id, actor, fairness_key, tracestate, parent_job_id, group_id, on_done,
-      labels, progress, progress_message, progress_at, attempts, span_id, response, error, error_code, error_message,
-      location
+      parent_span_id, trace_id, attempt, lost, lost_alone, replays, payload_key_id, limit_id, retention, finished_on,
+      finished_at, deadline, run_at, created_at, ready_at, started_at, cancel_requested_at, worker_id, worker,
+      worker_version, request, request_id, actor, fairness_key, limit_key, tracestate, parent_job_id, group_id,
+      on_done, labels, progress, progress_message, progress_at, attempts, span_id, response, error, error_code,
+      error_message, location
     )
     select
       g.tenant, g.job_id, g.final_state, g.lane, g.priority, g.trace_flags, g.queue_id, g.order_key, g.method_id,
-      g.policy_id, g.lease, g.parent_span_id, g.trace_id, g.attempt, g.lost, g.lost_alone, g.replays, g.payload_key_id,
-      g.limit_id, g.limit_key, p.retention, t.day, t.now, g.deadline, g.run_at, g.created_at, g.ready_at, g.started_at,
-      g.cancel_requested_at, g.worker_id, w.name, case when g.final_state <> 11 then w.version end, g.request,
-      g.request_id, g.actor, g.fairness_key, g.tracestate, g.parent_job_id, g.group_id, g.on_done, g.labels, g.progress,
-      g.progress_message, g.progress_at, g.attempts, g.span_id, g.response, g.error, g.error_code, g.error_message,
-      g.location
+      g.policy_id, g.lease, g.parent_span_id, g.trace_id, g.attempt, g.lost, g.lost_alone, g.replays,
+      g.payload_key_id, g.limit_id, p.retention, t.day, t.now, g.deadline, g.run_at, g.created_at, g.ready_at,
+      g.started_at, g.cancel_requested_at, g.worker_id, w.name, case when g.final_state <> 11 then w.version end,
+      g.request, g.request_id, g.actor, g.fairness_key, g.limit_key, g.tracestate, g.parent_job_id, g.group_id,
+      g.on_done, g.labels, g.progress, g.progress_message, g.progress_at, g.attempts, g.span_id, g.response, g.error,
+      g.error_code, g.error_message, g.location
     from gone g
     join rowcall.policy p on p.policy_id = g.policy_id
     cross join rowcall.finishing_time() t

@@ -13,7 +13,17 @@ create table rowcall.tenant_reader (
 -- The jobs of those tenants, as rowcall.jobs has them. A barrier: no condition of the reader's is
 -- tried on a row that is not his. The tenants as an array: they are found first, and rows by them.
 create view rowcall.tenant_jobs with (security_barrier) as
-select j.*
+select
+  j.name, j.tenant, j.job_id, j.method, j.queue, j.state, j.priority, j.lane, j.held, j.attempt, j.max_attempts,
+  j.lost, j.lost_alone, j.replays, j.actor, j.request_id, j.trace_id, j.parent, j.labels, j.progress,
+  j.progress_message, j.created_at, j.deadline, j.run_at, j.ready_at, j.started_at, j.finished_at,
+  j.cancel_requested_at, j.worker, j.error_code, j.error_reason, j.error_message, j.error_fingerprint, j.resolved_at,
+  j.resolved_by, j.resolve_note, j.request_bytes, j.response_bytes,
+  -- Where a handler raised is for operators.
+  (
+    select jsonb_agg(a.attempt - 'location' order by a.place)
+    from jsonb_array_elements(j.attempts) with ordinality as a (attempt, place)
+  ) as attempts
 from rowcall.jobs j
 where j.tenant = any (array(select r.tenant from rowcall.tenant_reader r where r.login = session_user));
 
@@ -72,7 +82,7 @@ select
   h.finished_on as day,
   q.name as queue,
   m.name as method,
-  (array['SCHEDULED', 'READY', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED', 'RESOLVED'])[h.state] as state,
+  rowcall.state_name(h.state) as state,
   count(*) as jobs
 from rowcall.job_history h
 join rowcall.method m on m.method_id = h.method_id

@@ -38,7 +38,7 @@ grant execute on function rowcall.submit_v1, rowcall.wake_v1 to rowcall_submitte
 grant execute on function rowcall.fence_v1 to rowcall_servicer;
 
 grant select on rowcall.queue_totals, rowcall.finished_totals to rowcall_reader;
-grant execute on function rowcall.count_queues to rowcall_reader;
+grant execute on function rowcall.count_queues, rowcall.state_name to rowcall_reader;
 
 grant select on rowcall.tenant_jobs to rowcall_tenant_reader;
 grant select on rowcall.jobs to rowcall_auditor;
