@@ -107,6 +107,7 @@ def test_settings_are_dsns_once_compose_has_filled_them_in() -> None:
         assert conninfo_to_dict(re.sub(r"\$\{.*?\}", "x", SERVICES[name]["environment"]["ROWCALL_CATALOGUE"]))
 
 
+@pytest.mark.timeout(300)
 async def test_the_composed_system_comes_up_healthy_answers_and_drains(
     run: Callable[[str], tuple[ServiceProcess, Mapping[str, str]]],
 ) -> None:
@@ -117,8 +118,8 @@ async def test_the_composed_system_comes_up_healthy_answers_and_drains(
 
     gateway, at_gateway = run("gateway")
     worker, at_worker = run("worker")
-    await until(lambda: healthy("gateway", at_gateway), seconds=30)
-    await until(lambda: healthy("worker", at_worker), seconds=30)
+    await until(lambda: healthy("gateway", at_gateway), seconds=90, every=0.5)
+    await until(lambda: healthy("worker", at_worker), seconds=90, every=0.5)
 
     port = at_gateway["ROWCALL_LISTEN"].rpartition(":")[2]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
