@@ -403,7 +403,7 @@ def test_the_queue_does_what_its_model_does(shard: Shard) -> None:
     run_state_machine_as_test(
         seed(scale.seed("model of the queue"))(machine),
         settings=settings(
-            max_examples=scale.scaled(80, 2000),
+            max_examples=scale.scaled(50, 2000),
             stateful_step_count=scale.scaled(60, 120),
             deadline=None,
             database=None,
