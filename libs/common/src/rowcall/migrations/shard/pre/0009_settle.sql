@@ -34,16 +34,18 @@ begin
   -- Whether a job that would be tried again was cancelled meanwhile must not change
   -- between the looking and the writing.
   retried as materialized (
-    select i.*, j.cancelled, j.too_late and i.error is not null as too_late
+    select i.*, j.cancelled, j.too_late and i.error is not null as too_late, w.name as worker, w.version
     from input i
     cross join lateral (
       select
+        j.worker_id,
         j.cancel_requested_at is not null as cancelled,
         coalesce(clock_timestamp() + i.delay >= j.deadline, false) as too_late
       from rowcall.job j
       where j.tenant = i.tenant and j.job_id = i.job_id and j.lease = i.lease and rowcall.is_running(j.state)
       for update
     ) j
+    left join rowcall.worker w on w.worker_id = j.worker_id
     where i.state = 1
   ),
   -- Kept as rows: where a job was changed since the statement began (its progress, a mark
@@ -108,9 +110,8 @@ begin
       held = 0,
       attempt = case when r.snoozed then j.attempt - 1 else j.attempt end,
       attempts = rowcall.with_attempt(
-        j, (select w.name from rowcall.worker w where w.worker_id = j.worker_id),
-        (select w.version from rowcall.worker w where w.worker_id = j.worker_id), case when r.snoozed then 7 else 2 end,
-        r.error_code, r.error_message, r.location, r.span_id, r.error
+        j, r.worker, r.version, case when r.snoozed then 7 else 2 end, r.error_code, r.error_message, r.location,
+        r.span_id, r.error
       )
     from retried r
     where j.tenant = any (array[r.tenant]) and j.job_id = r.job_id and j.lease = r.lease
@@ -138,29 +139,29 @@ as $$
 begin
   return query
   with owned as materialized (
-    select i.*, j.cancel_requested_at is not null as cancelled
+    select i.*, j.cancel_requested_at is not null as cancelled, w.name as worker, w.version
     from unnest(p_tenant, p_job_id, p_lease) with ordinality as i (tenant, job_id, lease, place)
     cross join lateral (
-      select j.cancel_requested_at
+      select j.cancel_requested_at, j.worker_id
       from rowcall.job j
       where j.tenant = i.tenant and j.job_id = i.job_id and j.lease = i.lease and rowcall.is_running(j.state)
       for update
     ) j
+    left join rowcall.worker w on w.worker_id = j.worker_id
   ),
   gone as (
     delete from rowcall.job j
     using owned o
     where j.tenant = any (array[o.tenant]) and j.job_id = o.job_id and j.lease = o.lease and o.cancelled
-    returning j as live, o.place, j.queue_id, j.waiter_id, j.worker_id
+    returning j as live, o.place, j.queue_id, j.waiter_id, o.worker, o.version
   ),
   moved as (
     insert into rowcall.job_history
     select h.*
     from gone g
     cross join rowcall.finishing_time() t
-    left join rowcall.worker w on w.worker_id = g.worker_id
     cross join lateral rowcall.ended(
-      g.live, 13::smallint, w.name, w.version, null, p_cancelled_error, 1, 'The job was cancelled.', null, null,
+      g.live, 13::smallint, g.worker, g.version, null, p_cancelled_error, 1, 'The job was cancelled.', null, null,
       t.now, t.day
     ) h
   ),
@@ -174,10 +175,7 @@ begin
       attempt = j.attempt - 1,
       worker_id = null,
       attempt_deadline = null,
-      attempts = rowcall.with_attempt(
-        j, (select w.name from rowcall.worker w where w.worker_id = j.worker_id),
-        (select w.version from rowcall.worker w where w.worker_id = j.worker_id), 6, null, null, null, null, null
-      )
+      attempts = rowcall.with_attempt(j, o.worker, o.version, 6, null, null, null, null, null)
     from owned o
     where j.tenant = any (array[o.tenant]) and j.job_id = o.job_id and j.lease = o.lease and not o.cancelled
     returning o.place, j.queue_id, j.waiter_id
