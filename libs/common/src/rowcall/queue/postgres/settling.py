@@ -118,7 +118,7 @@ def _statement(batch: Sequence[Settlement]) -> tuple[str, dict[str, object]]:
 
 
 def _entries(batch: Sequence[Settlement]) -> list[tuple[str, UUID, int, Spend]]:
-    return [(each.tenant, each.job_id, each.lease, call) for each in batch if each.spend for call in each.spend]
+    return [(each.tenant, each.job_id, each.lease, call) for each in batch for call in each.spend]
 
 
 def _parameters(batch: Sequence[Settlement]) -> dict[str, object]:
