@@ -15,7 +15,13 @@ from rowcall_cli.pausing import NoteOption, PauserOption, by, say_paused, say_re
 app = typer.Typer(no_args_is_help=True, help="Pause tenants, resume them, and set their shares.")
 
 TenantArgument = Annotated[
-    str, typer.Argument(metavar="TENANT", help="The tenant: NAME, or tenants/NAME.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="TENANT",
+        help="The tenant: NAME, or tenants/NAME.",
+        callback=lambda name: parse_tenant_name(name) or name,
+        show_default=False,
+    ),
 ]
 CallerOption = Annotated[
     str | None,
@@ -41,7 +47,6 @@ def pause(
 
     What runs goes on, and calls are still taken. A pause that is there already stays as it is.
     """
-    name = parse_tenant_name(name) or name
     with connect(address, tenant or name) as gateway:
         request = tenant_service_pb2.PauseTenantRequest(name=tenant_name(name), note=note)
         _stub(gateway).PauseTenant(request, timeout=RPC_SECONDS, metadata=gateway.metadata(*by(actor)))
@@ -51,7 +56,6 @@ def pause(
 @app.command(epilog=examples("rowcall tenants resume acme"))
 def resume(name: TenantArgument, *, address: AddressOption = DEFAULT_ADDRESS, tenant: CallerOption = None) -> None:
     """End a tenant's pause, if there is one."""
-    name = parse_tenant_name(name) or name
     with connect(address, tenant or name) as gateway:
         request = tenant_service_pb2.ResumeTenantRequest(name=tenant_name(name))
         _stub(gateway).ResumeTenant(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
@@ -75,7 +79,6 @@ def weight(
 
     Jobs that are submitted from now on count by it.
     """
-    name = parse_tenant_name(name) or name
     with connect(address, tenant or name) as gateway:
         request = tenant_service_pb2.SetTenantWeightRequest(name=tenant_name(name), weight=value)
         _stub(gateway).SetTenantWeight(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
