@@ -174,7 +174,11 @@ def run(checks: Sequence[Check]) -> list[str]:
 
 def main() -> int:
     """Parses the arguments, runs the chosen checks, sums up; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="python tools/check.py",
+        description=__doc__.splitlines()[0] if __doc__ else None,
+        epilog="Example: python tools/check.py --only ruff --only mypy",
+    )
     parser.add_argument("--only", metavar="NAME", action="append", choices=[c.name for c in CHECKS], help="repeatable")
     parser.add_argument("--list", action="store_true", help="name the checks and stop")
     arguments = parser.parse_args()

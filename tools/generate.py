@@ -86,7 +86,11 @@ def differences(wanted: Mapping[PurePosixPath, object], present: Mapping[PurePos
 
 def main() -> int:
     """Generates, or with --check compares; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="python tools/generate.py",
+        description=__doc__.splitlines()[0] if __doc__ else None,
+        epilog="Example: python tools/generate.py --check",
+    )
     parser.add_argument("--check", action="store_true", help="change nothing; fail if the checked-in code differs")
     check: bool = parser.parse_args().check
     if not (ROOT / "tools/protoc/.venv/bin/protoc-gen-mypy").exists():

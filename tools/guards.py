@@ -162,7 +162,12 @@ def shown(guard: Guard, ends: Mapping[str, str] | Unusable) -> bool:
 
 def main() -> int:
     """Takes out those that were asked for; 1 if one is not noticed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.guards",
+        description=__doc__,
+        epilog='Example: python -m tools.guards --only "lease" --jobs 2',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--only", action="append", metavar="TEXT", help="only guards whose name has this in it")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="how many at a time")
     parser.add_argument("--list", action="store_true", help="name the guards and end")

@@ -167,7 +167,11 @@ def table(results: Sequence[Result]) -> str:
 
 def main() -> int:
     """Runs the variants that are asked for; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.postgres_suite",
+        description=__doc__,
+        epilog="Example: python -m tools.postgres_suite --only postgres-16 -- tests/integration/queue -x",
+    )
     parser.add_argument("--only", action="append", choices=[variant.name for variant in VARIANTS], help="run this one")
     parser.add_argument("arguments", nargs="*", help="for pytest, after --")
     options = parser.parse_args()

@@ -110,7 +110,7 @@ def _options() -> argparse.Namespace:
         prog="python -m tests.bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: make bench ONLY=drain,submit; python -m tests.bench --only submit --only call --rounds 5 --with tracing",
+        epilog="Example: make bench ONLY=drain,submit; python -m tests.bench --only submit --only call --rounds 5 --with tracing",
     )
     parser.add_argument("--list", action="store_true", help="name the benchmarks and end")
     parser.add_argument(
@@ -130,7 +130,10 @@ def _options() -> argparse.Namespace:
         type=_layer,
         default=[],
         metavar="LAYER",
-        help="switch on: " + "; ".join(f"{each.name} ({each.about})" for each in layers.LAYERS if each.built),
+        # argparse formats help: a per cent sign is written twice.
+        help=("switch on: " + "; ".join(f"{each.name} ({each.about})" for each in layers.LAYERS if each.built)).replace(
+            "%", "%%"
+        ),
     )
     parser.add_argument(
         "--set",

@@ -26,7 +26,7 @@ insert into rowcall.job_history (
   replays, retention, finished_on, finished_at, run_at, created_at, request, request_id, response
 )
 select
-  'tenant-' || n %% 100, rowcall.uuid_v7(), 4, 3, 3, 1, n, 1, 1, 1, 1, 0, 0,
+  'tenant-' || n %% 100, rowcall.uuid_v7(), 11, 3, 3, 1, n, 1, 1, 1, 1, 0, 0,
   0, 2, (clock_timestamp() at time zone 'UTC')::date + (n %% 7)::integer, clock_timestamp(), clock_timestamp(), clock_timestamp(), '\\x00112233',
   gen_random_uuid()::text, '\\x00112233'
 from generate_series(%(from)s::bigint, %(to)s::bigint) as n
@@ -48,14 +48,15 @@ from generate_series(%(from)s::bigint, %(to)s::bigint) as n
 """
 
 
-def fill(dsn: str) -> None:
-    """Makes the rows, and has Postgres settle down: vacuumed, analysed, checkpointed."""
+def fill(dsn: str, rows: int = ROWS) -> None:
+    """Makes so many finished rows and keys and a tenth of scheduled jobs, and has Postgres settle down: vacuumed, analysed,
+    checkpointed."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("set synchronous_commit = off")
         for name, query, count in (
-            ("finished rows", FINISHED, ROWS),
-            ("keys", KEYS, ROWS),
-            ("scheduled jobs", SCHEDULED, ROWS // 10),
+            ("finished rows", FINISHED, rows),
+            ("keys", KEYS, rows),
+            ("scheduled jobs", SCHEDULED, rows // 10),
         ):
             for begin in range(0, count, CHUNK):
                 connection.execute(query.encode(), {"from": begin, "to": min(begin + CHUNK, count) - 1})

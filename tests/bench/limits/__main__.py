@@ -21,7 +21,11 @@ MEASURES: dict[str, Callable[[argparse.Namespace], Awaitable[float]]] = {
 
 def main() -> None:
     """Measures what is named."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.limits", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.limits",
+        description=__doc__,
+        epilog="Example: python -m tests.bench.limits drain --dsn postgresql:///scratch --count 10000",
+    )
     parser.add_argument("name", choices=MEASURES)
     parser.add_argument("--dsn", required=True, help="of a database in which the schema `reference` may be made anew")
     parser.add_argument("--connections", type=int, default=4)
