@@ -195,7 +195,10 @@ def main() -> int:
 
         whole = copies.get()
         # With all guards in place its tests pass, or their failing would show nothing.
-        before = run(whole, sorted({test for guard in guards for test in guard.tests}))
+        tests = sorted({test for guard in guards for test in guard.tests})
+        say(f"first the {len(tests)} tests with every guard in its place; then the {len(guards)} guards, one by one")
+        before = run(whole, tests)
+        say(f"done after {(time.monotonic() - began) / 60:.1f} minutes")
         copies.put(whole)
         for test, end in before.items():
             if end != "passed":
