@@ -262,6 +262,25 @@ def test_long_scans_from_the_floor_are_made_less_often(took: float, again: float
     assert model.mark.scan(model.now).begins[2] is Begin.FLOOR
 
 
+def test_what_lies_behind_the_floor_is_found_from_the_front() -> None:
+    model = Model()
+    model.commit(3, 1000)
+    floor_follows_by = model.now + FLOOR_LAG + 2 * FLOOR_EVERY
+    while model.now < floor_follows_by:
+        model.claim(10)
+        model.now += 0.05
+    # Against all rules: everybody that could still commit there had ended.
+    model.commit(3, 10)
+    scan, found = model.claim(10)
+    assert (scan.begins[2], found) == (Begin.MARK, [])
+    last = model.now
+    while model.ready:
+        assert model.now <= last + FRONT_EVERY + 0.2
+        scan, found = model.claim(10)
+        model.now += 0.05
+    assert (scan.begins[2], found) == (Begin.FRONT, [(3, 10)])
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("commit"), st.sampled_from(LANES), st.integers(0, 10_000)),
