@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib as mpl
-
-mpl.use("svg")
-
-from matplotlib import pyplot as plt
-
 from tests.bench.figures import BUILD, Figure, number
 
 PATH = BUILD / "bench.svg"
@@ -20,6 +14,12 @@ def draw(figures: Sequence[Figure]) -> None:
     shown = [figure for figure in figures if figure.ratio is not None]
     if not shown:
         return
+    # Installed by `make bench` alone: what benchmarks there are, and how they are run, is told without it.
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
     figure, axes = plt.subplots(figsize=(11, 0.42 * len(shown) + 1.2), layout="constrained")
     for place, each in enumerate(reversed(shown)):
         assert each.ratio is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from rowcall_worker.claiming.wakes import LOOK_EVERY, PROMOTE_EVERY, Debounced, Wakes
+from rowcall_worker.claiming.wakes import LOOK_EVERY, PROMOTE_AFTER, PROMOTE_EVERY, Debounced, Wakes
 from tests.support.waiting import until
 
 
@@ -88,6 +88,18 @@ async def test_nothing_is_called_after_the_end() -> None:
     await asyncio.sleep(0.05)  # five intervals
 
     assert len(calls) == 1
+
+
+async def test_a_wake_has_due_jobs_looked_for_behind_those_that_are_ready() -> None:
+    looks, promotions = Calls(), Calls()
+    wakes = Wakes(looks, promotions, queues=lambda: 1)
+
+    wakes.heard()
+
+    assert len(looks) == 1
+    await until(lambda: len(promotions) == 1)
+    assert promotions.times[0] >= looks.times[0] + PROMOTE_AFTER
+    wakes.close()
 
 
 async def test_a_flood_of_wakes_is_some_looks_the_fewer_the_more_queues() -> None:
