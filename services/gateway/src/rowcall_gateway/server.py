@@ -30,6 +30,7 @@ from rowcall_gateway.calls.drafts import Drafts
 from rowcall_gateway.calls.generic import job_method_handlers
 from rowcall_gateway.calls.job_calls import JobCalls
 from rowcall_gateway.calls.submissions import Submissions
+from rowcall_gateway.edge import paths
 from rowcall_gateway.edge.address import Address, cannot_listen
 from rowcall_gateway.edge.gate import Gate
 from rowcall_gateway.edge.handlers import Collected
@@ -214,7 +215,7 @@ class Gateway:
         self._server = await self._assemble(catalogue, self._router, self._links)
         self._port = _bind(self._server, settings.address)
         self._links.start()
-        await self._server.start()
+        await paths.start(self._server)
         for service in ("", *self._services(catalogue)):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         if settings.identity is IdentityMode.INSECURE_NETWORK:
