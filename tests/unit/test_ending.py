@@ -62,7 +62,9 @@ def test_the_loop_outlives_what_tries_to_end_it_and_loses_nothing(loop_factory: 
         return "done"
 
     assert ending.run(main(), loop_factory) == "done"
-    assert ran == [0, 1, 2, 10, 11, 12]
+    assert [number for number in ran if number < 10] == [0, 1, 2]
+    # What was asked for in a millisecond may come first, on a machine that has been busy for one.
+    assert [number for number in ran if number >= 10] == [10, 11, 12]
 
 
 @pytest.mark.parametrize("error", [ValueError("ours"), SystemExit(3), RuntimeError("ours too")])
