@@ -194,6 +194,7 @@ async def test_a_child_ends_when_it_comes_back(calls: Calls, services: Services,
     assert '"level": "error"' not in log
 
 
+@pytest.mark.straight("through a pooler a killed worker is found when its lease is over")
 async def test_a_dead_workers_jobs_are_ready_again_although_a_child_of_its_lives_on(
     calls: Calls, services: Services, folder: Path
 ) -> None:
