@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from rowcall import embedded
 from rowcall.embedded import Postgres
 from rowcall.migrations import migrate
-from tests.fix_pooler import STRAIGHT, Access, AccessTo
+from tests.fix_pooler import PASSWORD, STRAIGHT, Access, AccessTo, make_logins
 from tests.fix_postgres import Databases, RestartablePostgres
 
 CATALOGUE = "catalogue"
@@ -30,8 +31,36 @@ SHARDS = ("a", "b")
 
 
 @dataclass(frozen=True, slots=True)
+class Reached:
+    """A cluster's databases, as services of one login reach them."""
+
+    catalogue: str
+    """The catalogue's connection string."""
+    shards: Mapping[str, str]
+    """The shards' connection strings by name."""
+    access: Access
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a service is given: fields of ClusterSettings."""
+        return {"catalogue": self.catalogue, "shards": dict(self.shards), **self.access.settings}
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The same for a process: the environment."""
+        return {
+            f"ROWCALL_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+            for name, value in self.settings.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Cluster:
-    """A migrated catalogue and its shards."""
+    """A migrated catalogue and its shards.
+
+    Services log in with their own roles, and no more: gateways by `gateway`, workers by `worker`, and what is both, or
+    either, by `service_catalogue`, `service_shards`, `settings` and `variables`.
+    """
 
     catalogue_dsn: str
     """The catalogue's connection string, as superuser."""
@@ -42,26 +71,45 @@ class Cluster:
 
     @property
     def service_catalogue(self) -> str:
-        """The catalogue's connection string as a service has it."""
-        return self.access.dsn(self.catalogue_dsn)
+        """The catalogue's connection string, of a login with a gateway's and a worker's roles."""
+        return self._both.catalogue
 
     @property
     def service_shards(self) -> dict[str, str]:
-        """The shards' connection strings as a service has them."""
-        return {name: self.access.dsn(dsn) for name, dsn in self.shards.items()}
+        """The shards' connection strings, of the same login."""
+        return dict(self._both.shards)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a service is given: fields of ClusterSettings."""
-        return {"catalogue": self.service_catalogue, "shards": self.service_shards, **self.access.settings}
+        """What a service with this login is given: fields of ClusterSettings."""
+        return self._both.settings
 
     @property
     def variables(self) -> dict[str, str]:
         """The same for a process: the environment."""
-        return {
-            f"ROWCALL_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
-            for name, value in self.settings.items()
-        }
+        return self._both.variables
+
+    @property
+    def gateway(self) -> Reached:
+        """The databases as gateways reach them."""
+        return self.of("test_gateway")
+
+    @property
+    def worker(self) -> Reached:
+        """The databases as workers reach them."""
+        return self.of("test_worker")
+
+    def of(self, user: str) -> Reached:
+        """The databases as one of `LOGINS` reaches them, by the way that services go."""
+
+        def dsn(direct: str) -> str:
+            return make_conninfo(self.access.dsn(direct), user=user, password=PASSWORD)
+
+        return Reached(dsn(self.catalogue_dsn), {name: dsn(each) for name, each in self.shards.items()}, self.access)
+
+    @property
+    def _both(self) -> Reached:
+        return self.of("test_services")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +142,7 @@ def durable_cluster(settings: Mapping[str, str] | None = None) -> Iterator[Clust
                 postgres.create_database(name)
             cluster = Cluster(postgres.dsn(CATALOGUE), {"a": postgres.dsn("a")})
             migrate_all(cluster.catalogue_dsn, cluster.shards)
+            make_logins(cluster.catalogue_dsn)
             yield cluster
 
 
@@ -102,6 +151,7 @@ def templates(postgres: Postgres, databases: Databases) -> Mapping[str, str]:
     """The databases to copy: the catalogue's name and each shard's, and the name of its migrated template."""
     names = {part: databases.create(f"template_{part}") for part in (CATALOGUE, *SHARDS)}
     migrate_all(postgres.dsn(names[CATALOGUE]), {shard: postgres.dsn(names[shard]) for shard in SHARDS})
+    make_logins(postgres.dsn(names[CATALOGUE]))
     return names
 
 
@@ -124,6 +174,7 @@ def migrated_data_dir(run_directory: Path, stopped_data_dir: Path) -> Path:
         for part in (CATALOGUE, *SHARDS):
             server.create_database(part)
         migrate_all(server.dsn(CATALOGUE), {shard: server.dsn(shard) for shard in SHARDS})
+        make_logins(server.dsn(CATALOGUE))
     return directory
 
 

@@ -8,9 +8,11 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from rowcall.migrations import discover
 from tests.fix_commands import Ran, Running
+from tests.fix_pooler import PASSWORD
 
 Rowcall = Callable[..., Ran]
 
@@ -142,3 +144,69 @@ def test_the_exit_code_is_the_process_s(rowcall_process: Rowcall, settings: dict
     assert rowcall_process("migrate", **settings).code == 0
     assert rowcall_process("migrate", "--status", **settings).code == 0
     assert rowcall_process("migrate").code == 2
+
+
+def as_nobody(settings: dict[str, str]) -> dict[str, str]:
+    """The same databases, as a login that was granted nothing."""
+
+    def dsn(direct: str) -> str:
+        return make_conninfo(direct, user="test_nobody", password=PASSWORD)
+
+    shards = {name: dsn(each) for name, each in json.loads(settings["ROWCALL_SHARDS"]).items()}
+    return {"ROWCALL_CATALOGUE": dsn(settings["ROWCALL_CATALOGUE"]), "ROWCALL_SHARDS": json.dumps(shards)}
+
+
+def test_the_roles_are_printed_without_a_connection_and_without_a_password(rowcall: Rowcall) -> None:
+    ran = rowcall(
+        "migrate",
+        "--roles=print",
+        "--catalogue",
+        "postgresql://app:s3cret@127.0.0.1:1/c",
+        "--shard",
+        "a=host=db user=app",
+    )
+    assert (ran.code, ran.err) == (0, "")
+    assert "--   127.0.0.1, port 1: catalogue" in ran.out
+    assert 'grant rowcall_owner to "app";' in ran.out
+    assert "'rowcall_owner',\n    'rowcall_gateway'" in ran.out
+    assert "s3cret" not in ran.out
+
+
+def test_what_roles_lack_is_said_and_nothing_changed(
+    rowcall: Rowcall, settings: dict[str, str], queue_roles: None
+) -> None:
+    fine = rowcall("migrate", "--roles=check", **settings)
+    assert fine.code == 0, fine.err
+    assert "shard b: nothing is lacking" in fine.err
+
+    lacking = rowcall("migrate", "--roles=check", "--json", **as_nobody(settings))
+    assert lacking.code == 1
+    assert [(one["kind"], one["login"], one["missing"]) for one in lacking.json["databases"]] == [
+        ("catalogue", "test_nobody", []),
+        ("shard", "test_nobody", []),
+        ("shard", "test_nobody", []),
+    ]
+    for one in lacking.json["databases"]:
+        assert ["does not act as rowcall_owner" in one["lacking"][0], "may not make schemas" in one["lacking"][1]] == [
+            True
+        ] * 2
+    refused = rowcall("migrate", **as_nobody(settings))
+    assert refused.code == 1
+    for sentence in lacking.json["databases"][0]["lacking"]:
+        assert sentence in refused.err
+    assert rowcall("migrate", "--status", **settings).code == 1, "nothing was applied"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--roles=print", "--status"], "--roles print goes without --status and --phase."),
+        (["--roles=check", "--phase=pre"], "--roles check goes without --status and --phase."),
+        (["--roles=print", "--json"], "goes without --json"),
+        (["--roles=print"], "ROWCALL_CATALOGUE (--catalogue) is not set"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(rowcall: Rowcall, flags: list[str], said: str) -> None:
+    ran = rowcall("migrate", *flags)
+    assert ran.code == 2
+    assert said in ran.err

@@ -178,3 +178,31 @@ def test_stop_may_be_called_again_and_the_directory_used_again(data_dir: Path) -
     server.stop("immediate")
 
     embedded.start(data_dir, durable=False).stop()
+
+
+def test_a_login_is_given_a_new_password_each_time_and_comes_to_what_it_is_granted(postgres: Postgres) -> None:
+    with psycopg.connect(postgres.dsn("postgres"), autocommit=True) as admin:
+        admin.execute("create role of_logins nologin")
+        postgres.create_database("open to all")
+        postgres.create_database("closed", public=False)
+        first = postgres.create_login('odd "login" %20/?', roles=["of_logins"])
+        second = postgres.create_login('odd "login" %20/?', roles=["of_logins"])
+        assert first.password != second.password
+        assert second.password not in repr(second)
+        with psycopg.connect(postgres.dsn("open to all", second)) as connection:
+            row = connection.execute("select session_user::text, pg_has_role('of_logins', 'usage')").fetchone()
+            assert row == ('odd "login" %20/?', True)
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(postgres.dsn("open to all", first))
+        with pytest.raises(psycopg.OperationalError, match='permission denied for database "closed"'):
+            psycopg.connect(postgres.dsn("closed", second))
+        postgres.create_database("closed", owner=second.name, public=False)
+        with psycopg.connect(postgres.dsn("closed", second)) as connection:
+            connection.execute("create table mine ()")
+            assert connection.execute("select rolsuper from pg_roles where rolname = session_user").fetchone() == (
+                False,
+            )
+        for name in ("open to all", "closed"):
+            admin.execute(f'drop database "{name}"'.encode())
+        admin.execute("drop role of_logins")
+        admin.execute('drop role "odd ""login"" %20/?"')

@@ -246,7 +246,7 @@ async def test_a_service_of_this_release_refuses_the_schema_after_the_next(
     with pytest.raises(RowcallError, match="its schema is of version 3, and this release works up to 2") as refused:
         await gateways.start()
     assert refused.value.reason == ErrorReason.ERROR_REASON_SCHEMA_MISMATCH
-    worker = Worker(WorkerSettings(**cluster.settings))
+    worker = Worker(WorkerSettings(**cluster.worker.settings))
     with pytest.raises(RowcallError, match="its schema is of version 3, and this release works up to 2"):
         await worker.start()
 

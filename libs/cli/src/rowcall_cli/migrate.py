@@ -1,9 +1,10 @@
-"""`rowcall migrate`: the schema of the catalogue and of every shard, applied or shown."""
+"""`rowcall migrate`: the schema of the catalogue and of every shard, and the roles it needs, applied or shown."""
 
 from __future__ import annotations
 
 import asyncio
 import enum
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -11,14 +12,15 @@ from typing import Annotated, ClassVar
 import typer
 
 from rowcall import migrations
-from rowcall.migrations import Kind, MigrationError, Status
-from rowcall.settings import ClusterSettings, SettingsError, read_settings
+from rowcall.migrations import Kind, Lacks, MigrationError, Status
+from rowcall.settings import ClusterSettings, SettingsError, read_settings, with_password_file
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.output import examples, result_json, result_table, say
 
 EXAMPLES = examples(
     "rowcall migrate --catalogue postgresql://…/catalogue --shard a=postgresql://…/a --shard b=postgresql://…/b",
     "rowcall migrate --phase pre   # ROWCALL_CATALOGUE and ROWCALL_SHARDS are set, as for the services",
+    "rowcall migrate --roles print > roles.sql   # for the administrator of a server that gives no CREATEROLE",
 )
 
 
@@ -28,6 +30,14 @@ class PhaseOption(enum.StrEnum):
     PRE = "pre"
     POST = "post"
     ALL = "all"
+
+
+class RolesOption(enum.StrEnum):
+    """--roles"""
+
+    CREATE = "create"
+    CHECK = "check"
+    PRINT = "print"
 
 
 class MigrateSettings(ClusterSettings):
@@ -73,6 +83,13 @@ def migrate(
         PhaseOption,
         typer.Option(help="pre: before the new release is started; post: when the old one is gone; all: both."),
     ] = PhaseOption.ALL,
+    roles: Annotated[
+        RolesOption,
+        typer.Option(
+            help="create: make the roles that the servers lack, where the login may, and migrate; check: only say what is "
+            "lacking, and who mends it; print: only print the SQL that an administrator runs once on each server."
+        ),
+    ] = RolesOption.CREATE,
     status: Annotated[
         bool, typer.Option("--status", help="Show what is applied and what is not; change nothing.")
     ] = False,
@@ -81,10 +98,20 @@ def migrate(
     """Migrate the catalogue and every shard.
 
     Brings their schema to this release's. Each file is applied and recorded in one transaction, by one run at a time; a run that was interrupted is simply
-    started again. Services never migrate. --status exits with 1 when something is pending or does not match.
+    started again. Services never migrate. --status exits with 1 when something is pending or does not match, --roles check
+    when something is lacking.
     """
-    databases = list(_databases(catalogue, shard or [], direct=not status))
-    if status:
+    if roles is not RolesOption.CREATE and (status or phase is not PhaseOption.ALL):
+        raise CommandError(f"--roles {roles.value} goes without --status and --phase.", ExitCode.USAGE)
+    if roles is RolesOption.PRINT and as_json:
+        raise CommandError("--roles print prints SQL: it goes without --json.", ExitCode.USAGE)
+    databases = list(_databases(catalogue, shard or [], direct=not status and roles is RolesOption.CREATE))
+    if roles is RolesOption.PRINT:
+        targets = [migrations.Target(each.kind, each.label, each.dsn) for each in databases]
+        sys.stdout.write(migrations.roles_script(targets))
+    elif roles is RolesOption.CHECK:
+        asyncio.run(_check(databases, as_json=as_json))
+    elif status:
         asyncio.run(_show(databases, phase, as_json=as_json))
     else:
         asyncio.run(_migrate(databases, phase, as_json=as_json))
@@ -106,9 +133,9 @@ def _databases(catalogue: str | None, shards: Sequence[str], *, direct: bool) ->
             "--shard, and set ROWCALL_TRANSACTION_POOLER=false for this command.",
             ExitCode.USAGE,
         )
-    yield Database("catalogue", None, settings.catalogue)
+    yield Database("catalogue", None, with_password_file(settings.catalogue, settings.password_file))
     for name, dsn in settings.shards.items():
-        yield Database("shard", name, dsn)
+        yield Database("shard", name, with_password_file(dsn, settings.password_file))
 
 
 async def _migrate(databases: Sequence[Database], phase: PhaseOption, *, as_json: bool) -> None:
@@ -128,6 +155,40 @@ async def _migrate(databases: Sequence[Database], phase: PhaseOption, *, as_json
         done.append({"label": database.label, **database.fields, "applied": applied})
     if as_json:
         result_json({"databases": [{key: one[key] for key in one if key != "label"} for one in done]})
+
+
+async def _check(databases: Sequence[Database], *, as_json: bool) -> None:
+    found: list[tuple[Database, Lacks]] = []
+    for database in databases:
+        try:
+            found.append((database, await migrations.lacks(database.dsn, database.kind)))
+        except MigrationError as error:
+            raise _failed(database, error, []) from error
+    if as_json:
+        result_json(
+            {
+                "databases": [
+                    {
+                        **database.fields,
+                        "login": lacks.login,
+                        "missing": list(lacks.missing),
+                        "makes_missing": lacks.makes,
+                        "lacking": list(lacks.told),
+                    }
+                    for database, lacks in found
+                ]
+            }
+        )
+    else:
+        for database, lacks in found:
+            if lacks.missing and lacks.makes:
+                say(f"{database.label}: {', '.join(lacks.missing)} will be made by rowcall migrate")
+            elif not lacks.told:
+                say(f"{database.label}: nothing is lacking")
+            for line in lacks.told:
+                say(f"{database.label}: {line}")
+    if any(lacks.told for _, lacks in found):
+        raise CommandError("rowcall migrate would be refused.")
 
 
 async def _show(databases: Sequence[Database], phase: PhaseOption, *, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
     DIR/postgres/       the embedded Postgres (see rowcall.embedded), with the databases catalogue, shard_a, shard_b, …
 
+Gateway and worker log in as in production, each with its own role and no more; their passwords are made anew at every start.
 Which shards there are is read from the server itself: a shard that is there holds tenants. Called by `dev` and `demo`,
 which therefore can be started on one another's directories.
 """
@@ -11,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import shlex
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rowcall import embedded
-from rowcall.embedded import Postgres
+from rowcall.embedded import Login, Postgres
 from rowcall.migrations import MigrationError, migrate
 from rowcall_standalone.errors import StandaloneError
 
@@ -35,20 +36,34 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Databases:
-    """A running embedded Postgres with its databases."""
+class Reached:
+    """The databases, as one service reaches them."""
 
-    postgres: Postgres
-    """Stopped by whoever holds this."""
     catalogue: str
     """The catalogue's connection string; carries a password."""
     shards: Mapping[str, str]
     """The shards' connection strings by name."""
 
+
+@dataclass(frozen=True, slots=True)
+class Databases:
+    """A running embedded Postgres with its databases."""
+
+    postgres: Postgres
+    """Stopped by whoever holds this."""
+    shards: Sequence[str]
+    """The shards' names."""
+    gateway: Reached
+    """As gateways do."""
+    worker: Reached
+    """As workers do."""
+    servicers: Login
+    """Whose databases are those that servicers have of their own; may not connect to the others."""
+
     def create(self, name: str) -> str:
-        """One more database on the same server, unless it is there; returns its connection string. Blocks."""
-        self.postgres.create_database(name)
-        return self.postgres.dsn(name)
+        """One more database on the same server, the servicers', unless it is there; returns its connection string. Blocks."""
+        self.postgres.create_database(name, owner=self.servicers.name)
+        return self.postgres.dsn(name, self.servicers)
 
     def psql(self, shard: str) -> str:
         """A shell command that opens a shard; the password is read from its file when the command is run."""
@@ -92,15 +107,19 @@ async def prepare(postgres: Postgres, count: int | None, say: Say) -> Databases:
             "another data directory."
         )
     for name in (_CATALOGUE, *(_SHARD_PREFIX + shard for shard in names)):
-        await asyncio.to_thread(postgres.create_database, name)
-    databases = Databases(
-        postgres, postgres.dsn(_CATALOGUE), {shard: postgres.dsn(_SHARD_PREFIX + shard) for shard in names}
-    )
+        await asyncio.to_thread(postgres.create_database, name, public=False)
     # One after the other: the roles are the server's, and two databases that make them at once collide.
-    await _migrate(postgres, databases.catalogue, None, say)
-    for shard, dsn in databases.shards.items():
-        await _migrate(postgres, dsn, shard, say)
-    return databases
+    await _migrate(postgres, postgres.dsn(_CATALOGUE), None, say)
+    for shard in names:
+        await _migrate(postgres, postgres.dsn(_SHARD_PREFIX + shard), shard, say)
+
+    async def reached(role: str) -> Reached:
+        login = await asyncio.to_thread(postgres.create_login, f"{role}_login", roles=[role])
+        shards = {shard: postgres.dsn(_SHARD_PREFIX + shard, login) for shard in names}
+        return Reached(postgres.dsn(_CATALOGUE, login), shards)
+
+    servicers = await asyncio.to_thread(postgres.create_login, "rowcall_servicers_login")
+    return Databases(postgres, names, await reached("rowcall_gateway"), await reached("rowcall_worker"), servicers)
 
 
 async def _migrate(postgres: Postgres, dsn: str, shard: str | None, say: Say) -> None:

@@ -18,9 +18,9 @@ from tests.fix_pooler import PASSWORD, make_logins
     [
         (
             "catalogue",
-            "On the catalogue a right is missing: permission denied for schema rowcall_catalogue.*rowcall_gateway",
+            "On the catalogue a right is missing: permission denied for schema rowcall_migrations.*rowcall_gateway",
         ),
-        ("shard", "On shard 'a' a right is missing: permission denied for schema rowcall.*rowcall_gateway"),
+        ("shard", "On shard 'a' a right is missing: permission denied for schema rowcall_migrations.*rowcall_gateway"),
     ],
 )
 async def test_a_login_without_the_role_is_told_which_grant_is_missing(
@@ -33,8 +33,8 @@ async def test_a_login_without_the_role_is_told_which_grant_is_missing(
 
     changes: dict[str, Any]
     if database == "catalogue":
-        changes = {"catalogue": nobody(cluster.service_catalogue)}
+        changes = {"catalogue": nobody(cluster.gateway.catalogue)}
     else:
-        changes = {"shards": {**cluster.service_shards, "a": nobody(cluster.service_shards["a"])}}
+        changes = {"shards": {**cluster.gateway.shards, "a": nobody(cluster.gateway.shards["a"])}}
     with pytest.raises(RowcallError, match=said):
         await gateways.start(**changes)

@@ -32,7 +32,7 @@ join rowcall.queue q on q.queue_id = m.queue_id
 @pytest.fixture
 async def gate(cluster: Cluster) -> AsyncIterator[Gate]:
     """On the way from a gateway to shard a."""
-    async with Gate(cluster.service_shards["a"]) as opened:
+    async with Gate(cluster.gateway.shards["a"]) as opened:
         yield opened
 
 
@@ -79,7 +79,7 @@ async def test_a_shard_that_is_away_at_the_start_gets_them_when_it_is_back(
     await gate.shut()
     with structlog.testing.capture_logs() as lines:
         gateway = await gateways.start(
-            shards={**cluster.service_shards, "a": gate.dsn}, placement={"a": 0}, connect_timeout="2s"
+            shards={**cluster.gateway.shards, "a": gate.dsn}, placement={"a": 0}, connect_timeout="2s"
         )
         # Nothing of this is in a call's way: the other shard is used meanwhile.
         probe = await gateways.probe(gateway)
@@ -102,7 +102,7 @@ async def test_what_would_have_been_refused_at_the_start_is_told_when_the_shard_
 ) -> None:
     await gate.shut()
     with structlog.testing.capture_logs() as lines:
-        await gateways.start(shards={**cluster.service_shards, "a": gate.dsn}, placement={"a": 0}, connect_timeout="2s")
+        await gateways.start(shards={**cluster.gateway.shards, "a": gate.dsn}, placement={"a": 0}, connect_timeout="2s")
         with psycopg.connect(cluster.shards["a"]) as connection:
             connection.execute("alter function rowcall.find_lacks rename to find_lacks_away")
         await gate.open()

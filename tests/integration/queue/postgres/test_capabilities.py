@@ -142,6 +142,23 @@ async def test_what_the_settings_do_without_is_named_too(
     assert [said.partition(":")[0] for said in line["lacks"]] == means
 
 
+@pytest.mark.straight("these logins are of no pooler")
+@pytest.mark.parametrize("login", ["a superuser", "a member of rowcall_owner"])
+async def test_a_login_that_may_do_more_than_its_service_needs_is_warned_of(queue: PostgresQueue, login: str) -> None:
+    dsn = queue.logins.admin
+    if login != "a superuser":
+        await queue.admin.execute("grant rowcall_owner to test_nobody")
+        dsn = queue.logins.straight("test_nobody")
+    made = ClusterSettings(catalogue="postgresql:///none", shards={"a": dsn})
+    try:
+        with structlog.testing.capture_logs() as lines:
+            await queue_of(Shard("a", made, service="test", workloads=()), made).check()
+    finally:
+        await queue.admin.execute("revoke rowcall_owner from test_nobody")
+    assert [(line["log_level"], line.get("login_is")) for line in lines] == [("info", None), ("warning", login)]
+    assert "granted rowcall_gateway or rowcall_worker and nothing else" in lines[1]["event"]
+
+
 async def test_a_gateway_finds_it_too(queue: PostgresQueue) -> None:
     line = await told(queue, queue.logins.gateway, **queue.logins.access.settings)
     assert line["event"] in (COMPLETE, LACKING)

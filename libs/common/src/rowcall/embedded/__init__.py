@@ -23,7 +23,7 @@ from rowcall.embedded.errors import (
     PortInUseError,
     StartError,
 )
-from rowcall.embedded.server import Postgres, start
+from rowcall.embedded.server import Login, Postgres, start
 
 __all__ = [
     "AccountError",
@@ -31,6 +31,7 @@ __all__ = [
     "DataDirError",
     "DataDirInUseError",
     "EmbeddedPostgresError",
+    "Login",
     "PortInUseError",
     "Postgres",
     "StartError",

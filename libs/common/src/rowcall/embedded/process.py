@@ -101,11 +101,12 @@ def launch(
     raise PortInUseError(f"Port {port} on {HOST} is taken: choose another, or let a free one be chosen.")
 
 
-def dsn(port: int, password: str, dbname: str) -> str:
-    """The connection string of a database, as superuser."""
+def dsn(port: int, password: str, dbname: str, user: str = SUPERUSER) -> str:
+    """The connection string of a database, as superuser or another login."""
     # Loopback needs no encryption, and offering it costs a round trip.
     parameters = "sslmode=disable&gssencmode=disable"
-    return f"postgresql://{SUPERUSER}:{quote(password, safe='')}@{HOST}:{port}/{quote(dbname, safe='')}?{parameters}"
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+    return f"postgresql://{login}@{HOST}:{port}/{quote(dbname, safe='')}?{parameters}"
 
 
 def _is_free(port: int) -> bool:

@@ -6,26 +6,32 @@ only adds), `post` when the old one is gone (it takes away). Never run at a serv
 for its checksum is recorded.
 
 Here: `runner` (applies), `discovery` (which there are), `record` (which were applied), `compatibility` (whether a service fits),
-`server` (whether the server does), `failures` and `errors` (what is said when it ends badly), `history` (how far ahead days of history
-are made).
+`server` (whether the server does), `roles` (which must be there, and who makes them), `failures` and `errors` (what is said when
+it ends badly), `history` (how far ahead days of history are made).
 """
 
 from rowcall.migrations.compatibility import check_schema
 from rowcall.migrations.discovery import Kind, Migration, Phase, discover
 from rowcall.migrations.errors import MigrationError, UnreachableError
 from rowcall.migrations.history import HISTORY_DAYS
-from rowcall.migrations.runner import Status, migrate, status
+from rowcall.migrations.roles import Lacks, Target
+from rowcall.migrations.roles import script as roles_script
+from rowcall.migrations.runner import Status, lacks, migrate, status
 
 __all__ = [
     "HISTORY_DAYS",
     "Kind",
+    "Lacks",
     "Migration",
     "MigrationError",
     "Phase",
     "Status",
+    "Target",
     "UnreachableError",
     "check_schema",
     "discover",
+    "lacks",
     "migrate",
+    "roles_script",
     "status",
 ]

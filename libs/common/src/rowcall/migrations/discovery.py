@@ -39,7 +39,7 @@ class Migration:
     number: int
     """Counts through both phases of a kind; the order of application within a phase."""
     name: str
-    """What it is recorded under: "pre/0001_roles"."""
+    """What it is recorded under: "pre/0001_schema"."""
     text: str
     """The SQL."""
     version: int = 1

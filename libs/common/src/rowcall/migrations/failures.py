@@ -39,8 +39,8 @@ def _said(error: psycopg.Error) -> str:
 def _advice(error: psycopg.Error) -> str:
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return (
-            "The login lacks a right: it must own the database and, the first time on a server, have CREATEROLE; later "
-            "logins need to be members of rowcall_owner and of the login that migrated first."
+            'The login lacks a right: it must own the database and act as rowcall_owner. "rowcall migrate --roles=check" says '
+            "what is missing, and who mends it."
         )
     if isinstance(error, psycopg.errors.LockNotAvailable):
         return (

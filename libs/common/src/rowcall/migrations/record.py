@@ -10,9 +10,11 @@ import psycopg
 
 from rowcall.migrations.discovery import Migration
 
-# Readable by every login: services look at it when they start, and it holds names and times only.
+# Services look at it when they start; who applied something is not for them. The owner's, so that one login may go on where
+# another has begun.
 _CREATE = b"""
-create schema if not exists rowcall_migrations;
+create schema if not exists rowcall_migrations authorization rowcall_owner;
+set local role rowcall_owner;
 create table if not exists rowcall_migrations.applied (
   name text primary key,
   version integer not null,
@@ -20,9 +22,11 @@ create table if not exists rowcall_migrations.applied (
   applied_at timestamptz not null default clock_timestamp(),
   applied_by text not null default session_user
 );
-grant usage on schema rowcall_migrations to public;
-grant select on rowcall_migrations.applied to public;
+grant usage on schema rowcall_migrations to rowcall_gateway, rowcall_worker;
+grant select (name, version, checksum, applied_at) on rowcall_migrations.applied to rowcall_gateway, rowcall_worker;
 """
+
+_AS_OWNER = b"set local role rowcall_owner"
 
 _EXISTS = b"select to_regclass('rowcall_migrations.applied') is not null"
 
@@ -38,7 +42,7 @@ class Applied:
     """A migration that was applied to a database."""
 
     name: str
-    """ "pre/0001_roles" """
+    """ "pre/0001_schema" """
     version: int
     """The version of the schema it belongs to, from 1."""
     checksum: str
@@ -75,7 +79,8 @@ async def read(connection: psycopg.AsyncConnection[Any]) -> dict[str, Applied]:
 
 
 async def write(connection: psycopg.AsyncConnection[Any], migration: Migration) -> None:
-    """Records a migration, in the transaction that the caller has open. Raises psycopg.Error."""
+    """Records a migration, in the transaction that the caller has open, as the owner. Raises psycopg.Error."""
+    await connection.execute(_AS_OWNER)
     await connection.execute(
         _WRITE, {"name": migration.name, "version": migration.version, "checksum": migration.checksum}
     )

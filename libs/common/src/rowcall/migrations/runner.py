@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,10 +17,10 @@ from typing import Any, Final, Literal
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 from rowcall import sessions
-from rowcall.migrations import record
+from rowcall.migrations import record, roles
 from rowcall.migrations.compatibility import kinds_of
 from rowcall.migrations.discovery import Kind, Migration, Phase, discover
 from rowcall.migrations.errors import MigrationError, UnreachableError
@@ -28,6 +28,8 @@ from rowcall.migrations.failures import failed
 from rowcall.migrations.history import HISTORY_DAYS
 from rowcall.migrations.record import Applied
 from rowcall.migrations.server import check_server
+from rowcall.security import database_tls, passwords
+from rowcall.settings import Dsn
 
 _LOCK = b"select pg_try_advisory_lock(hashtextextended('rowcall.migrations', 0))"
 _LOCK_HOLDER = b"""
@@ -57,7 +59,9 @@ _TRIES: Final = 6
 """How often a file is tried whose locks are not to be had in time, or whose transaction collides."""
 _AGAIN: Final = frozenset({"55P03", "40P01", "40001"})
 _CONCURRENT_UPDATE: Final = "XX000"
-"""Two databases of one server that are migrated at once grant the same server-wide role: "tuple concurrently updated"."""
+"""Two databases of one server that are migrated at once grant the same server-wide role: "tuple concurrently updated", or"""
+_CONCURRENT_INSERT: Final = "23505"
+"""a membership that is there already."""
 
 Progress = Callable[[str], None]
 """Told, in a line of text, what is done."""
@@ -68,7 +72,7 @@ class Status:
     """A migration as one database has it."""
 
     name: str
-    """ "pre/0001_roles" """
+    """ "pre/0001_schema" """
     state: Literal["applied", "pending", "changed", "unknown"]
     """changed: the file is not what was applied; unknown: applied by another release, which has it."""
     applied_at: datetime | None
@@ -87,7 +91,8 @@ async def migrate(
     """Applies what is pending and returns the names of it.
 
     Args:
-        dsn: Of the database, as its owner; directly, not through a transaction pooler.
+        dsn: Of the database, as its owner; directly, not through a transaction pooler. The server's roles are made, where it
+            lacks some and this login may make any.
         kind: What the database is.
         shard: The shard's name; needed the first time, and checked afterwards.
         phase: "pre" before the new release runs, "post" when the old one is gone; "all" where nothing runs.
@@ -103,7 +108,8 @@ async def migrate(
         try:
             await check_server(connection)
             await _lock(connection, say)
-            await record.create(connection)
+            # First: what was applied is the owner's to read.
+            await _ensure_roles(connection, kind, say)
             applied = await record.read(connection)
         except psycopg.Error as error:
             raise failed(error, "before the first file", "Nothing was changed.") from error
@@ -113,6 +119,10 @@ async def migrate(
             await _refuse_other_shard(connection, shard)
         if phase == "post":
             _refuse_half_expanded(known, applied)
+        try:
+            await record.create(connection)
+        except psycopg.Error as error:
+            raise failed(error, "before the first file", "Nothing was changed.") from error
         pending = [each for each in known if each.name not in applied and phase in (each.phase, "all")]
         for migration in pending:
             say(f"applying {migration.name}")
@@ -141,6 +151,15 @@ async def status(dsn: str, kind: Kind) -> list[Status]:
     return found
 
 
+async def lacks(dsn: str, kind: Kind) -> roles.Lacks:
+    """What the server and the database lack for this login to migrate it; changes nothing. Raises MigrationError."""
+    async with _connected(dsn) as connection:
+        try:
+            return await roles.look(connection, kind)
+        except psycopg.Error as error:
+            raise failed(error, "looking at the server's roles", "Nothing was changed.") from error
+
+
 @asynccontextmanager
 async def _connected(dsn: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     given = conninfo_to_dict(dsn)
@@ -156,10 +175,13 @@ async def _connected(dsn: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         # Of one host `check_server` has better words.
         own["target_session_attrs"] = "read-write"
     try:
-        connection = await psycopg.AsyncConnection.connect(make_conninfo(dsn, **own), autocommit=True)
+        connection = await passwords.connect(
+            psycopg.AsyncConnection.connect, Dsn(dsn).with_parameters(own), autocommit=True
+        )
     except psycopg.Error as error:
         raise UnreachableError(
-            f"The database cannot be reached: {error}. Nothing was changed. Check the connection string and the server."
+            f"The database cannot be reached: {error}. Nothing was changed. "
+            f"{database_tls.advice(error) or 'Check the connection string and the server'}."
         ) from error
     try:
         if connection.info.server_version >= _TRANSACTION_TIMEOUT:
@@ -210,23 +232,41 @@ def _refuse_half_expanded(known: Sequence[Migration], applied: dict[str, Applied
         )
 
 
+async def _ensure_roles(connection: psycopg.AsyncConnection[Any], kind: Kind, say: Progress) -> None:
+    async def ensure() -> None:
+        for line in await roles.ensure(connection, kind):
+            say(line)
+
+    await _tried(ensure, "making roles", lambda error: _may_pass(error) or error.sqlstate == _CONCURRENT_INSERT, say)
+
+
 async def _apply(connection: psycopg.AsyncConnection[Any], migration: Migration, say: Progress) -> None:
+    async def apply() -> None:
+        if not migration.in_transaction:
+            await connection.execute(migration.text.encode())
+        async with connection.transaction():
+            await connection.execute(_SETTINGS)
+            if migration.in_transaction:
+                await connection.execute(migration.text.encode())
+            await record.write(connection, migration)
+
+    try:
+        await _tried(apply, migration.name, _may_pass, say)
+    except psycopg.Error as error:
+        raise failed(error, migration) from error
+
+
+async def _tried(
+    what: Callable[[], Awaitable[None]], name: str, may_pass: Callable[[psycopg.Error], bool], say: Progress
+) -> None:
+    """Does something, again where it collides with other sessions. Raises psycopg.Error, MigrationError."""
     for tried in range(1, _TRIES + 1):
         try:
-            if migration.in_transaction:
-                async with connection.transaction():
-                    await connection.execute(_SETTINGS)
-                    await connection.execute(migration.text.encode())
-                    # The file may have taken the owner's role on; the record is written by the login.
-                    await connection.execute(b"set local role none")
-                    await record.write(connection, migration)
-            else:
-                await connection.execute(migration.text.encode())
-                await record.write(connection, migration)
+            await what()
         except psycopg.Error as error:
-            if tried == _TRIES or not _may_pass(error):
-                raise failed(error, migration) from error
-            say(f"{migration.name} collided with other sessions ({type(error).__name__}); trying again")
+            if tried == _TRIES or not may_pass(error):
+                raise
+            say(f"{name} collided with other sessions ({type(error).__name__}); trying again")
             await asyncio.sleep(random.uniform(0.1, 0.5) * tried)  # noqa: S311 - spreads, hides nothing
         else:
             return

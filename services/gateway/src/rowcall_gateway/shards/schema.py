@@ -11,6 +11,7 @@ import structlog
 from rowcall.errors import RowcallError
 from rowcall.migrations import check_schema
 from rowcall.queue.protocol import QueueProvider
+from rowcall.security import passwords
 from rowcall.settings import ClusterSettings
 from rowcall.sharding.durability import check_durability
 from rowcall.sharding.faults import catalogue_unavailable, failure
@@ -39,7 +40,7 @@ async def _check_catalogue(settings: ClusterSettings) -> Exception | None:
     """What is wrong with the catalogue; None if it fits or cannot be asked."""
     dsn = connection_string(settings.catalogue, settings, application="rowcall-gateway start")
     try:
-        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        async with await passwords.connect(psycopg.AsyncConnection.connect, dsn, autocommit=True) as connection:
             await check_schema(connection, "catalogue")
             await check_durability(connection, settings, database="the catalogue")
     except psycopg.OperationalError as error:

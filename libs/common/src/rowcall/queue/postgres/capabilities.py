@@ -1,6 +1,7 @@
 """What a shard's server gives of what only sharpens: found once, when a service joins, and told in one line of the log.
 
-Everything works without; the line says what is done later, dearer or not noticed then. Called by the provider's `check`.
+Everything works without; the line says what is done later, dearer or not noticed then. Another warns of a login that may do
+more than a service needs. Called by the provider's `check`.
 What upkeep may not ask for is kept by the shard itself (`rowcall.find_lacks`), so that no beat asks for it in vain.
 """
 
@@ -43,6 +44,8 @@ class Capabilities:
     """synchronous_commit as the login has it, and whether a standby is waited for."""
     lacks: Sequence[str]
     """What is done without, and what that means; a sentence each, without its full stop."""
+    exceeds: str | None
+    """What the service's login is, beyond what its role lets it do; None: nothing."""
 
 
 async def find_capabilities(connection: AsyncConnection[Any], settings: ClusterSettings) -> Capabilities:
@@ -59,7 +62,7 @@ async def find_capabilities(connection: AsyncConnection[Any], settings: ClusterS
     row = await cursor.fetchone()
     if row is None:
         raise psycopg.OperationalError("the server says nothing of itself")
-    refused, version, pid, notifies, level, has_standby = row
+    refused, version, pid, notifies, level, has_standby, is_superuser, is_owner = row
     # A pooler makes up the process that it says the session has: that of the server is behind it.
     pooled = connection.info.backend_pid != pid
     lacks = [_REFUSED[name] for name in refused]
@@ -82,7 +85,8 @@ async def find_capabilities(connection: AsyncConnection[Any], settings: ClusterS
     if settings.prepare_after is None:
         lacks.append("nothing is prepared: each statement is planned anew")
     durability = f"synchronous_commit = {level}, {'with' if has_standby else 'without'} a synchronous standby"
-    return Capabilities(version=version.split()[0], durability=durability, lacks=lacks)
+    exceeds = "a superuser" if is_superuser else "a member of rowcall_owner" if is_owner else None
+    return Capabilities(version=version.split()[0], durability=durability, lacks=lacks, exceeds=exceeds)
 
 
 def tell(found: Capabilities, *, shard: str) -> None:
@@ -92,3 +96,10 @@ def tell(found: Capabilities, *, shard: str) -> None:
         log.warning("the shard's server is used without all that sharpens", lacks=list(found.lacks))
     else:
         log.info("the shard's server gives all that is made use of")
+    if found.exceeds is not None:
+        _log.warning(
+            "the login of this service may do more than a service needs: give it one that was granted rowcall_gateway or "
+            "rowcall_worker and nothing else",
+            shard=shard,
+            login_is=found.exceeds,
+        )

@@ -27,6 +27,7 @@ from rowcall.queue.postgres.hints import (
 from rowcall.queue.postgres.renewal import PostgresLeaseRenewal
 from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.queue.postgres.work import PostgresWorkQueue
+from rowcall.security import passwords
 from rowcall.settings import ClusterSettings, SettingsError
 from rowcall.sharding import Shard, Workload
 from rowcall.sharding.durability import check_durability
@@ -55,8 +56,8 @@ class PostgresQueueProvider:
         """See QueueProvider.check."""
         try:
             # Of its own: a pool waits a while for a server that is away, and whoever starts must not.
-            async with await psycopg.AsyncConnection.connect(
-                self._shard.connection_string("start"), autocommit=True
+            async with await passwords.connect(
+                psycopg.AsyncConnection.connect, self._shard.connection_string("start"), autocommit=True
             ) as connection:
                 await check_schema(connection, "shard", shard=self.shard)
                 await check_durability(connection, self._settings, database=f"shard {self.shard!r}")

@@ -10,6 +10,7 @@ create table rowcall_catalogue.tenant (
   placed_at timestamptz not null default clock_timestamp()
 );
 
--- Gateways place new tenants and never move them; a move is an operator's.
-grant select, insert on rowcall_catalogue.tenant to rowcall_gateway;
-grant select on rowcall_catalogue.tenant to rowcall_worker, rowcall_auditor;
+-- Gateways place new tenants and never move them; a move is an operator's. When it was placed is the database's to say.
+grant select (tenant, shard, epoch), insert (tenant, shard, epoch) on rowcall_catalogue.tenant to rowcall_gateway;
+grant select (tenant, shard, epoch) on rowcall_catalogue.tenant to rowcall_worker;
+grant select on rowcall_catalogue.tenant to rowcall_auditor;

@@ -1,11 +1,6 @@
 -- Who may do what, as rights.toml says too. Nobody but the owner has rights on tables; a function
--- is granted by name to the roles that need it.
+-- is granted by name to the roles that need it, and by 0001_schema is nobody's until then.
 set local role rowcall_owner;
-
-revoke all on all functions in schema rowcall from public;
--- Also of the functions that later migrations bring. (Said of one schema it would
--- have no effect: defaults of a schema can only add to those of the database.)
-alter default privileges revoke all on functions from public;
 
 grant execute on function
   rowcall.adopt_tenant, rowcall.tenant_route, rowcall.shard_facts,
