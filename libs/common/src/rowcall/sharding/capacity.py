@@ -15,6 +15,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
+from rowcall.security import passwords
 from rowcall.settings import Dsn, Problem, SettingsError
 from rowcall.sharding.bounded import bounded
 from rowcall.sharding.faults import refused_login
@@ -116,7 +117,7 @@ async def _limits(demand: Demand, patience: float) -> _Limits | Problem | None:
 
 
 async def _read_limits(dsn: Dsn) -> _Limits:
-    async with await AsyncConnection.connect(dsn, autocommit=True) as connection:
+    async with await passwords.connect(AsyncConnection.connect, dsn, autocommit=True) as connection:
         cursor = await connection.execute(statement("server_limits"))
         (row,) = await cursor.fetchall()
         try:

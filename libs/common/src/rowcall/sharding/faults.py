@@ -10,12 +10,16 @@ import psycopg
 from psycopg import errors
 
 from rowcall.errors import RowcallError
+from rowcall.security import database_tls
+from rowcall.security.passwords import UnreadablePassword
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
 _REFUSED_LOGIN: Final = re.compile(
-    r'authentication failed for user|no password supplied|(database|role) ".*" does not exist'
+    r'authentication failed for user|(database|role) ".*" does not exist'
     r"|no pg_hba\.conf entry|pg_hba\.conf rejects|is not permitted to log in|permission denied for database"
 )
+
+_NO_PASSWORD: Final = "no password supplied"  # noqa: S105 - what libpq says
 
 RETRY_AFTER: Final = timedelta(seconds=1)
 """When to call again after a refusal that passes by itself."""
@@ -41,7 +45,8 @@ def catalogue_unavailable(why: str) -> RowcallError:
 
 
 def refused_login(error: BaseException) -> str | None:
-    """What a server that was reached says against a connection string: password, role, database or pg_hba.conf.
+    """What a server that was reached says against a connection string: password, role, database, pg_hba.conf or TLS; and what to
+    look at.
 
     None where it is something else, which may pass by itself: the server is away, starting or full.
     """
@@ -49,7 +54,14 @@ def refused_login(error: BaseException) -> str | None:
         return None
     # A connection that fails has no SQLSTATE in libpq, only the server's text; a server that speaks another language
     # is taken for one that is away. With several hosts, the last one's word counts.
+    if isinstance(error, UnreadablePassword):
+        return str(error)
     said = str(error).strip().rpartition("FATAL:")[2].strip().partition("\n")[0]
+    todo = database_tls.advice(error)
+    if todo is not None:
+        return f"{said}. {todo}"
+    if _NO_PASSWORD in said:
+        return f"{said}. Name it in ROWCALL_PASSWORD_FILE or passfile; libpq ignores a passfile that others than its owner may read"
     return said if _REFUSED_LOGIN.search(said) else None
 
 

@@ -16,14 +16,15 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 from psycopg.abc import PQGen
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from rowcall import forks, sessions
 from rowcall.errors import RowcallError
 from rowcall.liveness import is_alive
-from rowcall.settings import ClusterSettings, Dsn
+from rowcall.security import database_tls, passwords
+from rowcall.settings import ClusterSettings, Dsn, with_password_file
 from rowcall.sharding.bounded import bounded
 from rowcall.sharding.durability import settle_in
 from rowcall.sharding.model import Workload
@@ -111,7 +112,7 @@ def connection_string(
         }
         own = None if given.get("options") is None else str(given["options"])
         parameters["options"] = sessions.options(timeouts, own, sessions.KEPT, {} if lent else sessions.READ)
-    return Dsn(make_conninfo(dsn, **parameters))
+    return with_password_file(dsn, settings.password_file).with_parameters(parameters)
 
 
 class NoConnection(RowcallError, PoolTimeout):
@@ -170,9 +171,9 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
             made_at = 0.0
 
             @classmethod
-            async def connect(cls, *args: Any, **kwargs: Any) -> Self:
+            async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
                 try:
-                    made = await super().connect(*args, **kwargs)
+                    made = await passwords.connect(super().connect, conninfo, **kwargs)
                     made.made_at = monotonic()
                     if pool._straight:
                         await pool._look_at(made)
@@ -306,10 +307,16 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
         if self._gone_at is None and not self._lent and not self.get_stats()["pool_available"]:
             self._gone_at = monotonic()
             # libpq's message names host, port, user and database, and no password.
-            _log.warning("database unreachable, trying on", pool=self.name, cause=str(self._failed or "").strip())
+            _log.warning("database unreachable, trying on", pool=self.name, cause=_cause(self._failed))
         await asyncio.sleep(_TRY_AGAIN_AFTER)
         if not self.closed:
             await self.check()  # lets the pool grow, hence connect
+
+
+def _cause(error: psycopg.Error | None) -> str:
+    said = str(error or "").strip()
+    todo = None if error is None else database_tls.advice(error)
+    return said if todo is None else f"{said}. {todo}"
 
 
 def _milliseconds(duration: timedelta) -> int:

@@ -17,6 +17,7 @@ from rowcall.queue.postgres import rows
 from rowcall.queue.postgres.faults import fault
 from rowcall.queue.postgres.statements import statement
 from rowcall.queue.sweeps import Horizon, Sweep
+from rowcall.security import passwords
 
 
 class PostgresLeaseRenewal:
@@ -39,6 +40,7 @@ class PostgresLeaseRenewal:
         self._prepare = prepare
         self._guard = guard
         self._guarded = False
+        self._conninfo = conninfo
         own = psycopg.conninfo.conninfo_to_dict(conninfo)
         # A connection that hangs must be given up while there is time for another attempt.
         patience = max(1, int(lease.total_seconds() / 3))
@@ -101,7 +103,7 @@ class PostgresLeaseRenewal:
         }
         try:
             # Its commit may wait for a standby, which no renewal does.
-            with psycopg.connect(**self._parameters, autocommit=True) as connection:
+            with passwords.connect_blocking(self._conninfo, **self._parameters, autocommit=True) as connection:
                 forks.hold(connection)
                 found = connection.execute(statement("expire_attempts"), parameters, prepare=False).fetchall()
         except (psycopg.Error, OSError) as error:
@@ -111,7 +113,9 @@ class PostgresLeaseRenewal:
     def _connected(self) -> psycopg.Connection[Any]:
         connection = self._connection
         if connection is None or connection.closed:
-            connection = self._connection = psycopg.connect(**self._parameters, autocommit=True)
+            connection = self._connection = passwords.connect_blocking(
+                self._conninfo, **self._parameters, autocommit=True
+            )
             forks.hold(connection)
             self._guarded = False
         return connection

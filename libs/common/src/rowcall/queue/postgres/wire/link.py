@@ -13,6 +13,7 @@ import structlog
 
 from rowcall import forks, sessions
 from rowcall.queue.postgres.wire.types import Connection
+from rowcall.security import passwords
 
 _FIRST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 5.0
@@ -40,6 +41,7 @@ class Link:
             name: application_name of the connection, and the name in the log.
             work: Runs until the connection breaks; it must let the psycopg.Error out.
         """
+        self._conninfo = conninfo
         own = psycopg.conninfo.conninfo_to_dict(conninfo)
         self._parameters: dict[str, Any] = {**_KEEPALIVE, "application_name": name, **own}
         self._name = name
@@ -68,7 +70,9 @@ class Link:
         wait = _FIRST_WAIT
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(**self._parameters, autocommit=True) as connection:
+                async with await passwords.connect(
+                    psycopg.AsyncConnection.connect, self._conninfo, **self._parameters, autocommit=True
+                ) as connection:
                     forks.hold(connection)
                     sessions.look_at(connection)
                     wait = _FIRST_WAIT
