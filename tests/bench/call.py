@@ -22,7 +22,9 @@ async def run(stage: Stage) -> list[Figure]:
 
         async def called(where: str, in_flight: int) -> load.Answered:
             nonlocal answered
-            found = await load.apart(requests.echo(where, in_flight=in_flight, seconds=stage.seconds))
+            # The echo knows nobody.
+            tokens = system.tokens if where == address else None
+            found = await load.apart(requests.echo(where, in_flight=in_flight, seconds=stage.seconds, tokens=tokens))
             count("call: calls answered with OK", sum(found.statuses.values()), found.ok)
             answered += found.ok if where == address else 0
             return found
@@ -46,7 +48,7 @@ async def run(stage: Stage) -> list[Figure]:
         async def echoes() -> float:
             return (await called(bare, IN_FLIGHT)).rate
 
-        await load.apart(requests.echo(address, in_flight=IN_FLIGHT, seconds=1))
+        await load.apart(requests.echo(address, in_flight=IN_FLIGHT, seconds=1, tokens=system.tokens))
         system.fresh()
         lone = await stage.in_turn(alone=alone, unavoidable=unavoidable)
         say("unavoidable: " + ", ".join(f"{name} {median(values):.2f} ms" for name, values in parts.items()))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rowcall_gateway.edge.credentials.verified import MAX_TOKENS
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -17,6 +19,8 @@ class Layer:
     about: str
     environment: Mapping[str, str] = field(default_factory=dict)
     """What services are started with."""
+    tokens: int = 0
+    """With how many tokens calls come, in turn."""
     built: bool = True
     """Whether this release has it."""
 
@@ -31,7 +35,12 @@ LAYERS = (
             "OTEL_TRACES_SAMPLER_ARG": "0.05",
         },
     ),
-    Layer("jwt", "callers known by bearer tokens", built=False),
+    Layer("jwt", "callers known by bearer tokens, of submit and call: one token, as its caller sends it", tokens=1),
+    Layer(
+        "jwt-new",
+        "the same, but a new RS256 token with each call, more than a gateway remembers in turn",
+        tokens=MAX_TOKENS + 2000,
+    ),
     Layer("rls", "row level security for reads", built=False),
     Layer("metrics", "OpenTelemetry metrics", built=False),
 )

@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from itertools import count
+from pathlib import Path
 from typing import Final
 
 import uvloop
@@ -48,6 +49,8 @@ class Load:
     """Calls a second, whatever becomes of those before (an open loop); None: as fast as they are answered."""
     window: float | None = None
     """Tell of each so many seconds too."""
+    tokens: Path | None = None
+    """A file of bearer tokens, one a line, which calls bring in turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +131,10 @@ class _Run:
     async def _connect(self) -> None:
         host, _, port = self._load.address.rpartition(":")
         headers = template(self._load.path, self._load.metadata, self._load.address)
+        tokens = [] if self._load.tokens is None else self._load.tokens.read_bytes().split()
         for _ in range(min(CONNECTIONS, self._load.in_flight)):
             _, wire = await asyncio.get_running_loop().create_connection(
-                lambda: Wire(headers, self._load.body, self._tally, self._on_ended), host, int(port)
+                lambda: Wire(headers, self._load.body, self._tally, self._on_ended, tokens=tokens), host, int(port)
             )
             await wire.ready()
             self._wires.append(wire)
@@ -222,7 +226,7 @@ def read(text: bytes) -> Answered:
 
 
 def _options(load: Load) -> dict[str, object]:
-    names = ("address", "path", "in_flight", "seconds", "calls", "rate", "window")
+    names = ("address", "path", "in_flight", "seconds", "calls", "rate", "window", "tokens")
     return {name: value for name in names if (value := getattr(load, name)) is not None}
 
 
@@ -243,6 +247,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int)
     parser.add_argument("--rate", type=float, help="calls a second; without it, as fast as they are answered")
     parser.add_argument("--window", type=float, help="tell of each so many seconds too")
+    parser.add_argument("--tokens", type=Path, help="a file of bearer tokens, one a line, which calls bring in turn")
     options = vars(parser.parse_args())
     if options["seconds"] is None and options["calls"] is None:
         parser.error("say --seconds or --calls")

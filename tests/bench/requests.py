@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -23,7 +24,14 @@ _KEYED: Final = (("rowcall-tenant", TENANT), ("idempotency-key", PLACE.decode())
 """Metadata of a call that has all that a call can have."""
 
 
-def echo(address: str, *, in_flight: int, seconds: float | None = None, calls: int | None = None) -> Load:
+def echo(
+    address: str,
+    *,
+    in_flight: int,
+    seconds: float | None = None,
+    calls: int | None = None,
+    tokens: Path | None = None,
+) -> Load:
     """Typed calls, each answered with its response."""
     return Load(
         address,
@@ -33,10 +41,18 @@ def echo(address: str, *, in_flight: int, seconds: float | None = None, calls: i
         in_flight,
         seconds,
         calls,
+        tokens=tokens,
     )
 
 
-def submit(address: str, *, in_flight: int, seconds: float | None = None, calls: int | None = None) -> Load:
+def submit(
+    address: str,
+    *,
+    in_flight: int,
+    seconds: float | None = None,
+    calls: int | None = None,
+    tokens: Path | None = None,
+) -> Load:
     """Calls that are acknowledged with their operation as soon as it is durable."""
     request = RunRequest(payload=PAYLOAD, response_bytes=RESPONSE_BYTES)
     return Load(
@@ -47,6 +63,7 @@ def submit(address: str, *, in_flight: int, seconds: float | None = None, calls:
         in_flight,
         seconds,
         calls,
+        tokens=tokens,
     )
 
 

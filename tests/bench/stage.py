@@ -17,6 +17,7 @@ import psycopg
 from psycopg import sql
 
 from tests.bench.layers import Layer
+from tests.bench.tokens import callers
 from tests.fix_cluster import Cluster, durable_cluster
 from tests.fix_services import ServiceProcess, Services
 
@@ -81,14 +82,24 @@ class Stage:
         """Databases of one benchmark, durable, on disk, and services on them."""
         with ExitStack() as stack:
             cluster = stack.enter_context(durable_cluster())
-            yield System(cluster, Services(cluster, stack), self.environment)
+            count = max((layer.tokens for layer in self.layers), default=0)
+            if not count:
+                yield System(cluster, Services(cluster, stack), self.environment)
+                return
+            known = stack.enter_context(callers(TENANT, count))
+            environment = {**self.environment, **known.environment}
+            yield System(cluster, Services(cluster, stack), environment, tokens=known.tokens)
 
 
 class System:
     """Databases, and the services that a benchmark starts on them."""
 
-    def __init__(self, cluster: Cluster, services: Services, environment: dict[str, str]) -> None:
+    def __init__(
+        self, cluster: Cluster, services: Services, environment: dict[str, str], *, tokens: Path | None = None
+    ) -> None:
         self.cluster = cluster
+        self.tokens = tokens
+        """What its callers send, a token a line; None: they are believed."""
         self._services = services
         self._environment = environment
 

@@ -20,7 +20,9 @@ async def run(stage: Stage) -> list[Figure]:
         async def ours() -> float:
             nonlocal answered, told
             used = Used(gateway=gateway.process.pid)
-            found = await load.apart(requests.submit(address, in_flight=IN_FLIGHT, seconds=stage.seconds))
+            found = await load.apart(
+                requests.submit(address, in_flight=IN_FLIGHT, seconds=stage.seconds, tokens=system.tokens)
+            )
             told = used.told()
             answered += found.ok
             count("submit: calls answered with OK", sum(found.statuses.values()), found.ok)
@@ -30,7 +32,7 @@ async def run(stage: Stage) -> list[Figure]:
             found = await load.apart(requests.submit(bare, in_flight=IN_FLIGHT, seconds=stage.seconds))
             return found.rate
 
-        await load.apart(requests.submit(address, in_flight=IN_FLIGHT, seconds=1))
+        await load.apart(requests.submit(address, in_flight=IN_FLIGHT, seconds=1, tokens=system.tokens))
         system.fresh()
         found = await stage.in_turn(ours=ours, echo=echo)
         count("submit: rows", answered, system.waiting())

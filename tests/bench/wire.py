@@ -29,6 +29,8 @@ _FIRST_WINDOW: Final = 65_535
 _FRAME: Final = 16_384
 """Bytes in a frame that every peer takes."""
 _STATUS: Final = b"\x0bgrpc-status"
+_FIRST_IN_TABLE: Final = bytes([0x80 | 62])
+"""The header that was put into the table last. RFC 7541, sections 6.1 and 2.3.3."""
 _CUT: Final = -1
 """The status of a call that was answered by no status: its stream or connection was ended."""
 
@@ -70,13 +72,25 @@ class Tally:
 class Wire(asyncio.Protocol):
     """One connection. Calls are begun by `call`; `ended` is told after each read of how many have ended in it."""
 
-    def __init__(self, headers: bytes, body: bytes, tally: Tally, ended: Callable[[Wire, int], None]) -> None:
+    def __init__(
+        self,
+        headers: bytes,
+        body: bytes,
+        tally: Tally,
+        ended: Callable[[Wire, int], None],
+        *,
+        tokens: Sequence[bytes] = (),
+    ) -> None:
         """Args:
         headers: A `template`.
         body: The request message; PLACE in it is replaced as in the headers.
         tally: Where answers are counted.
         ended: Called with this connection and the number of calls.
+        tokens: Bearer tokens that calls bring in turn. A single one is sent once and then by its number in the table, as
+            clients do.
         """
+        self._tokens = tokens
+        self._told_token = False
         self._headers = headers.split(PLACE)
         self._body = (b"\0" + struct.pack(">I", len(body)) + body).split(PLACE)
         self._body_bytes = len(body) + 5
@@ -111,6 +125,8 @@ class Wire(asyncio.Protocol):
         digits = b"%016x" % number
         self._stream += 2
         headers = digits.join(self._headers)
+        if self._tokens:
+            headers += self._token(number)
         body = digits.join(self._body)
         frames = [_frame(_HEADERS, _END_HEADERS, self._stream, headers)]
         for begin in range(0, len(body), _FRAME):
@@ -122,6 +138,15 @@ class Wire(asyncio.Protocol):
         else:
             self._window -= self._body_bytes
             self._out += frames
+
+    def _token(self, number: int) -> bytes:
+        """The header of a call's token."""
+        if len(self._tokens) > 1:
+            return b"\0" + _authorization(self._tokens[number % len(self._tokens)])
+        if self._told_token:
+            return _FIRST_IN_TABLE
+        self._told_token = True
+        return b"\x40" + _authorization(self._tokens[0])
 
     def flush(self) -> None:
         """Sends what was begun."""
@@ -214,6 +239,18 @@ class Wire(asyncio.Protocol):
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return b"%b%b%b" % (len(payload).to_bytes(3, "big"), struct.pack(">BBI", kind, flags, stream), payload)
+
+
+def _authorization(token: bytes) -> bytes:
+    """The name and the value of a token's header, as literals."""
+    value = b"Bearer " + token
+    length, rest = bytearray([127]), len(value) - 127
+    while rest >= 128:
+        length.append(rest & 127 | 128)
+        rest >>= 7
+    length.append(rest)
+    # RFC 7541, section 5.1: a length that does not fit into seven bits.
+    return b"\x0dauthorization" + bytes(length) + value
 
 
 def _status(block: bytearray) -> int:

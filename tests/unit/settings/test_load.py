@@ -186,12 +186,19 @@ def test_help_names_every_flag_and_variable_and_ends_well(capsys: pytest.Capture
 
 
 def test_the_examples_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    # These need shards, files and connection strings that fit them.
+    others = ("placement", "password_file", "require_database_tls")
     for field, info in ProgramSettings.model_fields.items():
         for example in info.examples or ():
-            if field != "placement":
+            if field not in others:
                 monkeypatch.setenv(f"ROWCALL_{field.upper()}", str(example))
     read_settings(ProgramSettings, [])
-    monkeypatch.setenv("ROWCALL_PLACEMENT", str((ProgramSettings.model_fields["placement"].examples or [""])[0]))
+    for field in others:
+        if field != "password_file":
+            monkeypatch.setenv(
+                f"ROWCALL_{field.upper()}", str((ProgramSettings.model_fields[field].examples or [""])[0])
+            )
+    monkeypatch.setenv("ROWCALL_CATALOGUE", "postgresql:///c")
     read_settings(ProgramSettings, ["--shard", "a=postgresql:///a", "--shard", "b=postgresql:///b"])
 
 

@@ -103,6 +103,18 @@ CODES: Final[Mapping[ErrorReason.ValueType, grpc.StatusCode]] = MappingProxyType
         ErrorReason.ERROR_REASON_TRANSACTION_LOST: grpc.StatusCode.ABORTED,
         ErrorReason.ERROR_REASON_TRANSACTION_MISUSED: grpc.StatusCode.FAILED_PRECONDITION,
         ErrorReason.ERROR_REASON_CHILD_REFUSED: grpc.StatusCode.FAILED_PRECONDITION,
+        ErrorReason.ERROR_REASON_CREDENTIALS_REQUIRED: grpc.StatusCode.UNAUTHENTICATED,
+        ErrorReason.ERROR_REASON_TOKEN_INVALID: grpc.StatusCode.UNAUTHENTICATED,
+        ErrorReason.ERROR_REASON_TOKEN_EXPIRED: grpc.StatusCode.UNAUTHENTICATED,
+        ErrorReason.ERROR_REASON_TOKEN_REVOKED: grpc.StatusCode.UNAUTHENTICATED,
+        ErrorReason.ERROR_REASON_CERTIFICATE_UNKNOWN: grpc.StatusCode.UNAUTHENTICATED,
+        ErrorReason.ERROR_REASON_CREDENTIALS_MISMATCH: grpc.StatusCode.UNAUTHENTICATED,
+        ErrorReason.ERROR_REASON_IDENTITY_MISMATCH: grpc.StatusCode.PERMISSION_DENIED,
+        ErrorReason.ERROR_REASON_KEYS_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+        ErrorReason.ERROR_REASON_TENANT_REQUIRED: grpc.StatusCode.INVALID_ARGUMENT,
+        ErrorReason.ERROR_REASON_MISSING_ROLE: grpc.StatusCode.PERMISSION_DENIED,
+        ErrorReason.ERROR_REASON_MISSING_SCOPE: grpc.StatusCode.PERMISSION_DENIED,
+        ErrorReason.ERROR_REASON_METHOD_CLOSED: grpc.StatusCode.PERMISSION_DENIED,
     }
 )
 """The code of each reason, as the comments of rowcall/v1/error_reason.proto say. HANDLER_ERROR has the handler's own."""
@@ -296,7 +308,7 @@ def _said(details: Iterable[AnyMessage]) -> _Said:
                 said.left_out.append(said.details.pop(said.place))
             said.info, said.place = info, len(said.details)
         elif unpacked(detail, request):
-            if request.serving_data.startswith(_SERVED_BY):
+            if is_ours(request):
                 continue
             said.request_info = True
         elif not _sound(detail):
@@ -411,6 +423,11 @@ def unpacked(detail: AnyMessage, message: Message) -> bool:
         return detail.Unpack(message)
     except DecodeError:
         return False
+
+
+def is_ours(info: RequestInfo) -> bool:
+    """Whether a RequestInfo is the one that we add where a handler gave none."""
+    return info.serving_data.startswith(_SERVED_BY)
 
 
 def readable(text: object) -> str:

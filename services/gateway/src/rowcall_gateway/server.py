@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 from uuid import uuid4
 
 import grpc.aio
@@ -16,10 +16,13 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from opentelemetry.trace import TracerProvider
 
 from rowcall import logs
-from rowcall.catalogue.images import Catalogue, load_catalogue
+from rowcall.catalogue.grants import AccessTable, access_table
+from rowcall.catalogue.images import Catalogue, ImageError, load_catalogue
 from rowcall.queue.choice import queue_of
+from rowcall.settings import Problem, SettingsError
 from rowcall.sharding import GATEWAY_WORKLOADS, Router
 from rowcall.v1 import (
+    access_service_pb2_grpc,
     catalogue_service_pb2_grpc,
     job_service_pb2_grpc,
     queue_service_pb2_grpc,
@@ -31,14 +34,18 @@ from rowcall_gateway.calls.generic import job_method_handlers
 from rowcall_gateway.calls.job_calls import JobCalls
 from rowcall_gateway.calls.submissions import Submissions
 from rowcall_gateway.edge import paths
-from rowcall_gateway.edge.address import Address, cannot_listen
+from rowcall_gateway.edge.access import Rights
+from rowcall_gateway.edge.address import Address
 from rowcall_gateway.edge.gate import Gate
 from rowcall_gateway.edge.handlers import Collected
 from rowcall_gateway.edge.identity import BelievedCallers, IdentityMode
 from rowcall_gateway.edge.interceptor import CallInterceptor
+from rowcall_gateway.edge.port import open_port
 from rowcall_gateway.edge.rules import OUR_SERVICES, Rules, method_paths
 from rowcall_gateway.edge.telemetry import span_interceptor
+from rowcall_gateway.edge.transport import server_options
 from rowcall_gateway.resources import Resources
+from rowcall_gateway.services.access import Access
 from rowcall_gateway.services.catalogue import Methods
 from rowcall_gateway.services.changes import Changes
 from rowcall_gateway.services.jobs import Jobs
@@ -50,6 +57,10 @@ from rowcall_gateway.settings import GatewaySettings
 from rowcall_gateway.shards.links import Links
 from rowcall_gateway.shards.schema import check_schemas
 from rowcall_gateway.shards.waiters import Slots
+
+if TYPE_CHECKING:
+    from rowcall_gateway.edge.credentials.opening import Credentials
+    from rowcall_gateway.edge.tls import KeptCertificate
 
 DEDICATED: Final = 2
 """Connections a shard beside the pools, where hints are used: one listens, one notifies."""
@@ -63,14 +74,6 @@ GOAWAY yet; by then, the callers that were refused are waiting for it to be over
 
 _WAITING_SHARE: Final = 0.8
 """Of the grace, over which waiting calls are ended; the rest is for them to leave."""
-
-_PING_EVERY: Final = 5_000
-"""Milliseconds between a client's keepalive pings at least, whether it has calls or not. gRPC's own servers allow one in five
-minutes while nothing is sent, and end the connection, with every call on it, of a client that keeps it alive as is usual in Go
-and Java: a ping every ten seconds. A call that waits sends nothing."""
-
-_PINGS_TOO_SOON: Final = 2
-"""So many sooner than that are borne; then the connection ends (ENHANCE_YOUR_CALM, "too_many_pings")."""
 
 _log = structlog.get_logger(__name__)
 
@@ -103,8 +106,12 @@ class Gateway:
         self._background = Background()
         self._health = health.aio.HealthServicer()
         self._links: Links | None = None
+        self._credentials: Credentials | None = None
         self._server: grpc.aio.Server | None = None
+        self._health_server: grpc.aio.Server | None = None
+        self._certificate: KeptCertificate | None = None
         self._port = 0
+        self._health_port = 0
 
     @property
     def port(self) -> int:
@@ -116,6 +123,11 @@ class Gateway:
         """HOST:PORT, once it is started."""
         return str(Address(self._settings.address.host, self._port))
 
+    @property
+    def health_port(self) -> int:
+        """The port on which it tells of its health alone, once it is started; 0: it has none."""
+        return self._health_port
+
     async def start(self) -> None:
         """Loads the images, looks at the databases, and serves.
 
@@ -123,13 +135,14 @@ class Gateway:
 
         Raises:
             ImageError: An image cannot be served.
-            SettingsError: The pools are more than a server allows.
+            SettingsError: The pools are more than a server allows, or the port's certificate is not what it must be.
             RowcallError: SCHEMA_MISMATCH: a database needs `rowcall migrate`.
             OSError: The address cannot be listened on.
         """
-        catalogue = self._load()
+        catalogue, table = self._load()
+        self._certificate = _certificate(self._settings)
         try:
-            await self._connect(catalogue)
+            await self._connect(catalogue, table)
         except BaseException:
             await self.stop()
             raise
@@ -173,7 +186,16 @@ class Gateway:
         if self._server is not None:
             server, self._server = self._server, None
             await server.stop(_LAST_WORDS)
+        if self._health_server is not None:
+            health_server, self._health_server = self._health_server, None
+            await health_server.stop(None)
+        if self._certificate is not None:
+            await self._certificate.close()
+            self._certificate = None
         await self._background.close()
+        if self._credentials is not None:
+            await self._credentials.close()
+            self._credentials = None
         if self._links is not None:
             await self._links.close()
             self._links = None
@@ -182,7 +204,7 @@ class Gateway:
             self._router = None
         logs.flush()
 
-    def _load(self) -> Catalogue:
+    def _load(self) -> tuple[Catalogue, AccessTable]:
         catalogue = load_catalogue(
             self._settings.images,
             builtin=self._settings.probe,
@@ -190,9 +212,19 @@ class Gateway:
         )
         for warning in catalogue.warnings:
             _log.warning("image", warning=warning)
-        return catalogue
+        table = access_table(catalogue, self._settings)
+        believes = self._settings.identity.believes
+        problems = [*table.violations, *(() if believes else table.lacking)]
+        if problems:
+            raise ImageError(problems)
+        if table.lacking:
+            _log.warning(
+                "methods without an access rule: nobody could call them if callers were known by credentials",
+                methods=table.ruleless,
+            )
+        return catalogue, table
 
-    async def _connect(self, catalogue: Catalogue) -> None:
+    async def _connect(self, catalogue: Catalogue, table: AccessTable) -> None:
         settings = self._settings
         if self._router is None:
             self._router = await Router.open(
@@ -212,8 +244,14 @@ class Gateway:
             methods=list(catalogue.methods.values()),
             shapes=catalogue.shapes(),
         )
-        self._server = await self._assemble(catalogue, self._router, self._links)
-        self._port = _bind(self._server, settings.address)
+        self._credentials = await self._open_credentials(self._router)
+        rights = Rights(table, public_tenant=settings.public_tenant)
+        self._server = await self._assemble(catalogue, rights, self._router, self._links, self._credentials)
+        self._port = open_port(self._server, settings.address, self._certificate)
+        if settings.health_listen is not None:
+            self._health_server = await self._serve_health(Address.parse(settings.health_listen))
+        if self._certificate is not None:
+            self._certificate.start()
         self._links.start()
         await paths.start(self._server)
         for service in ("", *self._services(catalogue)):
@@ -224,10 +262,46 @@ class Gateway:
             )
         _log.info("serving", address=self.address, methods=len(catalogue.methods), shards=sorted(settings.shards))
 
-    async def _assemble(self, catalogue: Catalogue, router: Router, links: Links) -> grpc.aio.Server:
+    async def _serve_health(self, address: Address) -> grpc.aio.Server:
+        """Health on a port of its own, which asks nobody for anything and serves nothing else."""
+        server = grpc.aio.server(options=(("grpc.so_reuseport", 1 if self._shares_port else 0),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        self._health_port = open_port(server, address, None)
+        await paths.start(server)
+        return server
+
+    async def _open_credentials(self, router: Router) -> Credentials | None:
+        """What callers are known by; None where they are believed."""
         settings = self._settings
-        resources = Resources(catalogue)
-        drafts = Drafts(catalogue, max_request_bytes=settings.max_request_bytes)
+        if settings.identity.believes:
+            return None
+        # With what checks signatures, a good part of a gateway's start.
+        from rowcall_gateway.edge.credentials.opening import Credentials
+
+        try:
+            credentials = Credentials(
+                settings.identity,
+                issuers=settings.issuers,
+                certificates=settings.certificates,
+                read_revocations=router.revocations.since,
+            )
+        except ValueError as error:
+            # Good when the settings were read, just now.
+            raise OSError(f"the identity's files have changed and are wrong: {error}") from error
+        await credentials.start()
+        return credentials
+
+    async def _assemble(
+        self,
+        catalogue: Catalogue,
+        rights: Rights,
+        router: Router,
+        links: Links,
+        credentials: Credentials | None,
+    ) -> grpc.aio.Server:
+        settings = self._settings
+        resources = Resources(catalogue, rights)
+        drafts = Drafts(catalogue, rights, max_request_bytes=settings.max_request_bytes)
         submissions = Submissions(router, links)
         reader = JobReader(router, links)
         slots = Slots(settings.max_waiters)
@@ -240,7 +314,8 @@ class Gateway:
             max_call_wait=settings.max_call_wait,
         )
         interceptor = CallInterceptor(
-            scope=BelievedCallers(),
+            scope=BelievedCallers() if credentials is None else credentials.scope,
+            rights=rights,
             gate=self._gate,
             rules=Rules(
                 catalogue, max_request_bytes=settings.max_request_bytes, max_batch_bytes=settings.max_batch_bytes
@@ -269,21 +344,19 @@ class Gateway:
         catalogue_service_pb2_grpc.add_CatalogueServiceServicer_to_server(methods, adding)
         tenants = Tenants(catalogue.validator, changes)
         tenant_service_pb2_grpc.add_TenantServiceServicer_to_server(tenants, adding)
+        access = Access(catalogue.validator, router.revocations, credentials)
+        access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, adding)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, adding)
         if settings.reflection:
             names = (*self._services(catalogue), health.SERVICE_NAME, reflection.SERVICE_NAME)
             servicer = reflection.aio.ReflectionServicer(names, pool=catalogue.pool)
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, adding)  # type: ignore[no-untyped-call]
         server = grpc.aio.server(
-            options=(
-                # On by default, it lets a second process on the port take calls away in silence.
-                ("grpc.so_reuseport", int(self._shares_port)),
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", _PING_EVERY),
-                ("grpc.http2.max_ping_strikes", _PINGS_TOO_SOON),
-            ),
+            options=server_options(
+                shares_port=self._shares_port,
+                max_message_bytes=settings.max_message_bytes,
+                longest_call=settings.max_call_wait,
+            )
         )
         # Where an image has a service of ours, ours is served.
         ours = (*OUR_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -295,9 +368,18 @@ class Gateway:
         return (*catalogue.service_names, *OUR_SERVICES)
 
 
-def _bind(server: grpc.aio.Server, address: Address) -> int:
+def _certificate(settings: GatewaySettings) -> KeptCertificate | None:
+    """The certificate of the port; None: it has none. Raises SettingsError."""
+    files = settings.certificate_files
+    if files is None:
+        return None
+    # What it needs takes a part of the start that gateways without TLS do without.
+    from rowcall_gateway.edge.tls import BadCertificate, KeptCertificate
+
     try:
-        port = server.add_insecure_port(str(address))
-    except RuntimeError as error:
-        raise cannot_listen(address) from error
-    return port
+        return KeptCertificate(files)
+    except BadCertificate as error:
+        name = f"tls_{error.part}"
+        raise SettingsError(
+            settings.program, [Problem(f"ROWCALL_{name.upper()} (--{name.replace('_', '-')})", f"{error}.")]
+        ) from error

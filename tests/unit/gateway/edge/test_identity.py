@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
 from rowcall.errors import RowcallError, reason_name
+from rowcall.security.roles import ADMIN
 from rowcall_gateway.edge.address import Address
-from rowcall_gateway.edge.identity import BelievedCallers, IdentityMode, Principal, check_address
+from rowcall_gateway.edge.identity import (
+    BelievedCallers,
+    IdentityMode,
+    Peer,
+    Principal,
+    ServicerContext,
+    check_address,
+)
 from rowcall_gateway.edge.metadata import CallMetadata
 
+NOBODY = Peer((), cast("ServicerContext", None))
+"""Of whom the transport says nothing: it is not asked."""
 
-def test_a_caller_is_believed() -> None:
-    scope = BelievedCallers()
-    assert scope.resolve(CallMetadata(tenant="acme", actor="ada")) == Principal("acme", "ada")
-    assert scope.resolve(CallMetadata()) == Principal("default", None)
+
+async def resolved(metadata: CallMetadata) -> Principal:
+    return await BelievedCallers().resolve(metadata, NOBODY)
+
+
+async def test_a_caller_is_believed() -> None:
+    principal = await resolved(CallMetadata(tenant="acme", actor="ada"))
+    assert (principal.tenant, principal.actor) == ("acme", "ada")
+    assert principal.has_role({ADMIN})
+    assert principal.has_scopes({"anything"}), "there is no credential that could lack it"
+    principal = await resolved(CallMetadata())
+    assert (principal.tenant, principal.actor) == ("default", None)
 
 
 @pytest.mark.parametrize("name", ["", "Acme", "a_b", "-a", "a-", "x" * 64, "a/b", "a b", "ü"])
-def test_a_name_that_is_no_tenants_is_refused(name: str) -> None:
+async def test_a_name_that_is_no_tenants_is_refused(name: str) -> None:
     with pytest.raises(RowcallError) as refused:
-        BelievedCallers().resolve(CallMetadata(tenant=name))
+        await resolved(CallMetadata(tenant=name))
     assert reason_name(refused.value.reason) == "INVALID_TENANT"
 
 

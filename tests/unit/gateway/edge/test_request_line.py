@@ -27,6 +27,8 @@ LINE: dict[str, Any] = {
     "duration_ms": 1.25,
     "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
     "tenant": "acme",
+    "actor": "ada",
+    "credential": "jwt https://login.example.com",
     "request_id": "k",
     "job": "tenants/acme/operations/1",
 }
@@ -55,6 +57,8 @@ texts = st.none() | st.text(max_size=40)
     method=st.text(max_size=40),
     reason=texts,
     tenant=texts,
+    actor=texts,
+    credential=texts,
     request_id=texts,
     job=texts,
     duration_ms=st.floats(0, 1e9).map(lambda number: round(number, 3)),

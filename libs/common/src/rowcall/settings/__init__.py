@@ -6,11 +6,11 @@ Here: `model` (what they share), `load` (reads, and refuses with everything that
 ROWCALL_ variable), `values` (durations, lists, mappings), `dsn` (connection strings), `problems` (what is wrong, for people).
 """
 
-from rowcall.settings.dsn import Dsn, DsnText, parse_dsn, redact
+from rowcall.settings.dsn import Dsn, DsnText, parse_dsn, redact, unverified_hosts, with_password_file
 from rowcall.settings.load import load_settings, read_settings, unknown_settings
 from rowcall.settings.model import ClusterSettings, LogSettings, PoolSize, ProcessCount, Settings
 from rowcall.settings.problems import Problem, SettingsError, refuse
-from rowcall.settings.values import Duration, ReadableFiles
+from rowcall.settings.values import Duration, ReadableFile, ReadableFiles
 
 __all__ = [
     "ClusterSettings",
@@ -21,6 +21,7 @@ __all__ = [
     "PoolSize",
     "Problem",
     "ProcessCount",
+    "ReadableFile",
     "ReadableFiles",
     "Settings",
     "SettingsError",
@@ -30,4 +31,6 @@ __all__ = [
     "redact",
     "refuse",
     "unknown_settings",
+    "unverified_hosts",
+    "with_password_file",
 ]

@@ -6,6 +6,7 @@ Constructed directly, a class of settings reads no environment: only `load` does
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
@@ -14,10 +15,10 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from rowcall.settings.dsn import DsnText, same_database
+from rowcall.settings.dsn import DsnText, same_database, unverified_hosts
 from rowcall.settings.flags import environment_name
 from rowcall.settings.names import PREFIX, declare
-from rowcall.settings.values import Duration, parse_container
+from rowcall.settings.values import Duration, ReadableFile, parse_container
 
 _SHARD_NAME: Final = re.compile(r"[a-z0-9-]{1,63}")
 
@@ -110,6 +111,19 @@ class ClusterSettings(LogSettings):
         "a shard. A name is lower-case letters, digits and -, and stays with its database for ever.",
         examples=['{"a": "postgresql://rowcall@db.example:5432/rowcall_a"}'],
         json_schema_extra={"flag": "shard", "metavar": "NAME=DSN"},
+    )
+    password_file: ReadableFile | None = Field(
+        default=None,
+        description="A file with the password of the connection strings that say none, and nothing else: looked at by each new "
+        "connection, so that it may be exchanged while the program runs.",
+        examples=["/run/secrets/rowcall_password"],
+        json_schema_extra={"metavar": "FILE"},
+    )
+    require_database_tls: bool = Field(
+        default=False,
+        description="Refuse connection strings that lead over a network without verifying the server: all but those that say "
+        "sslmode=verify-full, or lead to a Unix socket or a loopback address.",
+        examples=["true"],
     )
     placement: Mapping[str, float] = Field(
         default_factory=dict,
@@ -206,6 +220,20 @@ class ClusterSettings(LogSettings):
                 if same_database(shards[one], shards[other]):
                     raise ValueError(f"gives {one!r} and {other!r} the same database; a shard is a database of its own")
         return shards
+
+    @field_validator("require_database_tls")
+    @classmethod
+    def _check_database_tls(cls, required: bool, info: ValidationInfo) -> bool:
+        if required:
+            named = {"the catalogue": info.data.get("catalogue")}
+            named |= {f"shard {name!r}": dsn for name, dsn in (info.data.get("shards") or {}).items()}
+            open_ones = [name for name, dsn in named.items() if dsn and unverified_hosts(dsn, os.environ)]
+            if open_ones:
+                raise ValueError(
+                    f"is set, and the connection string of {', '.join(open_ones)} does not verify the server; add "
+                    "sslmode=verify-full and sslrootcert=FILE to it, the certificate of who signed the server's"
+                )
+        return required
 
     @field_validator("placement")
     @classmethod

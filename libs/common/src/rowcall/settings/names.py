@@ -17,22 +17,34 @@ PREFIX: Final = "ROWCALL_"
 NEIGHBOURS: Final[Mapping[str, frozenset[str]]] = {
     "rowcall-gateway": frozenset(
         {
+            "ROWCALL_ACCESS_DEFAULT",
+            "ROWCALL_CERTIFICATES",
             "ROWCALL_DRAIN_NOTICE",
             "ROWCALL_GATHER",
             "ROWCALL_GATHER_ABOVE",
             "ROWCALL_GRACE",
+            "ROWCALL_HEALTH_LISTEN",
             "ROWCALL_IDENTITY",
             "ROWCALL_IMAGES",
+            "ROWCALL_IMAGE_ROLES",
+            "ROWCALL_IMAGE_SCOPES",
+            "ROWCALL_ISSUERS",
             "ROWCALL_KEY_TTL",
             "ROWCALL_LISTEN",
             "ROWCALL_MAX_BATCH_BYTES",
             "ROWCALL_MAX_CALL_WAIT",
             "ROWCALL_MAX_REQUEST_BYTES",
             "ROWCALL_MAX_WAITERS",
+            "ROWCALL_PLAINTEXT",
             "ROWCALL_PROBE",
             "ROWCALL_PROCESSES",
+            "ROWCALL_PUBLIC_TENANT",
             "ROWCALL_REFLECTION",
+            "ROWCALL_REFLECTION_ACCESS",
             "ROWCALL_SUBMIT_BATCH",
+            "ROWCALL_TLS_CERT",
+            "ROWCALL_TLS_CLIENT_CA",
+            "ROWCALL_TLS_KEY",
         }
     ),
     "rowcall-worker": frozenset(
@@ -55,7 +67,20 @@ NEIGHBOURS: Final[Mapping[str, frozenset[str]]] = {
             "ROWCALL_TRANSACTION_WAIT",
         }
     ),
-    "rowcall": frozenset({"ROWCALL_ADDRESS", "ROWCALL_TENANT"}),
+    "rowcall": frozenset(
+        {
+            "ROWCALL_ADDRESS",
+            "ROWCALL_CLI_TLS",
+            "ROWCALL_CLI_TLS_CA",
+            "ROWCALL_CLI_TLS_CERT",
+            "ROWCALL_CLI_TLS_KEY",
+            "ROWCALL_CLI_TLS_NAME",
+            "ROWCALL_TENANT",
+            "ROWCALL_TOKEN",
+            "ROWCALL_TOKEN_FILE",
+            "ROWCALL_TOKEN_OVER_PLAINTEXT",
+        }
+    ),
     "embedded Postgres": frozenset({"ROWCALL_POSTGRES_BIN"}),
     "docker-compose.yml": frozenset({"ROWCALL_PASSWORD"}),
 }

@@ -26,13 +26,14 @@ _UNITS: Final = {
 
 
 def _readable(files: tuple[Path, ...]) -> tuple[Path, ...]:
-    unreadable = [f"{str(file)!r} ({why})" for file in files if (why := _unreadable(file)) is not None]
-    if unreadable:
-        raise ValueError(f"names what cannot be read: {', '.join(unreadable)}")
+    closed = [f"{str(file)!r} ({why})" for file in files if (why := unreadable(file)) is not None]
+    if closed:
+        raise ValueError(f"names what cannot be read: {', '.join(closed)}")
     return files
 
 
-def _unreadable(file: Path) -> str | None:
+def unreadable(file: Path) -> str | None:
+    """Why a file cannot be read; None if it can."""
     # Not opened: it may be a pipe, which can be read once.
     try:
         if stat.S_ISDIR(file.stat().st_mode):
@@ -44,6 +45,14 @@ def _unreadable(file: Path) -> str | None:
 
 ReadableFiles = Annotated[tuple[Path, ...], AfterValidator(_readable)]
 """The type of a setting that names files to read, so that those that are missing are told with everything else."""
+
+
+def _readable_file(file: Path) -> Path:
+    return _readable((file,))[0]
+
+
+ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
+"""The type of a setting that names one such file."""
 
 
 def parse_duration(value: object) -> object:

@@ -189,6 +189,54 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION, of the job. A job that its handler submitted was refused, so
     that neither was kept. Keys: operation, attempt, method, request_id.
     """
+    ERROR_REASON_CREDENTIALS_REQUIRED: _ErrorReason.ValueType  # 45
+    """UNAUTHENTICATED. The gateway knows its callers by credentials, and the call brought
+    none. Send a token as metadata "authorization: Bearer …", or connect with a client
+    certificate, as the message says.
+    """
+    ERROR_REASON_TOKEN_INVALID: _ErrorReason.ValueType  # 46
+    """UNAUTHENTICATED. The token is not one that this gateway takes. Get another one.
+    Keys: problem, one of format, algorithm, issuer, key, signature, audience, time,
+    claims.
+    """
+    ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 47
+    """UNAUTHENTICATED. The token's time is over, also while its call waited; a job that was
+    written goes on. Get a new one and call again.
+    """
+    ERROR_REASON_TOKEN_REVOKED: _ErrorReason.ValueType  # 48
+    """UNAUTHENTICATED. The token was issued before its subject's tokens were revoked, also
+    while its call waited; a job that was written goes on. Get a new one, if you may.
+    """
+    ERROR_REASON_CERTIFICATE_UNKNOWN: _ErrorReason.ValueType  # 49
+    """UNAUTHENTICATED. No rule of this gateway says who the client certificate is."""
+    ERROR_REASON_CREDENTIALS_MISMATCH: _ErrorReason.ValueType  # 50
+    """UNAUTHENTICATED. The token is of a tenant that the client certificate may not act
+    for.
+    """
+    ERROR_REASON_IDENTITY_MISMATCH: _ErrorReason.ValueType  # 51
+    """PERMISSION_DENIED. The metadata names another tenant or actor than the credential.
+    Leave it out: the credential alone decides. Keys: key.
+    """
+    ERROR_REASON_KEYS_UNAVAILABLE: _ErrorReason.ValueType  # 52
+    """UNAVAILABLE. The keys of the token's issuer could not be had, so that the token
+    cannot be checked. Call again later. Keys: issuer.
+    """
+    ERROR_REASON_TENANT_REQUIRED: _ErrorReason.ValueType  # 53
+    """INVALID_ARGUMENT. The credential is of no tenant in particular, and the call did not
+    say for which it is. Name it in the metadata "rowcall-tenant".
+    """
+    ERROR_REASON_MISSING_ROLE: _ErrorReason.ValueType  # 55
+    """PERMISSION_DENIED. The caller has none of the roles that the method's access rule
+    names. Ask whoever gives credentials for one of them. Keys: method, roles (one of
+    them is needed); scopes, if some are missing too.
+    """
+    ERROR_REASON_MISSING_SCOPE: _ErrorReason.ValueType  # 56
+    """PERMISSION_DENIED. The caller's credential lacks scopes that the method's access rule
+    names. Get one that was issued for them. Keys: method, scopes (those that are
+    missing).
+    """
+    ERROR_REASON_METHOD_CLOSED: _ErrorReason.ValueType  # 57
+    """PERMISSION_DENIED. The method's access rule lets nobody call. Keys: method."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or failed: google.rpc.ErrorInfo.reason, without the
@@ -373,4 +421,52 @@ ERROR_REASON_CHILD_REFUSED: ErrorReason.ValueType  # 44
 """FAILED_PRECONDITION, of the job. A job that its handler submitted was refused, so
 that neither was kept. Keys: operation, attempt, method, request_id.
 """
+ERROR_REASON_CREDENTIALS_REQUIRED: ErrorReason.ValueType  # 45
+"""UNAUTHENTICATED. The gateway knows its callers by credentials, and the call brought
+none. Send a token as metadata "authorization: Bearer …", or connect with a client
+certificate, as the message says.
+"""
+ERROR_REASON_TOKEN_INVALID: ErrorReason.ValueType  # 46
+"""UNAUTHENTICATED. The token is not one that this gateway takes. Get another one.
+Keys: problem, one of format, algorithm, issuer, key, signature, audience, time,
+claims.
+"""
+ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 47
+"""UNAUTHENTICATED. The token's time is over, also while its call waited; a job that was
+written goes on. Get a new one and call again.
+"""
+ERROR_REASON_TOKEN_REVOKED: ErrorReason.ValueType  # 48
+"""UNAUTHENTICATED. The token was issued before its subject's tokens were revoked, also
+while its call waited; a job that was written goes on. Get a new one, if you may.
+"""
+ERROR_REASON_CERTIFICATE_UNKNOWN: ErrorReason.ValueType  # 49
+"""UNAUTHENTICATED. No rule of this gateway says who the client certificate is."""
+ERROR_REASON_CREDENTIALS_MISMATCH: ErrorReason.ValueType  # 50
+"""UNAUTHENTICATED. The token is of a tenant that the client certificate may not act
+for.
+"""
+ERROR_REASON_IDENTITY_MISMATCH: ErrorReason.ValueType  # 51
+"""PERMISSION_DENIED. The metadata names another tenant or actor than the credential.
+Leave it out: the credential alone decides. Keys: key.
+"""
+ERROR_REASON_KEYS_UNAVAILABLE: ErrorReason.ValueType  # 52
+"""UNAVAILABLE. The keys of the token's issuer could not be had, so that the token
+cannot be checked. Call again later. Keys: issuer.
+"""
+ERROR_REASON_TENANT_REQUIRED: ErrorReason.ValueType  # 53
+"""INVALID_ARGUMENT. The credential is of no tenant in particular, and the call did not
+say for which it is. Name it in the metadata "rowcall-tenant".
+"""
+ERROR_REASON_MISSING_ROLE: ErrorReason.ValueType  # 55
+"""PERMISSION_DENIED. The caller has none of the roles that the method's access rule
+names. Ask whoever gives credentials for one of them. Keys: method, roles (one of
+them is needed); scopes, if some are missing too.
+"""
+ERROR_REASON_MISSING_SCOPE: ErrorReason.ValueType  # 56
+"""PERMISSION_DENIED. The caller's credential lacks scopes that the method's access rule
+names. Get one that was issued for them. Keys: method, scopes (those that are
+missing).
+"""
+ERROR_REASON_METHOD_CLOSED: ErrorReason.ValueType  # 57
+"""PERMISSION_DENIED. The method's access rule lets nobody call. Keys: method."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

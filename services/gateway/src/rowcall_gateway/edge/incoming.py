@@ -9,16 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final, TypeAlias
-
-import grpc.aio
+from typing import Final
 
 from rowcall.tracing import TraceContext
-from rowcall_gateway.edge.identity import Principal
+from rowcall_gateway.edge.identity import Principal, ServicerContext
 from rowcall_gateway.edge.metadata import OPERATION, CallMetadata
-
-ServicerContext: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
-"""gRPC's context as the gateway sees it: messages are bytes to it."""
 
 
 @dataclass(slots=True)

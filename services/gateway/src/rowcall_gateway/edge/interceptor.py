@@ -1,7 +1,7 @@
 """What every call goes through, put around each handler once, when the server is assembled.
 
-It reads the metadata, resolves the tenant, refuses what is too large, makes an envelope of every error and writes the
-request line. Health checks and reflection pass by it.
+It reads the metadata, resolves the tenant, refuses who may not call and what is too large, makes an envelope of every error and
+writes the request line. Health checks pass by it; reflection, a stream, is only asked who calls.
 
 Handlers raise; nothing else does. An error becomes a value before it leaves, because OpenTelemetry's interceptor,
 which stands in between, records what is raised twice and leaves the span without a status; the abort that gRPC wants
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
@@ -26,22 +26,28 @@ from rowcall.errors import Origin, RowcallError, envelope, grpc_code, our_reason
 from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.edge import incoming, telemetry
+from rowcall_gateway.edge.access import Rights
 from rowcall_gateway.edge.failures import JobFailure, internal, too_large
 from rowcall_gateway.edge.gate import Gate
-from rowcall_gateway.edge.handlers import ByPath, Handler, MethodPath
-from rowcall_gateway.edge.identity import TenantScope
-from rowcall_gateway.edge.incoming import IncomingCall, ServicerContext
+from rowcall_gateway.edge.handlers import ByPath, Handler, MethodPath, decoding, undecodable
+from rowcall_gateway.edge.identity import Peer, Principal, ServicerContext, TenantScope, tenant_required
+from rowcall_gateway.edge.incoming import IncomingCall
 from rowcall_gateway.edge.metadata import OPERATION, read_metadata
 from rowcall_gateway.edge.request_line import write_request_line
 
 PASSED_BY: Final = ("/grpc.health.", "/grpc.reflection.")
-"""Services whose calls are nobody's, are answered even while the gateway drains, and are not logged."""
+"""Services whose calls are no tenant's, are answered even while the gateway drains, and are not logged."""
+
+LOOK_AGAIN_AFTER: Final = 1.0
+"""Seconds from which on a call has waited, so that its credential is looked at again before it is answered. What is done in
+less was allowed when it was done."""
 
 _FAULTS: Final = frozenset({ErrorReason.ERROR_REASON_INTERNAL, ErrorReason.ERROR_REASON_SCHEMA_MISMATCH})
 
 _log = structlog.get_logger(__name__)
 
 Behaviour: TypeAlias = Callable[[Any, ServicerContext], Awaitable[Any]]
+StreamBehaviour: TypeAlias = Callable[[AsyncIterator[Any], ServicerContext], AsyncIterator[Any]]
 Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 
@@ -55,6 +61,9 @@ class MethodRules:
     """Whether a call submits something, so that gRPC must not repeat it unless it has a key."""
     request_type: str
     """Full name of the request's message type; empty if nobody serves the method."""
+    of_tenant: bool = True
+    """Whether a call must be of a tenant before it is looked at. Not where the request names it, or nothing of it is a
+    tenant's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,7 @@ class CallInterceptor:
         self,
         *,
         scope: TenantScope,
+        rights: Rights,
         gate: Gate,
         rules: Callable[[str], MethodRules],
         spans: grpc.aio.ServerInterceptor | None,
@@ -91,11 +101,13 @@ class CallInterceptor:
         """
         Args:
             scope: Says whose a call is.
+            rights: Says who may call what.
             gate: Says whether calls are taken.
             rules: What is to be known of a method, by its path.
             spans: OpenTelemetry's interceptor, where spans are wanted.
         """
         self._scope = scope
+        self._rights = rights
         self._gate = gate
         self._rules = rules
         self._spans = spans
@@ -103,10 +115,40 @@ class CallInterceptor:
     async def guard(self, handlers: Mapping[str, Handler]) -> grpc.GenericRpcHandler:
         """The same handlers, by their paths, each with everything that a call needs; and an answer for every other path."""
         guarded = {
-            path: handler if path.startswith(PASSED_BY) else await self._serving(path, handler)
+            path: self._passing(path, handler) if path.startswith(PASSED_BY) else await self._serving(path, handler)
             for path, handler in handlers.items()
         }
         return ByPath(guarded, self._unknown)
+
+    def _passing(self, path: str, handler: Handler) -> Handler:
+        """The handler of a service of PASSED_BY: health's as it is, which everybody may ask; reflection's, asked who calls."""
+        if handler.stream_stream is None:
+            return decoding(path, handler)
+        resolve, admit = self._rights.identifying(path, self._scope.resolve), self._rights.admitting(path)
+        behaviour = cast("StreamBehaviour", handler.stream_stream)
+
+        async def serve(requests: AsyncIterator[Any], context: ServicerContext) -> AsyncIterator[Any]:
+            started = time.perf_counter()
+            items = context.invocation_metadata() or ()
+            trace = TraceContext.from_metadata(items)
+            refusal: _Refusal | None = None
+            try:
+                admit(await resolve(read_metadata(items), Peer(items, context)))
+            except RowcallError as error:
+                refusal = _refusal(error, None, trace)
+            except Exception as error:  # noqa: BLE001 - as for every call
+                refusal = _refusal(internal(), None, trace)
+                _log.error("a call failed", method=path[1:], trace_id=trace.trace_id, exc_info=error)
+            if refusal is not None:
+                _report(path, None, trace, refusal, started, traced=False)
+                await refusal.abort(context)
+            async for response in behaviour(requests, context):
+                yield response
+
+        # As `_unary`.
+        return grpc.stream_stream_rpc_method_handler(
+            cast("Any", serve), handler.request_deserializer, handler.response_serializer
+        )
 
     def _unknown(self, path: str) -> Handler | None:
         if path.startswith(PASSED_BY):
@@ -143,8 +185,9 @@ class CallInterceptor:
         Where OpenTelemetry's interceptor is put around it, to a refusal as well: see the module.
         """
         rules = self._rules(path)
-        resolve, gate, traced = self._scope.resolve, self._gate, self._spans is not None
-        limit_bytes, reads = rules.limit_bytes, not rules.writes
+        resolve, admit = self._rights.identifying(path, self._scope.resolve), self._rights.admitting(path)
+        gate, traced = self._gate, self._spans is not None
+        limit_bytes, reads, of_tenant = rules.limit_bytes, not rules.writes, rules.of_tenant
         answer = _answering(path, handler, rules)
 
         async def behave(request: bytes, context: ServicerContext) -> bytes | _Refusal:
@@ -155,13 +198,21 @@ class CallInterceptor:
             ended: bytes | _Refusal | None = None
             try:
                 metadata = read_metadata(items)
-                principal = resolve(metadata)
+                principal = await resolve(metadata, Peer(items, context))
                 key = metadata.idempotency_key
                 call = IncomingCall(context, metadata, principal, trace, reads or key is not None, key)
+                admit(principal)
+                if of_tenant and not principal.tenant:
+                    raise tenant_required()  # noqa: TRY301 - as what resolve raises
                 incoming.bind(call)
                 with calls_context.bind(calls_context.CallContext(principal.tenant, principal.actor, key, trace)), gate:
                     _check_size(request, limit_bytes)
-                    ended = await answer(request, context)
+                    try:
+                        ended = await answer(request, context)
+                    except (JobFailure, RowcallError):
+                        _look_again(principal, started)
+                        raise
+                    _look_again(principal, started)
             except asyncio.CancelledError as error:
                 if _is_cancelled():
                     raise
@@ -189,6 +240,12 @@ class CallInterceptor:
 def _unary(behaviour: Behaviour) -> Handler:
     # The stubs know synchronous behaviours only.
     return grpc.unary_unary_rpc_method_handler(cast("Callable[[Any, grpc.ServicerContext], Any]", behaviour))
+
+
+def _look_again(principal: Principal, started: float) -> None:
+    """Refuses a call whose credential ended while it waited, whatever it would have been told."""
+    if principal.proof is not None and time.perf_counter() - started >= LOOK_AGAIN_AFTER:
+        principal.proof.check()
 
 
 def _check_size(request: bytes, limit_bytes: int) -> None:
@@ -221,12 +278,7 @@ def _answering(
             try:
                 message = deserialize(request)
             except DecodeError as error:
-                raise RowcallError(
-                    ErrorReason.ERROR_REASON_UNDECODABLE_REQUEST,
-                    f"{path[1:]} takes a {rules.request_type}, and the bytes are not such a message; generate the client "
-                    "from the proto that the gateway serves.",
-                    metadata={"type": rules.request_type},
-                ) from error
+                raise undecodable(path, rules.request_type) from error
         response = await behaviour(message, context)
         return cast("bytes", response if serialize is None else serialize(response))
 
@@ -308,6 +360,8 @@ def _report(
         duration_ms=round((time.perf_counter() - started) * 1000, 3),
         trace_id=trace.trace_id,
         tenant=None if call is None else call.tenant,
+        actor=None if call is None else call.principal.actor,
+        credential=None if call is None else call.principal.credential,
         request_id=None if call is None else call.request_id,
         job=None if call is None else call.operation,
     )

@@ -27,6 +27,8 @@ def write_request_line(
     duration_ms: float,
     trace_id: str,
     tenant: str | None,
+    actor: str | None,
+    credential: str | None,
     request_id: str | None,
     job: str | None,
 ) -> None:
@@ -42,6 +44,8 @@ def write_request_line(
             duration_ms=duration_ms,
             trace_id=trace_id,
             tenant=tenant,
+            actor=actor,
+            credential=credential,
             request_id=request_id,
             job=job,
         )
@@ -53,6 +57,8 @@ def write_request_line(
         f', "exception": {_NULL if exception is None else _quoted(exception)}'
         f', "duration_ms": {duration_ms!r}, "trace_id": "{trace_id}"'
         f', "tenant": {_NULL if tenant is None else _quoted(tenant)}'
+        f', "actor": {_NULL if actor is None else _quoted(actor)}'
+        f', "credential": {_NULL if credential is None else _quoted(credential)}'
         f', "request_id": {_NULL if request_id is None else _quoted(request_id)}'
         f', "job": {_NULL if job is None else _quoted(job)}'
         f', "event": "call", {lines.origin}, "level": "info", "timestamp": "{time}"}}\n'
