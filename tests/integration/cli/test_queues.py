@@ -163,8 +163,8 @@ def test_json_is_one_object(command: Command) -> None:
 async def test_what_a_shard_that_is_away_has_is_said_to_be_missing(
     rowcall_process: Command, gateways: Gateways, cluster: Cluster
 ) -> None:
-    async with Gate(cluster.service_shards["a"]) as gate:
-        gateway = await gateways.start(shards={**cluster.service_shards, "a": gate.dsn}, connect_timeout="2s")
+    async with Gate(cluster.gateway.shards["a"]) as gate:
+        gateway = await gateways.start(shards={**cluster.gateway.shards, "a": gate.dsn}, connect_timeout="2s")
         client = QueueServiceStub(await gateways.channel(gateway))
 
         async def known() -> bool:

@@ -140,6 +140,7 @@ def test_pool_serves_reflection(build_image: ImageBuilder) -> None:
     assert catalogue.warnings == (), "services of the server's own need no job method"
     for name in (
         *catalogue.service_names,
+        "rowcall.v1.AccessService",
         "rowcall.v1.CatalogueService",
         "rowcall.v1.JobService",
         "rowcall.v1.QueueService",
@@ -430,8 +431,8 @@ LIMITS = 'limits: {name: "printer" key: LIMIT_KEY_TENANT concurrency: 2 rate: {c
 NO_LIMITS = (
     "option (rowcall.options.v1.job).limits: this release enforces none; leave them out until the release that does"
 )
-NO_RULES = "this release enforces no access rules; leave it out until the release that does"
 ACCESS = 'import "rowcall/options/v1/access.proto";'
+PRINTABLE = "use printable ASCII without blanks and commas, 255 characters at most"
 CALLERS = 'option (rowcall.options.v1.access) = {roles: "caller"};'
 
 
@@ -451,31 +452,57 @@ def test_limits_that_nothing_enforces_are_refused(build_image: ImageBuilder) -> 
     assert problems_of(build_image(job(LIMITS))) == [f"method acme.v1.Shop/Buy: {NO_LIMITS}"]
 
 
-@pytest.mark.parametrize("rule", ['roles: "caller"', 'scopes: "shop.buy"', "public: true", ""])
-def test_access_rules_that_nothing_enforces_are_refused(build_image: ImageBuilder, rule: str) -> None:
-    """Also the empty one, which would let nobody call, and those of methods and services that are not served."""
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (
+            'public: true roles: "caller"',
+            "is public and has roles or scopes; whoever calls has either: leave one of them out",
+        ),
+        ('roles: "Operator"', "has the role 'Operator', which is none of Rowcall's: write 'operator'"),
+        (
+            'roles: "shop clerk"',
+            "has the role 'shop clerk', which no credential can give: " + PRINTABLE,
+        ),
+        (
+            'scopes: ""',
+            "has the scope '', which no credential can give: " + PRINTABLE,
+        ),
+    ],
+)
+def test_access_rules_that_cannot_be_meant_are_refused(build_image: ImageBuilder, rule: str, said: str) -> None:
+    """Also those of methods that are not served."""
     source = shop(
         f"option (rowcall.options.v1.service_access) = {{{rule}}};"
         f"rpc Buy(Order) returns (Receipt) {{ {JOB} option (rowcall.options.v1.access) = {{{rule}}}; }}"
-        f"rpc Look(Order) returns (Receipt) {{ option (rowcall.options.v1.access) = {{{rule}}}; }}"
-        f"rpc Free(Order) returns (Receipt) {{ {JOB} }}",
+        f"rpc Look(Order) returns (Receipt) {{ option (rowcall.options.v1.access) = {{{rule}}}; }}",
         imports=ACCESS,
     )
 
     assert problems_of(build_image(source)) == [
-        f"service acme.v1.Shop: option (rowcall.options.v1.service_access): {NO_RULES}",
-        f"method acme.v1.Shop/Buy: option (rowcall.options.v1.access): {NO_RULES}",
-        f"method acme.v1.Shop/Look: option (rowcall.options.v1.access): {NO_RULES}",
+        f"service acme.v1.Shop: option (rowcall.options.v1.service_access) {said}",
+        f"method acme.v1.Shop/Buy: option (rowcall.options.v1.access) {said}",
+        f"method acme.v1.Shop/Look: option (rowcall.options.v1.access) {said}",
+    ]
+
+
+def test_a_field_of_a_rule_that_only_a_newer_release_knows_is_refused(build_image: ImageBuilder) -> None:
+    """It may narrow who may call."""
+    image = build_image(shop(f"rpc Buy(Order) returns (Receipt) {{ {JOB} {CALLERS} }}", imports=ACCESS))
+    files = descriptor_pb2.FileDescriptorSet.FromString(image.read_bytes())
+    [own] = [file for file in files.file if file.name == "acme/v1/shop.proto"]
+    # Extension 51719, length-delimited: the varint field 100.
+    own.service[0].method[0].options.MergeFromString(b"\xba\xa0\x19\x03\xa0\x06\x01")
+
+    assert problems_of(files.SerializeToString()) == [
+        f"method acme.v1.Shop/Buy: option (rowcall.options.v1.access), field 100: {NOT_KNOWN}"
     ]
 
 
 def test_all_that_nothing_enforces_is_told_at_once(build_image: ImageBuilder) -> None:
     method = f"rpc Buy(Order) returns (Receipt) {{ option (rowcall.options.v1.job) = {{{LIMITS}}}; {CALLERS} }}"
 
-    assert problems_of(build_image(shop(method, imports=ACCESS))) == [
-        f"method acme.v1.Shop/Buy: option (rowcall.options.v1.access): {NO_RULES}",
-        f"method acme.v1.Shop/Buy: {NO_LIMITS}",
-    ]
+    assert problems_of(build_image(shop(method, imports=ACCESS))) == [f"method acme.v1.Shop/Buy: {NO_LIMITS}"]
 
 
 def test_an_image_may_bring_the_options_and_set_none(build_image: ImageBuilder) -> None:

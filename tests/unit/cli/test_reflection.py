@@ -182,3 +182,39 @@ def test_a_payload_whose_json_is_no_object_is_shown(fake_gateway: FakeGateway) -
     while (call := fake_gateway.next_call()) is not None:
         call.answer(files(BytesValue.DESCRIPTOR.file.serialized_pb))
     assert command.result(SECONDS).json["request"] == {"@type": payload.type_url, "value": "aGVsbG8="}
+
+
+def secret_file() -> FileDescriptorProto:
+    """A file with a message that has a secret field."""
+    file = FileDescriptorProto(name="acme/v1/card.proto", package="acme.v1", syntax="proto3")
+    card = file.message_type.add(name="Card")
+    card.field.add(name="holder", number=1, type=9, label=1, json_name="holder")
+    card.field.add(name="card_number", number=2, type=9, label=1, json_name="cardNumber").options.debug_redact = True
+    return file
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (b"\x0a\x03Ada\x12\x044711", {"holder": "Ada", "cardNumber": "[REDACTED]"}),
+        # Cut off: it is no message, and is not shown as bytes either.
+        (b"\x12\x044711\x0a\x03", {"redacted": "8 bytes"}),
+    ],
+)
+def test_a_secret_field_is_not_shown(fake_gateway: FakeGateway, value: bytes, shown: dict[str, str]) -> None:
+    """Whether a field is secret ([debug_redact = true]) is in its description."""
+    payload = AnyMessage(type_url="type.googleapis.com/acme.v1.Card", value=value)
+    command = show(fake_gateway, payload)
+    while (call := fake_gateway.next_call()) is not None:
+        call.answer(files(secret_file().SerializeToString()))
+    ran = command.result(SECONDS)
+    assert ran.json["request"] == {"@type": payload.type_url, **shown}
+    assert "4711" not in ran.out
+
+
+def test_what_the_gateway_withheld_is_told_by_type_and_size(fake_gateway: FakeGateway) -> None:
+    payload = AnyMessage()
+    payload.Pack(job_pb2.Withheld(type="acme.v1.Card", size_bytes=12))
+    command = show(fake_gateway, payload)
+    assert fake_gateway.next_call() is None
+    assert command.result(SECONDS).json["request"] == {"withheld": "acme.v1.Card", "bytes": 12}

@@ -1,8 +1,9 @@
 """The `rowcall` command: operators' commands, and the development system when it is installed.
 
 Here: `__main__` and `main` (the entry); the sub-commands `jobs` (with `job_actions`, `job_filters`, `job_names`, `job_output`), `queues`,
-`methods` and `tenants` (with `pausing`), `submit`, `probe`, `migrate`; `gateway` (how commands reach it), `reflection` (types this command does not know), `base64_fields`; `flags` (times,
+`methods` and `tenants` (with `pausing`), `revocations`, `submit`, `probe`, `access`, `migrate`; `gateway` (how commands reach it), `reach/` (over TLS,
+with a token), `reflection` (types this command does not know), `redaction` (secret fields masked), `base64_fields`; `flags` (times,
 labels), `output`, `errors` (exit codes).
 
-Commands call the gateway's RPCs; only `migrate` knows a database, and none holds SQL.
+Commands call the gateway's RPCs, but for `access`, which reads images; only `migrate` knows a database, and none holds SQL.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from rowcall.signals import end_on_signals, interrupt
@@ -11,6 +12,8 @@ from rowcall.starting import importing
 def main() -> int:
     """Runs a command; see `rowcall_cli.main`."""
     end_on_signals()
+    # gRPC writes lines of its own to stderr about connections that fail; commands say it in words.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Takes a while, in which a signal may come.
     with importing():
         from rowcall_cli.main import main as run

@@ -1,13 +1,12 @@
 """The gateway as the commands reach it: the flags that say where it is and for whom, the channel, its errors in words.
 
-Used by `jobs`, `queues`, `methods`, `tenants`, `submit` and `probe`.
+Used by `jobs`, `queues`, `methods`, `tenants`, `revocations`, `submit` and `probe`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import grpc
@@ -19,6 +18,9 @@ from google.rpc.status_pb2 import Status
 from rowcall.errors import DOMAIN, grpc_code, our_reason, read_envelope, reason_name, status_of
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_cli.errors import CommandError, ExitCode
+from rowcall_cli.reach import flags
+from rowcall_cli.reach.channel import open_one, stamp
+from rowcall_cli.reach.trouble import trouble
 
 AddressOption = Annotated[
     str, typer.Option("--address", envvar="ROWCALL_ADDRESS", metavar="HOST:PORT", help="Where the gateway listens.")
@@ -32,49 +34,82 @@ DEFAULT_TENANT = "default"
 RPC_SECONDS = 30.0
 """How long a command waits for an answer that needs no job to finish."""
 
-_MAX_MESSAGE_BYTES = 64 << 20
 _STILL_RUNNING = reason_name(ErrorReason.ERROR_REASON_STILL_RUNNING)
 
 
-@dataclass(frozen=True, slots=True)
 class Gateway:
     """An open channel to a gateway, and the identity to call it with."""
 
     address: str
     """host:port"""
     tenant: str
-    """Whose jobs are looked at."""
-    channel: grpc.Channel
+    """Whose jobs are looked at; empty: whoever's the credential says."""
+
+    def __init__(self, address: str, tenant: str) -> None:
+        self.address = address
+        self.tenant = tenant
+        self._stamp = stamp(flags.current())
+        self._channels = [open_channel(address)]
+
+    @property
+    def channel(self) -> grpc.Channel:
+        """The channel. A new one if the files of its certificates have been exchanged: gRPC's own cannot take others. The
+        earlier ones stay open, for who has a stub of them."""
+        now = stamp(flags.current())
+        if now != self._stamp:
+            # Where the new files do not belong together, they are just being exchanged.
+            with suppress(CommandError):
+                self._channels.append(open_channel(self.address))
+                self._stamp = now
+        return self._channels[-1]
 
     def metadata(self, *more: tuple[str, str]) -> tuple[tuple[str, str | bytes], ...]:
-        """The metadata of a call."""
+        """The metadata of a call. The token is not in it: the channel sends it."""
+        if not self.tenant and flags.current().has_credential:
+            return more
         return (("rowcall-tenant", self.tenant), *more)
+
+    def close(self) -> None:
+        """Closes the channels."""
+        for channel in self._channels:
+            channel.close()
+
+
+def default_tenant() -> str:
+    """The tenant of a command that was told of none: with a credential none, for that says it, else the default."""
+    return "" if flags.current().has_credential else DEFAULT_TENANT
+
+
+def whose(tenant: str) -> str:
+    """A tenant in what people read."""
+    return f"the tenant {tenant}" if tenant else "this caller's tenant"
 
 
 @contextmanager
 def connect(address: str, tenant: str) -> Iterator[Gateway]:
     """Open a channel for a command, and turn gRPC's errors into words and exit codes.
 
-    Raises CommandError: UNREACHABLE when nobody answers, UNFINISHED when the job goes on, INTERRUPTED by Ctrl-C, else
-    FAILED.
+    Raises CommandError: USAGE when a file of TLS or the token is not what it must be, UNREACHABLE when nobody answers, UNFINISHED
+    when the job goes on, INTERRUPTED by Ctrl-C, else FAILED.
     """
-    with open_channel(address) as channel:
-        try:
-            yield Gateway(address, tenant, channel)
-        except grpc.RpcError as error:
-            raise explain(error, address) from error
-        except KeyboardInterrupt as interrupt:
-            # The gateway may have begun already, and is not told to undo anything.
-            raise CommandError(
-                "Interrupted before the command was done. What the gateway was asked for may be done all the same.",
-                ExitCode.INTERRUPTED,
-            ) from interrupt
+    gateway = Gateway(address, tenant)
+    try:
+        yield gateway
+    except grpc.RpcError as error:
+        raise explain(error, address) from error
+    except KeyboardInterrupt as interrupt:
+        # The gateway may have begun already, and is not told to undo anything.
+        raise CommandError(
+            "Interrupted before the command was done. What the gateway was asked for may be done all the same.",
+            ExitCode.INTERRUPTED,
+        ) from interrupt
+    finally:
+        gateway.close()
 
 
 def open_channel(address: str) -> grpc.Channel:
-    """A channel to a gateway; it connects at its first call."""
-    options = (("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES), ("grpc.enable_http_proxy", 0))
-    return grpc.insecure_channel(address, options=options)
+    """A channel to a gateway, as the command's flags have it; it connects at its first call. Raises CommandError (USAGE)."""
+    return open_one(address, flags.current())
 
 
 def explain(error: grpc.RpcError, address: str) -> CommandError:
@@ -84,9 +119,10 @@ def explain(error: grpc.RpcError, address: str) -> CommandError:
     code = grpc_code(status)
     if info is None:
         if code is grpc.StatusCode.UNAVAILABLE:
+            todo = trouble(address, flags.current())
             return CommandError(
                 f"No gateway answers at {address}: {status.message}\n"
-                "Start one (rowcall dev), or name another with --address or ROWCALL_ADDRESS.",
+                f"{todo or 'Start one (rowcall dev), or name another with --address or ROWCALL_ADDRESS.'}",
                 ExitCode.UNREACHABLE,
             )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -101,6 +137,8 @@ def explain(error: grpc.RpcError, address: str) -> CommandError:
     if info.domain != DOMAIN:
         lines.append(f"  domain: {info.domain}")
     lines += [f"  {key}: {value}" for key, value in sorted(info.metadata.items())]
+    if code is grpc.StatusCode.UNAUTHENTICATED and not flags.current().has_token:
+        lines.append("Say who calls: --token-file FILE, ROWCALL_TOKEN_FILE or ROWCALL_TOKEN.")
     goes_on = our_reason(info) == _STILL_RUNNING
     return CommandError("\n".join(lines), ExitCode.UNFINISHED if goes_on else ExitCode.FAILED)
 

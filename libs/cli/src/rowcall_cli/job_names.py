@@ -9,7 +9,7 @@ from uuid import UUID
 
 from rowcall.names import operation_name, parse_operation_name
 from rowcall_cli.errors import CommandError, ExitCode
-from rowcall_cli.gateway import DEFAULT_TENANT
+from rowcall_cli.gateway import default_tenant
 
 FORMS: Final = "tenants/{tenant}/operations/{uuid}, or the uuid alone"
 """What a job's name looks like, for help and errors."""
@@ -22,17 +22,25 @@ def read_names(names: Sequence[str], tenant: str | None) -> tuple[str, list[str]
 
     Args:
         names: As they were typed.
-        tenant: The one that was said; None: the first whole name's, else the default.
+        tenant: The one that was said; None: the first whole name's, else the default. Empty: the credential's, which only the
+            gateway knows.
 
     Raises:
         CommandError: USAGE: one is no name.
     """
-    tenant = tenant or next((found[0] for name in names if (found := parse_operation_name(name))), DEFAULT_TENANT)
+    if tenant is None:
+        tenant = next((found[0] for name in names if (found := parse_operation_name(name))), default_tenant())
     return tenant, [_whole(name, tenant) for name in names]
 
 
 def _whole(name: str, tenant: str) -> str:
     if _ID.fullmatch(name):
+        if not tenant:
+            raise CommandError(
+                f"{name!r} is a job's id alone, and the gateway knows whose job is meant by the credential only: say the tenant too "
+                "(--tenant NAME), or the whole name.",
+                ExitCode.USAGE,
+            )
         return operation_name(tenant, UUID(name))
     if parse_operation_name(name) is None:
         raise CommandError(f"{name!r} is not a job's name: it looks like {FORMS}.", ExitCode.USAGE)

@@ -9,7 +9,6 @@ from typing import cast
 from google.protobuf.any_pb2 import Any
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.json_format import Error as JsonError
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
@@ -18,6 +17,7 @@ from rowcall.options.v1 import job_pb2 as options_pb2
 from rowcall.v1 import job_pb2
 from rowcall_cli.gateway import explain_status
 from rowcall_cli.output import result_fields, result_json, result_table
+from rowcall_cli.redaction import to_json
 from rowcall_cli.reflection import Types
 
 JOB_COLUMNS = ("name", "method", "state", "attempt", "created", "finished", "error")
@@ -84,9 +84,9 @@ def print_job(
     if job.attempts:
         result_table(ATTEMPT_COLUMNS, [_attempt(one) for one in job.attempts], prose=PROSE, wide=wide)
     if job.HasField("request"):
-        result_json({"request": types.render(job.request)})
+        result_json({"request": payload_json(job.request, types)})
     if job.HasField("response"):
-        result_json({"response": types.render(job.response)})
+        result_json({"response": payload_json(job.response, types)})
 
 
 def _attempt(attempt: job_pb2.Attempt) -> tuple[str, ...]:
@@ -106,7 +106,7 @@ def _attempt(attempt: job_pb2.Attempt) -> tuple[str, ...]:
 
 def message_json(message: Message) -> dict[str, object]:
     """A message for a script; there is nothing in it of a type that this command does not know."""
-    return cast("dict[str, object]", MessageToDict(message, preserving_proto_field_name=True))
+    return cast("dict[str, object]", to_json(message, proto_names=True))
 
 
 def job_json(job: job_pb2.Job, types: Types) -> Mapping[str, object]:
@@ -121,10 +121,18 @@ def job_json(job: job_pb2.Job, types: Types) -> Mapping[str, object]:
     if job.HasField("error"):
         result["error"] = _status_json(job.error, types)
     if job.HasField("request"):
-        result["request"] = types.render(job.request)
+        result["request"] = payload_json(job.request, types)
     if job.HasField("response"):
-        result["response"] = types.render(job.response)
+        result["response"] = payload_json(job.response, types)
     return result
+
+
+def payload_json(packed: Any, types: Types) -> Mapping[str, object]:
+    """A payload for whoever may see it; for others, what it would be: the gateway left it out."""
+    withheld = job_pb2.Withheld()
+    if packed.Is(withheld.DESCRIPTOR) and packed.Unpack(withheld):
+        return {"withheld": withheld.type, "bytes": withheld.size_bytes}
+    return types.render(packed)
 
 
 def job_row(job: job_pb2.Job) -> tuple[str, ...]:
@@ -175,6 +183,8 @@ def _status_json(status: Status, types: Types) -> Mapping[str, object]:
 
 
 def _detail_json(detail: Any, types: Types) -> Mapping[str, object]:
+    if detail.Is(job_pb2.Withheld.DESCRIPTOR):
+        return payload_json(detail, types)
     try:
         return message_json(detail)
     except (TypeError, ValueError, DecodeError, JsonError):  # not one of google.rpc's, or not what it says

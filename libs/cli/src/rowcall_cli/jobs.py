@@ -21,6 +21,7 @@ from rowcall_cli.gateway import (
     TenantOption,
     connect,
     explain_status,
+    whose,
 )
 from rowcall_cli.job_actions import JsonOption, NameArgument, NameTenantOption
 from rowcall_cli.job_filters import (
@@ -162,7 +163,7 @@ def list_(
     if found.next_page_token:
         say(f"There are more: raise --limit, or go on with --page-token {found.next_page_token}")
     elif not found.jobs:
-        say(f"No job of the tenant {tenant} matches.")
+        say(f"No job of {whose(tenant)} matches.")
 
 
 @app.command(
@@ -211,7 +212,7 @@ def failures(
         wide=wide,
     )
     if not groups:
-        say(f"The tenant {tenant} has no dead letters that match.")
+        say(f"No dead letter of {whose(tenant)} matches.")
 
 
 app.command(epilog=job_actions.CANCEL_EXAMPLES)(job_actions.cancel)

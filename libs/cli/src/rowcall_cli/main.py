@@ -11,11 +11,13 @@ from typing import Annotated, Final
 import typer
 
 from rowcall.settings import unknown_settings
-from rowcall_cli import jobs, methods, migrate, probe, queues, submit, tenants
+from rowcall_cli import access, jobs, methods, migrate, probe, queues, revocations, submit, tenants
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.output import say
+from rowcall_cli.reach.flags import add_flags
 
 _HELP: Final = ("-h", "--help")
+_WITH_SETTINGS: Final = ("migrate", "serve")
 
 app = typer.Typer(
     name="rowcall",
@@ -33,6 +35,9 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(queues.app, name="queues")
 app.add_typer(methods.app, name="methods")
 app.add_typer(tenants.app, name="tenants")
+app.command(epilog=revocations.REVOKE_EXAMPLES)(revocations.revoke)
+app.command(epilog=revocations.LIST_EXAMPLES)(revocations.revocations)
+app.command(epilog=access.EXAMPLES)(access.access)
 app.command(epilog=submit.EXAMPLES)(submit.submit)
 app.command(epilog=probe.EXAMPLES)(probe.probe)
 
@@ -41,6 +46,8 @@ if importlib.util.find_spec("rowcall_standalone") is not None:
     from rowcall_standalone import commands
 
     app.add_typer(commands.app)
+
+add_flags(app)
 
 
 def _version(asked: bool) -> None:
@@ -58,9 +65,9 @@ def root(
     ] = False,
 ) -> None:
     """Rowcall: a typed gRPC call, kept as a Postgres row until it is answered."""
-    # A typo must not send a command to another gateway or tenant than was meant. Help is given all the same; migrate tells of
-    # typos itself, with everything else that is wrong with its settings.
-    if context.invoked_subcommand != "migrate" and not set(_HELP).intersection(sys.argv):
+    # A typo must not send a command to another gateway or tenant than was meant. Help is given all the same; migrate and serve
+    # tell of typos themselves, with everything else that is wrong with their settings.
+    if context.invoked_subcommand not in _WITH_SETTINGS and not set(_HELP).intersection(sys.argv):
         problems = unknown_settings(os.environ)
         if problems:
             raise CommandError("\n".join(f"{each.where} {each.what}" for each in problems), ExitCode.USAGE)

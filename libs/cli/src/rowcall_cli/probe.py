@@ -35,8 +35,9 @@ def probe(
     workers: set[str] = set()
     failures: list[CommandError] = []
     with connect(address, tenant) as gateway:
-        stub = probe_pb2_grpc.ProbeServiceStub(gateway.channel)
         for _ in range(count):
+            # Of the channel as it is then: a probe may outlive its certificate.
+            stub = probe_pb2_grpc.ProbeServiceStub(gateway.channel)
             payload = secrets.token_bytes(16)
             started = time.perf_counter()
             try:

@@ -24,6 +24,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from rowcall.errors import status_of
 from rowcall_cli.base64_fields import not_base64
 from rowcall_cli.errors import CommandError, ExitCode
+from rowcall_cli.redaction import has_secrets, to_json
 
 LOOKUP_SECONDS: Final = 30.0
 """How long a command waits for one description."""
@@ -76,20 +77,24 @@ class Types:
         return message
 
     def render(self, packed: Any) -> Mapping[str, object]:
-        """A payload as JSON, or as base64 where its type is not to be had."""
+        """A payload as JSON, its secret fields masked, or as base64 where its type is not to be had.
+
+        Where it cannot be shown as JSON, and has fields that are secret, only its size is shown.
+        """
         kind = self._find(packed.TypeName())
         if kind is not None:
             message = GetMessageClass(kind)()
             try:
                 message.ParseFromString(packed.value)
-                # Whatever its types say: of a Duration or a BytesValue it makes no dictionary.
-                fields = cast("object", json_format.MessageToDict(message, descriptor_pool=self._pool))
+                fields = to_json(message, self._pool)
             except (DecodeError, TypeError, ValueError, json_format.Error):
                 # It is not what it says, or says what JSON has no form for: a time in the year 20000.
                 pass
             else:
                 # As protobuf's own JSON of an Any has it.
                 return {"@type": packed.type_url, **(fields if isinstance(fields, dict) else {"value": fields})}
+            if has_secrets(kind):
+                return {"@type": packed.type_url, "redacted": f"{len(packed.value)} bytes"}
         return {"@type": packed.type_url, "base64": base64.b64encode(packed.value).decode()}
 
     def _find(self, name: str) -> Descriptor | None:

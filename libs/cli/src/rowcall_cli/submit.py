@@ -23,6 +23,7 @@ from rowcall_cli.gateway import (
     connect,
     explain_status,
 )
+from rowcall_cli.job_output import payload_json
 from rowcall_cli.output import examples, result_json, say
 from rowcall_cli.reflection import Types
 
@@ -102,7 +103,7 @@ def submit(
 def _fields(operation: operations_pb2.Operation, types: Types, *, joined: bool) -> dict[str, object]:
     fields: dict[str, object] = {"name": operation.name, "done": operation.done, "joined": joined}
     if operation.HasField("response"):
-        fields["response"] = types.render(operation.response)
+        fields["response"] = payload_json(operation.response, types)
     if operation.HasField("error"):
         fields["error"] = explain_status(operation.error)
     return fields

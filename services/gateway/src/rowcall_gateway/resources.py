@@ -1,5 +1,9 @@
 """Rows as callers see them: google.longrunning.Operation and rowcall.v1.Job. Nothing here asks a database.
 
+This is the one place where a job's payloads are put into an answer, and where it is asked whether the caller may see them. Of an
+error the details that a handler gave are payload, too. What a method's own call is answered with (`response_bytes`) is no
+question: whoever calls was let in to call just that.
+
 What stock clients need of an operation: a stable name; once it is done exactly one of response and error; types under
 type.googleapis.com; metadata always set; cancelled is error code 1.
 """
@@ -12,13 +16,15 @@ from typing import Final
 
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.wrappers_pb2 import BytesValue
+from google.rpc.error_details_pb2 import ErrorInfo, RequestInfo
 from google.rpc.status_pb2 import Status
 
 from rowcall.catalogue.images import Catalogue
 from rowcall.catalogue.model import JobMethod
-from rowcall.errors import our_reason, read_envelope, reason_name
+from rowcall.errors import DOMAIN, is_ours, our_reason, read_envelope, reason_name, unpacked
 from rowcall.names import operation_name
 from rowcall.options.v1.job_pb2 import Priority
 from rowcall.queue.model import AttemptRow, Held, JobRow, Outcome, Submitted
@@ -37,8 +43,11 @@ from rowcall.v1.job_pb2 import (
     Resolution,
     Wait,
     WaitReason,
+    Withheld,
 )
+from rowcall_gateway.edge.access import Rights
 from rowcall_gateway.edge.failures import JobFailure
+from rowcall_gateway.edge.identity import Principal
 
 TYPE_URL: Final = "type.googleapis.com/"
 
@@ -84,18 +93,20 @@ class Resources:
     """Makes operations and jobs of rows. The types of payloads are what the shard knows of the method: any gateway may be asked
     for any job, whatever images it has."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue, rights: Rights) -> None:
         self._catalogue = catalogue
+        self._rights = rights
 
-    def operation(self, row: JobRow) -> Operation:
-        """The operation of a job. The row was read with its response."""
+    def operation(self, row: JobRow, principal: Principal) -> Operation:
+        """The operation of a job, as a caller may see it. The row was read with its response."""
         made = Operation(name=operation_name(row.tenant, row.job_id), done=row.done)
         made.metadata.Pack(_metadata(row))
         if row.done:
+            sees = self._rights.sees_payloads(principal, row.method)
             if row.error is None:
-                made.response.CopyFrom(self._response(row))
+                made.response.CopyFrom(_shown(self._response(row), sees=sees))
             else:
-                made.error.CopyFrom(_error(row, row.error))
+                made.error.CopyFrom(_error(row, row.error, sees=sees))
         return made
 
     def operation_submitted(self, method: JobMethod, name: str, submitted: Submitted, trace: str) -> Operation:
@@ -116,8 +127,9 @@ class Resources:
         )
         return Operation(name=name, metadata=AnyMessage(type_url=_METADATA_URL, value=metadata.SerializeToString()))
 
-    def job(self, row: JobRow, waits: Iterable[WaitRow] = ()) -> Job:
-        """The job, with request and response where the row was read with them, and with what it waits for."""
+    def job(self, row: JobRow, principal: Principal, waits: Iterable[WaitRow] = ()) -> Job:
+        """The job as a caller may see it, with request and response where the row was read with them, and with what it waits for."""
+        sees = self._rights.sees_payloads(principal, row.method)
         made = Job(
             name=operation_name(row.tenant, row.job_id),
             method=row.method,
@@ -135,7 +147,7 @@ class Resources:
             trace_id=trace_id(row),
             labels=row.labels,
             cancel_requested=row.cancel_requested_at is not None,
-            attempts=_attempts(row),
+            attempts=_attempts(row, sees=sees, located=self._rights.sees_locations(principal)),
             deadline=timestamp(row.deadline),
             progress=_progress(row),
             parent="" if row.parent_job_id is None else operation_name(row.tenant, row.parent_job_id),
@@ -147,11 +159,11 @@ class Resources:
             waits=map(_wait, waits),
         )
         if row.error is not None:
-            made.error.CopyFrom(_error(row, row.error))
+            made.error.CopyFrom(_error(row, row.error, sees=sees))
         if row.request is not None:
-            made.request.CopyFrom(self._request(row, row.request))
+            made.request.CopyFrom(_shown(self._request(row, row.request), sees=sees))
         if row.response is not None:
-            made.response.CopyFrom(self._response(row))
+            made.response.CopyFrom(_shown(self._response(row), sees=sees))
         return made
 
     def _request(self, row: JobRow, data: bytes) -> AnyMessage:
@@ -251,16 +263,49 @@ def _resolution(row: JobRow) -> Resolution | None:
     return Resolution(actor=row.resolved_by or "", note=row.resolve_note or "", resolve_time=timestamp(row.resolved_at))
 
 
-def _error(row: JobRow, error: bytes) -> Status:
-    return addressed(error, tenant=row.tenant, job_id=row.job_id, attempt=row.attempt, trace_id=trace_id(row))
+def _shown(payload: AnyMessage, *, sees: bool) -> AnyMessage:
+    """A payload, or what stands for one that the caller may not see."""
+    if sees:
+        return payload
+    return _any(Withheld(type=payload.type_url.rpartition("/")[2], size_bytes=len(payload.value)))
 
 
-def _attempts(row: JobRow) -> Iterable[Attempt]:
+def _any(message: Message) -> AnyMessage:
+    made = AnyMessage()
+    made.Pack(message)
+    return made
+
+
+def _error(row: JobRow, error: bytes, *, sees: bool) -> Status:
+    status = addressed(error, tenant=row.tenant, job_id=row.job_id, attempt=row.attempt, trace_id=trace_id(row))
+    return status if sees else _outlined(status)
+
+
+def _outlined(status: Status) -> Status:
+    """An error without what its handler put into details: code, message, and what Rowcall says of it in its own words."""
+    made = Status(code=status.code, message=status.message)
+    info = read_envelope(status)
+    if info is not None:
+        ours = ErrorInfo(reason=our_reason(info), domain=DOMAIN, metadata=info.metadata)
+        made.details.append(_any(ours))
+    made.details.extend(_shown(detail, sees=False) for detail in status.details if not _is_ours(detail))
+    return made
+
+
+def _is_ours(detail: AnyMessage) -> bool:
+    """Whether a detail is one that Rowcall itself adds to every error: its ErrorInfo, where the handler gave none, and RequestInfo."""
+    info, request = ErrorInfo(), RequestInfo()
+    if unpacked(detail, info):
+        return info.domain == DOMAIN
+    return unpacked(detail, request) and is_ours(request)
+
+
+def _attempts(row: JobRow, *, sees: bool, located: bool) -> Iterable[Attempt]:
     """Every attempt that ended: those in the row's list, and the last one, which its columns tell of."""
-    made = [_attempt(each) for each in row.attempts]
+    made = [_attempt(each, sees=sees) for each in row.attempts]
     # A job that was cancelled while it waited has no worker: its last attempt is in the list already.
     if row.done and row.worker is not None:
-        error = None if row.error is None else _error(row, row.error)
+        error = None if row.error is None else _error(row, row.error, sees=sees)
         made.append(
             Attempt(
                 attempt=row.attempt,
@@ -275,6 +320,9 @@ def _attempts(row: JobRow) -> Iterable[Attempt]:
                 worker_version=row.worker_version or "",
             )
         )
+    if not located:
+        for attempt in made:
+            attempt.ClearField("location")
     return made
 
 
@@ -284,8 +332,10 @@ def _ended_as(outcome: AttemptOutcome.ValueType, error: Status | None) -> Attemp
     return AttemptOutcome.ATTEMPT_OUTCOME_LOST if info is not None and our_reason(info) == _WORKER_LOST else outcome
 
 
-def _attempt(row: AttemptRow) -> Attempt:
+def _attempt(row: AttemptRow, *, sees: bool) -> Attempt:
     error = None if row.error is None else Status.FromString(row.error)
+    if error is not None and not sees:
+        error = _outlined(error)
     return Attempt(
         attempt=row.attempt,
         worker=row.worker or "",

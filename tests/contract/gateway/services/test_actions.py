@@ -436,7 +436,7 @@ async def test_waiting_calls_hear_of_a_bulk_cancel(client: Client, gateways: Gat
 
 async def test_no_tenant_touches_anothers_jobs(gateways: Gateways, bench: Bench, cluster: Cluster) -> None:
     # All of them on one shard: nothing but the tenant's name is between them.
-    shards = {"a": cluster.service_shards["a"]}
+    shards = {"a": cluster.gateway.shards["a"]}
     client = Client(await gateways.channel(await gateways.start(shards=shards)))
     bolt = tenant("bolt")
     failed, waiting = await client.submit(spec(), spec())

@@ -213,7 +213,7 @@ async def test_a_filter_that_cannot_be_meant_is_refused(client: Client, wanted: 
 
 async def test_a_token_is_good_for_its_own_list_only(gateways: Gateways, cluster: Cluster) -> None:
     # Each shard has a key of its own for tokens: here both tenants are on one.
-    shards = {"a": cluster.service_shards["a"]}
+    shards = {"a": cluster.gateway.shards["a"]}
     client = Client(await gateways.channel(await gateways.start(shards=shards)))
     for name in ("default", "bolt"):
         await client.submit(*[spec() for _ in range(3)], metadata=tenant(name))
@@ -262,7 +262,7 @@ async def test_dead_letters_are_grouped_by_what_they_died_of(client: Client, ben
 
 async def test_no_tenant_sees_anothers_lists(gateways: Gateways, bench: Bench, cluster: Cluster) -> None:
     # All of them on one shard: nothing but the tenant's name is between them.
-    shards = {"a": cluster.service_shards["a"]}
+    shards = {"a": cluster.gateway.shards["a"]}
     client = Client(await gateways.channel(await gateways.start(shards=shards)))
     [name] = await client.submit(spec(), metadata=tenant("acme"))
     [other] = await client.submit(spec(), metadata=tenant("bolt"))

@@ -73,7 +73,7 @@ async def client(gateways: Gateways, cluster: Cluster) -> Client:
 @pytest.fixture
 async def gate(cluster: Cluster) -> AsyncIterator[Gate]:
     """On the way from a gateway to shard a."""
-    async with Gate(cluster.service_shards["a"]) as opened:
+    async with Gate(cluster.gateway.shards["a"]) as opened:
         yield opened
 
 
@@ -183,7 +183,7 @@ async def test_a_shard_that_is_away_is_named_and_a_pause_says_where_it_holds(
     gateways: Gateways, cluster: Cluster, gate: Gate
 ) -> None:
     gateway = await gateways.start(
-        shards={**cluster.service_shards, "a": gate.dsn}, connect_timeout="2s", pool_timeout="2s"
+        shards={**cluster.gateway.shards, "a": gate.dsn}, connect_timeout="2s", pool_timeout="2s"
     )
     channel = await gateways.channel(gateway)
     client = Client(channel)
@@ -230,7 +230,7 @@ _HAS_QUEUE = f"select name from rowcall.queue where name = '{QUEUE}'"
 async def test_a_shard_that_hangs_costs_the_call_its_bound_and_no_more(
     gateways: Gateways, cluster: Cluster, gate: Gate
 ) -> None:
-    gateway = await gateways.start(shards={**cluster.service_shards, "a": gate.dsn}, connect_timeout="2s")
+    gateway = await gateways.start(shards={**cluster.gateway.shards, "a": gate.dsn}, connect_timeout="2s")
     client = Client(await gateways.channel(gateway))
     # The methods, and so their queues, are published after the start, on each shard by itself.
     await until(lambda: all(shard_rows(cluster, _HAS_QUEUE).values()))

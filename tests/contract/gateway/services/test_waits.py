@@ -147,7 +147,7 @@ async def test_a_queue_counts_each_worker_once_and_names_where_nobody_serves_it(
     assert not queue.unserved.HasField("start_time")
     both = await workers.start(lease=LEASE, probe=True)
     await until(lambda: _serves(client, 1, []))
-    await workers.start(lease=LEASE, probe=True, shards={"a": cluster.service_shards["a"]})
+    await workers.start(lease=LEASE, probe=True, shards={"a": cluster.worker.shards["a"]})
     await until(lambda: _serves(client, 2, []))
     await both.drain()
     queue = await client.queue()

@@ -46,3 +46,27 @@ def test_every_rpc_has_rules(method: MethodDescriptor) -> None:
 @pytest.mark.parametrize("method", methods(), ids=lambda method: method.full_name)
 def test_a_request_names_its_tenant_in_name_or_parent_alone(method: MethodDescriptor) -> None:
     assert "tenant" not in method.input_type.fields_by_name
+
+
+def test_calls_are_of_a_tenant_but_where_nothing_of_them_is_one_tenants() -> None:
+    rules = Rules(CATALOGUE, max_request_bytes=1, max_batch_bytes=2)
+    free = {
+        name
+        for service in OUR_SERVICES
+        for method in CATALOGUE.pool.FindServiceByName(service).methods
+        if not rules.of(f"/{(name := f'{service}/{method.name}')}").of_tenant
+    }
+    assert {name.partition("/")[2] for name in free if name.startswith(f"{OPERATIONS}/")} == {
+        method.name for method in CATALOGUE.pool.FindServiceByName(OPERATIONS).methods
+    }, "the name says the tenant"
+    assert {name for name in free if not name.startswith(f"{OPERATIONS}/")} == {
+        "rowcall.v1.AccessService/ListRevocations",
+        "rowcall.v1.AccessService/RevokeCredentials",
+        "rowcall.v1.CatalogueService/PauseMethod",
+        "rowcall.v1.CatalogueService/ResumeMethod",
+        "rowcall.v1.QueueService/GetQueue",
+        "rowcall.v1.QueueService/ListQueues",
+        "rowcall.v1.QueueService/PauseQueue",
+        "rowcall.v1.QueueService/ResumeQueue",
+    }
+    assert rules.of("/no.Such/Method").of_tenant

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
+from rowcall.options.v1 import access_pb2 as rowcall_dot_options_dot_v1_dot_access__pb2
 from rowcall.options.v1 import job_pb2 as rowcall_dot_options_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x64ocuments/v1/documents.proto\x12\x0c\x64ocuments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a#google/longrunning/operations.proto\x1a\x1crowcall/options/v1/job.proto\"q\n\x15IngestDocumentRequest\x12\x33\n\x04path\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x08\x32\x13^[^\\x00-\\x1f\\x7f]*$R\x04path\x12#\n\x07\x63ontent\x18\x02 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\xa0\xf7\x36R\x07\x63ontent\"\x83\x01\n\x16IngestDocumentResponse\x12\x1f\n\x0b\x64ocument_id\x18\x01 \x01(\tR\ndocumentId\x12\x16\n\x06\x64igest\x18\x02 \x01(\tR\x06\x64igest\x12\x16\n\x06\x63hunks\x18\x03 \x01(\x05R\x06\x63hunks\x12\x18\n\x07\x63hanged\x18\x04 \x01(\x08R\x07\x63hanged\"u\n\x13\x41skDocumentsRequest\x12\x32\n\x08question\x18\x01 \x01(\tB\x16\xbaH\x13r\x11\x10\x03\x18\xe8\x07\x32\n^[^\\x00]*$R\x08question\x12*\n\x0bmax_sources\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x14(\x00R\nmaxSources\"^\n\x14\x41skDocumentsResponse\x12\x16\n\x06\x61nswer\x18\x01 \x01(\tR\x06\x61nswer\x12.\n\x07sources\x18\x02 \x03(\x0b\x32\x14.documents.v1.SourceR\x07sources\"\x88\x01\n\x06Source\x12\x12\n\x04path\x18\x01 \x01(\tR\x04path\x12\x18\n\x07snippet\x18\x02 \x01(\tR\x07snippet\x12\x14\n\x05score\x18\x03 \x01(\x01R\x05score\x12\x1d\n\nfirst_line\x18\x04 \x01(\x05R\tfirstLine\x12\x1b\n\tlast_line\x18\x05 \x01(\x05R\x08lastLine2\x9d\x02\n\x0f\x44ocumentService\x12\x9f\x01\n\x0eIngestDocument\x12#.documents.v1.IngestDocumentRequest\x1a\x1d.google.longrunning.Operation\"I\xca\x41\x30\n\x16IngestDocumentResponse\x12\x16rowcall.v1.JobMetadata\xb2\xa0\x19\x12\n\tdocuments\x18\x05*\x03\x08\xac\x02\x12h\n\x0c\x41skDocuments\x12!.documents.v1.AskDocumentsRequest\x1a\".documents.v1.AskDocumentsResponse\"\x11\xb2\xa0\x19\r\n\x03\x61sk\x10\x02\x18\x03*\x02\x08\x1e\x42\x64\n!dev.rowcall.examples.documents.v1B\x0e\x44ocumentsProtoP\x01Z-rowcall.dev/examples/documents/v1;documentsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x64ocuments/v1/documents.proto\x12\x0c\x64ocuments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a#google/longrunning/operations.proto\x1a\x1frowcall/options/v1/access.proto\x1a\x1crowcall/options/v1/job.proto\"q\n\x15IngestDocumentRequest\x12\x33\n\x04path\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x08\x32\x13^[^\\x00-\\x1f\\x7f]*$R\x04path\x12#\n\x07\x63ontent\x18\x02 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\xa0\xf7\x36R\x07\x63ontent\"\x83\x01\n\x16IngestDocumentResponse\x12\x1f\n\x0b\x64ocument_id\x18\x01 \x01(\tR\ndocumentId\x12\x16\n\x06\x64igest\x18\x02 \x01(\tR\x06\x64igest\x12\x16\n\x06\x63hunks\x18\x03 \x01(\x05R\x06\x63hunks\x12\x18\n\x07\x63hanged\x18\x04 \x01(\x08R\x07\x63hanged\"u\n\x13\x41skDocumentsRequest\x12\x32\n\x08question\x18\x01 \x01(\tB\x16\xbaH\x13r\x11\x10\x03\x18\xe8\x07\x32\n^[^\\x00]*$R\x08question\x12*\n\x0bmax_sources\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x14(\x00R\nmaxSources\"^\n\x14\x41skDocumentsResponse\x12\x16\n\x06\x61nswer\x18\x01 \x01(\tR\x06\x61nswer\x12.\n\x07sources\x18\x02 \x03(\x0b\x32\x14.documents.v1.SourceR\x07sources\"\x88\x01\n\x06Source\x12\x12\n\x04path\x18\x01 \x01(\tR\x04path\x12\x18\n\x07snippet\x18\x02 \x01(\tR\x07snippet\x12\x14\n\x05score\x18\x03 \x01(\x01R\x05score\x12\x1d\n\nfirst_line\x18\x04 \x01(\x05R\tfirstLine\x12\x1b\n\tlast_line\x18\x05 \x01(\x05R\x08lastLine2\xab\x02\n\x0f\x44ocumentService\x12\x9f\x01\n\x0eIngestDocument\x12#.documents.v1.IngestDocumentRequest\x1a\x1d.google.longrunning.Operation\"I\xca\x41\x30\n\x16IngestDocumentResponse\x12\x16rowcall.v1.JobMetadata\xb2\xa0\x19\x12\n\tdocuments\x18\x05*\x03\x08\xac\x02\x12h\n\x0c\x41skDocuments\x12!.documents.v1.AskDocumentsRequest\x1a\".documents.v1.AskDocumentsResponse\"\x11\xb2\xa0\x19\r\n\x03\x61sk\x10\x02\x18\x03*\x02\x08\x1e\x1a\x0c\xc2\xa0\x19\x08\n\x06\x63\x61llerBd\n!dev.rowcall.examples.documents.v1B\x0e\x44ocumentsProtoP\x01Z-rowcall.dev/examples/documents/v1;documentsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,20 +44,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASKDOCUMENTSREQUEST'].fields_by_name['question']._serialized_options = b'\272H\023r\021\020\003\030\350\0072\n^[^\\x00]*$'
   _globals['_ASKDOCUMENTSREQUEST'].fields_by_name['max_sources']._loaded_options = None
   _globals['_ASKDOCUMENTSREQUEST'].fields_by_name['max_sources']._serialized_options = b'\272H\006\032\004\030\024(\000'
+  _globals['_DOCUMENTSERVICE']._loaded_options = None
+  _globals['_DOCUMENTSERVICE']._serialized_options = b'\302\240\031\010\n\006caller'
   _globals['_DOCUMENTSERVICE'].methods_by_name['IngestDocument']._loaded_options = None
   _globals['_DOCUMENTSERVICE'].methods_by_name['IngestDocument']._serialized_options = b'\312A0\n\026IngestDocumentResponse\022\026rowcall.v1.JobMetadata\262\240\031\022\n\tdocuments\030\005*\003\010\254\002'
   _globals['_DOCUMENTSERVICE'].methods_by_name['AskDocuments']._loaded_options = None
   _globals['_DOCUMENTSERVICE'].methods_by_name['AskDocuments']._serialized_options = b'\262\240\031\r\n\003ask\020\002\030\003*\002\010\036'
-  _globals['_INGESTDOCUMENTREQUEST']._serialized_start=142
-  _globals['_INGESTDOCUMENTREQUEST']._serialized_end=255
-  _globals['_INGESTDOCUMENTRESPONSE']._serialized_start=258
-  _globals['_INGESTDOCUMENTRESPONSE']._serialized_end=389
-  _globals['_ASKDOCUMENTSREQUEST']._serialized_start=391
-  _globals['_ASKDOCUMENTSREQUEST']._serialized_end=508
-  _globals['_ASKDOCUMENTSRESPONSE']._serialized_start=510
-  _globals['_ASKDOCUMENTSRESPONSE']._serialized_end=604
-  _globals['_SOURCE']._serialized_start=607
-  _globals['_SOURCE']._serialized_end=743
-  _globals['_DOCUMENTSERVICE']._serialized_start=746
-  _globals['_DOCUMENTSERVICE']._serialized_end=1031
+  _globals['_INGESTDOCUMENTREQUEST']._serialized_start=175
+  _globals['_INGESTDOCUMENTREQUEST']._serialized_end=288
+  _globals['_INGESTDOCUMENTRESPONSE']._serialized_start=291
+  _globals['_INGESTDOCUMENTRESPONSE']._serialized_end=422
+  _globals['_ASKDOCUMENTSREQUEST']._serialized_start=424
+  _globals['_ASKDOCUMENTSREQUEST']._serialized_end=541
+  _globals['_ASKDOCUMENTSRESPONSE']._serialized_start=543
+  _globals['_ASKDOCUMENTSRESPONSE']._serialized_end=637
+  _globals['_SOURCE']._serialized_start=640
+  _globals['_SOURCE']._serialized_end=776
+  _globals['_DOCUMENTSERVICE']._serialized_start=779
+  _globals['_DOCUMENTSERVICE']._serialized_end=1078
 # @@protoc_insertion_point(module_scope)

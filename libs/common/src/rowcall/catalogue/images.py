@@ -32,6 +32,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from buf.validate import validate_pb2
+from rowcall.catalogue.access import Declared
 from rowcall.catalogue.errors import ImageError
 from rowcall.catalogue.files import AnyFileDescriptor, SourceFile, build_pool, built_in, merge, read_image
 from rowcall.catalogue.methods import MethodReader
@@ -41,6 +42,7 @@ from rowcall.options.v1 import access_pb2
 from rowcall.options.v1 import job_pb2 as options_pb2
 from rowcall.probe.v1 import probe_pb2
 from rowcall.v1 import (
+    access_service_pb2,
     catalogue_service_pb2,
     error_reason_pb2,
     job_pb2,
@@ -52,9 +54,9 @@ from rowcall.validation import RulesError, Validator
 
 __all__ = ["Catalogue", "ImageError", "load_catalogue"]
 
-# In every pool: what reflection shows of the gateway's own services, and what images may leave out.
-_COMMON: Final[Sequence[AnyFileDescriptor]] = (
+COMMON: Final[Sequence[AnyFileDescriptor]] = (
     access_pb2.DESCRIPTOR,
+    access_service_pb2.DESCRIPTOR,
     any_pb2.DESCRIPTOR,
     api_pb2.DESCRIPTOR,
     catalogue_service_pb2.DESCRIPTOR,
@@ -79,6 +81,7 @@ _COMMON: Final[Sequence[AnyFileDescriptor]] = (
     validate_pb2.DESCRIPTOR,
     wrappers_pb2.DESCRIPTOR,
 )
+"""In every pool: what reflection shows of the gateway's own services, and what images may leave out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,8 @@ class Catalogue:
     """What is probably not meant, for the log of whoever loads the images."""
     files: Sequence[str]
     """The names of the pool's files."""
+    access: Mapping[str, Declared]
+    """What the images say of who may call each method, by its name: see `rowcall.catalogue.grants`."""
 
     def method(self, name: str) -> JobMethod | None:
         """The job method of a name ("package.Service/Method") or of an RPC's path, with a "/" in front."""
@@ -129,7 +134,7 @@ def load_catalogue(
     Raises:
         ImageError: The images cannot be served; every problem found is named with its file, method and field.
     """
-    common = built_in([*_COMMON, *reflected, *([probe_pb2.DESCRIPTOR] if builtin else [])])
+    common = built_in([*COMMON, *reflected, *([probe_pb2.DESCRIPTOR] if builtin else [])])
     given: list[SourceFile] = []
     for number, image in enumerate(images, start=1):
         given.extend(read_image(image, f"image {number}" if isinstance(image, bytes) else str(image)))
@@ -147,6 +152,7 @@ def load_catalogue(
         validator=validator,
         warnings=tuple(reader.warnings),
         files=tuple(files),
+        access=MappingProxyType(reader.access),
     )
 
 

@@ -1,7 +1,7 @@
-"""What of our own options would do nothing: rules that no release enforces yet, and what only a newer release knows.
+"""What of our own options would do nothing: what only a newer release knows.
 
 An option that does nothing is a lie, so an image with one is refused, by the name of what is set. Used by
-`rowcall.catalogue.methods` alone.
+`rowcall.catalogue.methods` and `access`.
 """
 
 from __future__ import annotations
@@ -45,20 +45,8 @@ class InertOptions:
         self._newer = _newer(pool)
 
     def on(self, file: SourceFile) -> list[str]:
-        """A line for each option on anything in a file that would do nothing; what is within a job option is `within`'s."""
-        problems = []
-        for service in file.proto.service:
-            name = f"{file.proto.package}.{service.name}".removeprefix(".")
-            if service.options.HasExtension(access_pb2.service_access):
-                problems.append(_unenforced(f"{file.place}: service {name}", "service_access"))
-            problems.extend(
-                _unenforced(f"{file.place}: method {name}/{method.name}", "access")
-                for method in service.method
-                if method.options.HasExtension(access_pb2.access)
-            )
-        if self._newer:
-            problems.extend(self._unknown_on(file))
-        return problems
+        """A line for each option on anything in a file that would do nothing; what is within one that is known is `within`'s."""
+        return list(self._unknown_on(file)) if self._newer else []
 
     def within(self, place: str, option: str, value: Message) -> list[str]:
         """A line for each field within an option's value that this release does not know.
@@ -119,13 +107,6 @@ def _optioned(declared: Message, name: str, kind: str = "") -> Iterator[tuple[st
 def _unknown(message: Message) -> list[int]:
     fields = UnknownFieldSet(message)
     return sorted({fields[index].field_number for index in range(len(fields))})
-
-
-def _unenforced(place: str, option: str) -> str:
-    return (
-        f"{place}: option ({_PACKAGE}.{option}): this release enforces no access rules; leave it out until the release that "
-        "does"
-    )
 
 
 def _not_known(place: str, what: str) -> str:

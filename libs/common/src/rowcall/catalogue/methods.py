@@ -14,6 +14,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pb2 import MethodDescriptorProto, MethodOptions, ServiceDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 
+from rowcall.catalogue.access import AccessReader, Declared, Source
 from rowcall.catalogue.files import BUILT_IN, SourceFile, is_shared
 from rowcall.catalogue.inert import InertOptions
 from rowcall.catalogue.model import JobMethod
@@ -44,22 +45,32 @@ class MethodReader:
     """What is probably not meant."""
     methods: list[JobMethod]
     """What was found."""
+    access: dict[str, Declared]
+    """What the images say of who may call each of them."""
 
     def __init__(self, pool: DescriptorPool) -> None:
         self.problems = []
         self.warnings = []
         self.methods = []
+        self.access = {}
         self._pool = pool
         self._inert = InertOptions(pool)
+        self._rules = AccessReader(self._inert)
 
     def read(self, files: Iterable[SourceFile]) -> None:
         """Reads the job methods of every service in the files."""
+        rules: dict[str, Declared] = {}
         for file in files:
             if not is_shared(file.proto.name):
                 # The rules of services that are ours are ours, whatever an image's copy of their files says.
                 self.problems.extend(self._inert.on(file))
+                rules.update(self._rules.read(file))
             for service in file.proto.service:
                 self._read_service(file, service)
+        self.problems.extend(self._rules.problems)
+        for method in self.methods:
+            unsaid = Declared(None, Source.NONE, f"method {method.name}")
+            self.access[method.name] = rules.get(method.name, unsaid)
 
     def _read_service(self, file: SourceFile, service: ServiceDescriptorProto) -> None:
         prefix = f"{file.proto.package}." if file.proto.package else ""

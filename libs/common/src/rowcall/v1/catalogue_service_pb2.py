@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from rowcall.options.v1 import access_pb2 as rowcall_dot_options_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"rowcall/v1/catalogue_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\"R\n\x12PauseMethodRequest\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x04name\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\"\x15\n\x13PauseMethodResponse\"5\n\x13ResumeMethodRequest\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x04name\"\x16\n\x14ResumeMethodResponse2\xb5\x01\n\x10\x43\x61talogueService\x12N\n\x0bPauseMethod\x12\x1e.rowcall.v1.PauseMethodRequest\x1a\x1f.rowcall.v1.PauseMethodResponse\x12Q\n\x0cResumeMethod\x12\x1f.rowcall.v1.ResumeMethodRequest\x1a .rowcall.v1.ResumeMethodResponseBK\n\x0e\x64\x65v.rowcall.v1B\x15\x43\x61talogueServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"rowcall/v1/catalogue_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1frowcall/options/v1/access.proto\"R\n\x12PauseMethodRequest\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x04name\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\"\x15\n\x13PauseMethodResponse\"5\n\x13ResumeMethodRequest\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x04name\"\x16\n\x14ResumeMethodResponse2\xcf\x01\n\x10\x43\x61talogueService\x12[\n\x0bPauseMethod\x12\x1e.rowcall.v1.PauseMethodRequest\x1a\x1f.rowcall.v1.PauseMethodResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12^\n\x0cResumeMethod\x12\x1f.rowcall.v1.ResumeMethodRequest\x1a .rowcall.v1.ResumeMethodResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64minBK\n\x0e\x64\x65v.rowcall.v1B\x15\x43\x61talogueServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,14 +40,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAUSEMETHODREQUEST'].fields_by_name['note']._serialized_options = b'\272H\005r\003\030\350\007'
   _globals['_RESUMEMETHODREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_RESUMEMETHODREQUEST'].fields_by_name['name']._serialized_options = b'\272H\007r\005\020\001\030\377\001'
-  _globals['_PAUSEMETHODREQUEST']._serialized_start=79
-  _globals['_PAUSEMETHODREQUEST']._serialized_end=161
-  _globals['_PAUSEMETHODRESPONSE']._serialized_start=163
-  _globals['_PAUSEMETHODRESPONSE']._serialized_end=184
-  _globals['_RESUMEMETHODREQUEST']._serialized_start=186
-  _globals['_RESUMEMETHODREQUEST']._serialized_end=239
-  _globals['_RESUMEMETHODRESPONSE']._serialized_start=241
-  _globals['_RESUMEMETHODRESPONSE']._serialized_end=263
-  _globals['_CATALOGUESERVICE']._serialized_start=266
-  _globals['_CATALOGUESERVICE']._serialized_end=447
+  _globals['_CATALOGUESERVICE'].methods_by_name['PauseMethod']._loaded_options = None
+  _globals['_CATALOGUESERVICE'].methods_by_name['PauseMethod']._serialized_options = b'\272\240\031\007\n\005admin'
+  _globals['_CATALOGUESERVICE'].methods_by_name['ResumeMethod']._loaded_options = None
+  _globals['_CATALOGUESERVICE'].methods_by_name['ResumeMethod']._serialized_options = b'\272\240\031\007\n\005admin'
+  _globals['_PAUSEMETHODREQUEST']._serialized_start=112
+  _globals['_PAUSEMETHODREQUEST']._serialized_end=194
+  _globals['_PAUSEMETHODRESPONSE']._serialized_start=196
+  _globals['_PAUSEMETHODRESPONSE']._serialized_end=217
+  _globals['_RESUMEMETHODREQUEST']._serialized_start=219
+  _globals['_RESUMEMETHODREQUEST']._serialized_end=272
+  _globals['_RESUMEMETHODRESPONSE']._serialized_start=274
+  _globals['_RESUMEMETHODRESPONSE']._serialized_end=296
+  _globals['_CATALOGUESERVICE']._serialized_start=299
+  _globals['_CATALOGUESERVICE']._serialized_end=506
 # @@protoc_insertion_point(module_scope)

@@ -316,15 +316,19 @@ class Job(_message.Message):
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why it failed or was cancelled."""
+        """Why it failed or was cancelled. For callers who may not see payloads without the details
+        that its handler gave: a Withheld in place of each.
+        """
 
     @_builtins.property
     def request(self) -> _any_pb2.Any:
-        """What was asked; only in JOB_VIEW_FULL."""
+        """What was asked; only in JOB_VIEW_FULL. A Withheld for callers who may not see payloads."""
 
     @_builtins.property
     def response(self) -> _any_pb2.Any:
-        """What was answered; only in JOB_VIEW_FULL."""
+        """What was answered; only in JOB_VIEW_FULL. A Withheld for callers who may not see
+        payloads.
+        """
 
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
@@ -478,6 +482,34 @@ class Progress(_message.Message):
 Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
+class Withheld(_message.Message):
+    """Stands where a payload would be that the caller may not see: as Job.request and response,
+    as the response of an operation, in place of each detail of an error.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """The full name of the payload's type."""
+    size_bytes: _builtins.int
+    """How many bytes it has."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["size_bytes", b"size_bytes", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Withheld: _TypeAlias = Withheld  # noqa: Y015
+
+@_typing.final
 class Resolution(_message.Message):
     """How an operator handled a failure."""
 
@@ -536,9 +568,9 @@ class Attempt(_message.Message):
     span_id: _builtins.str
     """Its span, 16 hex digits; empty where none was made."""
     location: _builtins.str
-    """Where its handler raised, for operators: "module:function:line" of the handler's own package, 255
-    characters at most. No part of the error, and in no operation. Empty where it did not
-    raise.
+    """Where its handler raised: "module:function:line" of the handler's own package, 255
+    characters at most. For operators and admins alone; no part of the error, and in no
+    operation. Empty where it did not raise.
     """
     lease: _builtins.int
     """The lease number that it had: one more at every claim."""

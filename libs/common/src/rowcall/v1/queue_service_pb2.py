@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from rowcall.options.v1 import access_pb2 as rowcall_dot_options_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1erowcall/v1/queue_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x03\n\x05Queue\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x46\n\x11oldest_ready_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0foldestReadyTime\x12\x12\n\x04held\x18\x04 \x01(\x03R\x04held\x12\x18\n\x07running\x18\x05 \x01(\x03R\x07running\x12\x1c\n\tscheduled\x18\x06 \x01(\x03R\tscheduled\x12\x16\n\x06\x63\x61pped\x18\x07 \x01(\x08R\x06\x63\x61pped\x12+\n\x05pause\x18\x08 \x01(\x0b\x32\x15.rowcall.v1.PauseInfoR\x05pause\x12\x18\n\x07workers\x18\t \x01(\x05R\x07workers\x12\x30\n\x08unserved\x18\n \x01(\x0b\x32\x14.rowcall.v1.UnservedR\x08unserved\x12)\n\x10unserved_methods\x18\x0b \x03(\tR\x0funservedMethods\x12\x1f\n\x0bheld_paused\x18\x0c \x01(\x03R\nheldPaused\x12!\n\x0cheld_suspect\x18\r \x01(\x03R\x0bheldSuspect\x12!\n\x0cheld_limited\x18\x0e \x01(\x03R\x0bheldLimitedJ\x04\x08\x14\x10\x15J\x04\x08\x15\x10\x16\"u\n\x08Unserved\x12\x16\n\x06shards\x18\x01 \x03(\tR\x06shards\x12\x39\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x16\n\x06worker\x18\x03 \x01(\tR\x06worker\"p\n\tPauseInfo\x12\x39\n\npause_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tpauseTime\x12\x14\n\x05\x61\x63tor\x18\x02 \x01(\tR\x05\x61\x63tor\x12\x12\n\x04note\x18\x03 \x01(\tR\x04note\"\x13\n\x11ListQueuesRequest\"n\n\x12ListQueuesResponse\x12)\n\x06queues\x18\x01 \x03(\x0b\x32\x11.rowcall.v1.QueueR\x06queues\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"0\n\x0fGetQueueRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\"j\n\x10GetQueueResponse\x12\'\n\x05queue\x18\x01 \x01(\x0b\x32\x11.rowcall.v1.QueueR\x05queue\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"P\n\x11PauseQueueRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\"\x14\n\x12PauseQueueResponse\"3\n\x12ResumeQueueRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\"\x15\n\x13ResumeQueueResponse\"\x13\n\x11ListPausesRequest\"n\n\x12ListPausesResponse\x12)\n\x06pauses\x18\x01 \x03(\x0b\x32\x11.rowcall.v1.PauseR\x06pauses\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"\xaf\x01\n\x05Pause\x12\x16\n\x05queue\x18\x01 \x01(\tH\x00R\x05queue\x12\x18\n\x06method\x18\x02 \x01(\tH\x00R\x06method\x12\x18\n\x06tenant\x18\x03 \x01(\tH\x00R\x06tenant\x12)\n\x04info\x18\x04 \x01(\x0b\x32\x15.rowcall.v1.PauseInfoR\x04info\x12%\n\x0emissing_shards\x18\x05 \x03(\tR\rmissingShardsB\x08\n\x06paused2\x8c\x03\n\x0cQueueService\x12K\n\nListQueues\x12\x1d.rowcall.v1.ListQueuesRequest\x1a\x1e.rowcall.v1.ListQueuesResponse\x12\x45\n\x08GetQueue\x12\x1b.rowcall.v1.GetQueueRequest\x1a\x1c.rowcall.v1.GetQueueResponse\x12K\n\nPauseQueue\x12\x1d.rowcall.v1.PauseQueueRequest\x1a\x1e.rowcall.v1.PauseQueueResponse\x12N\n\x0bResumeQueue\x12\x1e.rowcall.v1.ResumeQueueRequest\x1a\x1f.rowcall.v1.ResumeQueueResponse\x12K\n\nListPauses\x12\x1d.rowcall.v1.ListPausesRequest\x1a\x1e.rowcall.v1.ListPausesResponseBG\n\x0e\x64\x65v.rowcall.v1B\x11QueueServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1erowcall/v1/queue_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frowcall/options/v1/access.proto\"\xf4\x03\n\x05Queue\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x46\n\x11oldest_ready_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0foldestReadyTime\x12\x12\n\x04held\x18\x04 \x01(\x03R\x04held\x12\x18\n\x07running\x18\x05 \x01(\x03R\x07running\x12\x1c\n\tscheduled\x18\x06 \x01(\x03R\tscheduled\x12\x16\n\x06\x63\x61pped\x18\x07 \x01(\x08R\x06\x63\x61pped\x12+\n\x05pause\x18\x08 \x01(\x0b\x32\x15.rowcall.v1.PauseInfoR\x05pause\x12\x18\n\x07workers\x18\t \x01(\x05R\x07workers\x12\x30\n\x08unserved\x18\n \x01(\x0b\x32\x14.rowcall.v1.UnservedR\x08unserved\x12)\n\x10unserved_methods\x18\x0b \x03(\tR\x0funservedMethods\x12\x1f\n\x0bheld_paused\x18\x0c \x01(\x03R\nheldPaused\x12!\n\x0cheld_suspect\x18\r \x01(\x03R\x0bheldSuspect\x12!\n\x0cheld_limited\x18\x0e \x01(\x03R\x0bheldLimitedJ\x04\x08\x14\x10\x15J\x04\x08\x15\x10\x16\"u\n\x08Unserved\x12\x16\n\x06shards\x18\x01 \x03(\tR\x06shards\x12\x39\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x16\n\x06worker\x18\x03 \x01(\tR\x06worker\"p\n\tPauseInfo\x12\x39\n\npause_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tpauseTime\x12\x14\n\x05\x61\x63tor\x18\x02 \x01(\tR\x05\x61\x63tor\x12\x12\n\x04note\x18\x03 \x01(\tR\x04note\"\x13\n\x11ListQueuesRequest\"n\n\x12ListQueuesResponse\x12)\n\x06queues\x18\x01 \x03(\x0b\x32\x11.rowcall.v1.QueueR\x06queues\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"0\n\x0fGetQueueRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\"j\n\x10GetQueueResponse\x12\'\n\x05queue\x18\x01 \x01(\x0b\x32\x11.rowcall.v1.QueueR\x05queue\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"P\n\x11PauseQueueRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\"\x14\n\x12PauseQueueResponse\"3\n\x12ResumeQueueRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\"\x15\n\x13ResumeQueueResponse\"\x13\n\x11ListPausesRequest\"n\n\x12ListPausesResponse\x12)\n\x06pauses\x18\x01 \x03(\x0b\x32\x11.rowcall.v1.PauseR\x06pauses\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"\xaf\x01\n\x05Pause\x12\x16\n\x05queue\x18\x01 \x01(\tH\x00R\x05queue\x12\x18\n\x06method\x18\x02 \x01(\tH\x00R\x06method\x12\x18\n\x06tenant\x18\x03 \x01(\tH\x00R\x06tenant\x12)\n\x04info\x18\x04 \x01(\x0b\x32\x15.rowcall.v1.PauseInfoR\x04info\x12%\n\x0emissing_shards\x18\x05 \x03(\tR\rmissingShardsB\x08\n\x06paused2\xef\x03\n\x0cQueueService\x12X\n\nListQueues\x12\x1d.rowcall.v1.ListQueuesRequest\x1a\x1e.rowcall.v1.ListQueuesResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12R\n\x08GetQueue\x12\x1b.rowcall.v1.GetQueueRequest\x1a\x1c.rowcall.v1.GetQueueResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12X\n\nPauseQueue\x12\x1d.rowcall.v1.PauseQueueRequest\x1a\x1e.rowcall.v1.PauseQueueResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12[\n\x0bResumeQueue\x12\x1e.rowcall.v1.ResumeQueueRequest\x1a\x1f.rowcall.v1.ResumeQueueResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12z\n\nListPauses\x12\x1d.rowcall.v1.ListPausesRequest\x1a\x1e.rowcall.v1.ListPausesResponse\"-\xba\xa0\x19)\n\x08operator\n\x06viewer\n\x0epayload-viewer\n\x05\x61\x64minBG\n\x0e\x64\x65v.rowcall.v1B\x11QueueServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,34 +43,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAUSEQUEUEREQUEST'].fields_by_name['note']._serialized_options = b'\272H\005r\003\030\350\007'
   _globals['_RESUMEQUEUEREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_RESUMEQUEUEREQUEST'].fields_by_name['name']._serialized_options = b'\272H\006r\004\020\001\030?'
-  _globals['_QUEUE']._serialized_start=109
-  _globals['_QUEUE']._serialized_end=609
-  _globals['_UNSERVED']._serialized_start=611
-  _globals['_UNSERVED']._serialized_end=728
-  _globals['_PAUSEINFO']._serialized_start=730
-  _globals['_PAUSEINFO']._serialized_end=842
-  _globals['_LISTQUEUESREQUEST']._serialized_start=844
-  _globals['_LISTQUEUESREQUEST']._serialized_end=863
-  _globals['_LISTQUEUESRESPONSE']._serialized_start=865
-  _globals['_LISTQUEUESRESPONSE']._serialized_end=975
-  _globals['_GETQUEUEREQUEST']._serialized_start=977
-  _globals['_GETQUEUEREQUEST']._serialized_end=1025
-  _globals['_GETQUEUERESPONSE']._serialized_start=1027
-  _globals['_GETQUEUERESPONSE']._serialized_end=1133
-  _globals['_PAUSEQUEUEREQUEST']._serialized_start=1135
-  _globals['_PAUSEQUEUEREQUEST']._serialized_end=1215
-  _globals['_PAUSEQUEUERESPONSE']._serialized_start=1217
-  _globals['_PAUSEQUEUERESPONSE']._serialized_end=1237
-  _globals['_RESUMEQUEUEREQUEST']._serialized_start=1239
-  _globals['_RESUMEQUEUEREQUEST']._serialized_end=1290
-  _globals['_RESUMEQUEUERESPONSE']._serialized_start=1292
-  _globals['_RESUMEQUEUERESPONSE']._serialized_end=1313
-  _globals['_LISTPAUSESREQUEST']._serialized_start=1315
-  _globals['_LISTPAUSESREQUEST']._serialized_end=1334
-  _globals['_LISTPAUSESRESPONSE']._serialized_start=1336
-  _globals['_LISTPAUSESRESPONSE']._serialized_end=1446
-  _globals['_PAUSE']._serialized_start=1449
-  _globals['_PAUSE']._serialized_end=1624
-  _globals['_QUEUESERVICE']._serialized_start=1627
-  _globals['_QUEUESERVICE']._serialized_end=2023
+  _globals['_QUEUESERVICE'].methods_by_name['ListQueues']._loaded_options = None
+  _globals['_QUEUESERVICE'].methods_by_name['ListQueues']._serialized_options = b'\272\240\031\007\n\005admin'
+  _globals['_QUEUESERVICE'].methods_by_name['GetQueue']._loaded_options = None
+  _globals['_QUEUESERVICE'].methods_by_name['GetQueue']._serialized_options = b'\272\240\031\007\n\005admin'
+  _globals['_QUEUESERVICE'].methods_by_name['PauseQueue']._loaded_options = None
+  _globals['_QUEUESERVICE'].methods_by_name['PauseQueue']._serialized_options = b'\272\240\031\007\n\005admin'
+  _globals['_QUEUESERVICE'].methods_by_name['ResumeQueue']._loaded_options = None
+  _globals['_QUEUESERVICE'].methods_by_name['ResumeQueue']._serialized_options = b'\272\240\031\007\n\005admin'
+  _globals['_QUEUESERVICE'].methods_by_name['ListPauses']._loaded_options = None
+  _globals['_QUEUESERVICE'].methods_by_name['ListPauses']._serialized_options = b'\272\240\031)\n\010operator\n\006viewer\n\016payload-viewer\n\005admin'
+  _globals['_QUEUE']._serialized_start=142
+  _globals['_QUEUE']._serialized_end=642
+  _globals['_UNSERVED']._serialized_start=644
+  _globals['_UNSERVED']._serialized_end=761
+  _globals['_PAUSEINFO']._serialized_start=763
+  _globals['_PAUSEINFO']._serialized_end=875
+  _globals['_LISTQUEUESREQUEST']._serialized_start=877
+  _globals['_LISTQUEUESREQUEST']._serialized_end=896
+  _globals['_LISTQUEUESRESPONSE']._serialized_start=898
+  _globals['_LISTQUEUESRESPONSE']._serialized_end=1008
+  _globals['_GETQUEUEREQUEST']._serialized_start=1010
+  _globals['_GETQUEUEREQUEST']._serialized_end=1058
+  _globals['_GETQUEUERESPONSE']._serialized_start=1060
+  _globals['_GETQUEUERESPONSE']._serialized_end=1166
+  _globals['_PAUSEQUEUEREQUEST']._serialized_start=1168
+  _globals['_PAUSEQUEUEREQUEST']._serialized_end=1248
+  _globals['_PAUSEQUEUERESPONSE']._serialized_start=1250
+  _globals['_PAUSEQUEUERESPONSE']._serialized_end=1270
+  _globals['_RESUMEQUEUEREQUEST']._serialized_start=1272
+  _globals['_RESUMEQUEUEREQUEST']._serialized_end=1323
+  _globals['_RESUMEQUEUERESPONSE']._serialized_start=1325
+  _globals['_RESUMEQUEUERESPONSE']._serialized_end=1346
+  _globals['_LISTPAUSESREQUEST']._serialized_start=1348
+  _globals['_LISTPAUSESREQUEST']._serialized_end=1367
+  _globals['_LISTPAUSESRESPONSE']._serialized_start=1369
+  _globals['_LISTPAUSESRESPONSE']._serialized_end=1479
+  _globals['_PAUSE']._serialized_start=1482
+  _globals['_PAUSE']._serialized_end=1657
+  _globals['_QUEUESERVICE']._serialized_start=1660
+  _globals['_QUEUESERVICE']._serialized_end=2155
 # @@protoc_insertion_point(module_scope)

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from rowcall.options.v1 import access_pb2 as rowcall_dot_options_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frowcall/v1/tenant_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\"N\n\x12PauseTenantRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\"\x15\n\x13PauseTenantResponse\"1\n\x13ResumeTenantRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\x16\n\x14ResumeTenantResponse\"e\n\x16SetTenantWeightRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12/\n\x06weight\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@){\x14\xaeG\xe1z\x84?R\x06weight\"\x19\n\x17SetTenantWeightResponse2\x8e\x02\n\rTenantService\x12N\n\x0bPauseTenant\x12\x1e.rowcall.v1.PauseTenantRequest\x1a\x1f.rowcall.v1.PauseTenantResponse\x12Q\n\x0cResumeTenant\x12\x1f.rowcall.v1.ResumeTenantRequest\x1a .rowcall.v1.ResumeTenantResponse\x12Z\n\x0fSetTenantWeight\x12\".rowcall.v1.SetTenantWeightRequest\x1a#.rowcall.v1.SetTenantWeightResponseBH\n\x0e\x64\x65v.rowcall.v1B\x12TenantServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frowcall/v1/tenant_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1frowcall/options/v1/access.proto\"N\n\x12PauseTenantRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\"\x15\n\x13PauseTenantResponse\"1\n\x13ResumeTenantRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\x16\n\x14ResumeTenantResponse\"e\n\x16SetTenantWeightRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12/\n\x06weight\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@){\x14\xaeG\xe1z\x84?R\x06weight\"\x19\n\x17SetTenantWeightResponse2\xc9\x02\n\rTenantService\x12\x65\n\x0bPauseTenant\x12\x1e.rowcall.v1.PauseTenantRequest\x1a\x1f.rowcall.v1.PauseTenantResponse\"\x15\xba\xa0\x19\x11\n\x08operator\n\x05\x61\x64min\x12h\n\x0cResumeTenant\x12\x1f.rowcall.v1.ResumeTenantRequest\x1a .rowcall.v1.ResumeTenantResponse\"\x15\xba\xa0\x19\x11\n\x08operator\n\x05\x61\x64min\x12g\n\x0fSetTenantWeight\x12\".rowcall.v1.SetTenantWeightRequest\x1a#.rowcall.v1.SetTenantWeightResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64minBH\n\x0e\x64\x65v.rowcall.v1B\x12TenantServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,18 +44,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETTENANTWEIGHTREQUEST'].fields_by_name['name']._serialized_options = b'\272H\003\310\001\001'
   _globals['_SETTENANTWEIGHTREQUEST'].fields_by_name['weight']._loaded_options = None
   _globals['_SETTENANTWEIGHTREQUEST'].fields_by_name['weight']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000Y@){\024\256G\341z\204?'
-  _globals['_PAUSETENANTREQUEST']._serialized_start=76
-  _globals['_PAUSETENANTREQUEST']._serialized_end=154
-  _globals['_PAUSETENANTRESPONSE']._serialized_start=156
-  _globals['_PAUSETENANTRESPONSE']._serialized_end=177
-  _globals['_RESUMETENANTREQUEST']._serialized_start=179
-  _globals['_RESUMETENANTREQUEST']._serialized_end=228
-  _globals['_RESUMETENANTRESPONSE']._serialized_start=230
-  _globals['_RESUMETENANTRESPONSE']._serialized_end=252
-  _globals['_SETTENANTWEIGHTREQUEST']._serialized_start=254
-  _globals['_SETTENANTWEIGHTREQUEST']._serialized_end=355
-  _globals['_SETTENANTWEIGHTRESPONSE']._serialized_start=357
-  _globals['_SETTENANTWEIGHTRESPONSE']._serialized_end=382
-  _globals['_TENANTSERVICE']._serialized_start=385
-  _globals['_TENANTSERVICE']._serialized_end=655
+  _globals['_TENANTSERVICE'].methods_by_name['PauseTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['PauseTenant']._serialized_options = b'\272\240\031\021\n\010operator\n\005admin'
+  _globals['_TENANTSERVICE'].methods_by_name['ResumeTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['ResumeTenant']._serialized_options = b'\272\240\031\021\n\010operator\n\005admin'
+  _globals['_TENANTSERVICE'].methods_by_name['SetTenantWeight']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['SetTenantWeight']._serialized_options = b'\272\240\031\007\n\005admin'
+  _globals['_PAUSETENANTREQUEST']._serialized_start=109
+  _globals['_PAUSETENANTREQUEST']._serialized_end=187
+  _globals['_PAUSETENANTRESPONSE']._serialized_start=189
+  _globals['_PAUSETENANTRESPONSE']._serialized_end=210
+  _globals['_RESUMETENANTREQUEST']._serialized_start=212
+  _globals['_RESUMETENANTREQUEST']._serialized_end=261
+  _globals['_RESUMETENANTRESPONSE']._serialized_start=263
+  _globals['_RESUMETENANTRESPONSE']._serialized_end=285
+  _globals['_SETTENANTWEIGHTREQUEST']._serialized_start=287
+  _globals['_SETTENANTWEIGHTREQUEST']._serialized_end=388
+  _globals['_SETTENANTWEIGHTRESPONSE']._serialized_start=390
+  _globals['_SETTENANTWEIGHTRESPONSE']._serialized_end=415
+  _globals['_TENANTSERVICE']._serialized_start=418
+  _globals['_TENANTSERVICE']._serialized_end=747
 # @@protoc_insertion_point(module_scope)

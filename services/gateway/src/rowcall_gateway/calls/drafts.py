@@ -19,16 +19,10 @@ from rowcall.catalogue.requests import decode
 from rowcall.errors import RowcallError
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_service_pb2 import JobSpec
+from rowcall_gateway.edge.access import Rights
 from rowcall_gateway.edge.failures import too_large
-from rowcall_gateway.edge.metadata import (
-    EARLIEST,
-    IDEMPOTENCY_KEY,
-    LATEST,
-    MAX_KEY_CHARS,
-    MAX_LABELS,
-    ON_DONE,
-    CallMetadata,
-)
+from rowcall_gateway.edge.incoming import IncomingCall
+from rowcall_gateway.edge.metadata import EARLIEST, IDEMPOTENCY_KEY, LATEST, MAX_KEY_CHARS, MAX_LABELS, ON_DONE
 
 _OPERATION: Final = Operation.DESCRIPTOR.full_name
 
@@ -59,17 +53,20 @@ class Draft(NamedTuple):
 class Drafts:
     """Makes drafts, for one catalogue."""
 
-    def __init__(self, catalogue: Catalogue, *, max_request_bytes: int) -> None:
+    def __init__(self, catalogue: Catalogue, rights: Rights, *, max_request_bytes: int) -> None:
         self._catalogue = catalogue
+        self._rights = rights
         self._limit = max_request_bytes
         self._check = catalogue.validator.check
 
-    def of_call(self, method: JobMethod, request: bytes, metadata: CallMetadata) -> Draft:
+    def of_call(self, method: JobMethod, request: bytes, call: IncomingCall) -> Draft:
         """The draft of a call of a job method.
 
         Raises:
-            RowcallError: UNDECODABLE_REQUEST, INVALID_REQUEST, REQUEST_ID_MISMATCH, INVALID_METADATA.
+            RowcallError: UNDECODABLE_REQUEST, INVALID_REQUEST, REQUEST_ID_MISMATCH, INVALID_METADATA; why the caller may
+                not call the method that is to follow.
         """
+        metadata = call.metadata
         message = decode(method, request)
         key = metadata.idempotency_key
         if method.has_request_id:
@@ -85,22 +82,24 @@ class Drafts:
             metadata.run_at,
             metadata.fairness_key,
             metadata.labels,
-            None if metadata.on_done is None else self._on_done(metadata),
+            None if metadata.on_done is None else self._on_done(call),
         )
 
-    def of_spec(self, spec: JobSpec, metadata: CallMetadata, *, path: str, key: str | None) -> Draft:
+    def of_spec(self, spec: JobSpec, call: IncomingCall, *, path: str, key: str | None) -> Draft:
         """The draft of a job that is submitted generically; what its spec leaves open, the metadata says.
 
         Args:
             spec: The call, its own rules checked already.
-            metadata: What it came with.
+            call: What it came in.
             path: Where the spec is in the message: "job", "jobs[3]".
             key: The idempotency key of the metadata, where that can be meant for this job.
 
         Raises:
             RowcallError: UNKNOWN_METHOD, REQUEST_TYPE_MISMATCH, REQUEST_TOO_LARGE, UNDECODABLE_REQUEST,
-                INVALID_REQUEST, REQUEST_ID_MISMATCH, INVALID_METADATA.
+                INVALID_REQUEST, REQUEST_ID_MISMATCH, INVALID_METADATA; why the caller may not call the method, or the one
+                that is to follow.
         """
+        metadata = call.metadata
         method = self._catalogue.method(spec.method)
         if method is None:
             name = spec.method.removeprefix("/")
@@ -109,6 +108,8 @@ class Drafts:
                 f"No image of this gateway has the method {name!r} of {path}, or it is not a job type.",
                 metadata={"method": name},
             )
+        # To submit is to call: by another way than its own, the same callers.
+        self._rights.check(call.principal, method.name, field=f"{path}.method")
         actual = spec.request.type_url.rpartition("/")[2]
         if actual != method.request_type:
             raise RowcallError(
@@ -133,8 +134,9 @@ class Drafts:
             on_done, wrong = self._follow_up(spec.on_done)
             if on_done is None:
                 raise _invalid(f"{path}.on_done", wrong)
+            self._rights.check(call.principal, on_done.name, field=f"{path}.on_done")
         else:
-            on_done = self._on_done(metadata)
+            on_done = self._on_done(call)
         return Draft(
             method=method,
             request=request,
@@ -147,17 +149,18 @@ class Drafts:
             on_done=on_done,
         )
 
-    def _on_done(self, metadata: CallMetadata) -> JobMethod | None:
+    def _on_done(self, call: IncomingCall) -> JobMethod | None:
         """The method that the metadata wants to follow the job."""
-        if metadata.on_done is None:
+        if call.metadata.on_done is None:
             return None
-        method, wrong = self._follow_up(metadata.on_done)
+        method, wrong = self._follow_up(call.metadata.on_done)
         if method is None:
             raise RowcallError(
                 ErrorReason.ERROR_REASON_INVALID_METADATA,
                 f"The metadata {ON_DONE} {wrong}.",
                 metadata={"key": ON_DONE},
             )
+        self._rights.check(call.principal, method.name, field=ON_DONE)
         return method
 
     def _follow_up(self, name: str) -> tuple[JobMethod | None, str]:
@@ -175,7 +178,7 @@ class Drafts:
             )
         return method, ""
 
-    def of_specs(self, specs: Sequence[JobSpec], metadata: CallMetadata) -> list[Draft]:
+    def of_specs(self, specs: Sequence[JobSpec], call: IncomingCall) -> list[Draft]:
         """The drafts of many jobs that are submitted together.
 
         Raises:
@@ -185,7 +188,7 @@ class Drafts:
         violations = BadRequest()
         for index, spec in enumerate(specs):
             try:
-                drafts.append(self.of_spec(spec, metadata, path=f"jobs[{index}]", key=None))
+                drafts.append(self.of_spec(spec, call, path=f"jobs[{index}]", key=None))
             except RowcallError as error:
                 if error.reason != ErrorReason.ERROR_REASON_INVALID_REQUEST:
                     raise

@@ -10,14 +10,23 @@ from rowcall_gateway.edge.interceptor import MethodRules
 
 JOB_SERVICE: Final = "rowcall.v1.JobService"
 OPERATIONS: Final = "google.longrunning.Operations"
+ACCESS_SERVICE: Final = "rowcall.v1.AccessService"
 OUR_SERVICES: Final = (
     JOB_SERVICE,
     OPERATIONS,
+    ACCESS_SERVICE,
     "rowcall.v1.CatalogueService",
     "rowcall.v1.QueueService",
     "rowcall.v1.TenantService",
 )
 """The services that every gateway serves, beside the catalogue's."""
+
+_OF_NO_TENANT: Final = frozenset(
+    {OPERATIONS, ACCESS_SERVICE}
+    | {f"rowcall.v1.QueueService/{name}" for name in ("ListQueues", "GetQueue", "PauseQueue", "ResumeQueue")}
+    | {f"rowcall.v1.CatalogueService/{name}" for name in ("PauseMethod", "ResumeMethod")}
+)
+"""Services and methods that an admin need not name a tenant for: an operation's name does, or nothing of it is a tenant's."""
 
 _SUBMITTING: Final = frozenset({f"{JOB_SERVICE}/Submit", f"{JOB_SERVICE}/BatchSubmit"})
 
@@ -53,6 +62,7 @@ class Rules:
                     limit_bytes=max_batch_bytes if name in _SUBMITTING else self._limit,
                     writes=name in _SUBMITTING,
                     request_type=method.input_type.full_name,
+                    of_tenant=_OF_NO_TENANT.isdisjoint({service, name}),
                 )
 
     def of(self, path: str) -> MethodRules:

@@ -75,7 +75,7 @@ class JobLists:
         room, shown = PAGE_BYTES, None
         async with aclosing(_rows(link.store, call.tenant, found[:limit], full=full)) as rows:
             async for row, waits in rows:
-                job = self._resources.job(row, waits)
+                job = self._resources.job(row, call.principal, waits)
                 room -= job.ByteSize() + _FRAMING
                 if shown is not None and room < 0:
                     last = shown

@@ -88,7 +88,7 @@ class Jobs(JobServiceServicer):
         """Submits one call; waits for its result only if the call prefers to."""
         self._check(request)
         call = incoming.current()
-        draft = self._drafts.of_spec(request.job, call.metadata, path="job", key=call.metadata.idempotency_key)
+        draft = self._drafts.of_spec(request.job, call, path="job", key=call.metadata.idempotency_key)
         operation, joined = await self._calls.operation_of(draft, call, call.metadata.wait or timedelta(0))
         return SubmitResponse(operation=operation, joined=joined)
 
@@ -106,7 +106,7 @@ class Jobs(JobServiceServicer):
                 f"The metadata {IDEMPOTENCY_KEY} cannot be the key of many jobs; give each its own request_id.",
                 metadata={"key": IDEMPOTENCY_KEY},
             )
-        drafts = self._drafts.of_specs(request.jobs, call.metadata)
+        drafts = self._drafts.of_specs(request.jobs, call)
         call.repeatable = keyed(drafts)
         if call.metadata.previous_attempts and not call.repeatable:
             raise key_required()
@@ -129,17 +129,18 @@ class Jobs(JobServiceServicer):
             row = rows.get((call.tenant, each.job_id))
             if row is None:
                 raise operation_deleted(name)
-            response.results.add(operation=self._resources.operation(row), joined=True)
+            response.results.add(operation=self._resources.operation(row, call.principal), joined=True)
         return response
 
     async def GetJob(self, request: GetJobRequest, context: Any) -> GetJobResponse:  # noqa: ARG002, N802
         """One job; with request and response only in the full view."""
         self._check(request)
-        place = await self._reader.place(incoming.current(), request.name)
+        call = incoming.current()
+        place = await self._reader.place(call, request.name)
         full = request.view == JobView.JOB_VIEW_FULL
         row = await place.row(request=full, response=full)
         waits = await place.waits() if row.state in PENDING else ()
-        return GetJobResponse(job=self._resources.job(row, waits))
+        return GetJobResponse(job=self._resources.job(row, call.principal, waits))
 
     async def ListJobs(self, request: ListJobsRequest, context: Any) -> ListJobsResponse:  # noqa: ARG002, N802
         """A page of the caller's jobs, newest first."""
@@ -149,15 +150,17 @@ class Jobs(JobServiceServicer):
     async def CancelJob(self, request: CancelJobRequest, context: Any) -> CancelJobResponse:  # noqa: ARG002, N802
         """Cancels a job that waits, marks one that runs; the job after it."""
         self._check(request)
-        place = await self._reader.place(incoming.current(), request.name)
+        call = incoming.current()
+        place = await self._reader.place(call, request.name)
         await place.cancel()
-        return CancelJobResponse(job=self._resources.job(await place.row()))
+        return CancelJobResponse(job=self._resources.job(await place.row(), call.principal))
 
     async def RetryJob(self, request: RetryJobRequest, context: Any) -> RetryJobResponse:  # noqa: ARG002, N802
         """Makes a failed job READY again; the job after it."""
         self._check(request)
-        place = await self._reader.place(incoming.current(), request.name)
-        return RetryJobResponse(job=self._resources.job(await do_to(place, Retry())))
+        call = incoming.current()
+        place = await self._reader.place(call, request.name)
+        return RetryJobResponse(job=self._resources.job(await do_to(place, Retry()), call.principal))
 
     async def ResolveJob(self, request: ResolveJobRequest, context: Any) -> ResolveJobResponse:  # noqa: ARG002, N802
         """Marks a failed job as handled; the job after it."""
@@ -165,7 +168,7 @@ class Jobs(JobServiceServicer):
         call = incoming.current()
         action = _resolve(call, request.note)
         place = await self._reader.place(call, request.name)
-        return ResolveJobResponse(job=self._resources.job(await do_to(place, action)))
+        return ResolveJobResponse(job=self._resources.job(await do_to(place, action), call.principal))
 
     async def BatchCancelJobs(  # noqa: N802
         self,

@@ -21,12 +21,12 @@ from google.rpc.error_details_pb2 import BadRequest
 
 from rowcall.errors import RowcallError
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall_gateway.edge import incoming
 from rowcall_gateway.edge.deadlines import Budget
 from rowcall_gateway.edge.failures import not_found
+from rowcall_gateway.edge.identity import tenant_required
 from rowcall_gateway.resources import Resources
 from rowcall_gateway.services.listing import Filter, read_page
-from rowcall_gateway.services.reading import JobReader
+from rowcall_gateway.services.reading import JobReader, call_for
 from rowcall_gateway.shards.waiters import UNHINTED, Slots
 
 
@@ -41,8 +41,9 @@ class Operations(OperationsServicer):
 
     async def GetOperation(self, request: GetOperationRequest, context: Any) -> Operation:  # noqa: ARG002, N802
         """An operation as it stands."""
-        place = await self._reader.place(incoming.current(), request.name)
-        return self._resources.operation(await place.row(response=True))
+        call = call_for(request.name)
+        place = await self._reader.place(call, request.name)
+        return self._resources.operation(await place.row(response=True), call.principal)
 
     async def ListOperations(  # noqa: N802
         self,
@@ -50,7 +51,9 @@ class Operations(OperationsServicer):
         context: Any,  # noqa: ARG002
     ) -> ListOperationsResponse:
         """The caller's operations, newest first. The name is the tenant's ("tenants/{tenant}"), or empty."""
-        call = incoming.current()
+        call = call_for(request.name)
+        if not call.tenant:
+            raise tenant_required()
         parent = request.name.removesuffix("/operations")
         if parent not in ("", "operations", f"tenants/{call.tenant}"):
             if parent.startswith("tenants/") and parent.count("/") == 1:
@@ -73,28 +76,29 @@ class Operations(OperationsServicer):
             return ListOperationsResponse()
         page = await read_page(link.store, call.tenant, wanted, size=request.page_size, token=request.page_token)
         return ListOperationsResponse(
-            operations=[self._resources.operation(row) for row in page.rows], next_page_token=page.next_token
+            operations=[self._resources.operation(row, call.principal) for row in page.rows],
+            next_page_token=page.next_token,
         )
 
     async def CancelOperation(self, request: CancelOperationRequest, context: Any) -> Empty:  # noqa: ARG002, N802
         """Cancels a job that waits, marks one that runs, and leaves a finished one as it is."""
-        place = await self._reader.place(incoming.current(), request.name)
+        place = await self._reader.place(call_for(request.name), request.name)
         await place.cancel()
         return Empty()
 
     async def DeleteOperation(self, request: DeleteOperationRequest, context: Any) -> Empty:  # noqa: ARG002, N802
         """Erases a finished job with its request and answer; its key stays until it expires."""
-        place = await self._reader.place(incoming.current(), request.name)
+        place = await self._reader.place(call_for(request.name), request.name)
         await place.delete()
         return Empty()
 
     async def WaitOperation(self, request: WaitOperationRequest, context: Any) -> Operation:  # noqa: ARG002, N802
         """Waits until an operation is done, at most for the shorter of its timeout and the call's own time."""
-        call = incoming.current()
+        call = call_for(request.name)
         place = await self._reader.place(call, request.name)
         row = await place.row(response=True)
         if row.done:
-            return self._resources.operation(row)
+            return self._resources.operation(row, call.principal)
         budget = Budget.of(
             asyncio.get_running_loop().time(),
             call.remaining(),
@@ -104,7 +108,7 @@ class Operations(OperationsServicer):
         with self._slots.take(), place.link.waiters.wait(place.key, pace=UNHINTED) as waiting:
             await waiting.until(budget.wait_until)
             waiting.answer()
-        return self._resources.operation(await place.row(response=True))
+        return self._resources.operation(await place.row(response=True), call.principal)
 
 
 def _timeout(request: WaitOperationRequest) -> timedelta | None:

@@ -19,7 +19,9 @@ from rowcall.queue.protocol import JobStore
 from rowcall.sharding import Router
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
+from rowcall_gateway.edge import incoming
 from rowcall_gateway.edge.failures import not_found
+from rowcall_gateway.edge.identity import in_tenant
 from rowcall_gateway.edge.incoming import IncomingCall
 from rowcall_gateway.shards.links import Links, ShardLink
 
@@ -96,6 +98,16 @@ async def waits_of(
     except RowcallError as error:
         _log.warning("not found what jobs wait for", reason=reason_name(error.reason), error=error.message)
         return {}
+
+
+def call_for(name: str) -> IncomingCall:
+    """The call that is served, of the tenant that a name of the Operations service is in, where its credential leaves that
+    open: stock clients of operations send a name and no metadata."""
+    call = incoming.current()
+    tenant = parse_tenant_name("/".join(name.split("/", 2)[:2]))
+    if tenant is not None:
+        call.principal = in_tenant(call.principal, tenant)
+    return call
 
 
 def own_key(call: IncomingCall, name: str) -> tuple[str, UUID]:

@@ -4,8 +4,10 @@ isort:skip_file
 Who may call: the options that give a service or a method its access rule. A file of
 its own, so that whoever only schedules imports job.proto alone.
 
-No release enforces access rules yet. An image that sets one is refused when it is
-loaded: a rule that nobody keeps to would be taken for protection.
+A gateway that knows its callers by credentials does not start with a method that has no
+rule, neither its own nor its service's. What the rules of an image may say is bounded
+by the gateway's settings. Rules of Rowcall's own services are those that the gateway was
+built with, whatever an image's copy of their files says. See docs/access.md.
 """
 
 from collections import abc as _abc
@@ -38,12 +40,13 @@ class AccessRule(_message.Message):
     PUBLIC_FIELD_NUMBER: _builtins.int
     public: _builtins.bool
     """Whoever reaches the gateway may call, without any credential; not together with
-    roles or scopes.
+    roles or scopes. Only where the gateway was told whose tenant such calls are
+    (ROWCALL_PUBLIC_TENANT).
     """
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The caller has any of these: "caller", "operator", "viewer", "payload-viewer",
-        "admin", or a role of the deployment's own.
+        "admin", or a role of the deployment's own. None of them stands for another.
         """
 
     @_builtins.property

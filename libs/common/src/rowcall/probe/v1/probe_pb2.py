@@ -26,10 +26,11 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.rpc import code_pb2 as google_dot_rpc_dot_code__pb2
+from rowcall.options.v1 import access_pb2 as rowcall_dot_options_dot_v1_dot_access__pb2
 from rowcall.options.v1 import job_pb2 as rowcall_dot_options_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crowcall/probe/v1/probe.proto\x12\x10rowcall.probe.v1\x1a\x1b\x62uf/validate/validate.proto\x1a#google/longrunning/operations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x15google/rpc/code.proto\x1a\x1crowcall/options/v1/job.proto\"\'\n\x0b\x45\x63hoRequest\x12\x18\n\x07payload\x18\x01 \x01(\x0cR\x07payload\"Z\n\x0c\x45\x63hoResponse\x12\x18\n\x07payload\x18\x01 \x01(\x0cR\x07payload\x12\x16\n\x06worker\x18\x02 \x01(\tR\x06worker\x12\x18\n\x07\x61ttempt\x18\x03 \x01(\x05R\x07\x61ttempt\"\xe1\x02\n\nRunRequest\x12\x18\n\x07payload\x18\x01 \x01(\x0cR\x07payload\x12=\n\x04work\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00R\x04work\x12;\n\x04\x62usy\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08<2\x00R\x04\x62usy\x12\x37\n\tfail_code\x18\x04 \x01(\x0e\x32\x10.google.rpc.CodeB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x08\x66\x61ilCode\x12,\n\rfail_attempts\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x0c\x66\x61ilAttempts\x12!\n\x0c\x65xit_process\x18\x06 \x01(\x08R\x0b\x65xitProcess\x12\x33\n\x0eresponse_bytes\x18\x07 \x01(\x05\x42\x0c\xbaH\t\x1a\x07\x18\x80\x80\x80\x08(\x00R\rresponseBytes\"Y\n\x0bRunResponse\x12\x18\n\x07payload\x18\x01 \x01(\x0cR\x07payload\x12\x16\n\x06worker\x18\x02 \x01(\tR\x06worker\x12\x18\n\x07\x61ttempt\x18\x03 \x01(\x05R\x07\x61ttempt\"\xe3\x02\n\x0c\x41waitRequest\x12\x18\n\x07payload\x18\x01 \x01(\x0cR\x07payload\x12=\n\x04work\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00R\x04work\x12;\n\x04\x62usy\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08<2\x00R\x04\x62usy\x12\x37\n\tfail_code\x18\x04 \x01(\x0e\x32\x10.google.rpc.CodeB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x08\x66\x61ilCode\x12,\n\rfail_attempts\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x0c\x66\x61ilAttempts\x12!\n\x0c\x65xit_process\x18\x06 \x01(\x08R\x0b\x65xitProcess\x12\x33\n\x0eresponse_bytes\x18\x07 \x01(\x05\x42\x0c\xbaH\t\x1a\x07\x18\x80\x80\x80\x08(\x00R\rresponseBytes\"[\n\rAwaitResponse\x12\x18\n\x07payload\x18\x01 \x01(\x0cR\x07payload\x12\x16\n\x06worker\x18\x02 \x01(\tR\x06worker\x12\x18\n\x07\x61ttempt\x18\x03 \x01(\x05R\x07\x61ttempt2\xea\x02\n\x0cProbeService\x12\x61\n\x04\x45\x63ho\x12\x1d.rowcall.probe.v1.EchoRequest\x1a\x1e.rowcall.probe.v1.EchoResponse\"\x1a\xb2\xa0\x19\x16\n\x05probe\x18\x03\"\x0b\n\x05\x10\x80\xe1\xeb\x17\x12\x02\x08\x01\x12\x8b\x01\n\x03Run\x12\x1c.rowcall.probe.v1.RunRequest\x1a\x1d.google.longrunning.Operation\"G\xca\x41%\n\x0bRunResponse\x12\x16rowcall.v1.JobMetadata\xb2\xa0\x19\x1b\n\x05probe\x18\x05\"\x0b\n\x05\x10\x80\xe1\xeb\x17\x12\x02\x08\x01*\x03\x08\xd8\x04\x12i\n\x05\x41wait\x12\x1e.rowcall.probe.v1.AwaitRequest\x1a\x1f.rowcall.probe.v1.AwaitResponse\"\x1f\xb2\xa0\x19\x1b\n\x05probe\x18\x05\"\x0b\n\x05\x10\x80\xe1\xeb\x17\x12\x02\x08\x01*\x03\x08\xd8\x04\x42J\n\x14\x64\x65v.rowcall.probe.v1B\nProbeProtoP\x01Z$rowcall.dev/rowcall/probe/v1;probev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crowcall/probe/v1/probe.proto\x12\x10rowcall.probe.v1\x1a\x1b\x62uf/validate/validate.proto\x1a#google/longrunning/operations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x15google/rpc/code.proto\x1a\x1frowcall/options/v1/access.proto\x1a\x1crowcall/options/v1/job.proto\"\'\n\x0b\x45\x63hoRequest\x12\x18\n\x07payload\x18\x01 \x01(\x0cR\x07payload\"Z\n\x0c\x45\x63hoResponse\x12\x18\n\x07payload\x18\x01 \x01(\x0cR\x07payload\x12\x16\n\x06worker\x18\x02 \x01(\tR\x06worker\x12\x18\n\x07\x61ttempt\x18\x03 \x01(\x05R\x07\x61ttempt\"\xe1\x02\n\nRunRequest\x12\x18\n\x07payload\x18\x01 \x01(\x0cR\x07payload\x12=\n\x04work\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00R\x04work\x12;\n\x04\x62usy\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08<2\x00R\x04\x62usy\x12\x37\n\tfail_code\x18\x04 \x01(\x0e\x32\x10.google.rpc.CodeB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x08\x66\x61ilCode\x12,\n\rfail_attempts\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x0c\x66\x61ilAttempts\x12!\n\x0c\x65xit_process\x18\x06 \x01(\x08R\x0b\x65xitProcess\x12\x33\n\x0eresponse_bytes\x18\x07 \x01(\x05\x42\x0c\xbaH\t\x1a\x07\x18\x80\x80\x80\x08(\x00R\rresponseBytes\"Y\n\x0bRunResponse\x12\x18\n\x07payload\x18\x01 \x01(\x0cR\x07payload\x12\x16\n\x06worker\x18\x02 \x01(\tR\x06worker\x12\x18\n\x07\x61ttempt\x18\x03 \x01(\x05R\x07\x61ttempt\"\xe3\x02\n\x0c\x41waitRequest\x12\x18\n\x07payload\x18\x01 \x01(\x0cR\x07payload\x12=\n\x04work\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00R\x04work\x12;\n\x04\x62usy\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08<2\x00R\x04\x62usy\x12\x37\n\tfail_code\x18\x04 \x01(\x0e\x32\x10.google.rpc.CodeB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x08\x66\x61ilCode\x12,\n\rfail_attempts\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x0c\x66\x61ilAttempts\x12!\n\x0c\x65xit_process\x18\x06 \x01(\x08R\x0b\x65xitProcess\x12\x33\n\x0eresponse_bytes\x18\x07 \x01(\x05\x42\x0c\xbaH\t\x1a\x07\x18\x80\x80\x80\x08(\x00R\rresponseBytes\"[\n\rAwaitResponse\x12\x18\n\x07payload\x18\x01 \x01(\x0cR\x07payload\x12\x16\n\x06worker\x18\x02 \x01(\tR\x06worker\x12\x18\n\x07\x61ttempt\x18\x03 \x01(\x05R\x07\x61ttempt2\xf8\x02\n\x0cProbeService\x12\x61\n\x04\x45\x63ho\x12\x1d.rowcall.probe.v1.EchoRequest\x1a\x1e.rowcall.probe.v1.EchoResponse\"\x1a\xb2\xa0\x19\x16\n\x05probe\x18\x03\"\x0b\n\x05\x10\x80\xe1\xeb\x17\x12\x02\x08\x01\x12\x8b\x01\n\x03Run\x12\x1c.rowcall.probe.v1.RunRequest\x1a\x1d.google.longrunning.Operation\"G\xca\x41%\n\x0bRunResponse\x12\x16rowcall.v1.JobMetadata\xb2\xa0\x19\x1b\n\x05probe\x18\x05\"\x0b\n\x05\x10\x80\xe1\xeb\x17\x12\x02\x08\x01*\x03\x08\xd8\x04\x12i\n\x05\x41wait\x12\x1e.rowcall.probe.v1.AwaitRequest\x1a\x1f.rowcall.probe.v1.AwaitResponse\"\x1f\xb2\xa0\x19\x1b\n\x05probe\x18\x05\"\x0b\n\x05\x10\x80\xe1\xeb\x17\x12\x02\x08\x01*\x03\x08\xd8\x04\x1a\x0c\xc2\xa0\x19\x08\n\x06\x63\x61llerBJ\n\x14\x64\x65v.rowcall.probe.v1B\nProbeProtoP\x01Z$rowcall.dev/rowcall/probe/v1;probev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,24 +58,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AWAITREQUEST'].fields_by_name['fail_attempts']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_AWAITREQUEST'].fields_by_name['response_bytes']._loaded_options = None
   _globals['_AWAITREQUEST'].fields_by_name['response_bytes']._serialized_options = b'\272H\t\032\007\030\200\200\200\010(\000'
+  _globals['_PROBESERVICE']._loaded_options = None
+  _globals['_PROBESERVICE']._serialized_options = b'\302\240\031\010\n\006caller'
   _globals['_PROBESERVICE'].methods_by_name['Echo']._loaded_options = None
   _globals['_PROBESERVICE'].methods_by_name['Echo']._serialized_options = b'\262\240\031\026\n\005probe\030\003\"\013\n\005\020\200\341\353\027\022\002\010\001'
   _globals['_PROBESERVICE'].methods_by_name['Run']._loaded_options = None
   _globals['_PROBESERVICE'].methods_by_name['Run']._serialized_options = b'\312A%\n\013RunResponse\022\026rowcall.v1.JobMetadata\262\240\031\033\n\005probe\030\005\"\013\n\005\020\200\341\353\027\022\002\010\001*\003\010\330\004'
   _globals['_PROBESERVICE'].methods_by_name['Await']._loaded_options = None
   _globals['_PROBESERVICE'].methods_by_name['Await']._serialized_options = b'\262\240\031\033\n\005probe\030\005\"\013\n\005\020\200\341\353\027\022\002\010\001*\003\010\330\004'
-  _globals['_ECHOREQUEST']._serialized_start=201
-  _globals['_ECHOREQUEST']._serialized_end=240
-  _globals['_ECHORESPONSE']._serialized_start=242
-  _globals['_ECHORESPONSE']._serialized_end=332
-  _globals['_RUNREQUEST']._serialized_start=335
-  _globals['_RUNREQUEST']._serialized_end=688
-  _globals['_RUNRESPONSE']._serialized_start=690
-  _globals['_RUNRESPONSE']._serialized_end=779
-  _globals['_AWAITREQUEST']._serialized_start=782
-  _globals['_AWAITREQUEST']._serialized_end=1137
-  _globals['_AWAITRESPONSE']._serialized_start=1139
-  _globals['_AWAITRESPONSE']._serialized_end=1230
-  _globals['_PROBESERVICE']._serialized_start=1233
-  _globals['_PROBESERVICE']._serialized_end=1595
+  _globals['_ECHOREQUEST']._serialized_start=234
+  _globals['_ECHOREQUEST']._serialized_end=273
+  _globals['_ECHORESPONSE']._serialized_start=275
+  _globals['_ECHORESPONSE']._serialized_end=365
+  _globals['_RUNREQUEST']._serialized_start=368
+  _globals['_RUNREQUEST']._serialized_end=721
+  _globals['_RUNRESPONSE']._serialized_start=723
+  _globals['_RUNRESPONSE']._serialized_end=812
+  _globals['_AWAITREQUEST']._serialized_start=815
+  _globals['_AWAITREQUEST']._serialized_end=1170
+  _globals['_AWAITRESPONSE']._serialized_start=1172
+  _globals['_AWAITRESPONSE']._serialized_end=1263
+  _globals['_PROBESERVICE']._serialized_start=1266
+  _globals['_PROBESERVICE']._serialized_end=1642
 # @@protoc_insertion_point(module_scope)
