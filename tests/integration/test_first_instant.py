@@ -51,6 +51,7 @@ def catches(pid: int, number: signal.Signals) -> bool:
         ("rowcall-worker",),
         ("rowcall-worker", "--processes", "2"),
         ("rowcall", "dev", "--listen", "127.0.0.1:0"),
+        ("rowcall", "serve", "--listen", "127.0.0.1:0"),
         ("rowcall", "demo"),
     ],
     ids=" ".join,

@@ -89,7 +89,7 @@ def end(process: subprocess.Popen[str]) -> int:
 @pytest.mark.parametrize(("processes", "how"), [("1", how) for how in READERS] + [("2", "stalled"), ("2", "gone")])
 def test_a_gateway_needs_no_reader(cluster: Cluster, how: str, processes: str) -> None:
     arguments = ("--listen", "127.0.0.1:0", "--processes", processes)
-    with started(how, "rowcall-gateway", *arguments, **cluster.variables) as (gateway, address):
+    with started(how, "rowcall-gateway", *arguments, **cluster.gateway.variables) as (gateway, address):
         for _ in range(2):
             assert call(address, RunRequest(), "wait=0") == [0] * CALLS
         assert end(gateway) == 0
@@ -100,7 +100,7 @@ def test_a_worker_needs_no_reader(cluster: Cluster, services: Services, how: str
     """It has a line for every job that fails."""
     address = services.gateway().address()
     request = RunRequest(fail_code=Code.INVALID_ARGUMENT, fail_attempts=1)
-    with started(how, "rowcall-worker", "--processes", processes, **cluster.variables) as (worker, _):
+    with started(how, "rowcall-worker", "--processes", processes, **cluster.worker.variables) as (worker, _):
         assert call(address, request, f"wait={int(END_SECONDS)}") == [request.fail_code] * CALLS
         assert end(worker) == 0
 
@@ -162,7 +162,7 @@ def test_a_handler_that_forks_meanwhile_needs_no_reader(
     if command == "rowcall":
         arguments += ["--listen", "127.0.0.1:0", "--data-dir", str(dev_dir)]
     else:
-        variables |= cluster.variables
+        variables |= cluster.worker.variables
     with started(how, command, *arguments, **variables) as (worker, address), ExitStack() as stack:
         channel = stack.enter_context(grpc.insecure_channel(address or services.gateway().address()))
         run = ProbeServiceStub(channel).Run

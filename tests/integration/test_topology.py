@@ -1,7 +1,7 @@
 """docker-compose.yml as processes: the same commands, environment, order and health checks, without a Docker engine.
 
-Commands are the Dockerfiles' entry points with Compose's arguments; only hosts and ports are put in for what Compose's
-network would resolve.
+Commands are the Dockerfiles' entry points with Compose's arguments, and the server is made by its own script; only hosts and
+ports are put in for what Compose's network would resolve.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 import yaml
 from psycopg.conninfo import conninfo_to_dict
 
+from rowcall.embedded import Postgres
+from rowcall.migrations import Target, roles_script
 from rowcall.probe.v1 import probe_pb2, probe_pb2_grpc
 from tests.fix_commands import environment
+from tests.fix_postgres import RestartablePostgres
 from tests.fix_services import ServiceProcess
 from tests.support.places import ROOT
 from tests.support.waiting import until
@@ -48,29 +52,34 @@ def command(service: str) -> list[str]:
     return [*entry, *SERVICES[service].get("command", [])]
 
 
-def on_this_machine(value: str, database: Callable[[str], str]) -> str:
-    """A setting with the databases on the run's Postgres instead of the host "postgres"."""
-    value = re.sub(r"\$\{\w+:-(\w+)\}", r"\1", value)
-    return re.sub(r"postgresql://rowcall:rowcall@postgres:5432/(\w+)", lambda match: database(match[1]), value)
+def filled_in(value: str) -> str:
+    """A setting as Compose hands it on where its own environment says nothing."""
+    return re.sub(r"\$\{\w+:-(\w+)\}", r"\1", value)
 
 
 @pytest.fixture
-def databases_by_name(database: Callable[[], str]) -> Callable[[str], str]:
-    """An empty database for each name that Compose's settings use."""
-    made: dict[str, str] = {}
-
-    def dsn(name: str) -> str:
-        if name not in made:
-            made[name] = database()
-        return made[name]
-
-    return dsn
+def composed(restartable_postgres: RestartablePostgres) -> Postgres:
+    """A server of the test's own, made as Compose's is: its script, run by psql with the container's environment."""
+    server = restartable_postgres.server
+    psql = server.binaries.program("psql")
+    if not psql.is_file():
+        pytest.skip("these Postgres binaries have no psql")
+    [mounted] = SERVICES["postgres"]["configs"]
+    script = ROOT / COMPOSE["configs"][mounted["source"]]["file"]
+    variables = {name: filled_in(value) for name, value in SERVICES["postgres"]["environment"].items()}
+    done = subprocess.run(
+        [psql, "-v", "ON_ERROR_STOP=1", "--no-psqlrc", "-f", script, server.dsn("postgres")],
+        env=environment(variables),
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return server
 
 
 @pytest.fixture
-def run(
-    databases_by_name: Callable[[str], str], tmp_path: Path
-) -> Iterator[Callable[[str], tuple[ServiceProcess, Mapping[str, str]]]]:
+def run(composed: Postgres, tmp_path: Path) -> Iterator[Callable[[str], tuple[ServiceProcess, Mapping[str, str]]]]:
     """Starts a service of docker-compose.yml; with its environment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -79,7 +88,9 @@ def run(
 
         def start(service: str) -> tuple[ServiceProcess, Mapping[str, str]]:
             variables = {
-                name: on_this_machine(value, databases_by_name).replace(":50051", f":{port}")
+                name: filled_in(value)
+                .replace("@postgres:5432/", f"@127.0.0.1:{composed.port}/")
+                .replace(":50051", f":{port}")
                 for name, value in SERVICES[service]["environment"].items()
             }
             if "ROWCALL_HEALTH_FILE=" in (ROOT / SERVICES[service]["build"]["dockerfile"]).read_text("utf-8"):
@@ -101,15 +112,31 @@ def healthy(service: str, variables: Mapping[str, str]) -> bool:
 
 
 def test_settings_are_dsns_once_compose_has_filled_them_in() -> None:
-    shards = json.loads(on_this_machine(SERVICES["gateway"]["environment"]["ROWCALL_SHARDS"], lambda name: name))
-    assert shards == {"a": "rowcall_a", "b": "rowcall_b"}
+    passwords = {filled_in(value) for name, value in SERVICES["postgres"]["environment"].items() if "ROWCALL" in name}
+    used = set()
     for name in ("migrate", "gateway", "worker"):
-        assert conninfo_to_dict(re.sub(r"\$\{.*?\}", "x", SERVICES[name]["environment"]["ROWCALL_CATALOGUE"]))
+        settings = SERVICES[name]["environment"]
+        shards = json.loads(filled_in(settings["ROWCALL_SHARDS"]))
+        dsns = [conninfo_to_dict(dsn) for dsn in (filled_in(settings["ROWCALL_CATALOGUE"]), *shards.values())]
+        assert [dsn["dbname"] for dsn in dsns] == ["rowcall_catalogue", "rowcall_a", "rowcall_b"]
+        [(user, password)] = {(dsn["user"], dsn["password"]) for dsn in dsns}
+        assert user == {"migrate": "rowcall_migrator"}.get(name, f"rowcall_{name}_login")
+        used.add(password)
+    assert used == passwords, "each its own"
+
+
+def test_the_servers_script_makes_the_roles_that_migrating_needs() -> None:
+    """It is what `rowcall migrate --roles=print` prints, for a login that makes none."""
+    script = (ROOT / COMPOSE["configs"]["postgres"]["file"]).read_text("utf-8")
+    printed = roles_script([Target("catalogue", "c", "user=m"), Target("shard", "a", "user=m")])
+    made = printed[printed.index("do $$") : printed.index("$$;") + len("$$;")]
+    assert made in script
+    assert "createrole" not in script.lower().replace("no createrole", "")
 
 
 @pytest.mark.timeout(300)
 async def test_the_composed_system_comes_up_healthy_answers_and_drains(
-    run: Callable[[str], tuple[ServiceProcess, Mapping[str, str]]],
+    composed: Postgres, run: Callable[[str], tuple[ServiceProcess, Mapping[str, str]]]
 ) -> None:
     for service in ("gateway", "worker"):
         assert SERVICES[service]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
@@ -127,6 +154,14 @@ async def test_the_composed_system_comes_up_healthy_answers_and_drains(
             probe_pb2.EchoRequest(payload=b"composed"), metadata=[("rowcall-tenant", "acme")], timeout=20
         )
     assert answer.payload == b"composed"
+
+    # Each with its own rights: nobody else gets in, and neither is more than it must be.
+    with psycopg.connect(composed.dsn("postgres")) as admin:
+        able = "select rolname from pg_roles where rolcanlogin and (rolsuper or rolcreaterole or rolcreatedb or rolbypassrls)"
+        assert admin.execute(able).fetchall() == [("postgres",)]
+    stranger = composed.create_login("stranger")
+    with pytest.raises(psycopg.OperationalError, match='permission denied for database "rowcall_a"'):
+        psycopg.connect(composed.dsn("rowcall_a", stranger))
 
     assert worker.end() == 0, "".join(worker.log)
     assert not healthy("worker", at_worker)

@@ -73,6 +73,30 @@ def test_line_has_the_process_and_the_call(capsys: Capture) -> None:
     }
 
 
+async def test_a_line_is_of_the_service_that_speaks(capsys: Capture) -> None:
+    """One process may hold several: what each of them starts speaks for it, and nothing else does."""
+    logs.configure("info", "json", "serve", process=2)
+
+    async def serve(service: str) -> None:
+        logs.speak_for(service)
+        await asyncio.create_task(asyncio.to_thread(structlog.get_logger().info, "from a task's thread"))
+        hot = logs.hot_lines()
+        assert hot is not None
+        hot.write(f'{{"event": "hot", {hot.origin}}}\n')
+
+    await asyncio.gather(serve("gateway"), serve("worker"))
+    structlog.get_logger().info("of the process")
+
+    found = sorted((line["event"], line["service"], line["process"]) for line in lines(capsys))
+    assert found == [
+        ("from a task's thread", "gateway", 2),
+        ("from a task's thread", "worker", 2),
+        ("hot", "gateway", 2),
+        ("hot", "worker", 2),
+        ("of the process", "serve", 2),
+    ]
+
+
 def test_line_outside_of_a_call_names_none(capsys: Capture) -> None:
     logs.configure("info", "json", "worker")
     with bind(CallContext("acme", None, None, TraceContext.mint())):

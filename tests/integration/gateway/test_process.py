@@ -176,14 +176,15 @@ def test_images_that_cannot_be_served_are_said_and_end_it_with_2(
     code, said = refusal(services.gateway("127.0.0.1:0", "--image", str(tmp_path / "not-an-image")))
     assert (code, "not-an-image" in said) == (2, True)
 
-    ruled = SHOP.replace('{queue: "shop"};', '{queue: "shop"}; option (rowcall.options.v1.access) = {roles: "caller"};')
+    ruled = SHOP.replace('{queue: "shop"};', '{queue: "shop"}; option (rowcall.options.v1.access) = {roles: "viewer"};')
     ruled = ruled.replace("options/v1/job.proto", 'options/v1/access.proto";\nimport "rowcall/options/v1/job.proto')
     image = build_image({"acme/v1/shop.proto": ruled})
     code, said = refusal(services.gateway("127.0.0.1:0", "--image", str(image)))
     assert code == 2
     assert said == (
-        f"rowcall-gateway: acme/v1/shop.proto ({image}): method acme.v1.ShopService/Order: option "
-        "(rowcall.options.v1.access): this release enforces no access rules; leave it out until the release that does\n"
+        f"rowcall-gateway: acme/v1/shop.proto ({image}): method acme.v1.ShopService/Order: option (rowcall.options.v1.access) "
+        "names the role 'viewer'; images may name caller, operator, admin, *: leave it out, or allow it by ROWCALL_IMAGE_ROLES "
+        "(--image-role)\n"
     )
 
 
@@ -284,6 +285,7 @@ def test_buf_curl_calls_what_reflection_shows(services: Services, build_image: I
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
         "rowcall.probe.v1.ProbeService",
+        "rowcall.v1.AccessService",
         "rowcall.v1.CatalogueService",
         "rowcall.v1.JobService",
         "rowcall.v1.QueueService",

@@ -87,6 +87,7 @@ async def test_it_answers_over_reflection_health_and_the_queue(standing_dev: Dev
         "google.longrunning.Operations",
         "grpc.health.v1.Health",
         "rowcall.probe.v1.ProbeService",
+        "rowcall.v1.AccessService",
         "rowcall.v1.CatalogueService",
         "rowcall.v1.JobService",
         "rowcall.v1.QueueService",
@@ -246,6 +247,8 @@ def test_a_taken_port_is_refused_and_nothing_is_left_running(rowcall_process: Ro
 SERVICER = """
 import os
 
+import psycopg
+
 from rowcall.ending import MARGIN
 from rowcall.errors import grpc_code, status_of
 from rowcall.probe.v1 import probe_pb2, probe_pb2_grpc
@@ -253,7 +256,16 @@ from rowcall.probe.v1 import probe_pb2, probe_pb2_grpc
 
 class Shouting(probe_pb2_grpc.ProbeServiceServicer):
     async def Echo(self, request, context):
-        assert os.environ["MY_DSN"].startswith("postgresql://")
+        if request.payload.startswith(b"as "):
+            # What a statement of the servicer's own comes to, in its database or in another of the same server.
+            database, _, statement = request.payload[len("as ") :].decode().partition(": ")
+            try:
+                with psycopg.connect(os.environ["MY_DSN"], dbname=database) as connection:
+                    rows = connection.execute(statement)
+                    said = str(rows.fetchone()) if rows.description else "done"
+            except psycopg.Error as error:
+                said = type(error).__name__ + " " + str(error).strip()
+            return probe_pb2.EchoResponse(payload=said.encode())
         return probe_pb2.EchoResponse(payload=request.payload.upper())
 
 
@@ -271,6 +283,45 @@ def test_a_servicer_of_the_working_directory_is_served_with_a_database_of_its_ow
     dsn = started.shard_dsn("a").rpartition("/")[0] + "/mine"
     with psycopg.connect(dsn) as connection:
         assert connection.execute("select current_database()").fetchone() == ("mine",)
+
+    # It owns that database, and is nobody in the system's.
+    def said(database: str, statement: str) -> str:
+        return echo(started.address, f"as {database}: {statement}".encode())[0].decode()
+
+    assert said("mine", "create table page (a int)") == "done"
+    assert said("mine", "select rolsuper from pg_roles where rolname = current_user") == "(False,)"
+    for database in ("shard_a", "catalogue"):
+        assert f'permission denied for database "{database}"' in said(database, "select 1")
+
+
+def test_its_gateway_and_worker_have_their_own_roles_and_no_more(standing_dev: Dev) -> None:
+    """In every session of theirs, the listening ones and the lease's too; the passwords are others at each start."""
+    echo(standing_dev.address, b"1", ("rowcall-tenant", "of-a-role"))
+    with psycopg.connect(standing_dev.shard_dsn("a")) as connection:
+        sessions = connection.execute(
+            """
+            select distinct usename::text
+            from pg_stat_activity
+            where backend_type = 'client backend' and pid <> pg_backend_pid()
+            """
+        ).fetchall()
+        roles = connection.execute(
+            """
+            select m.member::regrole::text, m.roleid::regrole::text, r.rolsuper or r.rolcreaterole or r.rolcreatedb
+            from pg_auth_members m join pg_roles r on r.oid = m.member
+            where r.rolname like 'rowcall%'
+            order by 1
+            """
+        ).fetchall()
+        public = connection.execute(
+            "select has_database_privilege('public', datname, 'connect') from pg_database where datname in ('catalogue', 'shard_a', 'shard_b')"
+        ).fetchall()
+    assert sorted(sessions) == [("rowcall_gateway_login",), ("rowcall_worker_login",)]
+    assert roles == [
+        ("rowcall_gateway_login", "rowcall_gateway", False),
+        ("rowcall_worker_login", "rowcall_worker", False),
+    ]
+    assert public == [(False,)] * 3
 
 
 @pytest.mark.parametrize(

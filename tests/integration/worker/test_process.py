@@ -127,7 +127,7 @@ def test_every_missing_setting_is_named(services: Services) -> None:
 
 
 def test_a_database_without_the_schema_is_refused(services: Services, cluster: Cluster) -> None:
-    bare = make_conninfo(cluster.service_catalogue, dbname="postgres")
+    bare = make_conninfo(cluster.worker.catalogue, dbname="postgres")
     worker = services.worker(ROWCALL_SHARDS=json.dumps({"a": bare}))
     assert worker.process.wait(END_SECONDS) == 1
     worker.end()
@@ -208,7 +208,7 @@ async def test_a_worker_that_starts_before_its_database_waits_for_it(
 ) -> None:
     nowhere = "postgresql://127.0.0.1:1/nowhere?connect_timeout=2"
     worker = services.worker(
-        ROWCALL_SHARDS=f'{{"down": "{nowhere}", "a": "{cluster.service_shards["a"]}", "b": "{cluster.service_shards["b"]}"}}'
+        ROWCALL_SHARDS=f'{{"down": "{nowhere}", "a": "{cluster.worker.shards["a"]}", "b": "{cluster.worker.shards["b"]}"}}'
     )
     await asyncio.to_thread(worker.ready)
     await calls.done(await calls.submit("Echo", EchoRequest()))

@@ -12,6 +12,9 @@ A line that is written for every call may be put together by hand and left to be
 (`hot_lines`): one write for many lines, before any other line and within milliseconds. A process that is killed loses
 the lines of its last milliseconds, one that ends loses none.
 
+A process that holds several services (`rowcall serve`) says whose a line is: `speak_for` has the lines of a context and of
+all that is started in it be one's, so that they read as if that service were alone.
+
 Nobody waits for the reader of a log (`rowcall.stderr`): what it does not take in time is dropped, counted and told of.
 """
 
@@ -25,6 +28,7 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import MutableMapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Literal, TextIO, cast
@@ -42,12 +46,13 @@ FIELDS: Final = frozenset(
         # The line itself.
         *("event", "level", "timestamp", "logger", "service", "process", "part", "unlisted"),
         # Who and in which trace.
-        *("trace_id", "request_id", "tenant", "actor", "job", "operation", "operations", "attempt"),
+        *("trace_id", "request_id", "tenant", "actor", "credential", "job", "operation", "operations", "attempt"),
         # What it is about, by name.
         *("method", "methods", "service_names", "queue", "queues", "shard", "shards", "lane", "worker", "worker_id"),
         *("workload", "pool", "link", "role", "database", "databases", "kind", "phase", "migration", "channel"),
+        *("issuer", "keys", "known", "left_out", "kept", "kept_for_s"),
         *("file", "image", "images", "servicer", "name", "key", "setting", "task", "tasks", "threads", "signal"),
-        *("address", "host", "port", "peer", "pid", "version"),
+        *("address", "host", "names", "port", "peer", "pid", "version"),
         # What came of it.
         *("code", "reason", "state", "outcome", "error", "cause", "exception", "warning", "sqlstate"),
         *("origin", "exit_code", "wrong", "lacks", "durability"),
@@ -55,7 +60,7 @@ FIELDS: Final = frozenset(
         *("count", "limit", "size", "epoch", "lease", "lost", "claimed", "settled", "rescued", "promoted", "waiters"),
         *("in_flight", "jobs", "connections", "allowed"),
         *("size_bytes", "limit_bytes", "request_bytes", "response_bytes"),
-        *("duration_ms", "wait_ms", "delay_ms", "seconds", "grace_s", "lease_s", "deadline_ms"),
+        *("duration_ms", "wait_ms", "delay_ms", "seconds", "grace_s", "lease_s", "deadline_ms", "days", "until"),
     }
 )
 """The fields that lines may have; none of them ever holds a request, a response, a statement or a secret."""
@@ -70,19 +75,31 @@ _MAX_CAUSES: Final = 4
 _PROCESSORS: Final[list[Processor]] = []
 _PENDING: Final[deque[str]] = deque()
 
+_speaker: Final[ContextVar[str | None]] = ContextVar("rowcall_speaker", default=None)
+"""The service whose the lines of this context are; None: the process's."""
+
+
+def speak_for(service: str) -> None:
+    """Has the lines of this context, and of tasks that are started in it from now on, say that they are this service's.
+
+    For one of several services in a process; where the process is that service, `configure` has said so.
+    """
+    _speaker.set(service)
+
 
 class HotLines:
     """Writes JSON lines that their module has made itself. For one event loop."""
 
-    origin: str
-    """Members of each line: whose it is."""
-
     def __init__(self, service: str, process: int | None, part: str | None = None) -> None:
-        self.origin = (
-            f'"service": "{service}"'
-            + ("" if process is None else f', "process": {process}')
-            + ("" if part is None else f', "part": "{part}"')
+        self._service = service
+        self._place = ("" if process is None else f', "process": {process}') + (
+            "" if part is None else f', "part": "{part}"'
         )
+
+    @property
+    def origin(self) -> str:
+        """Members of each line: whose it is."""
+        return f'"service": "{_speaker.get() or self._service}"{self._place}'
 
     def write(self, line: str) -> None:
         """Writes a line of the level "info", its newline included, at once or soon."""
@@ -225,7 +242,7 @@ class _Service:
         self._part = part
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        event.setdefault("service", self._service)
+        event.setdefault("service", _speaker.get() or self._service)
         if self._process is not None:
             event.setdefault("process", self._process)
         if self._part is not None:

@@ -1,4 +1,4 @@
-"""`rowcall dev`: gateway, workers and an embedded Postgres in one process and one event loop. Called by `commands`."""
+"""`rowcall dev`: what `serve` runs, on an embedded Postgres and with callers who are believed. Called by `commands`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import asyncio
 import os
 import shlex
 import sys
-import time
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,26 +15,21 @@ from typing import Literal, NoReturn
 import grpc
 
 from rowcall import logs
-from rowcall.catalogue.images import ImageError
 from rowcall.embedded import Postgres
-from rowcall.errors import RowcallError
-from rowcall.settings import SettingsError
 from rowcall_gateway.edge.address import Address
 from rowcall_gateway.edge.identity import IdentityMode
-from rowcall_gateway.server import Gateway
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_standalone.databases import Databases, prepare, start_postgres
 from rowcall_standalone.errors import StandaloneError
+from rowcall_standalone.issuing.issuer import open_issuer
 from rowcall_standalone.listen import refuse_taken
 from rowcall_standalone.serving import CHANNEL_OPTIONS, wait_until_serving
 from rowcall_standalone.signals import Interrupted, Signals
-from rowcall_worker import RegistrationError, Worker, WorkerSettings
+from rowcall_standalone.system import System
+from rowcall_worker import WorkerSettings
 
 GRACE = timedelta(seconds=10)
 """How long a drain lets calls and jobs finish: a developer waits at the terminal."""
-
-_LEAST_GRACE = timedelta(seconds=1)
-"""What of it the workers have at least, when the gateway has drained."""
 
 _READY_WITHIN = timedelta(seconds=30)
 _LOOK_SECONDS = 1.0
@@ -63,6 +56,8 @@ class DevOptions:
     """How many."""
     allow_faults: bool
     """Whether ProbeService may end the process."""
+    identity: IdentityMode
+    """How callers are known: believed, or by tokens of the issuer that it plays."""
     postgres_bin: Path | None
     """A directory with other Postgres binaries."""
     log_format: Literal["console", "json"]
@@ -93,6 +88,8 @@ async def serve(options: DevOptions) -> None:
             return
         for shard in databases.shards:
             _say(f"shard {shard}: {databases.psql(shard)} -c {shlex.quote(_LOOK)}")
+        if options.identity.takes_tokens:
+            _say(f"callers need a token: rowcall token --tenant acme --data-dir {shlex.quote(str(options.data_dir))}")
         # The one line on stdout: scripts wait for it.
         sys.stdout.write(f"rowcall: ready on {address}\n")
         sys.stdout.flush()
@@ -120,38 +117,21 @@ async def _start(options: DevOptions, databases: Databases, stack: AsyncExitStac
         sys.path.insert(0, "")
     for variable, name in options.databases:
         os.environ[variable] = await asyncio.to_thread(databases.create, name)
-    workers: list[Worker] = []
-    gateways: list[Gateway] = []
-    stack.push_async_callback(_drain, gateways, workers)
-    try:
-        for _ in range(options.workers):
-            worker = Worker(_worker_settings(options, databases))
-            await worker.start()
-            workers.append(worker)
-        gateway = Gateway(_gateway_settings(options, databases))
-        await gateway.start()
-        gateways.append(gateway)
-    except (ImageError, OSError, RegistrationError, RowcallError, SettingsError) as error:
-        raise StandaloneError(str(error)) from error
-    address = str(Address(options.listen.host, gateway.port))
+    system = System(
+        _gateway_settings(options, databases), _worker_settings(options, databases), workers=options.workers
+    )
+    stack.push_async_callback(system.drain, GRACE)
+    await system.start()
+    address = str(Address(options.listen.host, system.port))
     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         await wait_until_serving(channel, address, _READY_WITHIN)
     return address
 
 
-async def _drain(gateways: Sequence[Gateway], workers: Sequence[Worker]) -> None:
-    """The gateway first, whose callers wait for the workers; all of them within one grace."""
-    began = time.monotonic()
-    for gateway in gateways:
-        await gateway.drain(GRACE)
-    left = GRACE - timedelta(seconds=time.monotonic() - began)
-    await asyncio.gather(*(worker.drain(max(left, _LEAST_GRACE)) for worker in workers))
-
-
 def _worker_settings(options: DevOptions, databases: Databases) -> WorkerSettings:
     return WorkerSettings(
-        catalogue=databases.catalogue,
-        shards=databases.shards,
+        catalogue=databases.worker.catalogue,
+        shards=databases.worker.shards,
         images=options.images,
         servicers=options.servicers,
         allow_faults=options.allow_faults,
@@ -164,10 +144,11 @@ def _worker_settings(options: DevOptions, databases: Databases) -> WorkerSetting
 
 def _gateway_settings(options: DevOptions, databases: Databases) -> GatewaySettings:
     return GatewaySettings(
-        catalogue=databases.catalogue,
-        shards=databases.shards,
+        catalogue=databases.gateway.catalogue,
+        shards=databases.gateway.shards,
         listen=str(options.listen),
-        identity=IdentityMode.INSECURE_DEV,
+        identity=options.identity,
+        issuers=open_issuer(options.data_dir).settings if options.identity.takes_tokens else None,
         images=options.images,
         log_format=options.log_format,
         log_level=options.log_level,

@@ -45,15 +45,9 @@ def main() -> None:
         sys.path.insert(0, "")
     settings = load_settings(WorkerSettings)
     shard = None if member is None else shard_of(member.told)
-    logs.configure(
-        settings.log_level,
-        settings.log_format,
-        "worker",
-        process=member.number or None if member is not None else None,
-        part=None if shard is None else "suspects",
-    )
-    if shard is not None:
-        settings = settings_apart(settings, shard)
+    if member is not None and shard is not None:
+        ending.leave(run_apart(settings, member, shard))
+    logs.configure(settings.log_level, settings.log_format, "worker", process=None if member is None else member.number)
     if member is None and settings.processes > 1:
         try:
             sys.exit(_several(settings))
@@ -61,6 +55,18 @@ def main() -> None:
             sys.exit(_say(str(error), CANNOT_START))
     # Whatever a handler has left running does not keep the process: its job was handed back.
     ending.leave(_run(settings, member))
+
+
+def run_apart(settings: WorkerSettings, member: Member, shard: str) -> int:
+    """Runs, as the process that a worker has started for them, the suspects of one shard; the exit code. Of `rowcall serve` too.
+
+    Args:
+        settings: Those of the program that this process is.
+        member: What it was told at its start.
+        shard: Whose suspects.
+    """
+    logs.configure(settings.log_level, settings.log_format, "worker", process=member.number or None, part="suspects")
+    return _run(settings_apart(settings, shard), member)
 
 
 def _several(settings: WorkerSettings) -> int:

@@ -165,13 +165,13 @@ HOME = place("acme", {"a": 1, "b": 1}) or ""
 @pytest.fixture
 async def gate(cluster: Cluster) -> AsyncIterator[Gate]:
     """A gate before the shard, to be put into a worker's settings; calls go another way."""
-    async with Gate(cluster.service_shards[HOME]) as gate:
+    async with Gate(cluster.worker.shards[HOME]) as gate:
         yield gate
 
 
 def through(gate: Gate, cluster: Cluster) -> dict[str, str]:
     """The shards, one of them by way of the gate."""
-    return {**cluster.service_shards, HOME: gate.dsn}
+    return {**cluster.worker.shards, HOME: gate.dsn}
 
 
 async def test_a_worker_that_is_cut_off_stops_before_its_lease_is_over(
@@ -221,7 +221,7 @@ async def test_a_short_outage_costs_no_attempt(cluster: Cluster, calls: Calls, w
 async def test_a_killed_postgres_costs_no_attempt(restartable_cluster: RestartableCluster) -> None:
     handler = Blocking("patient")
     cluster = restartable_cluster
-    settings = ClusterSettings(**cluster.settings)
+    settings = ClusterSettings(**cluster.gateway.settings)
     async with (
         AsyncExitStack() as stack,
         await Router.open(settings, service="test", workloads=GATEWAY_WORKLOADS) as router,

@@ -350,8 +350,8 @@ async def test_nothing_of_a_session_is_left_for_the_next_one(
             await connection.execute("create temporary table mine ()")
             await connection.execute("declare held cursor with hold for select 1")
             connection.row_factory = dict_row  # type: ignore[assignment]
-            # Last: the settle needs the worker's own rights.
-            await connection.execute("set role rowcall_reader")
+            # A login may become any role that it was granted, the worker's own among them.
+            await connection.execute("set role rowcall_worker")
             if not succeeds:
                 await context.abort(grpc.StatusCode.NOT_FOUND, "")
         return EchoResponse()
@@ -619,8 +619,8 @@ async def test_a_commit_whose_answer_is_lost_counts_once(
             await connection.execute(INSERT, ["once"])
         return EchoResponse()
 
-    with PostgresProxy(cluster.service_shards[HOME], statements=r"public\.effect", drop=1) as proxy:
-        shards = {**cluster.service_shards, HOME: proxy.through(cluster.service_shards[HOME])}
+    with PostgresProxy(cluster.worker.shards[HOME], statements=r"public\.effect", drop=1) as proxy:
+        shards = {**cluster.worker.shards, HOME: proxy.through(cluster.worker.shards[HOME])}
         worker = await workers.start(serve(echo=echo), shards=shards)
         row = await calls.done(await calls.submit("Echo", EchoRequest(), policy=QUICK))
         await worker.drain()

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import grpc
 
 from rowcall.embedded import Postgres
-from rowcall_standalone.databases import Databases, prepare, start_postgres
+from rowcall_standalone.databases import Databases, Reached, prepare, start_postgres
 from rowcall_standalone.demo import example, processes
 from rowcall_standalone.demo.processes import Service
 from rowcall_standalone.demo.report import Report
@@ -89,16 +89,10 @@ async def running(directory: Path, image: Path, report: Report, *, binaries: Pat
         )
 
         started = time.perf_counter()
-        settings = {
-            "ROWCALL_CATALOGUE": databases.catalogue,
-            "ROWCALL_SHARDS": json.dumps(dict(databases.shards)),
-            "ROWCALL_LOG_FORMAT": "json",
-            "ROWCALL_GRACE": _GRACE,
-        }
         gateway = await processes.start(
             "rowcall-gateway",
             *("--listen", "127.0.0.1:0", "--identity", "insecure-dev", "--image", str(image)),
-            settings=settings,
+            settings=_settings(databases.gateway),
             log=directory / "gateway.log",
         )
         services = [gateway]
@@ -106,7 +100,7 @@ async def running(directory: Path, image: Path, report: Report, *, binaries: Pat
         worker = await processes.start(
             "rowcall-worker",
             *("--servicer", example.SERVICER),
-            settings={**settings, example.DSN_VARIABLE: documents},
+            settings={**_settings(databases.worker), example.DSN_VARIABLE: documents},
             log=directory / "worker.log",
         )
         services.append(worker)
@@ -125,6 +119,16 @@ async def running(directory: Path, image: Path, report: Report, *, binaries: Pat
         options = (*CHANNEL_OPTIONS, ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options=options))
         yield System(databases, gateway, worker, address, channel)
+
+
+def _settings(reached: Reached) -> dict[str, str]:
+    """A service's environment."""
+    return {
+        "ROWCALL_CATALOGUE": reached.catalogue,
+        "ROWCALL_SHARDS": json.dumps(dict(reached.shards)),
+        "ROWCALL_LOG_FORMAT": "json",
+        "ROWCALL_GRACE": _GRACE,
+    }
 
 
 async def _stop(services: Sequence[Service]) -> None:

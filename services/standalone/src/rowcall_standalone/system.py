@@ -1,0 +1,178 @@
+"""A gateway and workers in one process and one event loop: how they start together, and in which order they end.
+
+Made by `serve` and by `dev`. What each of them is, is its own affair: they get the settings that they would get as processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
+from datetime import timedelta
+from typing import Final, TypeVar
+
+from opentelemetry.trace import TracerProvider
+
+from rowcall import logs
+from rowcall.catalogue.images import ImageError
+from rowcall.errors import RowcallError
+from rowcall.settings import SettingsError
+from rowcall.sharding import GATEWAY_WORKLOADS, WORKER_WORKLOADS, Router
+from rowcall_gateway.server import DEDICATED, Gateway
+from rowcall_gateway.settings import GatewaySettings
+from rowcall_standalone.errors import StandaloneError
+from rowcall_worker import RegistrationError, Worker, WorkerSettings
+from rowcall_worker.claiming.quarantine import Command
+from rowcall_worker.settings import connections_apart
+from rowcall_worker.shard import DEDICATED_CONNECTIONS
+
+_T = TypeVar("_T")
+
+_GATEWAYS_SHARE: Final = 2 / 3
+"""Of the grace, what the gateway has at most to let its calls end, while the workers go on with their jobs. What it leaves is
+the workers'."""
+
+_WRONG: Final = (ImageError, RegistrationError, SettingsError)
+_REFUSALS: Final = (*_WRONG, OSError, RowcallError)
+
+
+class CannotStart(StandaloneError):
+    """Gateway or workers refuse to start; the message has what each of them says, once."""
+
+    def __init__(self, refusals: Sequence[BaseException]) -> None:
+        super().__init__("\n".join(dict.fromkeys(map(str, refusals))))
+        self.is_wrong = any(isinstance(each, _WRONG) for each in refusals)
+        """Whether settings, images or servicers are: starting it again would not mend them."""
+
+
+class System:
+    """A gateway and workers. Start it once, then drain it; all in one event loop."""
+
+    def __init__(
+        self,
+        gateway: GatewaySettings,
+        worker: WorkerSettings,
+        *,
+        workers: int = 1,
+        processes: int = 1,
+        shares_port: bool = False,
+        tracer_provider: TracerProvider | None = None,
+        command: Command | None = None,
+    ) -> None:
+        """
+        Args:
+            gateway: The gateway's settings.
+            worker: The workers'. Where one object is both, gateway and workers share one router to its databases.
+            workers: How many workers there are, each with slots of its own.
+            processes: How many processes like this one there are, which the servers must have connections for.
+            shares_port: Whether these listen on one port.
+            tracer_provider: Makes the gateway's spans; None: there are none.
+            command: What executes the program anew for jobs whose workers died; None: they run alone in this process.
+        """
+        self._gateway_settings = gateway
+        self._worker_settings = worker
+        self._workers_wanted = workers
+        self._processes = processes
+        self._shares_port = shares_port
+        self._tracer_provider = tracer_provider
+        self._command = command
+        self._router: Router | None = None
+        self._gateway: Gateway | None = None
+        self._workers: list[Worker] = []
+
+    @property
+    def port(self) -> int:
+        """Where the gateway listens, once it is started."""
+        return 0 if self._gateway is None else self._gateway.port
+
+    async def start(self) -> None:
+        """Starts all of them side by side; returns when the gateway serves and every worker has joined a shard.
+
+        Neither waits for the other: while no database answers, the gateway says so to callers. Cancelled, or where one of them
+        cannot start, those that have are left to `drain`.
+
+        Raises:
+            CannotStart: One of them refuses, or all do; with what to do.
+            Exception: What a servicer's own code raises as it is registered.
+        """
+        try:
+            await self._share_router()
+        except _REFUSALS as error:
+            raise CannotStart([error]) from error
+        starting = [asyncio.create_task(_as("gateway", self._start_gateway()), name="start gateway")]
+        starting += [
+            asyncio.create_task(_as("worker", self._start_worker()), name="start worker")
+            for _ in range(self._workers_wanted)
+        ]
+        try:
+            await asyncio.wait(starting, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            # What has begun when another has failed ends before that is told: nothing starts behind a drain.
+            failed = [task.exception() for task in starting if task.done() and not task.cancelled()]
+            for task in starting:
+                task.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
+        errors = [each for each in failed if each is not None]
+        for each in errors:
+            if not isinstance(each, _REFUSALS):
+                raise each
+        if errors:
+            raise CannotStart(errors) from errors[0]
+
+    async def drain(self, grace: timedelta) -> None:
+        """Ends the gateway, whose callers wait for the workers, and then them; whatever of it was started.
+
+        Args:
+            grace: How long all of it may take, beside the gateway's notice to balancers. None at all: at once, and without
+                notice.
+        """
+        began = time.monotonic()
+        notice = timedelta(0)
+        if self._gateway is not None and not grace:
+            await asyncio.create_task(_as("gateway", self._gateway.stop()), name="stop gateway")
+        elif self._gateway is not None:
+            notice = self._gateway_settings.drain_notice
+            await asyncio.create_task(
+                _as("gateway", self._gateway.drain(grace * _GATEWAYS_SHARE)), name="drain gateway"
+            )
+        left = grace + notice - timedelta(seconds=time.monotonic() - began)
+        # Calls may have taken their share of the grace and some more; jobs have theirs all the same.
+        left = max(left, grace * (1 - _GATEWAYS_SHARE))
+        await asyncio.gather(*(_as("worker", worker.drain(left)) for worker in self._workers))
+        if self._router is not None:
+            await self._router.close()
+
+    async def _share_router(self) -> None:
+        """One router, where both would have the same: the servers' room is then looked at for both together."""
+        gateway, worker = self._gateway_settings, self._worker_settings
+        if not isinstance(gateway, WorkerSettings) or gateway is not worker:
+            return
+        self._router = await Router.open(
+            gateway,
+            service="rowcall-serve",
+            workloads=GATEWAY_WORKLOADS | WORKER_WORKLOADS,
+            dedicated=self._workers_wanted * DEDICATED_CONNECTIONS + (DEDICATED if gateway.uses_hints else 0),
+            processes=self._processes,
+            beside=0 if self._command is None else connections_apart(worker) + DEDICATED_CONNECTIONS,
+        )
+
+    async def _start_gateway(self) -> None:
+        gateway = Gateway(
+            self._gateway_settings,
+            router=self._router,
+            tracer_provider=self._tracer_provider,
+            shares_port=self._shares_port,
+        )
+        await gateway.start()
+        self._gateway = gateway
+
+    async def _start_worker(self) -> None:
+        worker = Worker(self._worker_settings, router=self._router, command=self._command)
+        await worker.start()
+        self._workers.append(worker)
+
+
+async def _as(service: str, work: Awaitable[_T]) -> _T:
+    """Does something as a service: its lines in the log are that service's. For a task's coroutine: the task has its own context."""
+    logs.speak_for(service)
+    return await work
