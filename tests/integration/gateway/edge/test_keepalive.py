@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import grpc
 import pytest
@@ -42,7 +43,7 @@ async def test_a_waiting_call_outlives_the_usual_pings(gateways: Gateways) -> No
 async def test_a_client_that_pings_without_pause_is_cut_off(
     gateways: Gateways, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rowcall_gateway.server._PING_EVERY", 60_000)
+    monkeypatch.setattr("rowcall_gateway.edge.transport.PING_EVERY", timedelta(minutes=1))
     probe = await gateways.probe(await gateways.start(), *pinging(0.2))
 
     async with asyncio.timeout(WAITS):

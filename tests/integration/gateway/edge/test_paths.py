@@ -21,6 +21,7 @@ async def test_a_path_that_is_no_text_ends_no_server(gateways: Gateways, path: b
     await probe.Run(RunRequest(), timeout=20, metadata=tenant("acme", NOW))
 
     async with Raw.open(("127.0.0.1", gateway.port)) as raw:
+        await raw.begin()
         await raw.send(http2.call(1, http2.block(path), http2.message(b"")))
         await until(lambda: raw.seen[http2.HEADERS] > 0 or raw.seen[http2.RST_STREAM] > 0)
 

@@ -7,10 +7,16 @@ handler instead, and waits for the next call of whatever method.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from rowcall.errors import Origin, RowcallError, envelope, grpc_code, trailers
+from rowcall.tracing import TraceContext
+from rowcall.v1.error_reason_pb2 import ErrorReason
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -45,6 +51,38 @@ class Collected:
             if handler is not None:
                 handlers[path] = handler
         return handlers
+
+
+def decoding(path: str, handler: Handler) -> Handler:
+    """The handler of a service that is not ours, health's say, with an answer to bytes that are not its request: INVALID_ARGUMENT in an
+    envelope. gRPC would say UNKNOWN, and log it as a fault of ours. One whose requests are a stream is left as it is."""
+    behaviour = handler.unary_stream or handler.unary_unary
+    deserialize = handler.request_deserializer
+    if behaviour is None or deserialize is None:
+        return handler
+    served = cast("Callable[[Any, Any], Awaitable[Any]]", behaviour)
+
+    async def serve(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            message = deserialize(request)
+        except DecodeError:
+            trace = TraceContext.from_metadata(context.invocation_metadata() or ())
+            status = envelope(undecodable(path, ""), origin=Origin.GATEWAY, trace_id=trace.trace_id)
+            await context.abort(grpc_code(status), status.message, trailers(status, no_retry=True))
+        return await served(message, context)
+
+    make = grpc.unary_unary_rpc_method_handler if handler.unary_stream is None else grpc.unary_stream_rpc_method_handler
+    return make(cast("Any", serve), response_serializer=handler.response_serializer)
+
+
+def undecodable(path: str, request_type: str) -> RowcallError:
+    """The error of bytes that are not the request of a method; its type may be unknown, "" then."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_UNDECODABLE_REQUEST,
+        f"{path[1:]} takes {f'a {request_type}' if request_type else 'another request'}, and the bytes are not such a message; "
+        "generate the client from the proto that the gateway serves.",
+        metadata={"type": request_type},
+    )
 
 
 class ByPath(grpc.GenericRpcHandler):
