@@ -152,6 +152,21 @@ CHECKS = (
     Check("migrations", "the migrations neither lock nor lose", migrations),
     Check("dockerfiles", "the services' Dockerfiles", dockerfiles),
     Check("compose", "docker-compose.yml is valid Compose", compose),
+    Check(
+        "security",
+        "every control of docs/security.md names a test that is there",
+        lambda: passes(sys.executable, "tools/security_page.py"),
+    ),
+    Check(
+        "secrets",
+        "nothing that would be committed looks like a key, a token or a password of a service",
+        lambda: passes(sys.executable, "tools/secret_scan.py"),
+    ),
+    Check(
+        "audit",
+        "no requirement has a known fault that a newer version mends, where PyPI can be asked",
+        lambda: passes(sys.executable, "tools/audit.py"),
+    ),
 )
 
 

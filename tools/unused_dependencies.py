@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path, PurePath
 
+from packaging.requirements import Requirement
+
 ROOT = Path(__file__).resolve().parent.parent
 DEVELOPMENT = ("conftest.py", "tests/**/*.py", "tools/*.py", "examples/*/tests/**/*.py")
 """What the groups are for. tools/protoc, and the other queues that are measured, have environments of their own."""
@@ -147,7 +149,10 @@ def requirements(root: Path) -> Iterator[tuple[str, str]]:
     for group, wanted in groups.items():
         for each in wanted:
             if isinstance(each, str):
-                yield group, re.split(r"[^\w.-]", each, maxsplit=1)[0]
+                requirement = Requirement(each)
+                # What another system needs is not installed here.
+                if requirement.marker is None or requirement.marker.evaluate():
+                    yield group, requirement.name
 
 
 def unused(root: Path) -> Iterator[str]:

@@ -18,7 +18,7 @@ def workspace(root: Path, requirement: str, **files: str) -> list[str]:
         **{name.replace("__", "/"): text for name, text in files.items()},
     }
     everything["pyproject.toml"] += (
-        f"[dependency-groups]\ndev = [{{ include-group = 'test' }}]\ntest = ['{requirement}']\n"
+        f'[dependency-groups]\ndev = [{{ include-group = "test" }}]\ntest = ["{requirement}"]\n'
     )
     for name, text in everything.items():
         path = root / name
@@ -49,6 +49,7 @@ USED = {
     "a plugin by its flag": ("pytest-xdist", {"Makefile": "test:\n\t@$(BIN)/pytest -n 2 --dist loadfile\n"}),
     "types of what is shipped": ("types-psutil", {"libs__a__src__a.py": "import psutil"}),
     "types of a namespace": ("types-protobuf", {"services__a__src__a.py": "from google.protobuf import any_pb2"}),
+    "needed on another system": ("ruff; sys_platform == 'nowhere'", {}),
     "types of what a test imports": ("types-PyYAML", {"tests__test_a.py": "import yaml"}),
 }
 
