@@ -13,5 +13,6 @@ pytest_plugins = [
     "tests.fix_worker",
     "tests.fix_gateway",
     "tests.fix_services",
+    "tests.fix_envoy",
     "tests.fix_serving",
 ]

@@ -17,7 +17,13 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from rowcall.errors import trailers
 from rowcall.probe.v1 import probe_pb2
-from rowcall.v1 import catalogue_service_pb2, job_service_pb2, queue_service_pb2, tenant_service_pb2
+from rowcall.v1 import (
+    access_service_pb2,
+    catalogue_service_pb2,
+    job_service_pb2,
+    queue_service_pb2,
+    tenant_service_pb2,
+)
 from tests.fix_commands import Ran
 
 SECONDS = 20.0
@@ -27,6 +33,7 @@ SECONDS = 20.0
 FILES: Sequence[Any] = [
     each.DESCRIPTOR
     for each in (
+        access_service_pb2,
         catalogue_service_pb2,
         job_service_pb2,
         queue_service_pb2,

@@ -54,7 +54,7 @@ class Gateways:
     def settings(self, **changes: Any) -> GatewaySettings:
         """A gateway's settings, on a port that is free."""
         defaults: dict[str, Any] = {
-            **self._cluster.settings,
+            **self._cluster.gateway.settings,
             "listen": "127.0.0.1:0",
             "grace": timedelta(seconds=5),
         }
@@ -125,7 +125,7 @@ class Bench:
 
     def notify(self) -> None:
         """From now on tells waiting gateways of what it settles, as a worker does."""
-        for name, dsn in self._cluster.shards.items():
+        for name, dsn in self._cluster.worker.shards.items():
             notifier = PostgresNotifier(dsn)
             notifier.start()
             self._stack.push_async_callback(notifier.close)
@@ -312,7 +312,9 @@ async def bench(cluster: Cluster, gateways: Gateways) -> AsyncIterator[Bench]:
     """The worker's side of the test's cluster, worked by hand."""
     async with AsyncExitStack() as stack:
         router = await stack.enter_async_context(
-            await Router.open(gateways.settings(), service="bench", workloads=GATEWAY_WORKLOADS | WORKER_WORKLOADS)
+            await Router.open(
+                gateways.settings(**cluster.settings), service="bench", workloads=GATEWAY_WORKLOADS | WORKER_WORKLOADS
+            )
         )
         opened = Bench(router, cluster, stack)
         await opened.open()

@@ -36,6 +36,8 @@ class ServiceProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # gRPC's own lines may quote what a stranger has sent.
+            errors="replace",
             # A group of its own: one that is stopped by a test must not be among the jobs of this run's group. Were that
             # orphaned meanwhile, the kernel would hang up the whole run.
             process_group=0,
@@ -107,11 +109,14 @@ class Services:
 
     def __init__(self, cluster: Cluster, stack: ExitStack) -> None:
         self._stack = stack
-        self._variables = cluster.variables
+        self._cluster = cluster
+        self._of = {"rowcall-gateway": cluster.gateway.variables, "rowcall-worker": cluster.worker.variables}
 
     def start(self, program: str, *arguments: str, **variables: str) -> ServiceProcess:
-        """Starts a program with the cluster's settings and some more; does not wait for it."""
-        service = ServiceProcess(program, arguments, {**self._variables, **variables})
+        """Starts a program with the cluster's settings, as its own login where it is a gateway or a worker, and some more;
+        does not wait for it."""
+        settings = self._of.get(program, self._cluster.variables)
+        service = ServiceProcess(program, arguments, {**settings, **variables})
         self._stack.enter_context(service.process)
         self._stack.callback(service.put_down)
         return service

@@ -208,7 +208,7 @@ def error_of(row: JobRow) -> Status:
 @pytest.fixture
 async def calls(cluster: Cluster) -> AsyncIterator[Calls]:
     """Submits jobs to the test's cluster."""
-    settings = ClusterSettings(**cluster.settings)
+    settings = ClusterSettings(**cluster.gateway.settings)
     async with await Router.open(settings, service="test", workloads=GATEWAY_WORKLOADS) as router:
         calls = Calls(router)
         calls.hints = cluster.access.hints
@@ -247,7 +247,7 @@ class Workers:
     def settings(self, **changes: Any) -> WorkerSettings:
         """A worker's settings, with short times."""
         defaults: dict[str, Any] = {
-            **self._cluster.settings,
+            **self._cluster.worker.settings,
             "lease": timedelta(seconds=3),
             "grace": timedelta(seconds=5),
         }

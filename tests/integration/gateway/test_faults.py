@@ -40,7 +40,7 @@ SUBMIT = (b"submit_jobs", b"flying")
 @pytest.fixture
 async def gate(cluster: Cluster) -> AsyncIterator[Gate]:
     """On the way from the gateway to shard a."""
-    async with Gate(cluster.service_shards["a"]) as opened:
+    async with Gate(cluster.gateway.shards["a"]) as opened:
         yield opened
 
 
@@ -50,7 +50,7 @@ async def gateway(gateways: Gateways, cluster: Cluster, gate: Gate, monkeypatch:
     # An exchange of turns in a frozen gate would keep the connection that the test's call is to be sent on.
     monkeypatch.setattr(upkeep, "EXCHANGE_EVERY", 3600)
     return await gateways.start(
-        shards={**cluster.service_shards, "a": gate.dsn}, placement={"b": 0}, connect_timeout="2s", pool_timeout="2s"
+        shards={**cluster.gateway.shards, "a": gate.dsn}, placement={"b": 0}, connect_timeout="2s", pool_timeout="2s"
     )
 
 
@@ -250,7 +250,7 @@ async def _echo(probe: probe_pb2_grpc.ProbeServiceAsyncStub, metadata: tuple[tup
 async def test_a_gateway_starts_while_the_catalogue_is_away(gateways: Gateways, cluster: Cluster) -> None:
     known = await gateways.probe(await gateways.start())
     name = await run(known, "k")
-    async with Gate(cluster.service_catalogue) as catalogue:
+    async with Gate(cluster.gateway.catalogue) as catalogue:
         await catalogue.shut()
 
         probe = await gateways.probe(await gateways.start(catalogue=catalogue.dsn))
@@ -265,10 +265,10 @@ async def test_a_gateway_starts_while_the_catalogue_is_away(gateways: Gateways, 
 async def test_a_gateway_starts_while_a_shard_is_away(gateways: Gateways, cluster: Cluster) -> None:
     known = await gateways.probe(await gateways.start(placement={"a": 0}))
     name = await run(known, "k")
-    async with Gate(cluster.service_shards["a"]) as shard:
+    async with Gate(cluster.gateway.shards["a"]) as shard:
         await shard.shut()
 
-        probe = await gateways.probe(await gateways.start(shards={**cluster.service_shards, "a": shard.dsn}))
+        probe = await gateways.probe(await gateways.start(shards={**cluster.gateway.shards, "a": shard.dsn}))
 
         assert await run(probe, "k") == name
 
@@ -314,7 +314,7 @@ async def test_a_database_without_our_schema_is_refused_at_the_start(
     empty = databases.create("unmigrated")
     try:
         with pytest.raises(RowcallError, match="rowcall migrate") as error:
-            await gateways.start(shards={**cluster.service_shards, "c": databases.dsn(empty)})
+            await gateways.start(shards={**cluster.gateway.shards, "c": databases.dsn(empty)})
     finally:
         databases.drop(empty)
     assert reason_name(error.value.reason) == "SCHEMA_MISMATCH"

@@ -83,9 +83,9 @@ async def test_requests_that_break_rules_are_refused_with_the_field(client: Clie
 
 
 async def test_a_pause_says_on_which_shards_it_holds(gateways: Gateways, cluster: Cluster) -> None:
-    async with Gate(cluster.service_shards["a"]) as gate:
+    async with Gate(cluster.gateway.shards["a"]) as gate:
         gateway = await gateways.start(
-            shards={**cluster.service_shards, "a": gate.dsn}, connect_timeout="2s", pool_timeout="2s"
+            shards={**cluster.gateway.shards, "a": gate.dsn}, connect_timeout="2s", pool_timeout="2s"
         )
         client = Client(await gateways.channel(gateway))
         await client.pause(ECHO)

@@ -185,6 +185,8 @@ async def test_every_call_has_one_line(gateways: Gateways) -> None:
         "reason": None,
         "exception": None,
         "tenant": "acme",
+        "actor": None,
+        "credential": None,
         "request_id": "k",
         "trace_id": TRACE,
         "job": operation.name,

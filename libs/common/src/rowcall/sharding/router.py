@@ -9,24 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Final, Self, TypeVar
 
+import structlog
+
 from rowcall.errors import RowcallError
-from rowcall.settings import ClusterSettings, Dsn
+from rowcall.settings import ClusterSettings, Dsn, unverified_hosts
 from rowcall.sharding.capacity import Demand, check_capacity
 from rowcall.sharding.directory import Directory
 from rowcall.sharding.faults import catalogue_unavailable, is_wrong_shard, wrong_shard
 from rowcall.sharding.model import Route, Workload
 from rowcall.sharding.pools import STATEMENT_TIMEOUTS, Pool, connection_string
+from rowcall.sharding.revocations import Revocations
 from rowcall.sharding.routes import RouteCache
 from rowcall.sharding.shard import Shard, pool_sizes
 from rowcall.sharding.sources import ShardRoutes, TenantCatalogue
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
 T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
 
 _RETRY_DELAYS: Final = (0.0, 0.05, 0.1, 0.2, 0.4)
 """Seconds before each further try of a call that its shard refused; with jitter. Together well below a second: a
@@ -42,6 +48,7 @@ class Router:
         }
         self._catalogue: Pool | None = None
         self._directory: Directory | None = None
+        self._revocations: Revocations | None = None
         if Workload.READ in workloads:
             self._catalogue = Pool(
                 connection_string(
@@ -57,8 +64,10 @@ class Router:
                 ride_out=0,  # the shards are asked instead
             )
             patience = settings.pool_timeout.total_seconds()
+            catalogue = TenantCatalogue(self._catalogue, patience=patience)
+            self._revocations = Revocations(catalogue.fetch)
             self._directory = Directory(
-                TenantCatalogue(self._catalogue, patience=patience),
+                catalogue,
                 ShardRoutes(self._shards, patience=patience),
                 weights={name: settings.placement.get(name, 1.0) for name in self._shards},
                 cache=RouteCache(ttl=settings.route_ttl.total_seconds(), size=settings.route_cache),
@@ -95,6 +104,7 @@ class Router:
                 patience=settings.connect_timeout.total_seconds() + 1,
                 processes=processes,
             )
+        _tell_unverified(settings)
         # A pool says once by itself that its database is away; psycopg_pool would at each attempt.
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
         router = cls(settings, service=service, workloads=workloads)
@@ -123,6 +133,17 @@ class Router:
     def shards(self) -> Mapping[str, Shard]:
         """Every configured shard by its name."""
         return MappingProxyType(self._shards)
+
+    @property
+    def revocations(self) -> Revocations:
+        """Which tokens are refused, as the catalogue has it.
+
+        Raises:
+            LookupError: The router has no catalogue.
+        """
+        if self._revocations is None:
+            raise LookupError("this router was opened without the workload 'read', so it has no catalogue")
+        return self._revocations
 
     def shard(self, name: str) -> Shard:
         """A shard by the name that a route gives.
@@ -210,6 +231,18 @@ class Router:
         if self._directory is None:
             raise LookupError("this router was opened without the workload 'read', so it has no directory")
         return self._directory
+
+
+def _tell_unverified(settings: ClusterSettings) -> None:
+    """Says which connections whoever is on the way can read and change: libpq's default asks nobody who they are."""
+    strings = {"the catalogue": settings.catalogue, **{f"shard {name!r}": dsn for name, dsn in settings.shards.items()}}
+    open_ones = [name for name, dsn in strings.items() if unverified_hosts(dsn, os.environ)]
+    if open_ones:
+        _log.warning(
+            "connections to databases go over a network and verify no server: say sslmode=verify-full and sslrootcert=FILE",
+            databases=open_ones,
+            setting="ROWCALL_REQUIRE_DATABASE_TLS",
+        )
 
 
 def _catalogue_unavailable(why: str) -> RowcallError:

@@ -35,7 +35,7 @@ class TenantCatalogue:
         Raises:
             RowcallError: CATALOGUE_UNAVAILABLE, SCHEMA_MISMATCH or INTERNAL.
         """
-        rows = await self._fetch("find_tenants", {"tenants": list(tenants)})
+        rows = await self.fetch("find_tenants", {"tenants": list(tenants)})
         return {tenant: Route(tenant, shard, epoch) for tenant, shard, epoch in rows}
 
     async def place(self, route: Route) -> Route:
@@ -44,11 +44,16 @@ class TenantCatalogue:
         Raises:
             RowcallError: As `find`.
         """
-        await self._fetch("place_tenant", {"tenant": route.tenant, "shard": route.shard, "epoch": route.epoch})
+        await self.fetch("place_tenant", {"tenant": route.tenant, "shard": route.shard, "epoch": route.epoch})
         # A statement of its own: the row of a concurrent insert is not in the snapshot of the one that met it.
         return (await self.find([route.tenant]))[route.tenant]
 
-    async def _fetch(self, name: str, parameters: Mapping[str, object]) -> list[TupleRow]:
+    async def fetch(self, name: str, parameters: Mapping[str, object]) -> list[TupleRow]:
+        """The rows of a statement of `sql/`.
+
+        Raises:
+            RowcallError: As `find`.
+        """
         try:
             return await bounded(_fetch(self._pool, name, parameters), self._patience)
         except RowcallError:

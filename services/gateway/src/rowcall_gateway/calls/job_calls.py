@@ -90,7 +90,7 @@ class JobCalls:
             RowcallError: STILL_RUNNING when the call's time is up first, and whatever refuses the call.
             JobFailure: The job failed or was cancelled.
         """
-        draft = self._drafts.of_call(method, request, call.metadata)
+        draft = self._drafts.of_call(method, request, call)
         keyed = draft.request_id is not None
         budget = self._budget(call, call.metadata.wait)
         with self._slots.take():
@@ -110,7 +110,7 @@ class JobCalls:
             RowcallError: Whatever refuses the call.
         """
         wait = method.policy.wait if call.metadata.wait is None else call.metadata.wait
-        draft = self._drafts.of_call(method, request, call.metadata)
+        draft = self._drafts.of_call(method, request, call)
         operation, _ = await self.operation_of(draft, call, wait)
         return operation.SerializeToString()
 
@@ -130,7 +130,7 @@ class JobCalls:
             row = await job.link.rows.read(job.key, response=True)
         if row is None:
             raise operation_deleted(job.name)
-        return self._resources.operation(row), not job.created
+        return self._resources.operation(row, call.principal), not job.created
 
     def _budget(self, call: IncomingCall, wait: timedelta | None) -> Budget:
         return Budget.of(self._loop.time(), call.remaining(), max_call_wait=self._max_call_wait, wait=wait)

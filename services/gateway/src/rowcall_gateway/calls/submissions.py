@@ -201,7 +201,7 @@ def _submission(
     call: IncomingCall, draft: Draft, job_id: UUID, link: ShardLink, facts: _Facts, *, waits: bool
 ) -> Submission:
     method, request, _, request_id, lane, run_at, fairness_key, labels, _ = draft
-    tenant, actor = call.principal
+    tenant, actor = call.principal.tenant, call.principal.actor
     trace = call.trace
     return Submission(
         tenant,
