@@ -2,6 +2,7 @@
 
 The Postgres of the tests is built without TLS. What a service's side of it must do, its libpq does against this as against a server
 that has its own: the server's certificate is checked, a client's is shown, and what comes out at the other end is a real Postgres.
+A server's own TLS is in `tls_postgres`, for machines that have such a one.
 """
 
 from __future__ import annotations

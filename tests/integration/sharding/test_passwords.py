@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +15,6 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import EchoRequest
 from rowcall.security import passwords
 from rowcall.settings import ClusterSettings, SettingsError
@@ -28,23 +25,13 @@ from tests.fix_gateway import Gateways, tenant
 from tests.fix_postgres import Databases
 from tests.fix_services import Services
 from tests.fix_worker import Workers
+from tests.support.steady import KINDS, SECONDS, called, more_than, new_sessions
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.straight("a pooler logs in with passwords of its own")
 
 FIRST: Final = "geheim-1-4111"
 SECOND: Final = "geheim-2-4111"
-SECONDS: Final = 20.0
-
-KINDS: Final = frozenset(
-    {
-        *("rowcall-gateway submit", "rowcall-gateway listener"),
-        *("rowcall-worker claim", "rowcall-worker settle", "rowcall-worker maintenance"),
-        *("rowcall-worker lease", "rowcall-worker listen"),
-    }
-)
-"""Connections that a call needs, and those that are there all the time, by name. The other pools' are made as these are, and
-notifiers' as listeners', once they have something to do."""
 
 _numbers: Final = itertools.count(1)
 
@@ -112,45 +99,6 @@ def login(cluster: Cluster, databases: Databases, tmp_path: Path) -> Iterator[Lo
     yield login
     login.end_sessions()
     login.execute("drop role {login}")
-
-
-@asynccontextmanager
-async def called(address: str) -> AsyncIterator[list[float]]:
-    """Has calls made without a pause, from eight callers; fails if one fails. Yields when each was answered."""
-    answered: list[float] = []
-    over = asyncio.Event()
-
-    async def call(channel: grpc.aio.Channel) -> None:
-        probe = probe_pb2_grpc.ProbeServiceStub(channel)
-        while not over.is_set():
-            await probe.Echo(EchoRequest(payload=b"x"), timeout=SECONDS, metadata=tenant("acme"))
-            answered.append(asyncio.get_running_loop().time())
-
-    async with grpc.aio.insecure_channel(address) as channel:
-        running = asyncio.gather(*(call(channel) for _ in range(8)))
-        try:
-            await until(lambda: len(answered) > 20 or running.done())
-            yield answered
-            await more_than(answered, 20)
-        finally:
-            over.set()
-            await running
-
-
-async def more_than(answered: list[float], count: int) -> None:
-    """Waits until so many more calls are answered."""
-    before = len(answered)
-    await until(lambda: len(answered) > before + count)
-
-
-async def new_sessions(gateway: Any) -> None:
-    """Has every pool of a gateway open its connections anew, one after another, as their lifetime does."""
-    router: Router = gateway._router
-    for shard in router.shards.values():
-        for pool in shard._pools.values():
-            await pool.drain()
-    assert router._catalogue is not None
-    await router._catalogue.drain()
 
 
 @pytest.mark.parametrize("kept_in", ["password file", "passfile"])

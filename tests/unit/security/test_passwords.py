@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from rowcall.settings import Dsn
 from rowcall.settings.dsn import with_password_file
 
 MARKER = "geheim-4111"
+ROOT = Path(__file__).parents[3]
+EXEMPT = ("libs/common/src/rowcall/embedded/", "libs/common/src/rowcall/security/passwords.py")
+"""A superuser's server of one's own, whose password no file holds; and what everybody else calls."""
 
 
 class Server:
@@ -170,3 +174,22 @@ def test_the_end_of_the_line_is_no_part_of_it(file: Path, content: str) -> None:
 def test_blanks_are_part_of_it(file: Path) -> None:
     file.write_text(" two words \n")
     assert read(file) == " two words "
+
+
+def connecting(source: str) -> Iterator[int]:
+    """The lines that open a connection by psycopg itself, or make a pool that does."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func).partition("[")[0]
+            if called.endswith(("psycopg.connect", "Connection.connect", "ConnectionPool")):
+                yield node.lineno
+
+
+def test_every_connection_is_made_by_way_of_passwords() -> None:
+    """One that is not would go on with an earlier password until its process ends, or without any. What opens it is handed over:
+    `passwords.connect(psycopg.AsyncConnection.connect, …)`."""
+    modules = [path for part in ("libs", "services") for path in sorted(ROOT.glob(f"{part}/*/src/**/*.py"))]
+    sources = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in modules}
+    found = {name: list(connecting(source)) for name, source in sources.items() if "psycopg" in source}
+    assert found[EXEMPT[-1]], "they are found where they are"
+    assert {name: lines for name, lines in found.items() if lines and not name.startswith(EXEMPT)} == {}
