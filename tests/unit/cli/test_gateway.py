@@ -79,6 +79,25 @@ def test_a_deadline_that_the_gateway_tells_of_has_its_reason(fake_gateway: FakeG
     )
 
 
+@pytest.mark.parametrize(
+    ("refusal", "todo"),
+    [
+        (enveloped(ErrorReason.ERROR_REASON_CREDENTIALS_REQUIRED), "Say who calls: --token-file FILE"),
+        (enveloped(ErrorReason.ERROR_REASON_TENANT_REQUIRED), "Say whose: --tenant NAME, or ROWCALL_TENANT."),
+        (enveloped(ErrorReason.ERROR_REASON_IDENTITY_MISMATCH, key="rowcall-tenant"), "It is sent for --tenant,"),
+    ],
+    ids=["who", "whose", "another's"],
+)
+def test_what_is_metadata_to_a_gateway_is_told_as_the_flag_that_it_is(
+    fake_gateway: FakeGateway, refusal: Status, todo: str
+) -> None:
+    command = fake_gateway.start(*SHOW)
+    fake_gateway.take().refuse(refusal)
+    code, said = failed(command.result(SECONDS))
+    assert code == ExitCode.FAILED
+    assert said[-1].startswith(todo)
+
+
 def test_a_handlers_own_reason_is_told_and_not_taken_for_one_of_ours(fake_gateway: FakeGateway) -> None:
     """STILL_RUNNING of somebody else's domain does not say that this job goes on."""
     own = Status(code=grpc.StatusCode.ABORTED.value[0], message="The printer prints.")

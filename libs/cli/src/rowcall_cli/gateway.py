@@ -5,7 +5,7 @@ Used by `jobs`, `queues`, `methods`, `tenants`, `revocations`, `submit` and `pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Annotated
 
@@ -35,6 +35,8 @@ RPC_SECONDS = 30.0
 """How long a command waits for an answer that needs no job to finish."""
 
 _STILL_RUNNING = reason_name(ErrorReason.ERROR_REASON_STILL_RUNNING)
+_TENANT_REQUIRED = reason_name(ErrorReason.ERROR_REASON_TENANT_REQUIRED)
+_IDENTITY_MISMATCH = reason_name(ErrorReason.ERROR_REASON_IDENTITY_MISMATCH)
 
 
 class Gateway:
@@ -137,10 +139,22 @@ def explain(error: grpc.RpcError, address: str) -> CommandError:
     if info.domain != DOMAIN:
         lines.append(f"  domain: {info.domain}")
     lines += [f"  {key}: {value}" for key, value in sorted(info.metadata.items())]
-    if code is grpc.StatusCode.UNAUTHENTICATED and not flags.current().has_token:
-        lines.append("Say who calls: --token-file FILE, ROWCALL_TOKEN_FILE or ROWCALL_TOKEN.")
+    todo = _todo(our_reason(info), code, info.metadata)
+    if todo is not None:
+        lines.append(todo)
     goes_on = our_reason(info) == _STILL_RUNNING
     return CommandError("\n".join(lines), ExitCode.UNFINISHED if goes_on else ExitCode.FAILED)
+
+
+def _todo(reason: str, code: grpc.StatusCode, metadata: Mapping[str, str]) -> str | None:
+    """Which flag it is that a gateway, which knows of metadata only, speaks of."""
+    if reason == _TENANT_REQUIRED:
+        return "Say whose: --tenant NAME, or ROWCALL_TENANT."
+    if reason == _IDENTITY_MISMATCH and metadata.get("key") == "rowcall-tenant":
+        return "It is sent for --tenant, for ROWCALL_TENANT, and for a tenant or job that the command names."
+    if code is grpc.StatusCode.UNAUTHENTICATED and not flags.current().has_token:
+        return "Say who calls: --token-file FILE, ROWCALL_TOKEN_FILE or ROWCALL_TOKEN."
+    return None
 
 
 def explain_status(status: Status) -> str:

@@ -78,7 +78,9 @@ def main() -> int:
     try:
         app()
     except CommandError as error:
-        say(f"rowcall: {error}", style="red")
+        # What is wrong with settings begins with the command that reads them.
+        said = str(error)
+        say(said if said.startswith("rowcall ") else f"rowcall: {said}", style="red")
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
