@@ -180,7 +180,7 @@ async def _connected(dsn: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         )
     except psycopg.Error as error:
         raise UnreachableError(
-            f"The database cannot be reached: {error}. Nothing was changed. "
+            f"The database cannot be reached: {str(error).rstrip('.')}. Nothing was changed. "
             f"{database_tls.advice(error) or 'Check the connection string and the server'}."
         ) from error
     try:
