@@ -27,6 +27,7 @@ from tests.fix_envoy import Behind, exchange, filters_of, serial_of
 from tests.fix_gateway import jobs
 from tests.fix_images import ImageBuilder
 from tests.fix_services import END_SECONDS
+from tests.support.pages import call_with_a_token
 from tests.support.tokens import TokenIssuer
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ service PrintService {
 
 
 def test_a_call_is_the_same_call_as_grpc_as_grpc_web_and_as_json(
-    behind_envoy: Start, build_image: ImageBuilder, cluster: Cluster
+    behind_envoy: Start, build_image: ImageBuilder, cluster: Cluster, tmp_path: Path
 ) -> None:
     image = build_image({"acme/v1/print.proto": ACME})
 
@@ -117,9 +118,17 @@ def test_a_call_is_the_same_call_as_grpc_as_grpc_web_and_as_json(
     assert printed.json["name"].startswith("tenants/acme/operations/")
     assert printed.json["metadata"]["@type"] == "type.googleapis.com/rowcall.v1.JobMetadata"
 
+    # As the page has it, which asks for the types through it too.
+    (tmp_path / "ca.pem").write_bytes(behind.authority.pem)
+    bearer = who["authorization"].removeprefix("Bearer ")
+    said = call_with_a_token(
+        "deploy/envoy/README.md", f"localhost:{behind.port}", bearer, cwd=tmp_path, ca=tmp_path / "ca.pem"
+    )
+    assert '"payload": "aGVsbG8="' in said, said
+
     # Who called is what the token says, and what the row has.
     assert {actor for (actor,) in jobs(cluster, "actor")} == {"ada"}
-    assert len(jobs(cluster, "name")) == 5
+    assert len(jobs(cluster, "name")) == 6
 
 
 def _decoded(value: str) -> Status:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,13 +16,10 @@ from rowcall.probe.v1 import probe_pb2, probe_pb2_grpc
 from rowcall_standalone.issuing.issuer import open_issuer
 from tests.fix_commands import Ran
 from tests.fix_dev import CHANNEL_OPTIONS, Dev
+from tests.support.pages import call_with_a_token
 
 Start = Callable[..., Dev]
 Rowcall = Callable[..., Ran]
-
-ROOT = Path(__file__).parents[3]
-_CALL = re.compile(r"^(?:uv run )?(buf curl .*authorization.*\\\n.*/Echo)$", re.MULTILINE)
-"""How a page says to call with a token."""
 
 
 def call(address: str, *metadata: tuple[str, str]) -> str:
@@ -43,25 +36,6 @@ def call(address: str, *metadata: tuple[str, str]) -> str:
         return name.split("/")[1]
 
 
-def called_as_said(page: str, address: str, token: str, cwd: Path) -> str:
-    """What a page's call prints: it is run as it stands there, but for the address."""
-    [command] = _CALL.findall((ROOT / page).read_text("utf-8"))
-    ran = subprocess.run(
-        ["bash", "-c", command.replace("127.0.0.1:50051", address)],
-        capture_output=True,
-        check=False,
-        cwd=cwd,
-        env={
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "TOKEN": token,
-            "ROWCALL_TOKEN": token,
-        },
-        text=True,
-    )
-    return ran.stdout + ran.stderr
-
-
 def test_a_token_of_its_own_issuer_is_taken_and_nothing_else(dev: Start, rowcall: Rowcall) -> None:
     served = dev("--identity", "jwt")
     assert "rowcall token --tenant acme" in served.running.says("callers need a token")
@@ -76,7 +50,8 @@ def test_a_token_of_its_own_issuer_is_taken_and_nothing_else(dev: Start, rowcall
     assert call(served.address, token("--tenant", "acme")) == "acme"
     for page in ("README.md", "docs/identity.md"):
         bearer = token("--tenant", "bolt")[1].removeprefix("Bearer ")
-        assert '"payload": "aGVsbG8="' in called_as_said(page, served.address, bearer, served.data_dir)
+        said = call_with_a_token(page, served.address, bearer, cwd=served.data_dir)
+        assert '"payload": "aGVsbG8="' in said
     assert call(served.address, token("--tenant", "acme"), ("rowcall-tenant", "bolt")) == "IDENTITY_MISMATCH"
     admin = token("--role", "admin", "--role", "caller", "--actor", "root")
     assert call(served.address, admin) == "TENANT_REQUIRED"
