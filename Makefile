@@ -46,8 +46,9 @@ demo: setup ## The main job on real input, start to end
 dev: setup ## The whole system in one process on 127.0.0.1:50051, until Ctrl-C
 	@$(BIN)/rowcall dev --listen 127.0.0.1:50051 --data-dir .rowcall/dev --shards 2
 
+# Not by their numbers of tests, as xdist would have it: a file of one long test would come last, and leave the other process idle.
 test: setup ## All tests but the benchmarks, on a real Postgres of their own
-	@$(BIN)/pytest -n $(PROCESSES) --dist loadfile -m "not bench and not proofs" $(ARGS)
+	@$(BIN)/pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder -m "not bench and not proofs" $(ARGS)
 
 test-%: setup ## One kind of tests: make test-unit, test-contract, test-integration, test-polyglot, test-chaos
 	@$(BIN)/pytest -m "$*" $(ARGS)
