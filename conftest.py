@@ -18,7 +18,7 @@ settings.register_profile("rowcall", deadline=None)
 settings.load_profile("rowcall")
 
 
-USES_ACCESS = frozenset({"cluster", "restartable_cluster"})
+USES_ACCESS = frozenset({"cluster", "logins", "restartable_cluster"})
 """The fixtures whose services reach their databases as the run says."""
 
 

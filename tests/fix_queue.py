@@ -22,7 +22,6 @@ from rowcall.queue.postgres.admin import PostgresQueueAdmin
 from rowcall.queue.postgres.renewal import PostgresLeaseRenewal
 from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.queue.postgres.work import PostgresWorkQueue
-from tests.fix_cluster import Cluster
 from tests.fix_pooler import PASSWORD, Access, make_logins
 from tests.fix_postgres import Databases
 from tests.support.postgres_probe import PostgresProbe
@@ -118,14 +117,13 @@ def queue_roles(databases: Databases, templates: object) -> None:
 
 
 @pytest.fixture
-def logins(cluster: Cluster, queue_roles: None) -> Logins:
+def logins(first_shard: str, access: Access, queue_roles: None) -> Logins:
     """The connection strings of the shard "a"."""
-    admin = cluster.shards["a"]
 
     def of(user: str) -> str:
-        return make_conninfo(cluster.access.dsn(admin), user=user, password=PASSWORD)
+        return make_conninfo(access.dsn(first_shard), user=user, password=PASSWORD)
 
-    return Logins(admin, of("test_gateway"), of("test_worker"), of("test_submitter"), of("test_nobody"), cluster.access)
+    return Logins(first_shard, of("test_gateway"), of("test_worker"), of("test_submitter"), of("test_nobody"), access)
 
 
 @pytest.fixture
