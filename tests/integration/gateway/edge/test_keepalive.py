@@ -9,10 +9,20 @@ import grpc
 import pytest
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest
+from rowcall_gateway.edge import transport
 from tests.fix_gateway import Gateways, info_of, refused, tenant
 
-WAITS = 26
-"""Seconds that a call waits: with pings every 5.5 s the fourth comes after 22, at which gRPC's own limits end the connection."""
+USUAL = timedelta(seconds=10)
+"""Between the pings of clients in Go and Java that keep their connections alive."""
+SCALE = 5
+"""Everything is so many times as quick as in earnest: pings, what the gateway bears, and how long a call waits."""
+PINGS = 5.5 / SCALE
+"""Seconds: a little more than the gateway asks for."""
+WAITS = 26 / SCALE
+"""Seconds that a call waits. The fourth ping comes before it ends, at which gRPC's own limits, which are minutes and hours, end
+the connection."""
+CUT_WITHIN = 26.0
+"""Seconds."""
 
 
 def pinging(seconds: float) -> tuple[tuple[str, object], ...]:
@@ -27,11 +37,13 @@ def pinging(seconds: float) -> tuple[tuple[str, object], ...]:
     )
 
 
-async def test_a_waiting_call_outlives_the_usual_pings(gateways: Gateways) -> None:
+async def test_a_waiting_call_outlives_the_usual_pings(gateways: Gateways, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody does the job: the call ends when its time is up, and not before; so does one on a connection that idled."""
+    assert transport.PING_EVERY <= USUAL / 2, "a ping may come early, and be late before"
+    monkeypatch.setattr(transport, "PING_EVERY", transport.PING_EVERY / SCALE)
     gateway = await gateways.start()
-    waiting = await gateways.probe(gateway, *pinging(5.5))
-    idle_channel = await gateways.channel(gateway, *pinging(5.5))
+    waiting = await gateways.probe(gateway, *pinging(PINGS))
+    idle_channel = await gateways.channel(gateway, *pinging(PINGS))
     await idle_channel.channel_ready()
 
     error = await refused(waiting.Echo(EchoRequest(), timeout=WAITS, metadata=tenant("acme")))
@@ -43,10 +55,10 @@ async def test_a_waiting_call_outlives_the_usual_pings(gateways: Gateways) -> No
 async def test_a_client_that_pings_without_pause_is_cut_off(
     gateways: Gateways, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rowcall_gateway.edge.transport.PING_EVERY", timedelta(minutes=1))
+    monkeypatch.setattr(transport, "PING_EVERY", timedelta(minutes=1))
     probe = await gateways.probe(await gateways.start(), *pinging(0.2))
 
-    async with asyncio.timeout(WAITS):
-        error = await refused(probe.Echo(EchoRequest(), timeout=2 * WAITS, metadata=tenant("acme")))
+    async with asyncio.timeout(CUT_WITHIN):
+        error = await refused(probe.Echo(EchoRequest(), timeout=2 * CUT_WITHIN, metadata=tenant("acme")))
 
     assert error.code() is grpc.StatusCode.UNAVAILABLE

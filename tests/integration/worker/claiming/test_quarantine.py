@@ -98,7 +98,7 @@ async def test_suspects_run_in_a_process_that_is_there_for_them_alone(
 async def test_a_death_in_it_is_told_of_and_is_nobody_elses(cluster: Cluster, calls: Calls, services: Services) -> None:
     worker = services.worker(*APART)
     await asyncio.to_thread(worker.ready)
-    beside = await calls.submit("Await", work(20)[0])
+    beside = await calls.submit("Await", work(600)[0])
     await running(calls, [beside])
     (poison,) = await make_suspects(cluster, calls, work(0.1, 1, dies=True))
     died = await logged(worker, DIED, 3)
@@ -108,9 +108,11 @@ async def test_a_death_in_it_is_told_of_and_is_nobody_elses(cluster: Cluster, ca
     assert [(line["exit_code"], line["jobs"], line["operations"]) for line in died] == [
         (EXIT_CODE, 1, [poison.name])
     ] * 3
-    # The worker itself has gone on all the time.
+    # The worker itself has gone on all the time, and what it runs is its own still: it hears of a cancellation.
+    await calls.cancel(beside)
     row = await calls.done(beside, seconds=BOUND)
-    assert (row.state, row.lost) == (JobState.JOB_STATE_SUCCEEDED, 0)
+    assert (row.state, row.attempt, row.lost) == (JobState.JOB_STATE_CANCELLED, 1, 0)
+    assert f"-{worker.process.pid}-" in (row.worker or "")
     assert worker.process.poll() is None
 
 
