@@ -6,6 +6,10 @@ PYTHON ?= $(shell command -v python3.11 2>/dev/null || command -v python3 2>/dev
 # As many tests run at a time, each with a Postgres of its own.
 PROCESSES ?= 2
 
+# What is reduced under `make test`, and whole under `make chaos`.
+LONG_FORMS := tests/chaos tests/integration/queue/conformance/test_model.py \
+              tests/integration/gateway/test_tenants_apart.py tests/integration/test_log_readers.py
+
 UV       := .tools/uv/bin/uv
 BIN      := .venv/bin
 # Inside .venv, so that a removed environment takes its stamp along.
@@ -57,7 +61,7 @@ test-postgres: setup ## Tests on Postgres 15, 16, 18, without hints, through PgB
 	@$(BIN)/python -m tools.postgres_suite $(if $(ONLY),--only $(ONLY)) $(if $(ARGS),-- $(ARGS))
 
 chaos: setup ## The tests that break things, in their long form: an hour
-	@ROWCALL_CHAOS=long $(BIN)/pytest tests/chaos tests/integration/queue/conformance/test_model.py -s $(ARGS)
+	@ROWCALL_CHAOS=long $(BIN)/pytest $(LONG_FORMS) -s $(ARGS)
 
 proofs: setup ## Fairness, held snapshots, a day dropped: figures into build/proofs.json (45 min; ONLY=fairness, snapshot or size)
 	@$(BIN)/pytest -m proofs -s $(if $(ONLY),tests/proofs/test_$(ONLY).py) $(ARGS)

@@ -25,7 +25,7 @@ from tests.support.postgres_proxy import PostgresProxy
 from tests.support.scale import scaled, seed, tell
 from tests.support.waiting import until
 
-KEYS = scaled(500, 10_000)
+KEYS = scaled(200, 10_000)
 COPIES = 64
 TENANTS = 10
 AT_ONCE = 16

@@ -1,13 +1,18 @@
-"""Whoever reads a service's log may stall, go away, or have a full disk: callers feel nothing, and the service ends in time."""
+"""Whoever reads a service's log may stall, go away, or have a full disk: callers feel nothing, and the service ends in time.
+
+What stops a program that waits for its reader is the one that stalls: it is tried with every program. The others are tried with
+a service that is one process, and with all in the long form (`make chaos`).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -19,10 +24,13 @@ from rowcall.probe.v1.probe_pb2 import RunRequest, RunResponse
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceStub
 from tests.fix_cluster import Cluster
 from tests.fix_commands import environment
-from tests.fix_gateway import tenant
-from tests.fix_services import END_SECONDS, READY_SECONDS, Services
+from tests.fix_gateway import Gateways, tenant
+from tests.fix_services import END_SECONDS, READY_SECONDS
+from tests.support.scale import scaled
 
 READERS = ("stalled", "gone", "full disk")
+FEWER = scaled(("stalled",), READERS)
+"""For what differs from one that is tried with all of them in how many processes there are, and in nothing of its log."""
 CALLS = 400
 """Each leaves a line of some 400 bytes: more than twice what a pipe holds."""
 
@@ -86,7 +94,12 @@ def end(process: subprocess.Popen[str]) -> int:
     return process.wait(END_SECONDS)
 
 
-@pytest.mark.parametrize(("processes", "how"), [("1", how) for how in READERS] + [("2", "stalled"), ("2", "gone")])
+def in_processes(*several: str) -> Sequence[tuple[str, str]]:
+    """One process with every reader, and two with some."""
+    return [*(("1", how) for how in READERS), *(("2", how) for how in several)]
+
+
+@pytest.mark.parametrize(("processes", "how"), in_processes("stalled", "gone"))
 def test_a_gateway_needs_no_reader(cluster: Cluster, how: str, processes: str) -> None:
     arguments = ("--listen", "127.0.0.1:0", "--processes", processes)
     with started(how, "rowcall-gateway", *arguments, **cluster.gateway.variables) as (gateway, address):
@@ -95,17 +108,21 @@ def test_a_gateway_needs_no_reader(cluster: Cluster, how: str, processes: str) -
         assert end(gateway) == 0
 
 
-@pytest.mark.parametrize(("processes", "how"), [("1", how) for how in READERS] + [("2", how) for how in READERS])
-def test_a_worker_needs_no_reader(cluster: Cluster, services: Services, how: str, processes: str) -> None:
+@pytest.mark.parametrize(("processes", "how"), in_processes(*FEWER))
+async def test_a_worker_needs_no_reader(cluster: Cluster, gateways: Gateways, how: str, processes: str) -> None:
     """It has a line for every job that fails."""
-    address = services.gateway().address()
+    gateway = await gateways.start()
     request = RunRequest(fail_code=Code.INVALID_ARGUMENT, fail_attempts=1)
-    with started(how, "rowcall-worker", "--processes", processes, **cluster.worker.variables) as (worker, _):
-        assert call(address, request, f"wait={int(END_SECONDS)}") == [request.fail_code] * CALLS
-        assert end(worker) == 0
+
+    def fails() -> None:
+        with started(how, "rowcall-worker", "--processes", processes, **cluster.worker.variables) as (worker, _):
+            assert call(gateway.address, request, f"wait={int(END_SECONDS)}") == [request.fail_code] * CALLS
+            assert end(worker) == 0
+
+    await asyncio.to_thread(fails)
 
 
-@pytest.mark.parametrize("how", READERS)
+@pytest.mark.parametrize("how", FEWER)
 def test_the_development_system_needs_no_reader(dev_dir: Path, how: str) -> None:
     arguments = ("dev", "--listen", "127.0.0.1:0", "--data-dir", str(dev_dir))
     with started(how, "rowcall", *arguments) as (dev, address):
@@ -149,22 +166,40 @@ def register(worker):
 """
 
 
-@pytest.mark.parametrize("how", READERS)
-@pytest.mark.parametrize("program", ["rowcall-worker", "rowcall-worker --processes 2", "rowcall dev"])
-def test_a_handler_that_forks_meanwhile_needs_no_reader(
-    cluster: Cluster, services: Services, dev_dir: Path, program: str, how: str
+@pytest.mark.parametrize(
+    ("program", "how"),
+    [
+        *(("rowcall-worker", how) for how in READERS),
+        *(("rowcall-worker --processes 2", how) for how in FEWER),
+        *(("rowcall dev", how) for how in FEWER),
+    ],
+)
+async def test_a_handler_that_forks_meanwhile_needs_no_reader(
+    cluster: Cluster, gateways: Gateways, dev_dir: Path, program: str, how: str
 ) -> None:
     """Its child begins with nothing to write, and a thread of its own that is as little waited for."""
     (dev_dir / "forking.py").write_text(FORKING)
     command, *arguments = program.split()
     arguments += ["--servicer", "forking:register"]
     variables = {"PYTHONPATH": os.pathsep.join(filter(None, (str(dev_dir), os.environ.get("PYTHONPATH"))))}
+    before = ""
     if command == "rowcall":
         arguments += ["--listen", "127.0.0.1:0", "--data-dir", str(dev_dir)]
     else:
         variables |= cluster.worker.variables
-    with started(how, command, *arguments, **variables) as (worker, address), ExitStack() as stack:
-        channel = stack.enter_context(grpc.insecure_channel(address or services.gateway().address()))
+        before = (await gateways.start()).address
+
+    def forks() -> None:
+        with started(how, command, *arguments, **variables) as (worker, address):
+            fork_and_fail(address or before)
+            assert end(worker) == 0
+
+    await asyncio.to_thread(forks)
+
+
+def fork_and_fail(address: str) -> None:
+    """Calls whose handlers fork, among others that fail and leave lines in the log."""
+    with grpc.insecure_channel(address) as channel:
         run = ProbeServiceStub(channel).Run
         metadata = tenant("acme", ("prefer", f"wait={int(END_SECONDS)}"))
         failing = [run.future(RunRequest(), timeout=END_SECONDS, metadata=metadata) for _ in range(CALLS // 20)]
@@ -174,4 +209,3 @@ def test_a_handler_that_forks_meanwhile_needs_no_reader(
             assert answer.result().response.Unpack(response)
             assert response.payload == b"done"
         assert all(answer.result().error.code for answer in failing)
-        assert end(worker) == 0
