@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,9 +162,11 @@ def commands_running() -> Iterator[Callable[..., Running]]:
     """Starts `rowcall ARGUMENTS` and leaves it running; what still runs at the end is killed."""
     with ExitStack() as stack:
 
-        def start(*arguments: str, cwd: Path | None = None, **variables: str) -> Running:
+        def start(
+            *arguments: str, cwd: Path | None = None, program: Sequence[str | Path] = (ROWCALL,), **variables: str
+        ) -> Running:
             process = subprocess.Popen(
-                [ROWCALL, *arguments],
+                [*program, *arguments],
                 cwd=cwd,
                 env=environment(variables),
                 stdin=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
 """The process `rowcall-gateway`: settings, logs, signals, exit codes.
 
-Exit codes: 0 after a drain; 1 when it cannot start; 2 when its settings or images are wrong; 128 + the signal's number when a
+Exit codes: 0 after a drain; 1 when it cannot start, or takes no more calls though nobody has told it to end; 2 when its settings or images are wrong; 128 + the signal's number when a
 second signal ends it at once, or the drain takes longer than the grace and `rowcall.ending.MARGIN`. With --processes, this process supervises others, which are this program again.
 """
 
@@ -24,6 +24,8 @@ from rowcall_gateway.server import Gateway
 from rowcall_gateway.settings import GatewaySettings
 
 CANNOT_START: Final = 1
+FAILED: Final = 1
+"""Its server has ended by itself. What it had taken in is answered as in a drain; whoever started it starts it again."""
 WRONG_SETTINGS: Final = 2
 
 _LAST_SPANS: Final = 5.0
@@ -88,7 +90,7 @@ async def serve(settings: GatewaySettings, member: Member | None = None) -> int:
         provider = provider_from_environment()
     except ValueError as error:
         return _say(str(error), WRONG_SETTINGS)
-    gateway = Gateway(settings, tracer_provider=provider, shares_port=member is not None)
+    gateway = Gateway(settings, tracer_provider=provider, shares_port=member is not None, failed=end.begin)
     await gateway.start()
     spare_collections()
     if member is None:
@@ -100,7 +102,7 @@ async def serve(settings: GatewaySettings, member: Member | None = None) -> int:
     await gateway.drain()
     if provider is not None:
         await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(provider.shutdown))}, timeout=_LAST_SPANS)
-    return 0
+    return FAILED if gateway.has_failed else 0
 
 
 def _say(problem: str, exit_code: int) -> int:

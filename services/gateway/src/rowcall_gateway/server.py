@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, cast
 from uuid import uuid4
@@ -33,7 +33,6 @@ from rowcall_gateway.calls.drafts import Drafts
 from rowcall_gateway.calls.generic import job_method_handlers
 from rowcall_gateway.calls.job_calls import JobCalls
 from rowcall_gateway.calls.submissions import Submissions
-from rowcall_gateway.edge import paths
 from rowcall_gateway.edge.access import Rights
 from rowcall_gateway.edge.address import Address
 from rowcall_gateway.edge.gate import Gate
@@ -42,6 +41,7 @@ from rowcall_gateway.edge.identity import BelievedCallers, IdentityMode
 from rowcall_gateway.edge.interceptor import CallInterceptor
 from rowcall_gateway.edge.port import open_port
 from rowcall_gateway.edge.rules import OUR_SERVICES, Rules, method_paths
+from rowcall_gateway.edge.serving import Serving
 from rowcall_gateway.edge.telemetry import span_interceptor
 from rowcall_gateway.edge.transport import server_options
 from rowcall_gateway.resources import Resources
@@ -88,6 +88,7 @@ class Gateway:
         router: Router | None = None,
         tracer_provider: TracerProvider | None = None,
         shares_port: bool = False,
+        failed: Callable[[], None] | None = None,
     ) -> None:
         """
         Args:
@@ -96,6 +97,8 @@ class Gateway:
             tracer_provider: Makes the spans of its RPCs; None: there are none.
             shares_port: Whether other gateways listen on the same port, as processes of one command do: the kernel then
                 gives each a part of the connections.
+            failed: Called, in the event loop, when it has begun to serve and takes no more calls though nobody has stopped it;
+                it is to be drained then, for those that it has.
         """
         self._settings = settings
         self._router = router
@@ -107,8 +110,10 @@ class Gateway:
         self._health = health.aio.HealthServicer()
         self._links: Links | None = None
         self._credentials: Credentials | None = None
-        self._server: grpc.aio.Server | None = None
-        self._health_server: grpc.aio.Server | None = None
+        self._failed = failed
+        self._has_failed = False
+        self._server: Serving | None = None
+        self._health_server: Serving | None = None
         self._certificate: KeptCertificate | None = None
         self._port = 0
         self._health_port = 0
@@ -127,6 +132,11 @@ class Gateway:
     def health_port(self) -> int:
         """The port on which it tells of its health alone, once it is started; 0: it has none."""
         return self._health_port
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it took no more calls before anybody stopped it."""
+        return self._has_failed
 
     async def start(self) -> None:
         """Loads the images, looks at the databases, and serves.
@@ -156,7 +166,8 @@ class Gateway:
         grace = self._settings.grace if grace is None else grace
         _log.info("draining", in_flight=self._gate.inside, grace_s=grace.total_seconds())
         await self._health.enter_graceful_shutdown()
-        if self._settings.drain_notice:
+        # Who balances calls need not be told of a port that is gone.
+        if self._settings.drain_notice and not self._has_failed:
             await asyncio.sleep(self._settings.drain_notice.total_seconds())
         loop = asyncio.get_running_loop()
         leaving_in = min(_LEAVE_AFTER, grace.total_seconds() / 4)
@@ -246,14 +257,14 @@ class Gateway:
         )
         self._credentials = await self._open_credentials(self._router)
         rights = Rights(table, public_tenant=settings.public_tenant)
-        self._server = await self._assemble(catalogue, rights, self._router, self._links, self._credentials)
-        self._port = open_port(self._server, settings.address, self._certificate)
+        server = await self._assemble(catalogue, rights, self._router, self._links, self._credentials)
+        self._port = open_port(server, settings.address, self._certificate)
         if settings.health_listen is not None:
             self._health_server = await self._serve_health(Address.parse(settings.health_listen))
         if self._certificate is not None:
             self._certificate.start()
         self._links.start()
-        await paths.start(self._server)
+        self._server = await Serving.start(server, self._ended)
         for service in ("", *self._services(catalogue)):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         if settings.identity is IdentityMode.INSECURE_NETWORK:
@@ -262,13 +273,17 @@ class Gateway:
             )
         _log.info("serving", address=self.address, methods=len(catalogue.methods), shards=sorted(settings.shards))
 
-    async def _serve_health(self, address: Address) -> grpc.aio.Server:
+    def _ended(self) -> None:
+        self._has_failed = True
+        if self._failed is not None:
+            self._failed()
+
+    async def _serve_health(self, address: Address) -> Serving:
         """Health on a port of its own, which asks nobody for anything and serves nothing else."""
         server = grpc.aio.server(options=(("grpc.so_reuseport", 1 if self._shares_port else 0),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self._health_port = open_port(server, address, None)
-        await paths.start(server)
-        return server
+        return await Serving.start(server, self._ended)
 
     async def _open_credentials(self, router: Router) -> Credentials | None:
         """What callers are known by; None where they are believed."""

@@ -1,7 +1,7 @@
 """`rowcall serve`: gateway and workers in one process, or in N, on Postgres servers that are there. Called by `commands`.
 
 The same as `rowcall-gateway` and `rowcall-worker`, with the same settings: to run them apart later is to start two programs
-instead of one. Exit codes are theirs: 0 after a drain; 1 when it cannot start; 2 when settings, servicers or images are wrong;
+instead of one. Exit codes are theirs: 0 after a drain; 1 when it cannot start, or takes no more calls though nobody has told it to end; 2 when settings, servicers or images are wrong;
 130 or 143 when a second signal ends it at once, or the drain takes longer than it may.
 
 With --processes, the process that was started supervises others, which are this program again; and so is the one that a
@@ -37,6 +37,7 @@ from rowcall_worker.membership.alive import sign_of_life
 from rowcall_worker.membership.signs import file_of, signs_of_several
 
 CANNOT_START: Final = 1
+FAILED: Final = 1
 WRONG_SETTINGS: Final = 2
 
 _LAST_SPANS: Final = 5.0
@@ -120,6 +121,7 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
         shares_port=member is not None,
         tracer_provider=provider,
         command=Command(own_command(), 0 if member is None else member.number),
+        failed=end.begin,
     )
     starting = asyncio.create_task(system.start(), name="start")
     waiting = asyncio.create_task(told.wait(), name="signal")
@@ -146,7 +148,7 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
         await system.drain(grace)
     if provider is not None:
         await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(provider.shutdown))}, timeout=_LAST_SPANS)
-    return 0
+    return FAILED if system.has_failed else 0
 
 
 def _ready(address: Address) -> str:

@@ -1,4 +1,4 @@
-"""Calls whose path is no text, kept from ending the server. Called by the server, in place of gRPC's own start.
+"""Calls whose path is no text, kept from ending the server. Called by `serving`, in place of gRPC's own start.
 
 gRPC's server decodes each call's path in the one task that takes calls in (seen with grpcio 1.85.1). A path that is not UTF-8
 raises there, and with that task the whole server ends, with every call on it: by one request, from anybody who reaches the port,
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+from collections.abc import Sequence
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -25,15 +26,15 @@ _taking_in: Final[WeakSet[asyncio.Task[Any]]] = WeakSet()
 _strict: Final = codecs.lookup_error("strict")
 
 
-async def start(server: grpc.aio.Server) -> None:
-    """Starts a server that lives on whatever path it is called with."""
+async def start(server: grpc.aio.Server) -> Sequence[asyncio.Task[Any]]:
+    """Starts a server that lives on whatever path it is called with; the tasks that take its calls in."""
     before = asyncio.all_tasks()
     await server.start()
     # Tasks of others may have begun meanwhile: those of gRPC are compiled by Cython.
-    _taking_in.update(
-        task for task in asyncio.all_tasks() - before if type(task.get_coro()).__module__.startswith("_cython")
-    )
+    tasks = [task for task in asyncio.all_tasks() - before if type(task.get_coro()).__module__.startswith("_cython")]
+    _taking_in.update(tasks)
     codecs.register_error("strict", _decoded)
+    return tasks
 
 
 def _decoded(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -1,0 +1,94 @@
+"""gRPC's server as a gateway has it: started, watched while it serves, stopped. Used by the server.
+
+gRPC takes calls in in one task. What is raised there, or cancels it, ends the server, and tells nobody who does not ask: the process
+lives on with a port that is closed, or, after a cancellation, with one that takes connections and answers none (both seen with
+grpcio 1.85.1). So that task is watched. `paths` keeps from it what is known to be raised there; this is for what is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Self
+
+import grpc.aio
+import structlog
+
+from rowcall_gateway.edge import paths
+
+_TAKES_IN: Final = "_server_main_loop"
+"""What gRPC calls that task's coroutine; `grpc.aio.Server.wait_for_termination` would tell of an error when the last call of before
+has ended, minutes later, and of a cancellation never."""
+
+_GRPCS_LOG: Final = "grpc._cython.cygrpc"
+_NO_TEXT: Final = "Invalid encoding"
+"""How its line begins of metadata that is not UTF-8, which then quotes it: it may be a token with one wrong letter in it."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Serving:
+    """A server that serves. Made by `start`."""
+
+    def __init__(self, server: grpc.aio.Server, ended: Callable[[], None]) -> None:
+        self._server = server
+        self._ended = ended
+        self._stopping = False
+        self._error: BaseException | None = None
+
+    @classmethod
+    async def start(cls, server: grpc.aio.Server, ended: Callable[[], None]) -> Self:
+        """Starts a server.
+
+        Args:
+            server: With its handlers and its ports.
+            ended: Called once, in the loop, when it takes in no more calls though nobody has stopped it; the log says why.
+        """
+        logging.getLogger(_GRPCS_LOG).addFilter(_quotes_nothing)
+        serving = cls(server, ended)
+        serving._watch(await paths.start(server))
+        return serving
+
+    async def stop(self, grace: float | None) -> None:
+        """Takes in no more calls, and waits for those that are there; whatever it has come to before.
+
+        Args:
+            grace: Seconds that they have; None: they are cut off at once.
+        """
+        self._stopping = True
+        try:
+            await self._server.stop(grace)
+        except BaseException as error:
+            if self._error is None or _is_cancelled():
+                raise
+            # What had ended it comes out once more at the first who stops it, before its calls are.
+            _log.debug("the server is stopped again", cause=type(error).__name__)
+            await self._server.stop(grace)
+
+    def _watch(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
+        found = [task for task in tasks if getattr(task.get_coro(), "__name__", "") == _TAKES_IN]
+        if not found:
+            _log.warning("this gRPC's server cannot be watched: nobody would notice if it ended by itself")
+        for task in found:
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        # Retrieves it, too.
+        error = asyncio.CancelledError("cancelled") if task.cancelled() else task.exception()
+        self._error = RuntimeError("it returned") if error is None else error
+        if self._stopping:
+            return
+        _log.error("gRPC's server has ended by itself: no more calls are taken", exc_info=self._error)
+        self._ended()
+
+
+def _quotes_nothing(record: logging.LogRecord) -> bool:
+    """Whether a line of gRPC's may be written. The caller of one that is not is refused in words, and that has a line."""
+    return not str(record.msg).startswith(_NO_TEXT)
+
+
+def _is_cancelled() -> bool:
+    """Whether it is us who shall not wait any longer."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
