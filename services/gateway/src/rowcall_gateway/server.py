@@ -371,6 +371,7 @@ class Gateway:
                 shares_port=self._shares_port,
                 max_message_bytes=settings.max_message_bytes,
                 longest_call=settings.max_call_wait,
+                max_waiters=settings.max_waiters,
             )
         )
         # Where an image has a service of ours, ours is served.

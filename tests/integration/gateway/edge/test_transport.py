@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from collections import Counter
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -52,6 +53,20 @@ async def test_a_connection_carries_as_many_calls_as_it_is_told(gateways: Gatewa
             ]
             await raw.send(http2.joined(calls))
         await until(lambda: raw.seen[http2.RST_STREAM] > 0 or raw.ended.is_set())
+
+
+async def test_as_many_calls_may_come_at_once_as_may_wait(gateways: Gateways) -> None:
+    """What is above gRPC's own bound ends as if its caller had cancelled it: what clients repeat of all others, they do not repeat."""
+    gateway = await gateways.start()
+    channels = [await gateways.channel(gateway) for _ in range(4)]
+    calls: list[Any] = [channel.unary_unary("/no.Such/Method") for channel in channels]
+
+    ended = await asyncio.gather(
+        *(call(b"", timeout=60) for call in calls for _ in range(1_000)), return_exceptions=True
+    )
+
+    codes = Counter(error.code() for error in ended if isinstance(error, grpc.aio.AioRpcError))
+    assert codes == {grpc.StatusCode.UNIMPLEMENTED: 4_000}, "each is answered, by us"
 
 
 async def test_a_health_check_that_is_no_message_is_told_so(gateways: Gateways) -> None:
