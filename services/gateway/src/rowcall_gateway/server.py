@@ -36,7 +36,7 @@ from rowcall_gateway.calls.submissions import Submissions
 from rowcall_gateway.edge.access import Rights
 from rowcall_gateway.edge.address import Address
 from rowcall_gateway.edge.gate import Gate
-from rowcall_gateway.edge.handlers import Collected
+from rowcall_gateway.edge.handlers import NOBODYS_BYTES, Collected
 from rowcall_gateway.edge.identity import BelievedCallers, IdentityMode
 from rowcall_gateway.edge.interceptor import CallInterceptor
 from rowcall_gateway.edge.port import open_port
@@ -280,7 +280,14 @@ class Gateway:
 
     async def _serve_health(self, address: Address) -> Serving:
         """Health on a port of its own, which asks nobody for anything and serves nothing else."""
-        server = grpc.aio.server(options=(("grpc.so_reuseport", 1 if self._shares_port else 0),))
+        server = grpc.aio.server(
+            options=server_options(
+                shares_port=self._shares_port,
+                max_message_bytes=NOBODYS_BYTES,
+                longest_call=timedelta(0),
+                max_waiters=0,
+            )
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self._health_port = open_port(server, address, None)
         return await Serving.start(server, self._ended)

@@ -7,8 +7,9 @@ handler instead, and waits for the next call of whatever method.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, Final, NamedTuple, Never, TypeAlias, cast
 
 import grpc
 import grpc.aio
@@ -17,8 +18,16 @@ from google.protobuf.message import DecodeError
 from rowcall.errors import Origin, RowcallError, envelope, grpc_code, trailers
 from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall_gateway.edge.failures import too_large
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
+NOBODYS_SECONDS: Final = 5.0
+"""Seconds that a request may be on its way whose caller is nobody."""
+
+NOBODYS_BYTES: Final = 4096
+"""Bytes of a health check: everybody may ask, and who watches has it held for as long as he watches."""
 
 
 class MethodPath(NamedTuple):
@@ -53,26 +62,86 @@ class Collected:
         return handlers
 
 
+def unary(behaviour: Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]) -> Handler:
+    """The handler of a method with one request, which the behaviour asks for itself, by `message_of`; and one response, in bytes."""
+    # The stubs know synchronous behaviours only.
+    return grpc.stream_unary_rpc_method_handler(cast("Any", behaviour))
+
+
+async def abort(
+    context: grpc.aio.ServicerContext[Any, Any], code: grpc.StatusCode, message: str, more: Trailers
+) -> Never:
+    """Ends a call with an error, by the exception that gRPC wants. Quietly where its caller is gone: who resets call after call would have
+    gRPC write a traceback for each.
+
+    Args:
+        context: The call's.
+        code: Its code.
+        message: For people.
+        more: Its trailers.
+    """
+    try:
+        await context.abort(code, message, more)
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
+
+
+async def message_of(context: grpc.aio.ServicerContext[bytes, Any], *, known: bool) -> bytes:
+    """The request of a call.
+
+    Args:
+        context: The call's.
+        known: Whether it is known who calls. Those who are nobody have `NOBODYS_SECONDS`, so that they make us hold no more than comes in
+            meanwhile.
+
+    Raises:
+        RowcallError: DEADLINE_TOO_SHORT; UNDECODABLE_REQUEST: there is none.
+    """
+    if known:
+        message = await context.read()
+    else:
+        try:
+            async with asyncio.timeout(NOBODYS_SECONDS):
+                message = await context.read()
+        except TimeoutError:
+            raise RowcallError(
+                ErrorReason.ERROR_REASON_DEADLINE_TOO_SHORT,
+                f"The request did not come within {NOBODYS_SECONDS:g} s, which a call without a credential has; nothing was submitted.",
+            ) from None
+    if cast("object", message) is grpc.aio.EOF:
+        # Or its caller is gone, or gRPC has refused what it sent, and has said so: then nobody hears of it.
+        raise RowcallError(ErrorReason.ERROR_REASON_UNDECODABLE_REQUEST, "The call ends without a request.")
+    return message
+
+
 def decoding(path: str, handler: Handler) -> Handler:
-    """The handler of a service that is not ours, health's say, with an answer to bytes that are not its request: INVALID_ARGUMENT in an
-    envelope. gRPC would say UNKNOWN, and log it as a fault of ours. One whose requests are a stream is left as it is."""
+    """The handler of a service that is not ours, health's say, which everybody may call: with an answer to bytes that are not its request
+    (INVALID_ARGUMENT in an envelope; gRPC would say UNKNOWN, and log it as a fault of ours), and with bounds on what it takes in. One whose
+    requests are a stream is left as it is."""
     behaviour = handler.unary_stream or handler.unary_unary
     deserialize = handler.request_deserializer
     if behaviour is None or deserialize is None:
         return handler
     served = cast("Callable[[Any, Any], Awaitable[Any]]", behaviour)
 
-    async def serve(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def serve(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
-            message = deserialize(request)
-        except DecodeError:
+            request = await message_of(context, known=False)
+            if len(request) > NOBODYS_BYTES:
+                raise too_large(len(request), NOBODYS_BYTES)
+            try:
+                message = deserialize(request)
+            except DecodeError:
+                raise undecodable(path, "") from None
+        except RowcallError as error:
             trace = TraceContext.from_metadata(context.invocation_metadata() or ())
-            status = envelope(undecodable(path, ""), origin=Origin.GATEWAY, trace_id=trace.trace_id)
-            await context.abort(grpc_code(status), status.message, trailers(status, no_retry=True))
+            status = envelope(error, origin=Origin.GATEWAY, trace_id=trace.trace_id)
+            await abort(context, grpc_code(status), status.message, trailers(status, no_retry=True))
         return await served(message, context)
 
-    make = grpc.unary_unary_rpc_method_handler if handler.unary_stream is None else grpc.unary_stream_rpc_method_handler
-    return make(cast("Any", serve), response_serializer=handler.response_serializer)
+    if handler.unary_stream is None:
+        return grpc.stream_unary_rpc_method_handler(cast("Any", serve), response_serializer=handler.response_serializer)
+    return grpc.stream_stream_rpc_method_handler(cast("Any", serve), response_serializer=handler.response_serializer)
 
 
 def undecodable(path: str, request_type: str) -> RowcallError:

@@ -1,7 +1,10 @@
 """What every call goes through, put around each handler once, when the server is assembled.
 
-It reads the metadata, resolves the tenant, refuses who may not call and what is too large, makes an envelope of every error and
-writes the request line. Health checks pass by it; reflection, a stream, is only asked who calls.
+It resolves the tenant, refuses who may not call, and only then has the request come in; refuses what is too large, makes an
+envelope of every error and writes the request line. Health checks pass by it; reflection, a stream, is only asked who calls.
+
+To gRPC every method is one whose request is a stream, of one message: where it is not, gRPC asks for the message before it asks us, and
+takes in and holds as much as a message may have, on each stream of a connection, for whoever is nobody. What callers see is the same.
 
 Handlers raise; nothing else does. An error becomes a value before it leaves, because OpenTelemetry's interceptor,
 which stands in between, records what is raised twice and leaves the span without a status; the abort that gRPC wants
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
@@ -26,13 +29,23 @@ from rowcall.errors import Origin, RowcallError, envelope, grpc_code, our_reason
 from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.edge import incoming, telemetry
-from rowcall_gateway.edge.access import Rights
+from rowcall_gateway.edge.access import Resolve, Rights
 from rowcall_gateway.edge.failures import JobFailure, internal, too_large
 from rowcall_gateway.edge.gate import Gate
-from rowcall_gateway.edge.handlers import ByPath, Handler, MethodPath, decoding, undecodable
+from rowcall_gateway.edge.handlers import (
+    ByPath,
+    Handler,
+    MethodPath,
+    Trailers,
+    abort,
+    decoding,
+    message_of,
+    unary,
+    undecodable,
+)
 from rowcall_gateway.edge.identity import Peer, Principal, ServicerContext, TenantScope, tenant_required
 from rowcall_gateway.edge.incoming import IncomingCall
-from rowcall_gateway.edge.metadata import OPERATION, read_metadata
+from rowcall_gateway.edge.metadata import OPERATION, CallMetadata, read_metadata
 from rowcall_gateway.edge.request_line import write_request_line
 
 PASSED_BY: Final = ("/grpc.health.", "/grpc.reflection.")
@@ -42,13 +55,15 @@ LOOK_AGAIN_AFTER: Final = 1.0
 """Seconds from which on a call has waited, so that its credential is looked at again before it is answered. What is done in
 less was allowed when it was done."""
 
+_SHOWN: Final = 255
+"""Of the path of a method that there is not: so many characters."""
+
 _FAULTS: Final = frozenset({ErrorReason.ERROR_REASON_INTERNAL, ErrorReason.ERROR_REASON_SCHEMA_MISMATCH})
 
 _log = structlog.get_logger(__name__)
 
 Behaviour: TypeAlias = Callable[[Any, ServicerContext], Awaitable[Any]]
 StreamBehaviour: TypeAlias = Callable[[AsyncIterator[Any], ServicerContext], AsyncIterator[Any]]
-Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +95,7 @@ class _Refusal:
 
     async def abort(self, context: ServicerContext) -> None:
         """Ends the call with it, by the exception that gRPC wants."""
-        await context.abort(self.code, self.message, self.trailers)
+        await abort(context, self.code, self.message, self.trailers)
 
 
 class CallInterceptor:
@@ -133,7 +148,8 @@ class CallInterceptor:
             trace = TraceContext.from_metadata(items)
             refusal: _Refusal | None = None
             try:
-                admit(await resolve(read_metadata(items), Peer(items, context)))
+                _, principal = await _identified(items, resolve, context)
+                admit(principal)
             except RowcallError as error:
                 refusal = _refusal(error, None, trace)
             except Exception as error:  # noqa: BLE001 - as for every call
@@ -145,7 +161,7 @@ class CallInterceptor:
             async for response in behaviour(requests, context):
                 yield response
 
-        # As `_unary`.
+        # As `unary`.
         return grpc.stream_stream_rpc_method_handler(
             cast("Any", serve), handler.request_deserializer, handler.response_serializer
         )
@@ -154,33 +170,37 @@ class CallInterceptor:
         if path.startswith(PASSED_BY):
             return None
 
-        async def serve(request: bytes, context: ServicerContext) -> bytes:
-            behaviour = cast("Behaviour", (await self._serving(path, None)).unary_unary)
-            return cast("bytes", await behaviour(request, context))
+        if len(path) > _SHOWN:
+            # It is told in the line and in the answer.
+            path = f"{path[:_SHOWN]}…"
 
-        return _unary(serve)
+        async def serve(requests: object, context: ServicerContext) -> bytes:
+            behaviour = cast("Behaviour", (await self._serving(path, None)).stream_unary)
+            return cast("bytes", await behaviour(requests, context))
+
+        return unary(serve)
 
     async def _serving(self, path: str, handler: Handler | None) -> Handler:
         guarded = self._guarded(path, handler)
         if self._spans is None:
-            return _unary(guarded)
+            return unary(guarded)
 
         async def next_handler(_: grpc.HandlerCallDetails) -> Handler | None:
-            return _unary(guarded)
+            return unary(guarded)
 
         traced = await self._spans.intercept_service(next_handler, cast("grpc.HandlerCallDetails", MethodPath(path)))
-        behaviour = guarded if traced is None or traced.unary_unary is None else cast("Behaviour", traced.unary_unary)
+        behaviour = guarded if traced is None or traced.stream_unary is None else cast("Behaviour", traced.stream_unary)
 
-        async def serve(request: bytes, context: ServicerContext) -> bytes:
-            ended = await behaviour(request, context)
+        async def serve(requests: object, context: ServicerContext) -> bytes:
+            ended = await behaviour(requests, context)
             if isinstance(ended, _Refusal):
                 await ended.abort(context)
             return cast("bytes", ended)
 
-        return _unary(serve)
+        return unary(serve)
 
     def _guarded(self, path: str, handler: Handler | None) -> Behaviour:
-        """The method's behaviour, with everything that every call needs: from bytes to bytes.
+        """The method's behaviour, with everything that every call needs: to the bytes of its response.
 
         Where OpenTelemetry's interceptor is put around it, to a refusal as well: see the module.
         """
@@ -190,20 +210,20 @@ class CallInterceptor:
         limit_bytes, reads, of_tenant = rules.limit_bytes, not rules.writes, rules.of_tenant
         answer = _answering(path, handler, rules)
 
-        async def behave(request: bytes, context: ServicerContext) -> bytes | _Refusal:
+        async def behave(_: object, context: ServicerContext) -> bytes | _Refusal:
             started = time.perf_counter()
             items = context.invocation_metadata() or ()
             trace = (telemetry.position() if traced else None) or TraceContext.from_metadata(items)
             call: IncomingCall | None = None
             ended: bytes | _Refusal | None = None
             try:
-                metadata = read_metadata(items)
-                principal = await resolve(metadata, Peer(items, context))
+                metadata, principal = await _identified(items, resolve, context)
                 key = metadata.idempotency_key
                 call = IncomingCall(context, metadata, principal, trace, reads or key is not None, key)
                 admit(principal)
                 if of_tenant and not principal.tenant:
                     raise tenant_required()  # noqa: TRY301 - as what resolve raises
+                request, started = await _request(context, principal, started)
                 incoming.bind(call)
                 with calls_context.bind(calls_context.CallContext(principal.tenant, principal.actor, key, trace)), gate:
                     _check_size(request, limit_bytes)
@@ -237,9 +257,29 @@ class CallInterceptor:
         return behave
 
 
-def _unary(behaviour: Behaviour) -> Handler:
-    # The stubs know synchronous behaviours only.
-    return grpc.unary_unary_rpc_method_handler(cast("Callable[[Any, grpc.ServicerContext], Any]", behaviour))
+async def _identified(
+    items: Iterable[tuple[str, str | bytes]], resolve: Resolve, context: ServicerContext
+) -> tuple[CallMetadata, Principal]:
+    """What a call's metadata says, and whose it is.
+
+    Raises:
+        RowcallError: What `resolve` raises; UNKNOWN_METADATA or INVALID_METADATA only to those who are somebody.
+    """
+    peer = Peer(items, context)
+    try:
+        metadata = read_metadata(items)
+    except RowcallError:
+        await resolve(CallMetadata(), peer)
+        raise
+    return metadata, await resolve(metadata, peer)
+
+
+async def _request(context: ServicerContext, principal: Principal, asked: float) -> tuple[bytes, float]:
+    """A call's request, once it has come, and the time then; `asked`: when its credential was looked at."""
+    request = await message_of(context, known=principal.believed or principal.credential is not None)
+    # It may have ended while the request was on its way.
+    _look_again(principal, asked)
+    return request, time.perf_counter()
 
 
 def _look_again(principal: Principal, started: float) -> None:

@@ -210,15 +210,18 @@ def _add_label(labels: dict[str, str], key: str, value: str | bytes) -> None:
 
 
 def _invalid(key: str, what: str) -> RowcallError:
+    # Said twice: of a key as long as all of a call's metadata, more than the answer's can hold.
+    key = key[:MAX_KEY_CHARS]
     return RowcallError(ErrorReason.ERROR_REASON_INVALID_METADATA, f"The metadata {key} {what}.", metadata={"key": key})
 
 
 def _unknown(key: str) -> RowcallError:
     known = [*_KNOWN, LABEL_PREFIX + "NAME"]
+    key = key[:MAX_KEY_CHARS]
     close = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"the keys are {', '.join(known)}."
     return RowcallError(
         ErrorReason.ERROR_REASON_UNKNOWN_METADATA,
-        f"There is no metadata {key[:MAX_KEY_CHARS]}; {hint}",
+        f"There is no metadata {key}; {hint}",
         metadata={"key": key},
     )
