@@ -104,6 +104,8 @@ OF_NOBODY: Final = frozenset(
 
 OURS: Final = "acme"
 THEIRS: Final = "bolt"
+SECRET: Final = "secret of "
+"""What a tenant's requests, responses and errors hold, before its name."""
 Step = tuple[FieldDescriptor, ...]
 
 
@@ -224,17 +226,17 @@ async def world(gateways: Gateways, bench: Bench, cluster: Cluster, tmp_path: Pa
             batch = job_service_pb2.BatchSubmitRequest()
             for number in numbers:
                 spec = batch.jobs.add(method=ECHO, request_id=f"{tenant}-{number}", labels={"whose": tenant})
-                spec.request.Pack(probe_pb2.EchoRequest(payload=tenant.encode()))
+                spec.request.Pack(probe_pb2.EchoRequest(payload=f"{SECRET}{tenant}".encode()))
             metadata = issuer.metadata(tenant=tenant, sub="ada" if tenant == OURS else "bob")
             answer = await stub.BatchSubmit(batch, timeout=20, metadata=metadata)
             names += [result.operation.name for result in answer.results]
 
     await submit(0, 1, 2)
     held = {each.name: each for each in await bench.claim(6)}
-    for code, (succeeds, fails, _) in zip((3, 9), found.values(), strict=True):
-        await bench.answer(held[succeeds], probe_pb2.EchoResponse(payload=b"secret"))
+    for code, (tenant, (succeeds, fails, _)) in zip((3, 9), found.items(), strict=True):
+        await bench.answer(held[succeeds], probe_pb2.EchoResponse(payload=f"{SECRET}{tenant}".encode()))
         # Not alike: each tenant's failures have a fingerprint that the other's have not.
-        await bench.fail(held[fails], Status(code=code, message="secret"))
+        await bench.fail(held[fails], Status(code=code, message=f"{SECRET}{tenant}"))
     await submit(3)
     await until(lambda: told_of_its_methods(cluster))
     made = World(channel, issuer, cluster, {})
@@ -263,24 +265,37 @@ class Outcome:
     effect: tuple[str, ...]
 
 
-async def outcome(
-    world: World, rpc: Rpc, way: Step, value: str, before: Contents
-) -> tuple[Outcome, list[str], Contents]:
-    """What a call came to, the rows that it changed, and what is there after it."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A call, and all that can be seen of it."""
+
+    outcome: Outcome
+    changed: Sequence[str]
+    """The rows that it changed."""
+    told: bytes
+    """What it was answered with, as it came: what lies in an Any is in it too."""
+
+
+async def seen(world: World, rpc: Rpc, way: Step, value: str, before: Contents) -> tuple[Seen, Contents]:
+    """What a call came to, and what is there after it."""
     request = rpc.request()
     put(request, way, value)
     try:
         answer = await rpc.call(world.channel, request, world.attacker(rpc))
     except grpc.aio.AioRpcError as error:
-        trailers = [each for each in error.trailing_metadata() or () if each[0] != "grpc-status-details-bin"]
+        every = list(error.trailing_metadata() or ())
+        trailers = [each for each in every if each[0] != "grpc-status-details-bin"]
+        told = f"{error.details()} {every}".encode() + status_of(error).SerializeToString()
         code, body = error.code().name, f"{error.details()} {status_of(error)} {trailers}"
     else:
+        told = answer
         text = str(GetMessageClass(rpc.descriptor.output_type).FromString(answer))
         # An operation's metadata is bytes here, with the time in it.
         code, body = "OK", re.sub(r'value: "(\\.|[^"\\])*"', "value: BYTES", text)
     after = contents(world.cluster)
     changed = changes(before, after)
-    return Outcome(code, alike(body, value), tuple(alike(row, value) for row in changed)), changed, after
+    came_to = Outcome(code, alike(body, value), tuple(alike(row, value) for row in changed))
+    return Seen(came_to, changed, told), after
 
 
 def alike(text: str, value: str) -> str:
@@ -298,22 +313,22 @@ async def test_a_name_of_another_tenants_is_a_name_that_nobody_has(world: World)
     for rpc, way in CASES:
         field = f"{rpc.short} {'.'.join(each.name for each in way)}"
         kind = NAMES[way[-1].full_name]
-        expected, _, there = await outcome(world, rpc, way, NOWHERE[kind], there)
+        expected, there = await seen(world, rpc, way, NOWHERE[kind], there)
         for value in await world.named(rpc, kind):
-            found, changed, there = await outcome(world, rpc, way, value, there)
+            found, there = await seen(world, rpc, way, value, there)
             tried += 1
-            if found != expected:
-                wrong.append(f"{field} = {value}: {found} instead of {expected}")
+            if found.outcome != expected.outcome:
+                wrong.append(f"{field} = {value}: {found.outcome} instead of {expected.outcome}")
             # A key that another tenant has used is as good as new: the job is ours.
             wrong += [
                 f"{field} = {value} changed {row}"
-                for row in changed
+                for row in found.changed
                 if not row[row.index("(") :].startswith(f"({OURS},")
             ]
-            if changed and kind != KEY:
-                wrong.append(f"{field} = {value} changed {changed}")
-            if "secret" in found.body:
-                wrong.append(f"{field} = {value} told {found.body}")
+            if found.changed and kind != KEY:
+                wrong.append(f"{field} = {value} changed {found.changed}")
+            if f"{SECRET}{THEIRS}".encode() in found.told:
+                wrong.append(f"{field} = {value} told {found.told!r}")
     assert not wrong, "\n".join(wrong)
     assert tried >= 3 * len(CASES) / 2
 
@@ -321,17 +336,19 @@ async def test_a_name_of_another_tenants_is_a_name_that_nobody_has(world: World)
 async def test_the_same_names_are_found_by_those_whose_they_are(world: World) -> None:
     """Or the test before this one would say nothing."""
     lost: list[str] = []
+    told = b""
     for rpc, way in sorted(CASES, key=lambda case: case[0].short == "Operations/DeleteOperation"):
         if NAMES[way[-1].full_name] != OPERATION:
             continue
         request = rpc.request()
         put(request, way, world.there[OPERATION][1])
         try:
-            await rpc.call(world.channel, request, world.victim())
+            told += await rpc.call(world.channel, request, world.victim())
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 lost.append(rpc.name)
     assert lost == []
+    assert f"{SECRET}{THEIRS}".encode() in told, "they see what nobody else does"
 
 
 async def test_an_admin_acts_for_the_tenant_that_it_names_and_no_other(world: World) -> None:
