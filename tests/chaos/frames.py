@@ -6,6 +6,7 @@ Each takes an address and how much of it to do. None waits for the server to giv
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import random
 import struct
@@ -275,6 +276,59 @@ async def oversize(address: Address, times: int) -> None:
         await raw.end(2)
 
 
+async def unfinished(address: Address, times: int) -> None:
+    """Large messages on every stream of a connection, each of which goes on and on and is never whole."""
+    async with Raw.open(address) as raw:
+        await raw.begin()
+        streams = range(1, 2 * 400, 2)
+        begun = http2.message(b"", length=7_000_000)
+        for stream in streams:
+            opened = http2.frame(http2.HEADERS, http2.END_HEADERS, stream, _HEADERS)
+            await raw.send(opened + http2.frame(http2.DATA, 0, stream, begun))
+        for _ in range(8 * times):
+            parts = [http2.frame(http2.DATA, 0, stream, bytes(16_000)) for stream in streams]
+            if not await raw.send(*parts):
+                break
+        await raw.end(_SECONDS)
+
+
+async def tokens(address: Address, times: int) -> None:
+    """Calls with what is no token, in all the ways that we could think of; whole ones, many at once."""
+    nested = base64.urlsafe_b64encode(b'{"a":' * 2_000).rstrip(b"=")
+    values = (
+        b"",
+        b"Bearer",
+        b"Bearer ",
+        b"bearer \x00",
+        b"Bearer " + bytes(range(128, 256)),
+        b"Bearer ..",
+        b"Bearer a.b.c",
+        b"Bearer " + b"." * 8_000,
+        b"Bearer " + b"A" * 12_000 + b".A.A",
+        b"Bearer e30.e30.",
+        b"Bearer eyJhbGciOiJub25lIn0.e30.AA",  # {"alg":"none"}
+        b"Bearer eyJhbGciOiJSUzI1NiIsImFsZyI6Im5vbmUifQ.e30.AA",  # twice
+        b"Bearer eyJhbGciOjF9.e30.AA",  # {"alg":1}
+        b"Bearer " + nested + b".e30.AA",
+        b"Bearer eyJhbGciOiJSUzI1NiJ9." + nested + b".AA",
+        b"Bearer eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOjFlOTk5OX0.AA",  # {"iss":1e9999}
+        b"Basic YTpi",
+        b"Digest " + b"x" * 1_000,
+    )
+    blocks = [
+        http2.block(ECHO, *more)
+        for value in values
+        for more in ([(b"authorization", value)], [(b"authorization", value), (b"authorization", value)])
+    ]
+    for _ in range(times):
+        async with Raw.open(address) as raw:
+            await raw.begin()
+            await raw.send(
+                http2.joined([http2.call(1 + 2 * number, block, _BODY) for number, block in enumerate(blocks)])
+            )
+            await raw.end(0.5)
+
+
 async def slow_clients(address: Address, times: int) -> None:
     """Many connections that begin, each at another point, and go no further; and some that send a byte at a time."""
     begun: tuple[bytes, ...] = (
@@ -344,7 +398,14 @@ ATTACKS: Final[Mapping[str, Attack]] = {
         many_streams,
         answers_not_read,
         oversize,
+        tokens,
         slow_clients,
         dice,
     )
 }
+
+NOBODYS: Final[Mapping[str, Attack]] = {"unfinished": unfinished}
+"""What those who are known to nobody come to nothing with. Who may call may also have a message held, as large as it may be."""
+
+CALLING: Final = ("wrong_headers", "rapid_reset", "many_streams", "oversize", "tokens")
+"""Those of which calls come about, or would if it were known who calls."""

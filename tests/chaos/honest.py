@@ -14,7 +14,7 @@ import psutil
 
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import EchoRequest
-from tests.fix_gateway import tenant
+from tests.fix_gateway import Metadata, tenant
 from tests.support.scale import tell
 
 CALLERS: Final = 4
@@ -42,8 +42,14 @@ class Felt:
 
 
 @contextlib.asynccontextmanager
-async def honest_callers(address: str) -> AsyncIterator[Felt]:
-    """Calls answered through row and worker, on connections of their own, for the length of the block."""
+async def honest_callers(address: str, metadata: Metadata | None = None) -> AsyncIterator[Felt]:
+    """Calls answered through row and worker, on connections of their own, for the length of the block.
+
+    Args:
+        address: The gateway's.
+        metadata: Says who calls: of the tenant TENANT; None: by its name alone.
+    """
+    who = tenant(TENANT) if metadata is None else metadata
     felt = Felt()
     ended = asyncio.Event()
 
@@ -55,7 +61,7 @@ async def honest_callers(address: str) -> AsyncIterator[Felt]:
                 began = time.perf_counter()
                 try:
                     answer = await stub.Echo(
-                        EchoRequest(payload=payload), timeout=_TIMEOUT, metadata=tenant(TENANT), wait_for_ready=True
+                        EchoRequest(payload=payload), timeout=_TIMEOUT, metadata=who, wait_for_ready=True
                     )
                 except grpc.aio.AioRpcError as error:
                     felt.failed.append(f"{felt.during}: {error.code().name}: {error.details()}")
