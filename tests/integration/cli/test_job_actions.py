@@ -157,7 +157,7 @@ def test_dead_letters_are_counted_and_their_jobs_run_again(system: System) -> No
     assert fingerprint in system.run("failures").out
     assert fingerprint in system.run("show", alike[0]).out
     assert names(system.run("list", "--fingerprint", fingerprint)) == alike[::-1]
-    assert "no dead letters" in system.run("failures", "--method", "a.B/C").err
+    assert "No dead letter" in system.run("failures", "--method", "a.B/C").err
 
     dry = system.run("retry", "--fingerprint", fingerprint, "--dry-run")
     assert names(dry) == alike[::-1]

@@ -79,7 +79,7 @@ def over(reached: Reached, files: Files, **changes: str) -> dict[str, Any]:
             del parts["password"]
         parts |= {"host": HOST, "hostaddr": "127.0.0.1", "sslmode": "verify-full", "sslrootcert": str(files.ca)}
         parts |= {"sslcert": str(files.cert), "sslkey": str(files.key), **changes}
-        return make_conninfo(**{key: value for key, value in parts.items() if value})
+        return make_conninfo(**{key: str(value) for key, value in parts.items() if value})
 
     return {
         **reached.settings,

@@ -55,7 +55,7 @@ FIELDS: Final = frozenset(
         *("address", "host", "names", "port", "peer", "pid", "version"),
         # What came of it.
         *("code", "reason", "state", "outcome", "error", "cause", "exception", "warning", "sqlstate"),
-        *("origin", "exit_code", "wrong", "lacks", "durability"),
+        *("origin", "exit_code", "wrong", "lacks", "login_is", "durability"),
         # How much and how long; the unit is in the name.
         *("count", "limit", "size", "epoch", "lease", "lost", "claimed", "settled", "rescued", "promoted", "waiters"),
         *("in_flight", "jobs", "connections", "allowed"),
