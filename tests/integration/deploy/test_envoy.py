@@ -332,10 +332,11 @@ def test_a_certificate_is_exchanged_without_a_restart(behind_envoy: Start) -> No
     assert answer.payload == b"new"
 
 
-def test_no_token_is_in_what_it_writes(behind_envoy: Start) -> None:
+def test_no_token_is_in_what_it_writes_and_who_connects_is_whom_it_names(behind_envoy: Start) -> None:
     behind = behind_envoy()
     who = behind.bearer()
-    assert behind.json(ECHO, {"payload": "c2VjcmV0LXBheWxvYWQ="}, who).status == 200
+    elsewhere = {"x-forwarded-for": "10.9.8.7"}
+    assert behind.json(ECHO, {"payload": "c2VjcmV0LXBheWxvYWQ="}, {**who, **elsewhere}).status == 200
     assert behind.json(ECHO, {"payload": ""}, {"authorization": "Bearer garbage-token"}).status == 401
     deadline = time.monotonic() + END_SECONDS
     # Its lines are written in time, ten seconds at most by themselves.
@@ -351,6 +352,8 @@ def test_no_token_is_in_what_it_writes(behind_envoy: Start) -> None:
     ):
         assert secret not in written
     assert '"http_status":401' in written.replace(" ", "")
+    assert '"peer":"127.0.0.1"' in written.replace(" ", "")
+    assert elsewhere["x-forwarded-for"] not in written, "what a caller says of where it calls from"
 
 
 def test_the_files_are_the_ones_that_the_readme_names() -> None:
