@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Never, TypeAlias, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import grpc
 import grpc.aio
@@ -21,7 +21,6 @@ from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.edge.failures import too_large
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 NOBODYS_SECONDS: Final = 5.0
 """Seconds that a request may be on its way whose caller is nobody."""
@@ -66,24 +65,6 @@ def unary(behaviour: Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitab
     """The handler of a method with one request, which the behaviour asks for itself, by `message_of`; and one response, in bytes."""
     # The stubs know synchronous behaviours only.
     return grpc.stream_unary_rpc_method_handler(cast("Any", behaviour))
-
-
-async def abort(
-    context: grpc.aio.ServicerContext[Any, Any], code: grpc.StatusCode, message: str, more: Trailers
-) -> Never:
-    """Ends a call with an error, by the exception that gRPC wants. Quietly where its caller is gone: who resets call after call would have
-    gRPC write a traceback for each.
-
-    Args:
-        context: The call's.
-        code: Its code.
-        message: For people.
-        more: Its trailers.
-    """
-    try:
-        await context.abort(code, message, more)
-    except grpc.aio.InternalError:
-        raise asyncio.CancelledError from None
 
 
 async def message_of(context: grpc.aio.ServicerContext[bytes, Any], *, known: bool) -> bytes:
@@ -136,7 +117,7 @@ def decoding(path: str, handler: Handler) -> Handler:
         except RowcallError as error:
             trace = TraceContext.from_metadata(context.invocation_metadata() or ())
             status = envelope(error, origin=Origin.GATEWAY, trace_id=trace.trace_id)
-            await abort(context, grpc_code(status), status.message, trailers(status, no_retry=True))
+            await context.abort(grpc_code(status), status.message, trailers(status, no_retry=True))
         return await served(message, context)
 
     if handler.unary_stream is None:

@@ -32,17 +32,7 @@ from rowcall_gateway.edge import incoming, telemetry
 from rowcall_gateway.edge.access import Resolve, Rights
 from rowcall_gateway.edge.failures import JobFailure, internal, too_large
 from rowcall_gateway.edge.gate import Gate
-from rowcall_gateway.edge.handlers import (
-    ByPath,
-    Handler,
-    MethodPath,
-    Trailers,
-    abort,
-    decoding,
-    message_of,
-    unary,
-    undecodable,
-)
+from rowcall_gateway.edge.handlers import ByPath, Handler, MethodPath, decoding, message_of, unary, undecodable
 from rowcall_gateway.edge.identity import Peer, Principal, ServicerContext, TenantScope, tenant_required
 from rowcall_gateway.edge.incoming import IncomingCall
 from rowcall_gateway.edge.metadata import OPERATION, CallMetadata, read_metadata
@@ -64,6 +54,7 @@ _log = structlog.get_logger(__name__)
 
 Behaviour: TypeAlias = Callable[[Any, ServicerContext], Awaitable[Any]]
 StreamBehaviour: TypeAlias = Callable[[AsyncIterator[Any], ServicerContext], AsyncIterator[Any]]
+Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +86,7 @@ class _Refusal:
 
     async def abort(self, context: ServicerContext) -> None:
         """Ends the call with it, by the exception that gRPC wants."""
-        await abort(context, self.code, self.message, self.trailers)
+        await context.abort(self.code, self.message, self.trailers)
 
 
 class CallInterceptor:

@@ -24,6 +24,8 @@ has ended, minutes later, and of a cancellation never."""
 _GRPCS_LOG: Final = "grpc._cython.cygrpc"
 _NO_TEXT: Final = "Invalid encoding"
 """How its line begins of metadata that is not UTF-8, which then quotes it: it may be a token with one wrong letter in it."""
+_GONE: Final = "ExecuteBatchError raised in core"
+"""How its line begins, with a traceback, of an answer whose caller is gone: whoever resets call after call would have one written for each."""
 
 _log = structlog.get_logger(__name__)
 
@@ -45,7 +47,7 @@ class Serving:
             server: With its handlers and its ports.
             ended: Called once, in the loop, when it takes in no more calls though nobody has stopped it; the log says why.
         """
-        logging.getLogger(_GRPCS_LOG).addFilter(_quotes_nothing)
+        logging.getLogger(_GRPCS_LOG).addFilter(_is_told)
         serving = cls(server, ended)
         serving._watch(await paths.start(server))
         return serving
@@ -83,9 +85,9 @@ class Serving:
         self._ended()
 
 
-def _quotes_nothing(record: logging.LogRecord) -> bool:
-    """Whether a line of gRPC's may be written. The caller of one that is not is refused in words, and that has a line."""
-    return not str(record.msg).startswith(_NO_TEXT)
+def _is_told(record: logging.LogRecord) -> bool:
+    """Whether a line of gRPC's may be written. The calls of those that are not have lines of ours."""
+    return not str(record.msg).startswith((_NO_TEXT, _GONE))
 
 
 def _is_cancelled() -> bool:
