@@ -316,7 +316,7 @@ async def tokens(address: Address, times: int) -> None:
         b"Digest " + b"x" * 1_000,
     )
     blocks = [
-        http2.block(ECHO, *more)
+        http2.block(ECHO, (b"rowcall-tenant", STRANGER.encode()), *more)
         for value in values
         for more in ([(b"authorization", value)], [(b"authorization", value), (b"authorization", value)])
     ]
