@@ -139,7 +139,9 @@ async def wrong_headers(address: Address, _: int) -> None:
     for path in (b"", b"/", b"*", b"//", ECHO * 500, b"/\xff/\xfe", b"/../../etc/passwd", b"http://x" + ECHO):
         await _bytes(address, http2.call(1, http2.block(path)[:16_000], _BODY))
     for kind in (b"text/html", b"application/grpc+nonsense", b"", b"application/grpc-web"):
-        await _bytes(address, http2.call(1, http2.block(ECHO, content_type=kind), _BODY))
+        await _bytes(
+            address, http2.call(1, http2.block(ECHO, (b"rowcall-tenant", STRANGER.encode()), content_type=kind), _BODY)
+        )
 
 
 async def large_headers(address: Address, times: int) -> None:

@@ -73,7 +73,9 @@ async def test_a_gateway_lives_through_what_no_client_would_do(
     others = [each for each in beside.failed if each.split(": ")[:2] not in [[name, "CANCELLED"] for name in floods]]
     assert not others, Counter(others)
     assert len(beside.failed) <= 0.01 * len(beside.seconds), Counter(beside.failed)
-    assert memory.most < GROWTH_MB
+    # What stays; and what a flood of calls takes until it is worked off, some 10 KB for each that has come.
+    assert memory.look() < GROWTH_MB
+    assert memory.most < 2 * GROWTH_MB
     faults = [line for line in gateway.log if '"level": "error"' in line]
     assert not faults, faults[:5]
     assert await asyncio.to_thread(gateway.end) == 0, "".join(gateway.log[-20:])
