@@ -6,8 +6,10 @@ import asyncio
 import io
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -209,6 +211,44 @@ async def test_no_call_fails_while_certificates_are_exchanged(gateways: Gateways
         calls = load.calls
         await until(lambda: load.calls > calls + 10)
     assert not await refused(gateway, new)
+
+
+def shaken(port: int, until: threading.Event) -> int:
+    """Handshakes without a pause; returns how many came about."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=OURS.pem.decode())
+    context.set_alpn_protocols(["h2"])
+    done = 0
+    while not until.is_set():
+        with (
+            suppress(OSError),
+            socket.create_connection(("127.0.0.1", port), SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=NAME),
+        ):
+            done += 1
+    return done
+
+
+async def test_a_gateway_lives_through_exchanges_among_handshakes(services: Services, files: Files) -> None:
+    """gRPC's core frees the certificate that it had under threads that shake hands with it: enough of both end the process."""
+    gateway = services.gateway(ROWCALL_TLS_CERT=str(files.cert), ROWCALL_TLS_KEY=str(files.key))
+    port = int(gateway.address().rpartition(":")[2])
+    over = threading.Event()
+    with ThreadPoolExecutor(16) as threads:
+        callers = [threads.submit(shaken, port, over) for _ in range(16)]
+        try:
+            for exchanged in range(1, 4):
+                files.put(OURS.issue(NAME), CALLERS.pem)
+                await until(
+                    lambda exchanged=exchanged: (  # type: ignore[misc]
+                        sum("certificate exchanged" in line for line in gateway.log) == exchanged
+                        or gateway.process.poll() is not None
+                    )
+                )
+        finally:
+            over.set()
+    assert gateway.process.poll() is None
+    assert sum(caller.result() for caller in callers) > 500
 
 
 async def test_a_connection_does_not_outlive_the_trust_in_its_certificate_for_long(

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import enum
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import grpc
 import grpc.aio
 
 from rowcall_gateway.edge.address import Address, cannot_listen, is_loopback
 from rowcall_gateway.edge.identity import IdentityMode
+
+_NAPS: Final = 10
+_NAP_SECONDS: Final = 0.05
+
+_kept: Final[list[grpc.ServerCredentials]] = []
+"""What ports were opened with, for as long as the process lives: gRPC's core asks them by a pointer of its own, as long as it has a
+connection that came before the port was closed."""
 
 
 class Plaintext(enum.StrEnum):
@@ -43,7 +51,7 @@ class Certified(Protocol):
         """Whether callers must have certificates too."""
 
     def configuration(self) -> grpc.ServerCertificateConfiguration:
-        """What new connections get; called from whichever thread, and never fails."""
+        """What new connections get: the same object until there is another; called from whichever thread, and never fails."""
 
 
 def check_plaintext(identity: IdentityMode, plaintext: Plaintext, host: str) -> None:
@@ -65,6 +73,32 @@ def check_plaintext(identity: IdentityMode, plaintext: Plaintext, host: str) -> 
         )
 
 
+class _Exchange:
+    """Gives gRPC a certificate when there is another, and only then.
+
+    gRPC asks at each handshake, one thread after the other. As soon as it is given something it frees what it had, the same thing
+    included, and does not look whether a thread that asked just before is about to begin its handshake with it
+    (https://github.com/grpc/grpc/issues/36693): the process dies. Given anew at each handshake, it died within a thousand of them;
+    given when it changed, within some hundred exchanges under load.
+    """
+
+    def __init__(self, certificate: Certified) -> None:
+        self._certificate = certificate
+        self.given = certificate.configuration()
+
+    def next(self) -> grpc.ServerCertificateConfiguration | None:
+        """What to take from now on; None: what there is stays."""
+        current = self._certificate.configuration()
+        if current is self.given:
+            return None
+        # Who asks meanwhile waits for this answer; who asked before needs microseconds for what could be freed. In naps, as a process
+        # that is stopped or throttled lets one pass at most without having run.
+        for _ in range(_NAPS):
+            time.sleep(_NAP_SECONDS)
+        self.given = current
+        return current
+
+
 def open_port(server: grpc.aio.Server, address: Address, certificate: Certified | None) -> int:
     """Has a server listen; returns the port that it has.
 
@@ -79,10 +113,10 @@ def open_port(server: grpc.aio.Server, address: Address, certificate: Certified 
     try:
         if certificate is None:
             return server.add_insecure_port(str(address))
-        # gRPC asks at each handshake, and takes what it gets for that one.
-        credentials = grpc.dynamic_ssl_server_credentials(
-            certificate.configuration(), certificate.configuration, certificate.asks_callers
-        )
+        exchange = _Exchange(certificate)
+        fetch: Any = exchange.next  # Its stubs do not know that None is an answer.
+        credentials = grpc.dynamic_ssl_server_credentials(exchange.given, fetch, certificate.asks_callers)
+        _kept.append(credentials)
         return server.add_secure_port(str(address), credentials)
     except RuntimeError as error:
         raise cannot_listen(address) from error
