@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import grpc
+import psutil
+import psycopg
 import pytest
 from google.longrunning import operations_pb2_grpc
 from google.longrunning.operations_pb2 import GetOperationRequest, Operation
@@ -299,7 +301,40 @@ def test_a_gateway_that_goes_is_left_alone_and_no_call_is_made_twice(behind_envo
         held(lambda: behind.http("/healthz", b"", method="GET").status == 503)
 
 
-def held(look: Callable[[], T]) -> T:
+def test_a_call_that_a_gateway_may_have_begun_is_made_once(behind_envoy: Start, cluster: Cluster) -> None:
+    """Nothing of its answer has come yet, so Envoy could make it again; and cannot know that its row is being written."""
+    behind = behind_envoy("--processes", "2", "--grace", "2s")
+    with ExitStack() as stack:
+        for dsn in cluster.shards.values():
+            stack.enter_context(psycopg.connect(dsn)).execute("lock table rowcall.job in exclusive mode")
+        channel = stack.enter_context(behind.channel())
+        probe = probe_pb2_grpc.ProbeServiceStub(channel)
+        metadata = (*behind.bearer().items(), ("prefer", "wait=0"))
+        going = probe.Run.future(RunRequest(), timeout=60, metadata=metadata)
+
+        os.kill(held(lambda: writing(cluster, behind.system.members().values())), signal.SIGKILL)
+
+        # The other one would wait for the lock, too.
+        assert cast("grpc.Call", going.exception(timeout=10)).code() is grpc.StatusCode.UNAVAILABLE
+    assert len(jobs(cluster, "name")) <= 1
+
+
+def writing(cluster: Cluster, processes: Iterable[int]) -> int | None:
+    """Which of these processes submits, and waits for a lock."""
+    ports: set[int] = set()
+    for dsn in cluster.shards.values():
+        with psycopg.connect(dsn) as connection:
+            found = connection.execute(
+                "select client_port from pg_stat_activity where wait_event_type = 'Lock' and query like '%submit_jobs%'"
+            )
+            ports.update(port for (port,) in found)
+    for process in processes:
+        if any(each.laddr.port in ports for each in psutil.Process(process).net_connections("tcp")):
+            return process
+    return None
+
+
+def held(look: Callable[[], T | None]) -> T:
     """Waits until something holds, and is not refused; what it gives."""
     deadline = time.monotonic() + END_SECONDS
     while True:

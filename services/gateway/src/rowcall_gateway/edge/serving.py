@@ -37,7 +37,6 @@ class Serving:
         self._server = server
         self._ended = ended
         self._stopping = False
-        self._error: BaseException | None = None
 
     @classmethod
     async def start(cls, server: grpc.aio.Server, ended: Callable[[], None]) -> Self:
@@ -53,20 +52,13 @@ class Serving:
         return serving
 
     async def stop(self, grace: float | None) -> None:
-        """Takes in no more calls, and waits for those that are there; whatever it has come to before.
+        """Takes in no more calls, and waits for those that are there.
 
         Args:
             grace: Seconds that they have; None: they are cut off at once.
         """
         self._stopping = True
-        try:
-            await self._server.stop(grace)
-        except BaseException as error:
-            if self._error is None or _is_cancelled():
-                raise
-            # What had ended it comes out once more at the first who stops it, before its calls are.
-            _log.debug("the server is stopped again", cause=type(error).__name__)
-            await self._server.stop(grace)
+        await self._server.stop(grace)
 
     def _watch(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
         found = [task for task in tasks if getattr(task.get_coro(), "__name__", "") == _TAKES_IN]
@@ -78,19 +70,14 @@ class Serving:
     def _done(self, task: asyncio.Task[Any]) -> None:
         # Retrieves it, too.
         error = asyncio.CancelledError("cancelled") if task.cancelled() else task.exception()
-        self._error = RuntimeError("it returned") if error is None else error
         if self._stopping:
             return
-        _log.error("gRPC's server has ended by itself: no more calls are taken", exc_info=self._error)
+        _log.error(
+            "gRPC's server has ended by itself: no more calls are taken", exc_info=error or RuntimeError("it returned")
+        )
         self._ended()
 
 
 def _is_told(record: logging.LogRecord) -> bool:
     """Whether a line of gRPC's may be written. The calls of those that are not have lines of ours."""
     return not str(record.msg).startswith((_NO_TEXT, _GONE))
-
-
-def _is_cancelled() -> bool:
-    """Whether it is us who shall not wait any longer."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
