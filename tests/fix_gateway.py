@@ -65,11 +65,10 @@ class Gateways:
         *,
         router: Router | None = None,
         tracer_provider: TracerProvider | None = None,
-        failed: Callable[[], None] | None = None,
         **changes: Any,
     ) -> Gateway:
         """A gateway that is stopped at the end of the test."""
-        gateway = Gateway(self.settings(**changes), router=router, tracer_provider=tracer_provider, failed=failed)
+        gateway = Gateway(self.settings(**changes), router=router, tracer_provider=tracer_provider)
         await gateway.start()
         self._stack.push_async_callback(gateway.stop)
         return gateway

@@ -24,8 +24,6 @@ from rowcall_gateway.server import Gateway
 from rowcall_gateway.settings import GatewaySettings
 
 CANNOT_START: Final = 1
-FAILED: Final = 1
-"""Its server has ended by itself. What it had taken in is answered as in a drain; whoever started it starts it again."""
 WRONG_SETTINGS: Final = 2
 
 _LAST_SPANS: Final = 5.0
@@ -90,7 +88,7 @@ async def serve(settings: GatewaySettings, member: Member | None = None) -> int:
         provider = provider_from_environment()
     except ValueError as error:
         return _say(str(error), WRONG_SETTINGS)
-    gateway = Gateway(settings, tracer_provider=provider, shares_port=member is not None, failed=end.begin)
+    gateway = Gateway(settings, tracer_provider=provider, shares_port=member is not None)
     await gateway.start()
     spare_collections()
     if member is None:
@@ -102,7 +100,7 @@ async def serve(settings: GatewaySettings, member: Member | None = None) -> int:
     await gateway.drain()
     if provider is not None:
         await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(provider.shutdown))}, timeout=_LAST_SPANS)
-    return FAILED if gateway.has_failed else 0
+    return 0
 
 
 def _say(problem: str, exit_code: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, cast
 from uuid import uuid4
@@ -88,7 +88,6 @@ class Gateway:
         router: Router | None = None,
         tracer_provider: TracerProvider | None = None,
         shares_port: bool = False,
-        failed: Callable[[], None] | None = None,
     ) -> None:
         """
         Args:
@@ -97,8 +96,6 @@ class Gateway:
             tracer_provider: Makes the spans of its RPCs; None: there are none.
             shares_port: Whether other gateways listen on the same port, as processes of one command do: the kernel then
                 gives each a part of the connections.
-            failed: Called, in the event loop, when it has begun to serve and takes no more calls though nobody has stopped it;
-                it is to be drained then, for those that it has.
         """
         self._settings = settings
         self._router = router
@@ -110,8 +107,6 @@ class Gateway:
         self._health = health.aio.HealthServicer()
         self._links: Links | None = None
         self._credentials: Credentials | None = None
-        self._failed = failed
-        self._has_failed = False
         self._server: Serving | None = None
         self._health_server: Serving | None = None
         self._certificate: KeptCertificate | None = None
@@ -132,11 +127,6 @@ class Gateway:
     def health_port(self) -> int:
         """The port on which it tells of its health alone, once it is started; 0: it has none."""
         return self._health_port
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether it took no more calls before anybody stopped it."""
-        return self._has_failed
 
     async def start(self) -> None:
         """Loads the images, looks at the databases, and serves.
@@ -166,8 +156,7 @@ class Gateway:
         grace = self._settings.grace if grace is None else grace
         _log.info("draining", in_flight=self._gate.inside, grace_s=grace.total_seconds())
         await self._health.enter_graceful_shutdown()
-        # Who balances calls need not be told of a port that is gone.
-        if self._settings.drain_notice and not self._has_failed:
+        if self._settings.drain_notice:
             await asyncio.sleep(self._settings.drain_notice.total_seconds())
         loop = asyncio.get_running_loop()
         leaving_in = min(_LEAVE_AFTER, grace.total_seconds() / 4)
@@ -264,7 +253,7 @@ class Gateway:
         if self._certificate is not None:
             self._certificate.start()
         self._links.start()
-        self._server = await Serving.start(server, self._ended)
+        self._server = await Serving.start(server)
         for service in ("", *self._services(catalogue)):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         if settings.identity is IdentityMode.INSECURE_NETWORK:
@@ -272,11 +261,6 @@ class Gateway:
                 "EVERY CALLER IS BELIEVED: whoever reaches this port may call as any tenant", address=self.address
             )
         _log.info("serving", address=self.address, methods=len(catalogue.methods), shards=sorted(settings.shards))
-
-    def _ended(self) -> None:
-        self._has_failed = True
-        if self._failed is not None:
-            self._failed()
 
     async def _serve_health(self, address: Address) -> Serving:
         """Health on a port of its own, which asks nobody for anything and serves nothing else."""
@@ -290,7 +274,7 @@ class Gateway:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self._health_port = open_port(server, address, None)
-        return await Serving.start(server, self._ended)
+        return await Serving.start(server)
 
     async def _open_credentials(self, router: Router) -> Credentials | None:
         """What callers are known by; None where they are believed."""

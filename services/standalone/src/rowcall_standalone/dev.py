@@ -83,7 +83,7 @@ async def serve(options: DevOptions) -> None:
         stack.push_async_callback(asyncio.to_thread, postgres.stop)
         try:
             databases = await signals.during(prepare(postgres, options.shards, _say))
-            system, address = await signals.during(_start(options, databases, stack))
+            address = await signals.during(_start(options, databases, stack))
         except Interrupted:
             return
         for shard in databases.shards:
@@ -94,19 +94,15 @@ async def serve(options: DevOptions) -> None:
         sys.stdout.write(f"rowcall: ready on {address}\n")
         sys.stdout.flush()
         try:
-            await signals.during(_until_something_ends(postgres, system))
+            await signals.during(_until_postgres_ends(postgres))
         except Interrupted as interrupted:
             seconds = GRACE.total_seconds()
             _say(f"{interrupted.number.name}: draining for {seconds:g} s at most; again ends at once")
 
 
-async def _until_something_ends(postgres: Postgres, system: System) -> NoReturn:
-    """Nobody stops either before us: without it nothing is served, and waiting for it would be in vain."""
-    while postgres.is_running:  # nobody sets an event when a process ends
-        if system.has_failed:
-            raise StandaloneError(
-                "The gateway's server ended by itself; the line above says why. What was acknowledged is committed: start again."
-            )
+async def _until_postgres_ends(postgres: Postgres) -> NoReturn:
+    """Nobody stops it before us: without it nothing is served, and waiting for it would be in vain."""
+    while postgres.is_running:  # noqa: ASYNC110  nobody sets an event when a process ends
         await asyncio.sleep(_LOOK_SECONDS)
     raise StandaloneError(
         f"The embedded Postgres (pid {postgres.pid}) ended by itself; {postgres.log} says why. What was acknowledged is "
@@ -114,8 +110,8 @@ async def _until_something_ends(postgres: Postgres, system: System) -> NoReturn:
     )
 
 
-async def _start(options: DevOptions, databases: Databases, stack: AsyncExitStack) -> tuple[System, str]:
-    """Start workers and gateway; returns them, and the address once it answers. The stack drains them, the gateway first."""
+async def _start(options: DevOptions, databases: Databases, stack: AsyncExitStack) -> str:
+    """Start workers and gateway; returns the address once it answers. The stack drains them, the gateway first."""
     # As `python -m` and rowcall-worker have it: the modules that --servicer names may lie in the working directory.
     if "" not in sys.path:
         sys.path.insert(0, "")
@@ -129,7 +125,7 @@ async def _start(options: DevOptions, databases: Databases, stack: AsyncExitStac
     address = str(Address(options.listen.host, system.port))
     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         await wait_until_serving(channel, address, _READY_WITHIN)
-    return system, address
+    return address
 
 
 def _worker_settings(options: DevOptions, databases: Databases) -> WorkerSettings:

@@ -37,7 +37,6 @@ from rowcall_worker.membership.alive import sign_of_life
 from rowcall_worker.membership.signs import file_of, signs_of_several
 
 CANNOT_START: Final = 1
-FAILED: Final = 1
 WRONG_SETTINGS: Final = 2
 
 _LAST_SPANS: Final = 5.0
@@ -121,7 +120,6 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
         shares_port=member is not None,
         tracer_provider=provider,
         command=Command(own_command(), 0 if member is None else member.number),
-        failed=end.begin,
     )
     starting = asyncio.create_task(system.start(), name="start")
     waiting = asyncio.create_task(told.wait(), name="signal")
@@ -148,7 +146,7 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
         await system.drain(grace)
     if provider is not None:
         await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(provider.shutdown))}, timeout=_LAST_SPANS)
-    return FAILED if system.has_failed else 0
+    return 0
 
 
 def _ready(address: Address) -> str:

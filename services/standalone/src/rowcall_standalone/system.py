@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 from typing import Final, TypeVar
 
@@ -58,7 +58,6 @@ class System:
         shares_port: bool = False,
         tracer_provider: TracerProvider | None = None,
         command: Command | None = None,
-        failed: Callable[[], None] | None = None,
     ) -> None:
         """
         Args:
@@ -69,7 +68,6 @@ class System:
             shares_port: Whether these listen on one port.
             tracer_provider: Makes the gateway's spans; None: there are none.
             command: What executes the program anew for jobs whose workers died; None: they run alone in this process.
-            failed: As the gateway's (`rowcall_gateway.server.Gateway`).
         """
         self._gateway_settings = gateway
         self._worker_settings = worker
@@ -78,7 +76,6 @@ class System:
         self._shares_port = shares_port
         self._tracer_provider = tracer_provider
         self._command = command
-        self._failed = failed
         self._router: Router | None = None
         self._gateway: Gateway | None = None
         self._workers: list[Worker] = []
@@ -87,11 +84,6 @@ class System:
     def port(self) -> int:
         """Where the gateway listens, once it is started."""
         return 0 if self._gateway is None else self._gateway.port
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether the gateway took no more calls before anybody stopped it."""
-        return self._gateway is not None and self._gateway.has_failed
 
     async def start(self) -> None:
         """Starts all of them side by side; returns when the gateway serves and every worker has joined a shard.
@@ -170,7 +162,6 @@ class System:
             router=self._router,
             tracer_provider=self._tracer_provider,
             shares_port=self._shares_port,
-            failed=self._failed,
         )
         await gateway.start()
         self._gateway = gateway

@@ -1,35 +1,32 @@
-"""A gateway whose gRPC server ends by itself: it says so, ends in order, and does not live on without a port."""
+"""A gateway whose gRPC server ends by itself: its process says so and ends, and does not live on without a port."""
 
 from __future__ import annotations
 
 import asyncio
-import codecs
 import json
 import logging
+import socket
 import sys
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import grpc
 import pytest
 
 from rowcall.probe.v1 import probe_pb2_grpc
-from rowcall.probe.v1.probe_pb2 import EchoRequest, RunRequest
-from rowcall_gateway.edge import paths
+from rowcall.probe.v1.probe_pb2 import RunRequest
 from tests.fix_cluster import Cluster
 from tests.fix_commands import Running
-from tests.fix_gateway import Gateways, info_of, jobs, refused, tenant
-from tests.fix_services import END_SECONDS, Services
+from tests.fix_gateway import Gateways, tenant
+from tests.fix_services import END_SECONDS, ServiceProcess, Services
 from tests.support import http2
 from tests.support.http2 import Raw
-from tests.support.waiting import until
 
 NOW = ("prefer", "wait=0")
 NO_TEXT: Final = b"/\xff"
 """A path that gRPC's own server ends by; `paths` keeps it from that, and is told not to in these tests."""
-ENDED = "gRPC's server has ended by itself: no more calls are taken"
+ENDED = "gRPC's server has ended by itself: so does the process"
 
 
 async def call_for(path: bytes, port: int) -> None:
@@ -40,83 +37,30 @@ async def call_for(path: bytes, port: int) -> None:
         await raw.end(1)
 
 
-def taking_in() -> list[asyncio.Task[Any]]:
-    """The tasks of this event loop in which servers take calls in."""
-    return [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__name__", "") == "_server_main_loop"]
+def test_who_is_told_to_end_does_not_end_by_itself(services: Services) -> None:
+    gateway = services.gateway()
+    gateway.ready()
+    assert gateway.end() == 0
+    assert ENDED not in "".join(gateway.log)
 
 
-async def test_a_server_that_ends_by_itself_is_noticed_and_stopped_in_order(
-    gateways: Gateways, cluster: Cluster
-) -> None:
-    failed: list[bool] = []
-    # A notice to balancers, of a port that is gone, would be an hour for nothing.
-    gateway = await gateways.start(failed=lambda: failed.append(True), drain_notice=timedelta(hours=1))
-    probe = await gateways.probe(gateway)
-    waiting = asyncio.ensure_future(refused(probe.Echo(EchoRequest(), timeout=60, metadata=tenant("acme"))))
-    await until(lambda: len(jobs(cluster, "name")) == 1)
-    assert (failed, gateway.has_failed) == ([], False)
+async def test_a_process_outlives_a_path_that_is_no_text(services: Services) -> None:
+    gateway = services.gateway()
+    address = await asyncio.to_thread(gateway.address)
 
-    codecs.register_error("strict", paths._strict)
-    await call_for(NO_TEXT, gateway.port)
+    await call_for(NO_TEXT, int(address.rpartition(":")[2]))
 
-    await until(lambda: bool(failed))
-    assert (failed, gateway.has_failed) == ([True], True)
-    async with asyncio.timeout(20):
-        await gateway.drain()
-        error = await waiting
-    assert info_of(error).reason == "GATEWAY_DRAINING", "it is answered as in any drain"
-    with pytest.raises(ConnectionRefusedError):
-        await asyncio.open_connection("127.0.0.1", gateway.port)
-    assert failed == [True]
+    async with grpc.aio.insecure_channel(address) as channel:
+        probe = probe_pb2_grpc.ProbeServiceStub(channel)
+        assert (await probe.Run(RunRequest(), timeout=20, metadata=tenant("acme", NOW))).name
 
 
-async def test_the_end_of_the_health_port_is_noticed_too(gateways: Gateways) -> None:
-    failed = asyncio.Event()
-    before = set(taking_in())
-    gateway = await gateways.start(failed=failed.set, health_listen="127.0.0.1:0")
-    assert len(set(taking_in()) - before) == 2, "gRPC's server is another one: watch what takes its calls in"
-
-    codecs.register_error("strict", paths._strict)
-    await call_for(NO_TEXT, gateway.health_port)
-
-    await asyncio.wait_for(failed.wait(), 20)
-    assert gateway.has_failed
-
-
-@pytest.mark.parametrize("end", ["stop", "drain"])
-async def test_who_is_told_to_end_has_not_failed(gateways: Gateways, end: str) -> None:
-    failed: list[bool] = []
-    gateway = await gateways.start(failed=lambda: failed.append(True))
-    probe = await gateways.probe(gateway)
-    await probe.Run(RunRequest(), timeout=20, metadata=tenant("acme", NOW))
-
-    await getattr(gateway, end)()
-
-    assert (failed, gateway.has_failed) == ([], False)
-
-
-class Program(NamedTuple):
-    """A program with a gateway in it."""
-
-    module: str
-    name: str
-    """As its ready line begins."""
-    arguments: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        """It, with a server that ends by a path."""
-        return (
-            "import sys\n"
-            "from rowcall_gateway.edge import paths\n"
-            "paths._decoded = paths._strict\n"
-            f"from {self.module}.__main__ import main\n"
-            "sys.exit(main())\n"
-        )
-
-
-CANCELLED: Final = """
-import asyncio, sys
+ENDS_BY_A_PATH: Final = """
+from rowcall_gateway.edge import paths
+paths._decoded = paths._strict
+"""
+ENDS_BY_A_CANCELLATION: Final = """
+import asyncio
 from rowcall_gateway.edge import paths
 start = paths.start
 async def start_and_cancel(server):
@@ -124,23 +68,34 @@ async def start_and_cancel(server):
     asyncio.get_running_loop().call_later(0.5, lambda: [task.cancel() for task in tasks])
     return tasks
 paths.start = start_and_cancel
-from rowcall_gateway.__main__ import main
-sys.exit(main())
 """
-"""A gateway whose server is cancelled, as by somebody who cancels all tasks."""
+"""As by somebody who cancels all tasks."""
 
 
-GATEWAY = Program("rowcall_gateway", "rowcall-gateway", ("--grace", "2s", "--drain-notice", "1h"))
-SERVE = Program("rowcall_cli", "rowcall", ("serve", "--grace", "2s", "--drain-notice", "1h"))
+def program(ends: str, module: str = "rowcall_gateway") -> tuple[str, str, str]:
+    """A program with a gateway in it, whose server ends: always another process than this one, whose memory may be damaged then."""
+    return sys.executable, "-c", f"import sys\n{ends}\nfrom {module}.__main__ import main\nsys.exit(main())\n"
 
 
-@pytest.mark.parametrize("program", [GATEWAY, SERVE], ids=lambda program: program.name)
-async def test_a_process_does_not_outlive_its_server(services: Services, cluster: Cluster, program: Program) -> None:
-    variables: Mapping[str, str] = cluster.gateway.variables if program is GATEWAY else cluster.variables
-    process = services.start(
-        Path(sys.executable).name, "-c", program.text, *program.arguments, "--listen", "127.0.0.1:0", **variables
-    )
-    process.program = program.name
+def ended_by_itself(process: ServiceProcess) -> dict[str, Any]:
+    """Waits until a process has ended with its server; the line that says so."""
+    # Not 0: whoever started it starts it again.
+    assert process.process.wait(END_SECONDS) == 1, "".join(process.log)
+    assert process.all_gone()
+    lines = [json.loads(line) for line in process.log if line.startswith("{")]
+    ended: dict[str, Any]
+    (ended,) = [line for line in lines if line["event"] == ENDED]
+    assert (ended["level"], ended["service"]) == ("error", "gateway")
+    return ended
+
+
+@pytest.mark.parametrize("module", ["rowcall_gateway", "rowcall_cli"])
+async def test_a_process_does_not_outlive_its_server(services: Services, cluster: Cluster, module: str) -> None:
+    gateway = module == "rowcall_gateway"
+    variables: Mapping[str, str] = cluster.gateway.variables if gateway else cluster.variables
+    arguments = [*program(ENDS_BY_A_PATH, module)[1:], *(() if gateway else ("serve",))]
+    process = services.start(Path(sys.executable).name, *arguments, "--listen", "127.0.0.1:0", **variables)
+    process.program = "rowcall-gateway" if gateway else "rowcall"
     address = await asyncio.to_thread(process.address)
     async with grpc.aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
         probe = probe_pb2_grpc.ProbeServiceStub(channel)
@@ -148,23 +103,29 @@ async def test_a_process_does_not_outlive_its_server(services: Services, cluster
 
         await call_for(NO_TEXT, int(address.rpartition(":")[2]))
 
-        # Not 0: whoever started it starts it again.
-        assert await asyncio.to_thread(process.process.wait, END_SECONDS) == 1, "".join(process.log)
-    assert process.all_gone()
-    lines = [json.loads(line) for line in process.log if line.startswith("{")]
-    (ended,) = [line for line in lines if line["event"] == ENDED]
-    assert (ended["level"], ended["service"]) == ("error", "gateway")
+        ended = await asyncio.to_thread(ended_by_itself, process)
     assert "UnicodeDecodeError" in json.dumps(ended)
-    assert [line["event"] for line in lines if line["event"] == "draining"] == ["draining"], "in order"
 
 
 def test_a_process_does_not_outlive_a_server_that_is_cancelled(services: Services, cluster: Cluster) -> None:
-    """gRPC (1.85.1) then frees what its core writes the next call to: the process ends in order, or by that. Hence not in this one."""
-    program = Path(sys.executable).name
-    variables = cluster.gateway.variables
-    process = services.start(program, "-c", CANCELLED, "--grace", "2s", "--listen", "127.0.0.1:0", **variables)
-    assert process.process.wait(END_SECONDS * 2) != 0
-    assert process.all_gone()
+    arguments = program(ENDS_BY_A_CANCELLATION)[1:]
+    process = services.start(
+        Path(sys.executable).name, *arguments, "--listen", "127.0.0.1:0", **cluster.gateway.variables
+    )
+    assert "CancelledError" in json.dumps(ended_by_itself(process))
+
+
+async def test_a_process_does_not_outlive_its_port_of_health(services: Services, cluster: Cluster) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    arguments = [*program(ENDS_BY_A_PATH)[1:], "--listen", "127.0.0.1:0", "--health-listen", f"127.0.0.1:{port}"]
+    process = services.start(Path(sys.executable).name, *arguments, **cluster.gateway.variables)
+    process.program = "rowcall-gateway"
+    await asyncio.to_thread(process.address)
+
+    await call_for(NO_TEXT, port)
+
+    await asyncio.to_thread(ended_by_itself, process)
 
 
 async def test_what_grpc_says_of_callers_who_are_gone_is_no_fault(
@@ -180,14 +141,12 @@ async def test_what_grpc_says_of_callers_who_are_gone_is_no_fault(
 
 
 def test_dev_does_not_outlive_its_server(dev_dir: Path, running: Callable[..., Running]) -> None:
-    """`rowcall dev` says it in words."""
-    text = Program("rowcall_cli", "", ()).text
     command = running(
-        "dev", "--data-dir", str(dev_dir), "--listen", "127.0.0.1:0", program=(sys.executable, "-c", text)
+        "dev", "--data-dir", str(dev_dir), "--listen", "127.0.0.1:0", program=program(ENDS_BY_A_PATH, "rowcall_cli")
     )
     port = int(command.address().rpartition(":")[2])
 
     asyncio.run(call_for(NO_TEXT, port))
 
     assert command.wait() == 1, command.err
-    assert "The gateway's server ended by itself" in command.err
+    assert ENDED in command.err

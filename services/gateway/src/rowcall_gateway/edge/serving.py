@@ -1,20 +1,23 @@
 """gRPC's server as a gateway has it: started, watched while it serves, stopped. Used by the server.
 
 gRPC takes calls in in one task. What is raised there, or cancels it, ends the server, and tells nobody who does not ask: the process
-lives on with a port that is closed, or, after a cancellation, with one that takes connections and answers none (both seen with
-grpcio 1.85.1). So that task is watched. `paths` keeps from it what is known to be raised there; this is for what is not.
+lives on with a port that is closed, or, after a cancellation, with one that takes connections and answers none. And what awaited the
+next call is freed with that task, while gRPC's core still has where to write it to: zeros, or a call, come to lie in whatever has
+that memory by then (all seen with grpcio 1.85.1). So that task is watched, and the process ends at once when it does. `paths` keeps
+from it what is known to be raised there; this is for what is not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final, Self
 
 import grpc.aio
 import structlog
 
+from rowcall import ending
 from rowcall_gateway.edge import paths
 
 _TAKES_IN: Final = "_server_main_loop"
@@ -27,27 +30,28 @@ _NO_TEXT: Final = "Invalid encoding"
 _GONE: Final = "ExecuteBatchError raised in core"
 """How its line begins, with a traceback, of an answer whose caller is gone: whoever resets call after call would have one written for each."""
 
+FAILED: Final = 1
+"""The exit code then: whoever started the process starts it again."""
+
 _log = structlog.get_logger(__name__)
 
 
 class Serving:
     """A server that serves. Made by `start`."""
 
-    def __init__(self, server: grpc.aio.Server, ended: Callable[[], None]) -> None:
+    def __init__(self, server: grpc.aio.Server) -> None:
         self._server = server
-        self._ended = ended
         self._stopping = False
 
     @classmethod
-    async def start(cls, server: grpc.aio.Server, ended: Callable[[], None]) -> Self:
-        """Starts a server.
+    async def start(cls, server: grpc.aio.Server) -> Self:
+        """Starts a server. When it takes in no more calls though nobody has stopped it, the log says why, and the process ends.
 
         Args:
             server: With its handlers and its ports.
-            ended: Called once, in the loop, when it takes in no more calls though nobody has stopped it; the log says why.
         """
         logging.getLogger(_GRPCS_LOG).addFilter(_is_told)
-        serving = cls(server, ended)
+        serving = cls(server)
         serving._watch(await paths.start(server))
         return serving
 
@@ -73,9 +77,9 @@ class Serving:
         if self._stopping:
             return
         _log.error(
-            "gRPC's server has ended by itself: no more calls are taken", exc_info=error or RuntimeError("it returned")
+            "gRPC's server has ended by itself: so does the process", exc_info=error or RuntimeError("it returned")
         )
-        self._ended()
+        ending.leave(FAILED)
 
 
 def _is_told(record: logging.LogRecord) -> bool:
