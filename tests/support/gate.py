@@ -24,6 +24,7 @@ class Gate:
         self._visits: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
         self._held = b""
+        self._is_shut = True
         self._port = 0
 
     @property
@@ -35,11 +36,13 @@ class Gate:
         """Lets everybody through, again."""
         self._flowing.set()
         if self._server is None:
+            self._is_shut = False
             self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
             self._port = self._server.sockets[0].getsockname()[1]
 
     async def shut(self) -> None:
         """Refuses new connections and breaks those that are there."""
+        self._is_shut = True
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -69,12 +72,15 @@ class Gate:
         await self.shut()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_shut:  # it came just before
+            writer.transport.abort()
+            return
+        self._writers.add(writer)
         visit = asyncio.create_task(self._pass(reader, writer))
         self._visits.add(visit)
         visit.add_done_callback(self._visits.discard)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
         await self._flowing.wait()
         try:
             there, away = await asyncio.open_connection(*self._target)
