@@ -129,9 +129,9 @@ class Services:
         """Starts a worker."""
         return self.start("rowcall-worker", *arguments, **variables)
 
-    def python(self, program: str) -> ServiceProcess:
-        """Starts a program of somebody else's, by its text."""
-        return self.start(Path(sys.executable).name, "-c", program)
+    def python(self, program: str, *arguments: str, **variables: str) -> ServiceProcess:
+        """Starts a program that is no service's own, by its text."""
+        return self.start(Path(sys.executable).name, "-c", program, *arguments, **variables)
 
 
 @pytest.fixture

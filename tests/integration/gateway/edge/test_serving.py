@@ -72,9 +72,9 @@ paths.start = start_and_cancel
 """As by somebody who cancels all tasks."""
 
 
-def program(ends: str, module: str = "rowcall_gateway") -> tuple[str, str, str]:
+def program(ends: str, module: str = "rowcall_gateway") -> str:
     """A program with a gateway in it, whose server ends: always another process than this one, whose memory may be damaged then."""
-    return sys.executable, "-c", f"import sys\n{ends}\nfrom {module}.__main__ import main\nsys.exit(main())\n"
+    return f"import sys\n{ends}\nfrom {module}.__main__ import main\nsys.exit(main())\n"
 
 
 def ended_by_itself(process: ServiceProcess) -> dict[str, Any]:
@@ -93,8 +93,8 @@ def ended_by_itself(process: ServiceProcess) -> dict[str, Any]:
 async def test_a_process_does_not_outlive_its_server(services: Services, cluster: Cluster, module: str) -> None:
     gateway = module == "rowcall_gateway"
     variables: Mapping[str, str] = cluster.gateway.variables if gateway else cluster.variables
-    arguments = [*program(ENDS_BY_A_PATH, module)[1:], *(() if gateway else ("serve",))]
-    process = services.start(Path(sys.executable).name, *arguments, "--listen", "127.0.0.1:0", **variables)
+    arguments = [*(() if gateway else ("serve",)), "--listen", "127.0.0.1:0"]
+    process = services.python(program(ENDS_BY_A_PATH, module), *arguments, **variables)
     process.program = "rowcall-gateway" if gateway else "rowcall"
     address = await asyncio.to_thread(process.address)
     async with grpc.aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
@@ -108,18 +108,15 @@ async def test_a_process_does_not_outlive_its_server(services: Services, cluster
 
 
 def test_a_process_does_not_outlive_a_server_that_is_cancelled(services: Services, cluster: Cluster) -> None:
-    arguments = program(ENDS_BY_A_CANCELLATION)[1:]
-    process = services.start(
-        Path(sys.executable).name, *arguments, "--listen", "127.0.0.1:0", **cluster.gateway.variables
-    )
+    process = services.python(program(ENDS_BY_A_CANCELLATION), "--listen", "127.0.0.1:0", **cluster.gateway.variables)
     assert "CancelledError" in json.dumps(ended_by_itself(process))
 
 
 async def test_a_process_does_not_outlive_its_port_of_health(services: Services, cluster: Cluster) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    arguments = [*program(ENDS_BY_A_PATH)[1:], "--listen", "127.0.0.1:0", "--health-listen", f"127.0.0.1:{port}"]
-    process = services.start(Path(sys.executable).name, *arguments, **cluster.gateway.variables)
+    arguments = ["--listen", "127.0.0.1:0", "--health-listen", f"127.0.0.1:{port}"]
+    process = services.python(program(ENDS_BY_A_PATH), *arguments, **cluster.gateway.variables)
     process.program = "rowcall-gateway"
     await asyncio.to_thread(process.address)
 
@@ -142,7 +139,12 @@ async def test_what_grpc_says_of_callers_who_are_gone_is_no_fault(
 
 def test_dev_does_not_outlive_its_server(dev_dir: Path, running: Callable[..., Running]) -> None:
     command = running(
-        "dev", "--data-dir", str(dev_dir), "--listen", "127.0.0.1:0", program=program(ENDS_BY_A_PATH, "rowcall_cli")
+        "dev",
+        "--data-dir",
+        str(dev_dir),
+        "--listen",
+        "127.0.0.1:0",
+        program=(sys.executable, "-c", program(ENDS_BY_A_PATH, "rowcall_cli")),
     )
     port = int(command.address().rpartition(":")[2])
 
