@@ -115,6 +115,7 @@ CODES: Final[Mapping[ErrorReason.ValueType, grpc.StatusCode]] = MappingProxyType
         ErrorReason.ERROR_REASON_MISSING_ROLE: grpc.StatusCode.PERMISSION_DENIED,
         ErrorReason.ERROR_REASON_MISSING_SCOPE: grpc.StatusCode.PERMISSION_DENIED,
         ErrorReason.ERROR_REASON_METHOD_CLOSED: grpc.StatusCode.PERMISSION_DENIED,
+        ErrorReason.ERROR_REASON_NOT_ADMITTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
 )
 """The code of each reason, as the comments of rowcall/v1/error_reason.proto say. HANDLER_ERROR has the handler's own."""

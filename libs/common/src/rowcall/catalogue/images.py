@@ -57,6 +57,7 @@ __all__ = ["Catalogue", "ImageError", "load_catalogue"]
 COMMON: Final[Sequence[AnyFileDescriptor]] = (
     access_pb2.DESCRIPTOR,
     access_service_pb2.DESCRIPTOR,
+    admission_service_pb2.DESCRIPTOR,
     any_pb2.DESCRIPTOR,
     api_pb2.DESCRIPTOR,
     catalogue_service_pb2.DESCRIPTOR,

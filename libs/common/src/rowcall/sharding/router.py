@@ -19,6 +19,7 @@ import structlog
 
 from rowcall.errors import RowcallError
 from rowcall.settings import ClusterSettings, Dsn, unverified_hosts
+from rowcall.sharding.bounds import Bounds
 from rowcall.sharding.capacity import Demand, check_capacity
 from rowcall.sharding.directory import Directory
 from rowcall.sharding.faults import catalogue_unavailable, is_wrong_shard, wrong_shard
@@ -49,6 +50,7 @@ class Router:
         self._catalogue: Pool | None = None
         self._directory: Directory | None = None
         self._revocations: Revocations | None = None
+        self._bounds: Bounds | None = None
         if Workload.READ in workloads:
             self._catalogue = Pool(
                 connection_string(
@@ -66,6 +68,7 @@ class Router:
             patience = settings.pool_timeout.total_seconds()
             catalogue = TenantCatalogue(self._catalogue, patience=patience)
             self._revocations = Revocations(catalogue.fetch)
+            self._bounds = Bounds(catalogue.fetch)
             self._directory = Directory(
                 catalogue,
                 ShardRoutes(self._shards, patience=patience),
@@ -144,6 +147,17 @@ class Router:
         if self._revocations is None:
             raise LookupError("this router was opened without the workload 'read', so it has no catalogue")
         return self._revocations
+
+    @property
+    def bounds(self) -> Bounds:
+        """How much is let in, as the catalogue has it.
+
+        Raises:
+            LookupError: The router has no catalogue.
+        """
+        if self._bounds is None:
+            raise LookupError("this router was opened without the workload 'read', so it has no catalogue")
+        return self._bounds
 
     def shard(self, name: str) -> Shard:
         """A shard by the name that a route gives.

@@ -237,6 +237,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_METHOD_CLOSED: _ErrorReason.ValueType  # 57
     """PERMISSION_DENIED. The method's access rule lets nobody call. Keys: method."""
+    ERROR_REASON_NOT_ADMITTED: _ErrorReason.ValueType  # 58
+    """RESOURCE_EXHAUSTED. A bound that operators set lets no more in; nothing was
+    submitted. QuotaFailure names the bound. Call again after the RetryInfo's delay.
+    Keys: bound (what it is of), measure (one of rate, in_flight, waiters, backlog,
+    oldest_age), limit.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or failed: google.rpc.ErrorInfo.reason, without the
@@ -469,4 +475,10 @@ missing).
 """
 ERROR_REASON_METHOD_CLOSED: ErrorReason.ValueType  # 57
 """PERMISSION_DENIED. The method's access rule lets nobody call. Keys: method."""
+ERROR_REASON_NOT_ADMITTED: ErrorReason.ValueType  # 58
+"""RESOURCE_EXHAUSTED. A bound that operators set lets no more in; nothing was
+submitted. QuotaFailure names the bound. Call again after the RetryInfo's delay.
+Keys: bound (what it is of), measure (one of rate, in_flight, waiters, backlog,
+oldest_age), limit.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -77,8 +77,8 @@ create type rowcall.submission as (
 -- its place (from 1).
 -- outcome: 1 CREATED; 2 JOINED the job that has the key; 3 KEY_REUSED with another
 -- fingerprint; 4 WRONG_SHARD, the tenant is not (or no longer) here; 5 the id's time
--- is more than an hour ahead of this clock (history is looked up by it). order_key
--- and created_at are a new job's; the key is 0 until it is ready.
+-- is more than an hour ahead of this clock (history is looked up by it); 6 NOT_ADMITTED, a bound on
+-- backlogs lets no more in (over_backlog). order_key and created_at are a new job's; the key is 0 until it is ready.
 -- A batch must not hold one key twice, and keyed calls must come sorted by key
 -- (else two gateways deadlock); the caller sees to both. last_key and step
 -- give start-time fair queueing: the job's order key is
@@ -97,6 +97,8 @@ declare
   -- The highest id of an hour from now: 48 bits of milliseconds, then ones.
   v_latest uuid := lpad(to_hex((extract(epoch from statement_timestamp()) * 1000)::bigint + 3600000), 12, '0')
     || repeat('f', 20);
+  -- Looked at once a batch: where there is none, no job is asked for its place.
+  v_bounded boolean := exists (select from rowcall.bound b where b.backlog is not null);
 begin
   return query
   with input as materialized (
@@ -105,7 +107,14 @@ begin
       i.ordinality as place,
       greatest(i.last_key, t.last_key) as known_key,
       greatest(i.step / coalesce(r.weight, 1), 1)::bigint as weighed_step,
-      case when i.job_id > v_latest then 5 when r.weight is null then 4 end::smallint as refusal
+      case
+        when i.job_id > v_latest then 5
+        when r.weight is null then 4
+        -- Before its key is taken: one that is refused must find nothing when it comes again.
+        when v_bounded and not coalesce(i.run_at > statement_timestamp(), false) and rowcall.over_backlog(
+          i.tenant, i.queue_id, i.lane, i.method_id, i.request_id, greatest(i.last_key, t.last_key), i.step, r.weight
+        ) then 6
+      end::smallint as refusal
     from unnest(p_submission) with ordinality as i
     -- Limited, so that it stays a lookup by key however many tenants there are.
     left join lateral (
@@ -659,7 +668,8 @@ begin
     end case;
   end if;
   select
-    m.method_id, m.policy_id, m.queue_id, coalesce(v_lane, m.lane) as lane, p.deadline, r.weight, rowcall.uuid_v7() as job_id
+    m.method_id, m.policy_id, m.queue_id, coalesce(v_lane, m.lane) as lane, p.deadline, r.weight, rowcall.uuid_v7() as job_id,
+    exists (select from rowcall.bound b where b.backlog is not null) as bounded
   into v_found
   from rowcall.method m
   join rowcall.policy p on p.policy_id = m.policy_id
@@ -702,6 +712,25 @@ begin
     when v_run_at > statement_timestamp() then null
     else rowcall.key_in_sql(p_tenant, v_found.queue_id, v_found.lane)
   end;
+  -- Its key is this job's by now, and is given back with everything else of the statement.
+  if v_found.bounded and not coalesce(v_run_at > statement_timestamp(), false) and rowcall.over_backlog(
+    p_tenant, v_found.queue_id, v_found.lane, v_found.method_id, null,
+    coalesce(
+      v_base,
+      (
+        select greatest(t.last_key, t.again_key)
+        from rowcall.turn t
+        where t.tenant = p_tenant and t.queue_id = v_found.queue_id and t.lane = v_found.lane
+      ),
+      0
+    ),
+    rowcall.order_stride(), v_found.weight
+  ) then
+    raise exception 'submit_v1: the tenant % has as many jobs waiting for this queue as its bound lets in', quote_literal(p_tenant)
+      using
+        errcode = 'configuration_limit_exceeded',
+        hint = 'Submit again when some have run, or have an admin set another bound: rowcall admission list.';
+  end if;
   -- Without a key yet it is SCHEDULED: for later, or, as its flow has a backlog, for now.
   insert into rowcall.job (
     tenant, job_id, state, lane, priority, queue_id, order_key, method_id, policy_id, run_at, ready_at, request,

@@ -1,0 +1,71 @@
+"""How much is let in, as plain values: what a bound is of, and what it bounds. The catalogue keeps bounds, shards a copy of them.
+
+Used by the router (`sharding.bounds`), the queue (`queue.protocol.AdmissionStore`) and the gateway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+EACH_TENANT: Final = "-"
+"""In place of a tenant: each by itself."""
+
+
+class Target(NamedTuple):
+    """What a bound is of; empty where it is not of any one."""
+
+    tenant: str = ""
+    """A tenant's name, or `EACH_TENANT`."""
+    queue: str = ""
+    method: str = ""
+    """package.Service/Method"""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """How much of something is let in; None: as much as comes."""
+
+    target: Target
+    rate: float | None
+    """Jobs a second."""
+    in_flight: int | None
+    """Calls served at a time."""
+    waiters: int | None
+    """Calls that wait for their jobs at a time."""
+    backlog: int | None
+    """READY jobs of a tenant in a lane of a queue; of a queue alone: in all of it."""
+    oldest_age: timedelta | None
+    """For how long the oldest READY job of a queue has waited."""
+    number: int
+    """Higher than that of everything that was set earlier."""
+    updated_at: datetime
+    actor: str | None
+    note: str | None
+
+    @property
+    def bounds(self) -> bool:
+        """Whether it bounds anything; else it was taken away."""
+        return (
+            self.rate is not None
+            or self.in_flight is not None
+            or self.waiters is not None
+            or self.backlog is not None
+            or self.oldest_age is not None
+        )
+
+    @property
+    def row(self) -> tuple[object, ...]:
+        """Its columns, as statements of catalogue and shards have them."""
+        return (
+            *self.target, self.rate, self.in_flight, self.waiters, self.backlog, self.oldest_age, self.number,
+            self.updated_at, self.actor, self.note,
+        )  # fmt: skip
+
+    @classmethod
+    def of_row(cls, row: Sequence[object]) -> Bound:
+        """The bound that such columns are of."""
+        tenant, queue, method, *rest = row
+        return cls(Target(str(tenant), str(queue), str(method)), *rest)  # type: ignore[arg-type]  the database's types

@@ -1,0 +1,1 @@
+select rowcall.keep_bounds(p_bounds => %(bounds)s)
