@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, cast
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import grpc.aio
 import structlog
@@ -23,11 +23,13 @@ from rowcall.settings import Problem, SettingsError
 from rowcall.sharding import GATEWAY_WORKLOADS, Router
 from rowcall.v1 import (
     access_service_pb2_grpc,
+    admission_service_pb2_grpc,
     catalogue_service_pb2_grpc,
     job_service_pb2_grpc,
     queue_service_pb2_grpc,
     tenant_service_pb2_grpc,
 )
+from rowcall_gateway.admission.admission import Admission
 from rowcall_gateway.calls.background import Background
 from rowcall_gateway.calls.drafts import Drafts
 from rowcall_gateway.calls.generic import job_method_handlers
@@ -46,6 +48,7 @@ from rowcall_gateway.edge.telemetry import span_interceptor
 from rowcall_gateway.edge.transport import server_options
 from rowcall_gateway.resources import Resources
 from rowcall_gateway.services.access import Access
+from rowcall_gateway.services.bounds import Bounds
 from rowcall_gateway.services.catalogue import Methods
 from rowcall_gateway.services.changes import Changes
 from rowcall_gateway.services.jobs import Jobs
@@ -106,6 +109,7 @@ class Gateway:
         self._background = Background()
         self._health = health.aio.HealthServicer()
         self._links: Links | None = None
+        self._admission: Admission | None = None
         self._credentials: Credentials | None = None
         self._server: Serving | None = None
         self._health_server: Serving | None = None
@@ -196,6 +200,9 @@ class Gateway:
         if self._credentials is not None:
             await self._credentials.close()
             self._credentials = None
+        if self._admission is not None:
+            await self._admission.close()
+            self._admission = None
         if self._links is not None:
             await self._links.close()
             self._links = None
@@ -236,23 +243,28 @@ class Gateway:
             )
         queues = {name: queue_of(shard, settings) for name, shard in self._router.shards.items()}
         await check_schemas(settings, queues.values())
+        gateway_id = uuid4()
         self._links = Links(
             queues,
             settings,
-            gateway_id=uuid4(),
+            gateway_id=gateway_id,
             in_flight=lambda: self._gate.inside,
             methods=list(catalogue.methods.values()),
             shapes=catalogue.shapes(),
         )
+        self._admission = _admission(self._router, self._links, gateway_id)
         self._credentials = await self._open_credentials(self._router)
         rights = Rights(table, public_tenant=settings.public_tenant)
-        server = await self._assemble(catalogue, rights, self._router, self._links, self._credentials)
+        server = await self._assemble(
+            catalogue, rights, self._router, self._links, self._admission, self._credentials
+        )
         self._port = open_port(server, settings.address, self._certificate)
         if settings.health_listen is not None:
             self._health_server = await self._serve_health(Address.parse(settings.health_listen))
         if self._certificate is not None:
             self._certificate.start()
         self._links.start()
+        await self._admission.start()
         self._server = await Serving.start(server)
         for service in ("", *self._services(catalogue)):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -303,6 +315,7 @@ class Gateway:
         rights: Rights,
         router: Router,
         links: Links,
+        admission: Admission,
         credentials: Credentials | None,
     ) -> grpc.aio.Server:
         settings = self._settings
@@ -312,6 +325,7 @@ class Gateway:
         reader = JobReader(router, links)
         slots = Slots(settings.max_waiters)
         calls = JobCalls(
+            admission=admission,
             drafts=drafts,
             submissions=submissions,
             resources=resources,
@@ -332,6 +346,7 @@ class Gateway:
         # The stubs know gRPC's own servers only.
         adding = cast("grpc.aio.Server", served)
         jobs = Jobs(
+            admission=admission,
             calls=calls,
             drafts=drafts,
             submissions=submissions,
@@ -352,6 +367,8 @@ class Gateway:
         tenant_service_pb2_grpc.add_TenantServiceServicer_to_server(tenants, adding)
         access = Access(catalogue.validator, router.revocations, credentials)
         access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, adding)
+        bounds = Bounds(catalogue.validator, router.bounds, admission.known)
+        admission_service_pb2_grpc.add_AdmissionServiceServicer_to_server(bounds, adding)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, adding)
         if settings.reflection:
             names = (*self._services(catalogue), health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -373,6 +390,14 @@ class Gateway:
 
     def _services(self, catalogue: Catalogue) -> Sequence[str]:
         return (*catalogue.service_names, *OUR_SERVICES)
+
+
+def _admission(router: Router, links: Links, gateway_id: UUID) -> Admission:
+    def shard_of(tenant: str) -> str | None:
+        route = router.route_cached(tenant)
+        return None if route is None else route.shard
+
+    return Admission(router.bounds.since, {link.name: link.admission for link in links}, shard_of, gateway_id)
 
 
 def _certificate(settings: GatewaySettings) -> KeptCertificate | None:

@@ -43,6 +43,7 @@ from rowcall.options.v1 import job_pb2 as options_pb2
 from rowcall.probe.v1 import probe_pb2
 from rowcall.v1 import (
     access_service_pb2,
+    admission_service_pb2,
     catalogue_service_pb2,
     error_reason_pb2,
     job_pb2,

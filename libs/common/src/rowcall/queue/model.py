@@ -62,6 +62,8 @@ class SubmitOutcome(enum.IntEnum):
     """The key names a job with another fingerprint; nothing was written."""
     WRONG_SHARD = 4
     """The tenant does not live on this shard; nothing was written."""
+    NOT_ADMITTED = 6
+    """Its tenant has as many jobs waiting as a bound lets in; nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -553,3 +555,48 @@ class QueueServing:
     """Until when."""
     unserved_methods: Sequence[str]
     """Methods that wait in it though nobody serves them there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one gateway needs of one bound, as it tells the shard once a second."""
+
+    target: str
+    """What of: the same text at every gateway."""
+    rate: float
+    """Jobs a second that it is asked for."""
+    in_flight: int
+    """Calls that it serves."""
+    in_flight_wanted: int
+    """Those, and the calls that it refused for their number since it told last."""
+    waiters: int
+    """Calls that wait at it."""
+    waiters_wanted: int
+    """Likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class OthersNeed:
+    """What the other gateways need of it together."""
+
+    gateways: int
+    """How many they are."""
+    rate: float
+    in_flight: int
+    in_flight_wanted: int
+    waiters: int
+    waiters_wanted: int
+
+
+NOBODY_NEEDS = OthersNeed(0, 0.0, 0, 0, 0, 0)
+"""Where there is no other gateway."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLoad:
+    """How much waits in a queue, never counted."""
+
+    backlog: int
+    """READY jobs, as far as gateways have told of them within a second."""
+    oldest: timedelta | None
+    """For how long the oldest of the next ones has waited; None: none waits."""

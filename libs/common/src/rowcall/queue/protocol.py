@@ -1,6 +1,7 @@
 """The queue as services see it: one `QueueProvider` a shard, and what it provides.
 
-`JobStore` is the gateway's half, `WorkQueue` the worker's, `QueueAdmin` the operators'; `LeaseRenewal` keeps a worker's lease. What
+`JobStore` is the gateway's half, `WorkQueue` the worker's, `QueueAdmin` the operators', `AdmissionStore` what gateways let in by;
+`LeaseRenewal` keeps a worker's lease. What
 services import is this; `rowcall.queue.choice` says which implementation stands behind it. Another one is held to the same
 promises by tests/integration/queue/conformance.
 """
@@ -12,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
+from rowcall.bounds import Bound
 from rowcall.catalogue.model import JobMethod, Policy
 from rowcall.catalogue.shapes import Shape
 from rowcall.queue.hints import Hint, Listener, Notifier
@@ -24,10 +26,13 @@ from rowcall.queue.model import (
     JobFilter,
     JobRow,
     MethodIds,
+    Need,
+    OthersNeed,
     Outcome,
     Pause,
     PolicyRow,
     Progress,
+    QueueLoad,
     QueueRow,
     QueueServing,
     QueueStats,
@@ -76,6 +81,9 @@ class QueueProvider(Protocol):
 
     def admin(self) -> QueueAdmin:
         """The operators' half, for a gateway."""
+
+    def admission(self) -> AdmissionStore:
+        """What a gateway lets in by, on this shard."""
 
     def work(self) -> WorkQueue:
         """The worker's half."""
@@ -478,6 +486,34 @@ class QueueAdmin(Protocol):
 
     async def weigh(self, tenant: str, weight: float) -> bool:
         """Sets a tenant's share beside other tenants', 0.01 to 100; False: it is not here."""
+
+    async def close(self) -> None:
+        """Waits for the statements in flight; before the connections are closed."""
+
+
+class AdmissionStore(Protocol):
+    """What gateways let in by: the shard's copy of the bounds, and what each gateway needs of them.
+
+    Raises RowcallError as `JobStore` does.
+    """
+
+    async def keep(self, bounds: Sequence[Bound]) -> None:
+        """Keeps bounds, each unless one with a higher number is there. Submits go by their backlogs from then on."""
+
+    async def kept(self) -> Sequence[Bound]:
+        """All that are kept, with those that were taken away (`Bound.bounds`)."""
+
+    async def lease(self, gateway_id: UUID, needs: Sequence[Need]) -> Sequence[OthersNeed]:
+        """Tells what a gateway needs, in place of what it told before, and answers with what the others need, in the same order.
+
+        Who has not told for three seconds counts no more.
+        """
+
+    async def leave(self, gateway_id: UUID) -> None:
+        """A gateway ends: it counts no more."""
+
+    async def loads(self, queues: Sequence[str]) -> dict[str, QueueLoad]:
+        """How much waits in queues, by name; one that the shard does not know is left out."""
 
     async def close(self) -> None:
         """Waits for the statements in flight; before the connections are closed."""

@@ -19,6 +19,7 @@ from rowcall.names import operation_name
 from rowcall.options.v1.job_pb2 import OnAbandon
 from rowcall.queue.model import JobRow, Outcome, SubmitOutcome, Submitted
 from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall_gateway.admission.admission import Admission
 from rowcall_gateway.calls.background import Background
 from rowcall_gateway.calls.drafts import Draft, Drafts
 from rowcall_gateway.calls.submissions import Flight, Submissions
@@ -67,6 +68,7 @@ class JobCalls:
     def __init__(
         self,
         *,
+        admission: Admission,
         drafts: Drafts,
         submissions: Submissions,
         resources: Resources,
@@ -74,6 +76,7 @@ class JobCalls:
         background: Background,
         max_call_wait: timedelta,
     ) -> None:
+        self._admission = admission
         self._drafts = drafts
         self._submissions = submissions
         self._resources = resources
@@ -90,14 +93,17 @@ class JobCalls:
             RowcallError: STILL_RUNNING when the call's time is up first, and whatever refuses the call.
             JobFailure: The job failed or was cancelled.
         """
-        draft = self._drafts.of_call(method, request, call)
-        keyed = draft.request_id is not None
-        budget = self._budget(call, call.metadata.wait)
-        with self._slots.take():
-            # The wait may be long, and is for an answer: what the submission was and became need not be kept for it.
-            job = (await self._submit(call, draft, budget))[0]
-            del draft
-            outcome = await self._outcome(job, method, budget, keyed=keyed)
+        wait = call.metadata.wait
+        # Before it is decoded: what is refused costs no more than that.
+        with self._admission.enter(call.tenant, method, waits=wait is None or wait > _NOT_AT_ALL):
+            draft = self._drafts.of_call(method, request, call)
+            keyed = draft.request_id is not None
+            budget = self._budget(call, wait)
+            with self._slots.take():
+                # The wait may be long, and is for an answer: what the submission was and became need not be kept for it.
+                job = (await self._submit(call, draft, budget))[0]
+                del draft
+                outcome = await self._outcome(job, method, budget, keyed=keyed)
         if outcome is None:
             raise still_running(keyed=keyed)
         found, trace = outcome
@@ -110,12 +116,13 @@ class JobCalls:
             RowcallError: Whatever refuses the call.
         """
         wait = method.policy.wait if call.metadata.wait is None else call.metadata.wait
-        draft = self._drafts.of_call(method, request, call)
-        operation, _ = await self.operation_of(draft, call, wait)
+        with self._admission.enter(call.tenant, method, waits=wait > _NOT_AT_ALL):
+            draft = self._drafts.of_call(method, request, call)
+            operation, _ = await self.operation_of(draft, call, wait)
         return operation.SerializeToString()
 
     async def operation_of(self, draft: Draft, call: IncomingCall, wait: timedelta) -> tuple[Operation, bool]:
-        """Submits a job and waits a while; its operation, done or not, and whether it was there already.
+        """Submits a job that was let in, and waits a while; its operation, done or not, and whether it was there already.
 
         Raises:
             RowcallError: Whatever refuses the call.
@@ -147,6 +154,8 @@ class JobCalls:
             name = operation_name(call.tenant, submitted.job_id)
             if submitted.outcome is SubmitOutcome.KEY_REUSED:
                 raise key_reused(name)
+            if submitted.outcome is SubmitOutcome.NOT_ADMITTED:
+                raise self._admission.over_backlog(call.tenant, draft.method)
             telling = call.name_operation(name)
             if telling is not None:
                 await telling

@@ -11,10 +11,12 @@ from rowcall_gateway.edge.interceptor import MethodRules
 JOB_SERVICE: Final = "rowcall.v1.JobService"
 OPERATIONS: Final = "google.longrunning.Operations"
 ACCESS_SERVICE: Final = "rowcall.v1.AccessService"
+ADMISSION_SERVICE: Final = "rowcall.v1.AdmissionService"
 OUR_SERVICES: Final = (
     JOB_SERVICE,
     OPERATIONS,
     ACCESS_SERVICE,
+    ADMISSION_SERVICE,
     "rowcall.v1.CatalogueService",
     "rowcall.v1.QueueService",
     "rowcall.v1.TenantService",
@@ -22,7 +24,7 @@ OUR_SERVICES: Final = (
 """The services that every gateway serves, beside the catalogue's."""
 
 _OF_NO_TENANT: Final = frozenset(
-    {OPERATIONS, ACCESS_SERVICE}
+    {OPERATIONS, ACCESS_SERVICE, ADMISSION_SERVICE}
     | {f"rowcall.v1.QueueService/{name}" for name in ("ListQueues", "GetQueue", "PauseQueue", "ResumeQueue")}
     | {f"rowcall.v1.CatalogueService/{name}" for name in ("PauseMethod", "ResumeMethod")}
 )

@@ -44,6 +44,7 @@ from rowcall.v1.job_service_pb2 import (
 )
 from rowcall.v1.job_service_pb2_grpc import JobServiceServicer
 from rowcall.validation import Validator
+from rowcall_gateway.admission.admission import Admission
 from rowcall_gateway.calls.drafts import Draft, Drafts, check_text, keyed
 from rowcall_gateway.calls.job_calls import JobCalls
 from rowcall_gateway.calls.submissions import Submissions
@@ -66,6 +67,7 @@ class Jobs(JobServiceServicer):
     def __init__(
         self,
         *,
+        admission: Admission,
         calls: JobCalls,
         drafts: Drafts,
         submissions: Submissions,
@@ -74,6 +76,7 @@ class Jobs(JobServiceServicer):
         slots: Slots,
         validator: Validator,
     ) -> None:
+        self._admission = admission
         self._calls = calls
         self._drafts = drafts
         self._submissions = submissions
@@ -89,7 +92,9 @@ class Jobs(JobServiceServicer):
         self._check(request)
         call = incoming.current()
         draft = self._drafts.of_spec(request.job, call, path="job", key=call.metadata.idempotency_key)
-        operation, joined = await self._calls.operation_of(draft, call, call.metadata.wait or timedelta(0))
+        wait = call.metadata.wait or timedelta(0)
+        with self._admission.enter(call.tenant, draft.method, waits=wait > timedelta(0)):
+            operation, joined = await self._calls.operation_of(draft, call, wait)
         return SubmitResponse(operation=operation, joined=joined)
 
     async def BatchSubmit(  # noqa: N802
@@ -110,11 +115,14 @@ class Jobs(JobServiceServicer):
         call.repeatable = keyed(drafts)
         if call.metadata.previous_attempts and not call.repeatable:
             raise key_required()
-        with self._slots.take():
+        with self._admission.enter_batch(call.tenant, (draft.method for draft in drafts)), self._slots.take():
             submitted = await self._submit_in_time(call, drafts)
             reused = [index for index, each in enumerate(submitted) if each.outcome is SubmitOutcome.KEY_REUSED]
             if reused:
                 raise _keys_reused(reused, operation_name(call.tenant, submitted[reused[0]].job_id))
+            for draft, each in zip(drafts, submitted, strict=True):
+                if each.outcome is SubmitOutcome.NOT_ADMITTED:
+                    raise self._admission.over_backlog(call.tenant, draft.method)
             # Of those that were just written everything is known; those that were there already may have ended.
             there = [(call.tenant, each.job_id) for each in submitted if each.outcome is not SubmitOutcome.CREATED]
             link = await self._reader.link(call) if there else None

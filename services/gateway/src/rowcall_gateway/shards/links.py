@@ -14,7 +14,7 @@ from rowcall.catalogue.model import JobMethod
 from rowcall.catalogue.shapes import Shape
 from rowcall.queue.hints import Hint
 from rowcall.queue.model import Cancelled, Submission
-from rowcall.queue.protocol import JobStore, QueueAdmin, QueueProvider
+from rowcall.queue.protocol import AdmissionStore, JobStore, QueueAdmin, QueueProvider
 from rowcall.v1.job_pb2 import JobState
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_gateway.shards.rows import Rows
@@ -32,6 +32,8 @@ class ShardLink:
     """Its jobs."""
     admin: QueueAdmin
     """Its queues, for operators."""
+    admission: AdmissionStore
+    """What is let in by there."""
     rows: Rows
     """Reads single jobs, together."""
     submitter: Submitter
@@ -53,6 +55,7 @@ class ShardLink:
         self._gateway_id = gateway_id
         self.store = queue.store(key_ttl=settings.key_ttl)
         self.admin = queue.admin()
+        self.admission = queue.admission()
         self.rows = Rows(self.store)
         self.submitter = Submitter(
             self.store,
@@ -112,6 +115,7 @@ class ShardLink:
             await self._notifier.close()
         await self.store.close()
         await self.admin.close()
+        await self.admission.close()
 
     def _hint(self, submissions: Sequence[Submission]) -> Hint | None:
         """What tells workers of rows that are about to be written."""

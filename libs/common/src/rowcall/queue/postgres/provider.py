@@ -11,6 +11,7 @@ import psycopg
 from rowcall.errors import RowcallError
 from rowcall.migrations import check_schema
 from rowcall.queue.postgres.admin import PostgresQueueAdmin
+from rowcall.queue.postgres.admission import PostgresAdmissionStore
 from rowcall.queue.postgres.capabilities import find_capabilities, tell
 from rowcall.queue.postgres.faults import fault
 from rowcall.queue.postgres.hints import (
@@ -76,6 +77,12 @@ class PostgresQueueProvider:
     def admin(self) -> PostgresQueueAdmin:
         """See QueueProvider.admin."""
         return PostgresQueueAdmin(self._shard.pool(Workload.SUBMIT), self._shard.pool(Workload.READ), shard=self.shard)
+
+    def admission(self) -> PostgresAdmissionStore:
+        """See QueueProvider.admission."""
+        return PostgresAdmissionStore(
+            self._shard.pool(Workload.SUBMIT), self._shard.pool(Workload.READ), shard=self.shard
+        )
 
     def work(self) -> PostgresWorkQueue:
         """See QueueProvider.work."""

@@ -44,6 +44,7 @@ _ID_AHEAD = 5
 """submit_jobs: the id's time is more than an hour ahead of the database's clock."""
 
 _WRITTEN = (SubmitOutcome.CREATED, SubmitOutcome.JOINED)
+_OF_NO_JOB = (SubmitOutcome.WRONG_SHARD, SubmitOutcome.NOT_ADMITTED)
 
 
 class Submitter:
@@ -282,7 +283,7 @@ def _sorted(keys: Sequence[_Key], indexes: Iterable[int]) -> list[int]:
 
 def _shared(submission: Submission, first: Submission, answer: Submitted) -> Submitted | None:
     """What the answer to the first call with a key says to another one; None if it must be submitted itself."""
-    if answer.outcome is SubmitOutcome.WRONG_SHARD:
+    if answer.outcome in _OF_NO_JOB:
         return replace(answer, job_id=submission.job_id)
     if submission.fingerprint == first.fingerprint:
         return answer if answer.outcome is SubmitOutcome.KEY_REUSED else replace(answer, outcome=SubmitOutcome.JOINED)
@@ -341,6 +342,12 @@ def _refusal(submission: Submission, answer: Submitted) -> RowcallError:
     if answer.outcome is SubmitOutcome.WRONG_SHARD:
         return RowcallError(
             ErrorReason.ERROR_REASON_WRONG_SHARD, f"The tenant {submission.tenant!r} no longer lives on this shard."
+        )
+    if answer.outcome is SubmitOutcome.NOT_ADMITTED:
+        return RowcallError(
+            ErrorReason.ERROR_REASON_NOT_ADMITTED,
+            f"The tenant {submission.tenant!r} has as many jobs waiting in that queue as its bound lets in.",
+            metadata={"measure": "backlog"},
         )
     return RowcallError(
         ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_REUSED,

@@ -240,7 +240,7 @@ begin
   select coalesce(pg_sequence_last_value(l.frontier), 0) into v_frontier
   from rowcall.queue_lane l
   where l.queue_id = p_queue_id and l.lane = p_lane;
-  if (greatest(p_known - v_frontier, 0) + p_step / p_weight) * p_weight <= v_most * rowcall.order_stride()::double precision then
+  if greatest(p_known - coalesce(v_frontier, 0), 0) * p_weight + p_step <= v_most * rowcall.order_stride()::double precision then
     return false;
   end if;
   return p_request_id is null or not exists (

@@ -1,0 +1,111 @@
+"""Tells a shard once a second what this gateway needs of its bounds, and hears what the others do. One a shard, made by `admission`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from rowcall.errors import RowcallError
+from rowcall.queue.protocol import AdmissionStore
+from rowcall.queue.sweeps import Pace
+from rowcall_gateway.admission.meters import Meter
+
+EVERY: Final = 1.0
+"""Seconds between two times."""
+
+LOAD_SHARE: Final = 0.02
+"""Of the time, at most, goes into looking at queues: while somebody holds a snapshot, each look is longer."""
+_LONGEST_PAUSE: Final = 30.0
+"""Seconds between two such looks that is at most."""
+
+MOST: Final = 5_000
+"""Meters that one shard is told of, those that were asked most: of the others each gateway goes by its part of the bound."""
+
+_LAST_WORD: Final = 1.0
+"""Seconds for telling that it ends."""
+
+
+class Leases:
+    """The leases of one shard."""
+
+    def __init__(self, shard: str, store: AdmissionStore, gateway_id: UUID, meters: Callable[[], Sequence[Meter]]) -> None:
+        """
+        Args:
+            shard: Its name.
+            store: It.
+            gateway_id: What this gateway is called there.
+            meters: Those of the shard that are asked.
+        """
+        self._store = store
+        self._gateway_id = gateway_id
+        self._meters = meters
+        self._log = structlog.get_logger(__name__).bind(shard=shard)
+        self._pace = Pace(LOAD_SHARE, _LONGEST_PAUSE)
+        self._away = False
+        self._told = False
+        self.other_gateways = 0
+
+    other_gateways: int
+    """How many others were heard of last, of the bound that most of them go by."""
+
+    async def run(self, every: float = EVERY) -> None:
+        """Goes on until it is cancelled."""
+        while True:
+            await asyncio.sleep(every)
+            await self.renew()
+
+    async def renew(self) -> None:
+        """Renews all shares now. Where the shard does not answer, they lapse by themselves."""
+        meters = self._meters()
+        try:
+            await self._lease([meter for meter in meters if meter.leased])
+            await self._look([meter for meter in meters if meter.looks])
+        except RowcallError as error:
+            if not self._away:
+                self._away = True
+                self._log.warning("shares of bounds are not renewed, keeping half of each", error=error.message)
+            return
+        if self._away:
+            self._away = False
+            self._log.info("shares of bounds are renewed again")
+
+    async def close(self) -> None:
+        """Tells the shard that this gateway needs nothing any more."""
+        if self._told:
+            try:
+                async with asyncio.timeout(_LAST_WORD):
+                    await self._store.leave(self._gateway_id)
+            except (RowcallError, TimeoutError):
+                # It counts no more in three seconds.
+                return
+
+    async def _lease(self, meters: Sequence[Meter]) -> None:
+        if not meters and not self._told:
+            return
+        if len(meters) > MOST:
+            busiest = sorted(meters, key=lambda meter: meter.busy, reverse=True)
+            meters, now = busiest[:MOST], time.monotonic()
+            for meter in busiest[MOST:]:
+                meter.set(meter.bound, now, self.other_gateways)
+        # Before the question: what is let in meanwhile belongs to the next second.
+        needs = [meter.need(time.monotonic()) for meter in meters]
+        others = await self._store.lease(self._gateway_id, needs)
+        self._told = bool(meters)
+        self.other_gateways = max((each.gateways for each in others), default=0)
+        now = time.monotonic()
+        for meter, need, each in zip(meters, needs, others, strict=True):
+            meter.lease(need, each, now)
+
+    async def _look(self, meters: Sequence[Meter]) -> None:
+        began = time.monotonic()
+        if not meters or not self._pace.due(began):
+            return
+        loads = await self._store.loads(sorted({meter.target.queue for meter in meters}))
+        for meter in meters:
+            meter.loaded(loads.get(meter.target.queue))
+        self._pace.made(began, time.monotonic())

@@ -1,0 +1,74 @@
+"""What a caller is told that is not let in, and what is counted of it. Called by `admission`.
+
+Counted for OpenTelemetry as `rowcall.admission.refused`, by measure, queue and method, never by tenant, of which there may be
+any number; and told in the log, by bound, each ten seconds at most.
+"""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from typing import Final
+
+from google.rpc.error_details_pb2 import QuotaFailure
+from opentelemetry import metrics
+
+from rowcall.bounds import EACH_TENANT, Target
+from rowcall.errors import RowcallError
+from rowcall.names import tenant_name
+from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall_gateway.admission.meters import Measure
+
+_SPREAD: Final = 0.25
+"""By how much each caller's time to call again is sooner or later: those who were refused together must not come together."""
+
+_SAID: Final = {
+    Measure.RATE: "is asked for more than {limit:g} jobs a second",
+    Measure.IN_FLIGHT: "has {limit} calls in flight, as many as it may",
+    Measure.WAITERS: "has {limit} calls that wait for their jobs, as many as it may",
+    Measure.BACKLOG: "has {limit} jobs that wait for a worker, as many as it may",
+    Measure.OLDEST_AGE: "has had a job waiting for longer than {limit}",
+}
+
+_refused = metrics.get_meter("rowcall.gateway").create_counter(
+    "rowcall.admission.refused", unit="{call}", description="Calls that bounds did not let in."
+)
+
+
+def not_admitted(target: Target, measure: Measure, limit: float | timedelta | None, seconds: float) -> RowcallError:
+    """A bound lets no more in; nothing was submitted.
+
+    Args:
+        target: What the bound is of.
+        measure: What of it.
+        limit: What was set.
+        seconds: When it is worth calling again.
+    """
+    name = described(target)
+    said = f"{name} {_SAID[measure].format(limit=limit)}" if limit is not None else f"{name} has as much as it may"
+    delay = seconds * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311  spread, not secrecy
+    value = f"{limit.total_seconds():g}s" if isinstance(limit, timedelta) else f"{limit or 0:g}"
+    return RowcallError(
+        ErrorReason.ERROR_REASON_NOT_ADMITTED,
+        f"Not let in: {said}. Nothing was submitted; call again after RetryInfo's delay.",
+        metadata={"bound": name, "measure": measure.value, "limit": value},
+        details=[QuotaFailure(violations=[QuotaFailure.Violation(subject=name, description=said)])],
+        retry_after=timedelta(seconds=delay),
+    )
+
+
+def count(measure: Measure, queue: str, method: str) -> None:
+    """Counts a call that was refused."""
+    _refused.add(1, {"measure": measure.value, "queue": queue, "method": method})
+
+
+def described(target: Target) -> str:
+    """What a bound is of, for people: "tenants/acme, queue documents"."""
+    parts = []
+    if target.tenant:
+        parts.append("each tenant" if target.tenant == EACH_TENANT else tenant_name(target.tenant))
+    if target.queue:
+        parts.append(f"queue {target.queue}")
+    if target.method:
+        parts.append(f"method {target.method}")
+    return ", ".join(parts)
