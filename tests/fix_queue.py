@@ -19,6 +19,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
 from rowcall.queue.postgres.admin import PostgresQueueAdmin
+from rowcall.queue.postgres.admission import PostgresAdmissionStore
 from rowcall.queue.postgres.renewal import PostgresLeaseRenewal
 from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.queue.postgres.work import PostgresWorkQueue
@@ -61,10 +62,12 @@ class PostgresImplementation:
             store = PostgresJobStore(gateway, gateway)
             work = PostgresWorkQueue(worker, worker, worker)
             operators = PostgresQueueAdmin(gateway, gateway, shard="a")
-            yield Process(store, work, operators, self._renewal)
+            admission = PostgresAdmissionStore(gateway, gateway, shard="a")
+            yield Process(store, work, operators, admission, self._renewal)
             await store.close()
             await work.close()
             await operators.close()
+            await admission.close()
 
     @asynccontextmanager
     async def probe(self) -> AsyncIterator[PostgresProbe]:

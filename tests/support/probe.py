@@ -14,7 +14,7 @@ from datetime import date, datetime, timedelta
 from typing import Protocol, TypedDict, Unpack
 from uuid import UUID
 
-from rowcall.queue.protocol import JobStore, LeaseRenewal, QueueAdmin, WorkQueue
+from rowcall.queue.protocol import AdmissionStore, JobStore, LeaseRenewal, QueueAdmin, WorkQueue
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Process:
     store: JobStore
     work: WorkQueue
     operators: QueueAdmin
+    admission: AdmissionStore
     renewal: Callable[[UUID, timedelta], LeaseRenewal]
     """Of a worker's lease, for so long from each renewal on. No session stands for the worker (see `Probe.standing`)."""
 

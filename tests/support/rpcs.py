@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from rowcall.catalogue.images import load_catalogue
 from rowcall.probe.v1 import probe_pb2
 from rowcall.v1 import access_service_pb2 as access
+from rowcall.v1 import admission_service_pb2 as admission
 from rowcall.v1 import catalogue_service_pb2 as catalogue
 from rowcall.v1 import job_service_pb2 as jobs
 from rowcall.v1 import queue_service_pb2 as queues
@@ -76,10 +77,20 @@ def _selection(of: Mapping[str, str]) -> jobs.JobSelection:
     return jobs.JobSelection(names=[of["operation"]])
 
 
+def _target() -> admission.BoundTarget:
+    return admission.BoundTarget(queue="nobodys")
+
+
 Make = Callable[[Mapping[str, str]], Message]
 REQUESTS: Mapping[str, Make] = {
     "AccessService/RevokeCredentials": lambda of: access.RevokeCredentialsRequest(issuer=ISSUER, subject="nobody"),
     "AccessService/ListRevocations": lambda of: access.ListRevocationsRequest(),
+    "AdmissionService/ListBounds": lambda of: admission.ListBoundsRequest(),
+    "AdmissionService/GetBound": lambda of: admission.GetBoundRequest(target=_target()),
+    "AdmissionService/SetBound": lambda of: admission.SetBoundRequest(
+        bound=admission.Bound(target=_target(), in_flight=1_000_000)
+    ),
+    "AdmissionService/DeleteBound": lambda of: admission.DeleteBoundRequest(target=_target()),
     "CatalogueService/PauseMethod": lambda of: catalogue.PauseMethodRequest(name=ECHO),
     "CatalogueService/ResumeMethod": lambda of: catalogue.ResumeMethodRequest(name=ECHO),
     "JobService/Submit": lambda of: jobs.SubmitRequest(job=_spec(of)),

@@ -62,8 +62,14 @@ POSTGRES_S_OWN = {("public", "connect", "database"), ("public", "temporary", "da
 """What every database has from Postgres. An operator takes it away: it may be shared with others."""
 
 UNIQUE_WITHOUT_TENANT: dict[Kind, dict[str, str]] = {
-    "catalogue": {"applied": "a migration", "revocation": "an issuer's tokens, whatever tenants they are of"},
+    "catalogue": {
+        "applied": "a migration",
+        "bound": "how much is let in, numbered in the order in which that is set",
+        "revocation": "an issuer's tokens, whatever tenants they are of",
+    },
     "shard": {
+        "admitting": "a gateway process",
+        "admitting_beat": "a gateway process",
         "applied": "a migration",
         "elected": "what one worker of the shard does",
         "message_type": "a type of an image, whoever uses it",

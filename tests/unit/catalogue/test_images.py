@@ -141,6 +141,7 @@ def test_pool_serves_reflection(build_image: ImageBuilder) -> None:
     for name in (
         *catalogue.service_names,
         "rowcall.v1.AccessService",
+        "rowcall.v1.AdmissionService",
         "rowcall.v1.CatalogueService",
         "rowcall.v1.JobService",
         "rowcall.v1.QueueService",

@@ -1,4 +1,4 @@
-"""Times and labels as people write them on the command line. Used by `job_filters`, `jobs` and `submit`."""
+"""Times, spans and labels as people write them on the command line. Used by `job_filters`, `jobs`, `submit` and `admission`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,19 @@ def future_flag(flag: str, text: str) -> Timestamp | None:
     Raises CommandError (USAGE).
     """
     return _time(flag, text, 1, "2h for two hours from now")
+
+
+def span_flag(flag: str, text: str) -> timedelta | None:
+    """The span of time that a flag says; None where it was not given.
+
+    Raises CommandError (USAGE).
+    """
+    if not text:
+        return None
+    span = _SPAN.fullmatch(text)
+    if span is None:
+        raise CommandError(f"{flag} {text!r} is no span of time: write 90s, 10m, 2h or 1d.", ExitCode.USAGE)
+    return timedelta(**{_UNITS[span[2]]: int(span[1])})
 
 
 def label_flags(texts: Sequence[str] | None) -> Mapping[str, str]:

@@ -94,6 +94,11 @@ OF_NOBODY: Final = frozenset(
         "rowcall.v1.ResolveJobRequest.note",
         "rowcall.v1.RevokeCredentialsRequest.note",
         # Admins', of no tenant.
+        "rowcall.v1.Bound.actor",
+        "rowcall.v1.Bound.note",
+        "rowcall.v1.BoundTarget.method",
+        "rowcall.v1.BoundTarget.queue",
+        "rowcall.v1.BoundTarget.tenant",
         "rowcall.v1.ListRevocationsRequest.issuer",
         "rowcall.v1.ListRevocationsRequest.page_token",
         "rowcall.v1.RevokeCredentialsRequest.issuer",

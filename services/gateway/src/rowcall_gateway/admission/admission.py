@@ -81,6 +81,8 @@ class Admission:
             shard: Leases(shard, store, gateway_id, lambda shard=shard: self._of_shard(shard))  # type: ignore[misc]
             for shard, store in stores.items()
         }
+        self._only_shard = next(iter(stores)) if len(stores) == 1 else None
+        # By shard, which is empty where a tenant is named: it lives on one, and is counted before it is known on which.
         self._meters: dict[tuple[str, Target], Meter] = {}
         self._by_call: dict[tuple[str, str], Sequence[Meter]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -180,18 +182,18 @@ class Admission:
 
     def _resolve(self, tenant: str, method: JobMethod) -> Sequence[Meter]:
         """The meters of a call; remembered where it is known which shard the tenant is on."""
-        shard = self._shard_of(tenant)
+        shard = self._shard_of(tenant) or self._only_shard
         now = time.monotonic()
         found: list[Meter] = []
         for bound in self.known.of(tenant, method.policy.queue, method.name):
             target = bound.target if not bound.target.tenant else bound.target._replace(tenant=tenant)
             if shard is None and not target.tenant:
-                # Of each shard by itself. It is the tenant's first call here.
+                # Of each shard by itself, and it is the tenant's first call here.
                 continue
-            key = ("" if shard is None else shard, target)
+            key = ("" if target.tenant or shard is None else shard, target)
             meter = self._meters.get(key)
             if meter is None:
-                others = self._leases[key[0]].other_gateways if key[0] in self._leases else 0
+                others = 0 if shard not in self._leases else self._leases[shard].other_gateways
                 meter = self._meters[key] = Meter(bound, target, now, others)
             elif meter.bound is not bound:
                 meter.set(bound, now)
@@ -207,9 +209,13 @@ class Admission:
         self._forget()
         now = time.monotonic()
         for key, meter in list(self._meters.items()):
-            if key[0] in (shard, "") and meter.idle(now) and not meter.refused:
+            if meter.idle(now) and not meter.refused:
                 del self._meters[key]
-        return [meter for key, meter in self._meters.items() if key[0] == shard]
+        return [
+            meter
+            for (of_shard, target), meter in self._meters.items()
+            if (of_shard or self._shard_of(target.tenant) or self._only_shard) == shard
+        ]
 
     def _forget(self) -> None:
         self._by_call.clear()

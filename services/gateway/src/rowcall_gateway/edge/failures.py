@@ -155,6 +155,8 @@ def too_large(size: int, limit: int, what: str = "The request") -> RowcallError:
         ErrorReason.ERROR_REASON_REQUEST_TOO_LARGE,
         f"{what} has {size} bytes; the gateway takes {limit}. Pass large data by reference.",
         metadata={"limit_bytes": str(limit), "size_bytes": str(size)},
+        # It has the code of what may be repeated, and would be as large again.
+        no_retry=True,
     )
 
 

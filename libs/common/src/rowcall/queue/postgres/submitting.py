@@ -132,20 +132,22 @@ class Submitter:
             return await self._execute(found, batch, hint)
 
     async def _execute(
-        self, found: Connection, batch: Sequence[Submission], hint: Hint | None = None
+        self, found: Connection, batch: Sequence[Submission], hint: Hint | None = None, *, whole: bool = False
     ) -> list[TupleRow]:
+        """Where all are to be written or none (`whole`), no turn is remembered of those that are not kept."""
         turn = self._turns.take([Flow(each.ids.queue_id, each.lane, each.tenant) for each in batch])
         keys: list[int | None] = [None] * len(batch)
         try:
             rows = await self._session.execute(found, "submit_jobs", _parameters(batch, turn, self._key_ttl), hint=hint)
-            keys = [row[3] if row[1] == SubmitOutcome.CREATED else None for row in rows]
+            if not whole or all(row[1] not in _OF_NO_JOB for row in rows):
+                keys = [row[3] if row[1] == SubmitOutcome.CREATED else None for row in rows]
             return rows
         finally:
             self._turns.end(turn, keys)
 
     async def _execute_compared(self, found: Connection, batch: Sequence[Submission]) -> list[TupleRow]:
         """In an open transaction; what differs from its key's job in nothing but the fingerprint joins it."""
-        rows = await self._execute(found, batch)
+        rows = await self._execute(found, batch, whole=True)
         for place, (each, row) in enumerate(zip(batch, rows, strict=True)):
             if row[1] == SubmitOutcome.KEY_REUSED:
                 [[kept]] = await execute(found, "kept_fingerprint", key_and_request(each))

@@ -206,10 +206,11 @@ end
 $$;
 
 -- Whether a job that is to be READY would be beyond its tenant's backlog bound: its place in its tenant's line of
--- this lane, which is how far its key is ahead of the frontier, in steps of the tenant's weight. Nothing is counted, and no
--- job is looked at. A tenant's own bound stands in place of each tenant's on the same queue. A call with a key that is
--- there already joins its job, and is no new one. Called where any bound on a backlog is kept here; only functions with a
--- search_path of their own call it.
+-- this lane, which is how far its key is ahead of the frontier, in steps of the tenant's weight. Nothing is counted. Of jobs
+-- that left the line otherwise than by a claim (cancelled, moved up a lane, rolled back) the frontier knows nothing: so before a
+-- job is refused it is looked whether any of the tenant's waits there at all. A tenant's own bound stands in place of each
+-- tenant's on the same queue. A call with a key that is there already joins its job, and is no new one. Called where any
+-- bound on a backlog is kept here; only functions with a search_path of their own call it.
 --
 -- p_known: the key that the flow's last job got, as far as is known. p_step: how far behind it or the frontier this one
 -- comes, for a tenant of weight 1.
@@ -241,6 +242,13 @@ begin
   from rowcall.queue_lane l
   where l.queue_id = p_queue_id and l.lane = p_lane;
   if greatest(p_known - coalesce(v_frontier, 0), 0) * p_weight + p_step <= v_most * rowcall.order_stride()::double precision then
+    return false;
+  end if;
+  if p_step <= v_most * rowcall.order_stride()::double precision and not exists (
+    select
+    from rowcall.job j
+    where j.tenant = p_tenant and j.state = 2 and j.queue_id = p_queue_id and j.lane = p_lane
+  ) then
     return false;
   end if;
   return p_request_id is null or not exists (
