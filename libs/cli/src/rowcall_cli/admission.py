@@ -88,7 +88,9 @@ def set_(
     ] = None,
     waiters: Annotated[
         int | None,
-        typer.Option("--waiters", metavar="N", min=0, help="Calls that wait for their jobs at a time.", show_default=False),
+        typer.Option(
+            "--waiters", metavar="N", min=0, help="Calls that wait for their jobs at a time.", show_default=False
+        ),
     ] = None,
     backlog: Annotated[
         int | None,
@@ -141,7 +143,11 @@ def set_(
         say(f"The bound of {_described(target)} is set.")
 
 
-@app.command(epilog=examples("rowcall admission delete --tenant acme", "rowcall admission delete --each-tenant --queue documents"))
+@app.command(
+    epilog=examples(
+        "rowcall admission delete --tenant acme", "rowcall admission delete --each-tenant --queue documents"
+    )
+)
 def delete(
     *,
     of_tenant: TenantOption = "",

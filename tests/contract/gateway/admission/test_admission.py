@@ -156,7 +156,9 @@ async def test_calls_that_wait_are_bounded_apart_from_those_that_do_not(client: 
         (BoundTarget(queue=QUEUE, method=ECHO), 1),
     ],
 )
-async def test_a_bound_is_of_what_it_names_and_of_nothing_else(client: Client, target: BoundTarget, others: int) -> None:
+async def test_a_bound_is_of_what_it_names_and_of_nothing_else(
+    client: Client, target: BoundTarget, others: int
+) -> None:
     """others: of Run for acme and Echo for bolt, how many it does not touch."""
     for name in ("acme", "bolt"):
         await client.run(name)

@@ -38,7 +38,13 @@ async def outcomes(queue: Queue, *calls: Submission) -> list[SubmitOutcome]:
 async def test_bounds_are_kept_whole_and_a_later_one_is_never_overwritten(queue: Queue) -> None:
     """A gateway that the catalogue is away from may know less than the one before."""
     everything = bound(
-        Target("acme", "documents"), 7, rate=2.5, in_flight=0, waiters=3, backlog=10**12, oldest_age=timedelta(minutes=2)
+        Target("acme", "documents"),
+        7,
+        rate=2.5,
+        in_flight=0,
+        waiters=3,
+        backlog=10**12,
+        oldest_age=timedelta(minutes=2),
     )
     nothing = bound(Target("", "", METHOD), 8)
     await queue.process.admission.keep([everything, nothing])

@@ -115,7 +115,9 @@ async def test_one_that_starts_without_a_catalogue_goes_by_the_latest_that_was_l
     catalogue.away = True
     away = Shard()
     away.away = True
-    found, _ = known(catalogue, a=Shard(bound(1, "acme")), b=Shard(bound(3, "acme", rate=None), bound(2, "bolt")), c=away)
+    found, _ = known(
+        catalogue, a=Shard(bound(1, "acme")), b=Shard(bound(3, "acme", rate=None), bound(2, "bolt")), c=away
+    )
     await found.look()
     assert numbers(found, "acme") == set()
     assert numbers(found, "bolt") == {2}

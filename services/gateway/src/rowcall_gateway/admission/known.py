@@ -55,7 +55,9 @@ class KnownBounds:
             own = self._get(Target(tenant, *on)) or self._get(Target(EACH_TENANT, *on))
             if own is not None:
                 found.append(own)
-        found += filter(None, map(self._get, (Target("", queue, ""), Target("", "", method), Target("", queue, method))))
+        found += filter(
+            None, map(self._get, (Target("", queue, ""), Target("", "", method), Target("", queue, method)))
+        )
         return found
 
     async def run(self, every: float = LOOK_EVERY) -> None:

@@ -33,7 +33,9 @@ _LAST_WORD: Final = 1.0
 class Leases:
     """The leases of one shard."""
 
-    def __init__(self, shard: str, store: AdmissionStore, gateway_id: UUID, meters: Callable[[], Sequence[Meter]]) -> None:
+    def __init__(
+        self, shard: str, store: AdmissionStore, gateway_id: UUID, meters: Callable[[], Sequence[Meter]]
+    ) -> None:
         """
         Args:
             shard: Its name.
