@@ -255,7 +255,9 @@ class Gateway:
         self._admission = _admission(self._router, self._links, gateway_id)
         self._credentials = await self._open_credentials(self._router)
         rights = Rights(table, public_tenant=settings.public_tenant)
-        server = await self._assemble(catalogue, rights, self._router, self._links, self._admission, self._credentials)
+        server = await self._assemble(
+            catalogue, rights, self._router, self._links, admission=self._admission, credentials=self._credentials
+        )
         self._port = open_port(server, settings.address, self._certificate)
         if settings.health_listen is not None:
             self._health_server = await self._serve_health(Address.parse(settings.health_listen))
@@ -313,6 +315,7 @@ class Gateway:
         rights: Rights,
         router: Router,
         links: Links,
+        *,
         admission: Admission,
         credentials: Credentials | None,
     ) -> grpc.aio.Server:

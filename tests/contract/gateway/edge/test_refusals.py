@@ -14,7 +14,7 @@ from google.longrunning.operations_pb2 import GetOperationRequest
 from rowcall.errors import status_of
 from rowcall.probe.v1.probe_pb2 import EchoRequest, RunRequest
 from tests.fix_cluster import Cluster
-from tests.fix_gateway import Gateways, info_of, jobs, keyed, tenant, violations_of
+from tests.fix_gateway import Gateways, info_of, jobs, keyed, tenant, trailer, violations_of
 from tests.support.waiting import until
 
 ECHO = "/rowcall.probe.v1.ProbeService/Echo"
@@ -116,6 +116,15 @@ async def test_a_request_of_a_mebibyte_is_taken_and_no_larger_one(gateways: Gate
     assert info_of(error.value).metadata["limit_bytes"] == "1048576"
     assert info_of(error.value).metadata["size_bytes"] == "1048577"
     assert written(cluster) == 1
+
+
+async def test_a_request_that_is_too_large_is_not_repeated(gateways: Gateways) -> None:
+    """Its code is that of what comes in later, which stock clients repeat."""
+    channel = await gateways.channel(await gateways.start())
+    request = EchoRequest(payload=bytes(1024 * 1024 + 1)).SerializeToString()
+    error = await refused(channel, ECHO, request, keyed("k"))
+    assert info_of(error).reason == "REQUEST_TOO_LARGE"
+    assert trailer(error, "grpc-retry-pushback-ms") == "-1"
 
 
 async def test_grpcs_own_limit_stands_behind_ours(gateways: Gateways) -> None:

@@ -153,6 +153,16 @@ async def test_of_calls_that_belong_together_none_is_written_if_one_is_refused(q
     assert [answer.outcome for answer in answers] == [CREATED, CREATED]
 
 
+async def test_of_calls_that_belong_together_none_is_written_and_none_has_had_its_turn(queue: Queue) -> None:
+    """They come again and again while one job of the tenant waits: each time the same two are one too many."""
+    await queue.process.admission.keep([bound(Target("acme"), backlog=4)])
+    await queue.submit(queue.call())
+    for _ in range(3):
+        answers = await queue.store.submit_atomic([queue.call() for _ in range(4)])
+        assert [answer.outcome for answer in answers] == [CREATED] * 3 + [NOT_ADMITTED]
+    assert await outcomes(queue, *(queue.call() for _ in range(4))) == [CREATED] * 3 + [NOT_ADMITTED]
+
+
 async def test_a_tenant_is_not_kept_out_by_jobs_that_are_gone(queue: Queue) -> None:
     """Nobody claimed them, so that the line has not moved."""
     await queue.process.admission.keep([bound(Target("acme"), backlog=5)])

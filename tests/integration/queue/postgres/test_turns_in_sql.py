@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from rowcall.bounds import Bound, Target
 from rowcall.catalogue.images import load_catalogue
 from rowcall.queue.model import ORDER_STRIDE, ClaimedJob, MethodIds
 from tests.fix_queue import Logins, PostgresQueue
@@ -81,6 +83,13 @@ async def claimed(queue: PostgresQueue, echo: MethodIds, jobs: int = 10_000) -> 
     """The next jobs, in the order of their turns."""
     found = await queue.claim(await queue.worker(), jobs, ids=echo)
     return sorted(found, key=lambda job: job.order_key)
+
+
+async def bounded(queue: PostgresQueue, backlog: int) -> None:
+    """As many of acme's jobs may wait."""
+    none: Any = None
+    now = datetime.now(UTC)
+    await queue.process.admission.keep([Bound(Target("acme"), none, none, none, backlog, none, 1, now, None, None)])
 
 
 async def before(queue: PostgresQueue, echo: MethodIds, alone: UUID) -> int:
@@ -347,3 +356,32 @@ async def test_jobs_of_gateways_are_not_in_its_index(service: Service, queue: Po
     assert await queue.value(pages) == empty
     await submit(service)
     assert await queue.value(pages) == empty + 1
+
+
+async def test_as_many_jobs_of_a_tenant_get_into_line_as_its_bound_lets_in(
+    queue: PostgresQueue, service: Service, echo: MethodIds
+) -> None:
+    await bounded(queue, 3)
+    first = [await submit(service, key=f"k{number}") for number in range(3)]
+    with pytest.raises(psycopg.errors.ConfigurationLimitExceeded) as refused:
+        await submit(service, key="k3")
+    assert "the tenant 'acme' has as many jobs waiting for this queue as its bound lets in" in str(refused.value)
+    assert refused.value.diag.message_hint is not None
+    assert await submit(service, key="k0") == first[0], "who has a job already joins it"
+    await submit(service, run_at="2100-01-01T00:00:00Z")
+    await submit(service, "bolt")
+    await claimed(queue, echo)
+    await submit(service, key="k3")
+
+
+async def test_a_flood_in_sql_is_kept_out_when_it_has_been_given_its_turns(
+    queue: PostgresQueue, service: Service, echo: MethodIds
+) -> None:
+    """What has no turn yet, beyond sixteen jobs, is in no line: the sweep of each half second sees to it."""
+    await bounded(queue, 20)
+    await submit(service, jobs=40)
+    while await queue.work.promote(100):
+        pass
+    with pytest.raises(psycopg.errors.ConfigurationLimitExceeded):
+        for _ in range(20):
+            await submit(service)

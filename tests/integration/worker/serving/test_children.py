@@ -11,6 +11,7 @@ import grpc
 import psycopg
 import pytest
 from google.rpc.error_details_pb2 import BadRequest
+from google.rpc.status_pb2 import Status
 
 from rowcall.errors import RowcallError, read_envelope
 from rowcall.probe.v1.probe_pb2 import AwaitRequest, EchoRequest, EchoResponse
@@ -308,3 +309,38 @@ async def test_nothing_can_be_done_for_a_job_whose_attempt_is_over(calls: Calls,
     with pytest.raises(RuntimeError, match="the attempt is over"):
         async with context.transaction():
             pass
+
+
+async def test_a_child_that_a_bound_does_not_let_in_has_its_parent_tried_again(
+    cluster: Cluster, calls: Calls, workers: Workers
+) -> None:
+    """Later there is room: nothing of the attempts before is kept."""
+    attempts: list[str] = []
+
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        if request.payload == PARENT:
+            attempts.append(context.submit(ECHO, EchoRequest(payload=CHILD)))
+        return EchoResponse(payload=request.payload)
+
+    soon = timedelta(milliseconds=100)
+    job = await calls.submit(
+        "Echo",
+        EchoRequest(payload=PARENT),
+        call=CALL,
+        policy={"max_attempts": 100, "backoff_initial": soon, "backoff_maximum": soon},
+    )
+    async with await psycopg.AsyncConnection.connect(cluster.shards[job.shard], autocommit=True) as shard:
+        await shard.execute(
+            "insert into rowcall.bound (tenant, queue, method, backlog, number, updated_at) values ('acme', '', '', 0, 1, now())"
+        )
+        await workers.start(serve(echo=echo))
+        await until(lambda: len(attempts) > 2)
+        assert not (await calls.row(job)).done
+        await shard.execute("delete from rowcall.bound")
+    row = await calls.done(job)
+    assert row.state == JobState.JOB_STATE_SUCCEEDED
+    assert row.attempts[0].error is not None
+    info = read_envelope(Status.FromString(row.attempts[0].error))
+    assert info is not None
+    assert info.reason == "NOT_ADMITTED"
+    assert await rows_of(cluster, job.shard) == 2, "one child, of the attempt that counts"

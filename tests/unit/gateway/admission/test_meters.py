@@ -12,14 +12,15 @@ from rowcall.queue.model import NOBODY_NEEDS, Need, OthersNeed, QueueLoad
 from rowcall_gateway.admission.meters import IDLE, LEASE, LONGEST, SHORTEST, Measure, Meter
 
 NOW = 1000.0
+ACME = Target("acme")
 
 
-def bound(target: Target = Target("acme"), **measures: Any) -> Bound:
+def bound(target: Target = ACME, **measures: Any) -> Bound:
     given: dict[str, Any] = dict.fromkeys(("rate", "in_flight", "waiters", "backlog", "oldest_age")) | measures
     return Bound(target, **given, number=1, updated_at=datetime.now(UTC), actor=None, note=None)
 
 
-def meter(target: Target = Target("acme"), others: int = 0, **measures: Any) -> Meter:
+def meter(target: Target = ACME, others: int = 0, **measures: Any) -> Meter:
     return Meter(bound(target, **measures), target, NOW, others)
 
 
