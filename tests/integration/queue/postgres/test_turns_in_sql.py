@@ -383,5 +383,4 @@ async def test_a_flood_in_sql_is_kept_out_when_it_has_been_given_its_turns(
     while await queue.work.promote(100):
         pass
     with pytest.raises(psycopg.errors.ConfigurationLimitExceeded):
-        for _ in range(20):
-            await submit(service)
+        await submit(service)
