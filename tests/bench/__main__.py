@@ -57,6 +57,7 @@ BENCHMARKS: Final = (
     Benchmark("upkeep", 21, is_long=True),
     Benchmark("history", 25, is_long=True),
     Benchmark("tail", 31, is_long=True),
+    Benchmark("overload", 4, is_long=True),
 )
 
 

@@ -21,6 +21,8 @@ class Layer:
     """What services are started with."""
     tokens: int = 0
     """With how many tokens calls come, in turn."""
+    bounds: bool = False
+    """Whether everything that is called is bounded, so high that nothing is refused."""
     built: bool = True
     """Whether this release has it."""
 
@@ -40,6 +42,11 @@ LAYERS = (
         "jwt-new",
         "the same, but a new RS256 token with each call, more than a gateway remembers in turn",
         tokens=MAX_TOKENS + 2000,
+    ),
+    Layer(
+        "admission",
+        "six bounds on each call, of its tenant, queue, method and their pairs, on all that they can bound, none reached",
+        bounds=True,
     ),
     Layer("rls", "row level security for reads", built=False),
     Layer("metrics", "OpenTelemetry metrics", built=False),

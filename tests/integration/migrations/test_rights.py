@@ -64,7 +64,6 @@ POSTGRES_S_OWN = {("public", "connect", "database"), ("public", "temporary", "da
 UNIQUE_WITHOUT_TENANT: dict[Kind, dict[str, str]] = {
     "catalogue": {
         "applied": "a migration",
-        "bound": "how much is let in, numbered in the order in which that is set",
         "revocation": "an issuer's tokens, whatever tenants they are of",
     },
     "shard": {

@@ -16,12 +16,14 @@ create table rowcall_catalogue.bound (
   oldest_age interval,
   -- One more at each change, in the order in which changes are committed. A bound that was taken
   -- away stays as a row that bounds nothing, so that gateways hear of it.
-  number bigint not null unique,
+  number bigint not null,
   updated_at timestamptz not null,
   actor text,
   note text,
   primary key (tenant, queue, method)
 );
+
+create index bound_number on rowcall_catalogue.bound (number);
 
 -- Sets a bound as a whole; one that bounds nothing is as good as none.
 create function rowcall_catalogue.set_bound(
