@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -23,8 +23,8 @@ from google.rpc.error_details_pb2 import RetryInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from rowcall.errors import status_of
+from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import RunRequest
-from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceStub
 from rowcall.v1.admission_service_pb2 import Bound, BoundTarget, SetBoundRequest
 from rowcall.v1.admission_service_pb2_grpc import AdmissionServiceStub
 from tests.bench.figures import Figure, beside
@@ -142,11 +142,11 @@ class _Callers:
         self.delays: list[float] = []
         self.health = 0.0
 
-    async def call(self, stub: ProbeServiceStub, tenant: str) -> None:
+    async def call(self, stub: probe_pb2_grpc.ProbeServiceAsyncStub, tenant: str) -> None:
         """One caller, in a closed loop."""
         metadata = (("rowcall-tenant", tenant), ("prefer", "wait=0"))
         # Who begins does not begin with all the others.
-        await asyncio.sleep(random.uniform(0, 0.5))  # noqa: S311  spread, not secrecy
+        await asyncio.sleep(random.uniform(0, 0.5))
         last = time.monotonic()
         while time.monotonic() < self.end:
             try:
@@ -169,7 +169,7 @@ class _Callers:
 
     async def look(self, channel: grpc.aio.Channel) -> None:
         """Asks for health five times a second; raises where it is not answered."""
-        stub = health_pb2_grpc.HealthStub(channel)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < self.end:
             began = time.monotonic()
             await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
@@ -190,7 +190,7 @@ async def _see(address: str, callers: int, seconds: float) -> Seen:
         grpc.aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) for _ in range(CHANNELS)
     ]
     seen = _Callers(seconds)
-    stubs = [ProbeServiceStub(channel) for channel in channels]
+    stubs: list[probe_pb2_grpc.ProbeServiceAsyncStub] = [probe_pb2_grpc.ProbeServiceStub(each) for each in channels]
     calls = [seen.call(stubs[number % CHANNELS], f"t{number % TENANTS}") for number in range(callers)]
     await asyncio.gather(seen.look(channels[0]), *calls)
     for channel in channels:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 EACH_TENANT: Final = "-"
 """In place of a tenant: each by itself."""
@@ -65,7 +65,7 @@ class Bound:
         )  # fmt: skip
 
     @classmethod
-    def of_row(cls, row: Sequence[object]) -> Bound:
+    def of_row(cls, row: Sequence[Any]) -> Bound:
         """The bound that such columns are of."""
         tenant, queue, method, *rest = row
-        return cls(Target(str(tenant), str(queue), str(method)), *rest)  # type: ignore[arg-type]  the database's types
+        return cls(Target(tenant, queue, method), *rest)

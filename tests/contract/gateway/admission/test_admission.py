@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from datetime import timedelta
 from importlib import resources
+from typing import Any
 
 import grpc
 import psycopg
@@ -41,7 +42,7 @@ class Client:
         self.admission, self.jobs, self.probe = (
             AdmissionServiceStub(channel), JobServiceStub(channel), ProbeServiceStub(channel),
         )  # fmt: skip
-        self.health = health_pb2_grpc.HealthStub(channel)
+        self.health: Any = health_pb2_grpc.HealthStub(channel)
 
     async def bound(self, bound: Bound) -> None:
         await self.admission.SetBound(SetBoundRequest(bound=bound), timeout=20)
@@ -90,7 +91,7 @@ async def not_admitted(call: Awaitable[object], measure: str) -> grpc.aio.AioRpc
     return error
 
 
-def acme(**measures: float) -> Bound:
+def acme(**measures: Any) -> Bound:
     return Bound(target=BoundTarget(tenant="tenants/acme"), **measures)
 
 
@@ -223,7 +224,9 @@ async def test_a_queue_that_is_full_takes_no_more_of_any_tenant_of_its_shard(cli
     for name in ("acme", *names):
         await client.run(name)
     with psycopg.connect(cluster.catalogue_dsn) as connection:
-        shards = dict(connection.execute("select tenant, shard from rowcall_catalogue.tenant").fetchall())
+        shards: dict[str, str] = dict(
+            connection.execute("select tenant, shard from rowcall_catalogue.tenant").fetchall()
+        )
     beside = {name for name in names if shards[name] == shards["acme"]}
     assert beside
     await client.bound(Bound(target=BoundTarget(queue=QUEUE), backlog=20))
