@@ -126,7 +126,16 @@ class Admission:
         meters = self._by_call.get((tenant, method.name))
         if meters is None:
             meters = self._resolve(tenant, method)
-        return self._let_in([(meter, 1) for meter in meters], method, waits=waits) if meters else _FREE
+        if not meters:
+            return _FREE
+        now = time.monotonic()
+        for meter in meters:
+            measure = meter.refuses(now, 1, waits=waits)
+            if measure is not None:
+                raise _refusal(meter, measure, 1, method)
+        for meter in meters:
+            meter.take(1, waits=waits)
+        return Pass(meters, waits=waits)
 
     def enter_batch(self, tenant: str, methods: Iterable[JobMethod]) -> Pass:
         """For a `with` block: lets a call in with a job of each of these methods, all or none. It waits for none of them.
@@ -141,7 +150,16 @@ class Admission:
         for method in methods:
             last = method
             jobs.update(self._resolve(tenant, method))
-        return self._let_in(list(jobs.items()), last, waits=False) if last is not None and jobs else _FREE
+        if last is None or not jobs:
+            return _FREE
+        now = time.monotonic()
+        for meter, wanted in jobs.items():
+            measure = meter.refuses(now, wanted, waits=False)
+            if measure is not None:
+                raise _refusal(meter, measure, wanted, last)
+        for meter, wanted in jobs.items():
+            meter.take(wanted, waits=False)
+        return Pass(list(jobs), waits=False)
 
     def over_backlog(self, tenant: str, method: JobMethod) -> RowcallError:
         """What a call is told that the shard refused for its tenant's backlog."""
@@ -167,18 +185,6 @@ class Admission:
                     bound=described(meter.target),
                     refused={measure.value: calls for measure, calls in refused.items()},
                 )
-
-    def _let_in(self, jobs: Sequence[tuple[Meter, int]], method: JobMethod, *, waits: bool) -> Pass:
-        now = time.monotonic()
-        for meter, wanted in jobs:
-            measure = meter.refuses(now, wanted, waits=waits)
-            if measure is not None:
-                meter.refused[measure] += 1
-                count(measure, method.policy.queue, method.name)
-                raise not_admitted(meter.target, measure, meter.limit(measure), meter.wait(measure, wanted))
-        for meter, wanted in jobs:
-            meter.take(wanted, waits=waits)
-        return Pass([meter for meter, _ in jobs], waits=waits)
 
     def _resolve(self, tenant: str, method: JobMethod) -> Sequence[Meter]:
         """The meters of a call; remembered where it is known which shard the tenant is on."""
@@ -224,3 +230,9 @@ class Admission:
         while True:
             await asyncio.sleep(TELL_EVERY)
             self.tell()
+
+
+def _refusal(meter: Meter, measure: Measure, jobs: int, method: JobMethod) -> RowcallError:
+    meter.refused[measure] += 1
+    count(measure, method.policy.queue, method.name)
+    return not_admitted(meter.target, measure, meter.limit(measure), meter.wait(measure, jobs))

@@ -47,6 +47,7 @@ class Meter:
         "_asked_at",
         "_at",
         "_begun",
+        "_burst",
         "_in_flight_refused",
         "_lease_until",
         "_load",
@@ -101,10 +102,11 @@ class Meter:
         self._others = NOBODY_NEEDS
         self._at = now
         self._tokens = self._rate = 0.0
+        self._burst = 1.0
         self._places: int | None = None
         self._waiting_places: int | None = None
         self.set(bound, now, other_gateways)
-        self._tokens = self._most_tokens()
+        self._tokens = self._burst
 
     def set(self, bound: Bound, now: float, other_gateways: int = 0) -> None:
         """Goes by another bound from now on; what is in flight stays counted."""
@@ -125,9 +127,12 @@ class Meter:
         self._asked += jobs
         self._asked_at = now
         if bound.rate is not None:
-            self._refill(now)
+            burst = self._burst
+            tokens = self._tokens + (now - self._at) * self._rate
+            self._tokens = tokens = min(tokens, burst)
+            self._at = now
             # A batch that is larger than what a second lets in comes when a second's worth is there, and is worked off.
-            if self._tokens < min(jobs, self._most_tokens()) or bound.rate == 0:
+            if (tokens < jobs and tokens < burst) or bound.rate == 0:
                 return Measure.RATE
         if self._places is not None and self.in_flight >= self._places:
             self._in_flight_refused += 1
@@ -221,12 +226,12 @@ class Meter:
     def _share(self, now: float, gateways: int, need: Need | None = None) -> None:
         bound, others = self.bound, self._others
         unheard = gateways > others.gateways
-        self._refill(now)
-        self._rate = 0.0
+        self._tokens = min(self._tokens + (now - self._at) * self._rate, self._burst)
+        self._at = now
+        rate = 0.0
         if bound.rate is not None:
-            self._rate = (
-                bound.rate / (gateways + 1) if unheard else rate_share(bound.rate, self._need, others.rate, gateways)
-            )
+            rate = bound.rate / (gateways + 1) if unheard else rate_share(bound.rate, self._need, others.rate, gateways)
+        self._go_at(rate)
         wanted = (self.in_flight, self.waiters) if need is None else (need.in_flight_wanted, need.waiters_wanted)
         self._places = self._waiting_places = None
         if bound.in_flight is not None:
@@ -246,20 +251,16 @@ class Meter:
     def _lapse(self) -> None:
         """Keeps half of the share, for the others have the rest by now."""
         self._lease_until = float("inf")
-        self._rate *= LAPSED
+        self._go_at(self._rate * LAPSED)
         if self._places is not None:
             self._places = -(-self._places // 2)
         if self._waiting_places is not None:
             self._waiting_places = -(-self._waiting_places // 2)
 
-    def _most_tokens(self) -> float:
-        """What is let in at once after a pause: a second's share, and one job at the least."""
-        return max(self._rate, 1.0)
-
-    def _refill(self, now: float) -> None:
-        if now > self._at:
-            self._tokens = min(self._tokens + (now - self._at) * self._rate, self._most_tokens())
-            self._at = now
+    def _go_at(self, rate: float) -> None:
+        """Lets so many in a second: a second's worth at once after a pause, and one at the least."""
+        self._rate = rate
+        self._burst = max(rate, 1.0)
 
     def _overfull(self, jobs: int) -> Measure | None:
         bound, load = self.bound, self._load

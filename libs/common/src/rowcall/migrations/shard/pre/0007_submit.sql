@@ -97,8 +97,8 @@ declare
   -- The highest id of an hour from now: 48 bits of milliseconds, then ones.
   v_latest uuid := lpad(to_hex((extract(epoch from statement_timestamp()) * 1000)::bigint + 3600000), 12, '0')
     || repeat('f', 20);
-  -- Looked at once a batch: where there is none, no job is asked for its place.
-  v_bounded boolean := exists (select from rowcall.bound b where b.backlog is not null);
+  -- The least backlog that is bounded, looked at once a batch: where there is none, no job is asked for its place.
+  v_least bigint := (select min(b.backlog) from rowcall.bound b);
 begin
   return query
   with input as materialized (
@@ -107,14 +107,8 @@ begin
       i.ordinality as place,
       greatest(i.last_key, t.last_key) as known_key,
       greatest(i.step / coalesce(r.weight, 1), 1)::bigint as weighed_step,
-      case
-        when i.job_id > v_latest then 5
-        when r.weight is null then 4
-        -- Before its key is taken: one that is refused must find nothing when it comes again.
-        when v_bounded and not coalesce(i.run_at > statement_timestamp(), false) and rowcall.over_backlog(
-          i.tenant, i.queue_id, i.lane, i.method_id, i.request_id, greatest(i.last_key, t.last_key), i.step, r.weight
-        ) then 6
-      end::smallint as refusal
+      r.weight,
+      case when i.job_id > v_latest then 5 when r.weight is null then 4 end::smallint as refusal
     from unnest(p_submission) with ordinality as i
     -- Limited, so that it stays a lookup by key however many tenants there are.
     left join lateral (
@@ -132,11 +126,28 @@ begin
     from rowcall.queue_lane l
     where (l.queue_id, l.lane) in (select i.queue_id, i.lane from input i)
   ),
+  refused as materialized (
+    select i.place
+    from input i
+    join lane l on l.queue_id = i.queue_id and l.lane = i.lane
+    where v_least is not null
+      and i.refusal is null
+      and not coalesce(i.run_at > statement_timestamp(), false)
+      -- Most are far from any bound. One that is not is held to its own: the frontier, which is of the join, has that
+      -- asked behind this.
+      and greatest(i.known_key - l.frontier, 0) * i.weight + i.step > v_least * rowcall.order_stride()::double precision
+      and rowcall.over_backlog(
+        i.tenant, i.queue_id, i.lane, i.method_id, i.request_id, l.frontier, i.known_key, i.step, i.weight
+      )
+  ),
   keyed as (
     insert into rowcall.job_key as k (tenant, method_id, request_id, job_id, fingerprint, expires_at)
     select i.tenant, i.method_id, i.request_id, i.job_id, i.fingerprint, statement_timestamp() + p_key_ttl
     from input i
-    where i.request_id is not null and i.refusal is null
+    where i.request_id is not null
+      and i.refusal is null
+      -- One that is refused must find nothing under its key when it comes again.
+      and i.place not in (select r.place from refused r)
     order by i.place
     -- A repeat writes, so that its answer is as durable as the first one's. A key
     -- that has expired is as good as none: the call takes it over.
@@ -159,6 +170,7 @@ begin
       coalesce(k.job_id, i.job_id) as named_job_id,
       case
         when i.refusal is not null then i.refusal
+        when i.place in (select r.place from refused r) then 6
         when i.request_id is null or k.is_new then 1
         when k.fingerprint = i.fingerprint then 2
         else 3
@@ -715,6 +727,11 @@ begin
   -- Its key is this job's by now, and is given back with everything else of the statement.
   if v_found.bounded and not coalesce(v_run_at > statement_timestamp(), false) and rowcall.over_backlog(
     p_tenant, v_found.queue_id, v_found.lane, v_found.method_id, null,
+    (
+      select coalesce(pg_sequence_last_value(l.frontier), 0)
+      from rowcall.queue_lane l
+      where l.queue_id = v_found.queue_id and l.lane = v_found.lane
+    ),
     coalesce(
       v_base,
       (

@@ -212,18 +212,17 @@ $$;
 -- tenant's on the same queue. A call with a key that is there already joins its job, and is no new one. Called where any
 -- bound on a backlog is kept here; only functions with a search_path of their own call it.
 --
--- p_known: the key that the flow's last job got, as far as is known. p_step: how far behind it or the frontier this one
+-- p_frontier: of the lane. p_known: the key that the flow's last job got, as far as is known. p_step: how far behind it or the frontier this one
 -- comes, for a tenant of weight 1.
 create function rowcall.over_backlog(
-  p_tenant text, p_queue_id integer, p_lane smallint, p_method_id integer, p_request_id text, p_known bigint, p_step bigint,
-  p_weight double precision
+  p_tenant text, p_queue_id integer, p_lane smallint, p_method_id integer, p_request_id text, p_frontier bigint,
+  p_known bigint, p_step bigint, p_weight double precision
 )
 returns boolean
 language plpgsql stable
 as $$
 declare
   v_most bigint;
-  v_frontier bigint;
 begin
   select min(m.backlog) into v_most
   from (
@@ -238,10 +237,7 @@ begin
   if v_most is null then
     return false;
   end if;
-  select coalesce(pg_sequence_last_value(l.frontier), 0) into v_frontier
-  from rowcall.queue_lane l
-  where l.queue_id = p_queue_id and l.lane = p_lane;
-  if greatest(p_known - coalesce(v_frontier, 0), 0) * p_weight + p_step <= v_most * rowcall.order_stride()::double precision then
+  if greatest(p_known - p_frontier, 0) * p_weight + p_step <= v_most * rowcall.order_stride()::double precision then
     return false;
   end if;
   if p_step <= v_most * rowcall.order_stride()::double precision and not exists (
