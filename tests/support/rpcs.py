@@ -21,6 +21,7 @@ from rowcall.catalogue.images import load_catalogue
 from rowcall.probe.v1 import probe_pb2
 from rowcall.v1 import access_service_pb2 as access
 from rowcall.v1 import admission_service_pb2 as admission
+from rowcall.v1 import audit_service_pb2 as audit
 from rowcall.v1 import catalogue_service_pb2 as catalogue
 from rowcall.v1 import job_service_pb2 as jobs
 from rowcall.v1 import queue_service_pb2 as queues
@@ -91,6 +92,9 @@ REQUESTS: Mapping[str, Make] = {
         bound=admission.Bound(target=_target(), in_flight=1_000_000)
     ),
     "AdmissionService/DeleteBound": lambda of: admission.DeleteBoundRequest(target=_target()),
+    "AuditService/ListAuditEntries": lambda of: audit.ListAuditEntriesRequest(chain=f"tenants/{of['tenant']}"),
+    "AuditService/ListAuditHeads": lambda of: audit.ListAuditHeadsRequest(chain=f"tenants/{of['tenant']}"),
+    "AuditService/VerifyAuditChain": lambda of: audit.VerifyAuditChainRequest(chain=f"tenants/{of['tenant']}"),
     "CatalogueService/PauseMethod": lambda of: catalogue.PauseMethodRequest(name=ECHO),
     "CatalogueService/ResumeMethod": lambda of: catalogue.ResumeMethodRequest(name=ECHO),
     "JobService/Submit": lambda of: jobs.SubmitRequest(job=_spec(of)),

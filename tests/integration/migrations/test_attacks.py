@@ -292,7 +292,7 @@ async def test_a_submitter_only_submits(shard: PostgresQueue) -> None:
             "select rowcall.claim_jobs(gen_random_uuid(), 1, '{1}', '{0,0,0,0}', 1)",
             "select rowcall.read_jobs('{acme}', array[gen_random_uuid()], true, true)",
             "select rowcall.fence_v1('acme', gen_random_uuid(), 1)",
-            "select rowcall.cancel_job('acme', gen_random_uuid(), 'e', false)",
+            "select rowcall.cancel_recorded('acme', array[gen_random_uuid()], 'e', null)",
         ):
             with pytest.raises(REFUSED):
                 connection.execute(refused.encode())
@@ -306,7 +306,7 @@ TAKEN_IN: Sequence[tuple[str, str, str]] = (
     ),
     (
         "test_gateway",
-        "select rowcall.pause_tenant('acme', true, 'eve', 'taken in')",
+        "select rowcall.pause_recorded('tenant', 'acme', true, 'eve', 'taken in', null)",
         "select count(*) = 1 from rowcall.tenant_route where tenant = 'acme' and paused_at > '2020-01-01'",
     ),
     (

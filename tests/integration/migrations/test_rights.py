@@ -64,12 +64,15 @@ POSTGRES_S_OWN = {("public", "connect", "database"), ("public", "temporary", "da
 UNIQUE_WITHOUT_TENANT: dict[Kind, dict[str, str]] = {
     "catalogue": {
         "applied": "a migration",
+        "audit": "an action that is of no tenant",
+        "audit_end": "the chain of those",
         "revocation": "an issuer's tokens, whatever tenants they are of",
     },
     "shard": {
         "admitting": "a gateway process",
         "admitting_beat": "a gateway process",
         "applied": "a migration",
+        "audit_sealer": "what is sealed of the shard's audit",
         "elected": "what one worker of the shard does",
         "message_type": "a type of an image, whoever uses it",
         "method": "a method, whoever calls it",

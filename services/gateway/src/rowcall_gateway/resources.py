@@ -166,6 +166,21 @@ class Resources:
             made.response.CopyFrom(_shown(self._response(row), sees=sees))
         return made
 
+    def discloses(self, row: JobRow, principal: Principal, *, calling: bool) -> bool:
+        """Whether what `operation` or `job` makes of a row shows payload to somebody else than who submitted the job.
+
+        Args:
+            row: As it was read.
+            principal: Who asks.
+            calling: Whether it is asked as callers ask for what they called (operations): then whoever may call the method is one
+                of them, and only others count.
+        """
+        if not _has_payload(row) or not self._rights.sees_payloads(principal, row.method):
+            return False
+        if calling and self._rights.calls(principal, row.method):
+            return False
+        return principal.actor != row.actor
+
     def _request(self, row: JobRow, data: bytes) -> AnyMessage:
         method = self._catalogue.method(row.method)
         return _packed(row.request_type or (None if method is None else method.request_type), data)
@@ -261,6 +276,19 @@ def _resolution(row: JobRow) -> Resolution | None:
     if row.resolved_at is None:
         return None
     return Resolution(actor=row.resolved_by or "", note=row.resolve_note or "", resolve_time=timestamp(row.resolved_at))
+
+
+def _has_payload(row: JobRow) -> bool:
+    """Whether a row was read with payload: what the caller asked, what the handler answered, or what it put into an error."""
+    if row.request is not None or row.response is not None:
+        return True
+    errors = [row.error, *(each.error for each in row.attempts)]
+    return any(
+        not _is_ours(detail)
+        for error in errors
+        if error is not None
+        for detail in Status.FromString(error).details
+    )
 
 
 def _shown(payload: AnyMessage, *, sees: bool) -> AnyMessage:

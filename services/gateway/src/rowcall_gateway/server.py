@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from opentelemetry.trace import TracerProvider
 
 from rowcall import logs
+from rowcall.audit.signing import read_key
 from rowcall.catalogue.grants import AccessTable, access_table
 from rowcall.catalogue.images import Catalogue, ImageError, load_catalogue
 from rowcall.queue.choice import queue_of
@@ -24,6 +25,7 @@ from rowcall.sharding import GATEWAY_WORKLOADS, Router
 from rowcall.v1 import (
     access_service_pb2_grpc,
     admission_service_pb2_grpc,
+    audit_service_pb2_grpc,
     catalogue_service_pb2_grpc,
     job_service_pb2_grpc,
     queue_service_pb2_grpc,
@@ -48,6 +50,7 @@ from rowcall_gateway.edge.telemetry import span_interceptor
 from rowcall_gateway.edge.transport import server_options
 from rowcall_gateway.resources import Resources
 from rowcall_gateway.services.access import Access
+from rowcall_gateway.services.audit import Audit
 from rowcall_gateway.services.bounds import Bounds
 from rowcall_gateway.services.catalogue import Methods
 from rowcall_gateway.services.changes import Changes
@@ -370,6 +373,9 @@ class Gateway:
         access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, adding)
         bounds = Bounds(catalogue.validator, router.bounds, admission.known)
         admission_service_pb2_grpc.add_AdmissionServiceServicer_to_server(bounds, adding)
+        key = None if settings.audit_key_file is None else read_key(settings.audit_key_file)
+        audit = Audit(catalogue.validator, reader, links, router.audit, key=key)
+        audit_service_pb2_grpc.add_AuditServiceServicer_to_server(audit, adding)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, adding)
         if settings.reflection:
             names = (*self._services(catalogue), health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -113,6 +113,13 @@ class WorkerSettings(ClusterSettings):
         "quarter of it.",
         examples=["1s"],
     )
+    audit_retention: Duration = Field(
+        default="400d",
+        validate_default=True,
+        description="How long entries of the audit are kept, 1d or more. They are cut off only where ROWCALL_AUDIT_KEY_FILE says with "
+        "which key that is signed.",
+        examples=["400d"],
+    )
     health_file: Path | None = Field(
         default=None,
         description="A file to touch every second as a sign of life, for `python -m rowcall_worker.healthcheck`.",
@@ -152,6 +159,13 @@ class WorkerSettings(ClusterSettings):
         if lease < _MIN_LEASE:
             raise ValueError("is below 1s; renewals would not come in time")
         return lease
+
+    @field_validator("audit_retention")
+    @classmethod
+    def _check_audit_retention(cls, retention: timedelta) -> timedelta:
+        if retention < timedelta(days=1):
+            raise ValueError("is below 1d; heads that somebody kept would be of no use")
+        return retention
 
     @field_validator("poll", "transaction_limit", "transaction_wait")
     @classmethod

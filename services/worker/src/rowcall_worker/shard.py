@@ -16,6 +16,7 @@ from uuid import UUID
 
 import structlog
 
+from rowcall.audit.signing import read_key
 from rowcall.catalogue.images import Catalogue
 from rowcall.errors import RowcallError
 from rowcall.queue.model import ClaimedJob, QueueRow
@@ -43,6 +44,7 @@ from rowcall_worker.settling.settler import Settler
 from rowcall_worker.upkeep.maintainer import Maintainer
 from rowcall_worker.upkeep.maintenance import Maintenance, Telling
 from rowcall_worker.upkeep.presence import Presence
+from rowcall_worker.upkeep.sealing import Sealing
 
 DEDICATED_CONNECTIONS: Final = 3
 """A shard's connections beside the pools: lease, listening, hints. A change of identity briefly makes it four."""
@@ -119,7 +121,17 @@ class ShardWorker:
             self._queue, shard=self.name, worker_id=worker_id, horizon=self._horizon, telling=telling
         )
         self._maintainer = Maintainer(
-            self._queue, shard=self.name, worker_id=worker_id, horizon=self._horizon, telling=telling
+            self._queue,
+            shard=self.name,
+            worker_id=worker_id,
+            horizon=self._horizon,
+            telling=telling,
+            sealing=Sealing(
+                self._queue,
+                shard=self.name,
+                retention=settings.audit_retention,
+                key=None if settings.audit_key_file is None else read_key(settings.audit_key_file),
+            ),
         )
         self._wakes = Wakes(self._look, self._maintenance.promote_now, queues=lambda: self._looked_at)
         self._settler = Settler(

@@ -57,6 +57,9 @@ NAMES: Final[Mapping[str, str]] = {
     "rowcall.v1.JobFilter.request_id": KEY,
     "rowcall.v1.JobSelection.names": OPERATION,
     "rowcall.v1.JobSpec.request_id": KEY,
+    "rowcall.v1.ListAuditEntriesRequest.chain": TENANT,
+    "rowcall.v1.ListAuditHeadsRequest.chain": TENANT,
+    "rowcall.v1.VerifyAuditChainRequest.chain": TENANT,
     "rowcall.v1.ListFailureGroupsRequest.parent": TENANT,
     "rowcall.v1.ListJobsRequest.page_token": TOKEN,
     "rowcall.v1.ListJobsRequest.parent": TENANT,
@@ -93,6 +96,13 @@ OF_NOBODY: Final = frozenset(
         "rowcall.v1.PauseTenantRequest.note",
         "rowcall.v1.ResolveJobRequest.note",
         "rowcall.v1.RevokeCredentialsRequest.note",
+        # Of what the chain has, which is the tenant's own.
+        "rowcall.v1.ListAuditEntriesRequest.action",
+        "rowcall.v1.ListAuditEntriesRequest.actor",
+        "rowcall.v1.ListAuditEntriesRequest.page_token",
+        "rowcall.v1.ListAuditEntriesRequest.target",
+        "rowcall.v1.VerifyAuditChainRequest.database",
+        "rowcall.v1.AuditPlace.hash",
         # Admins', of no tenant.
         "rowcall.v1.Bound.actor",
         "rowcall.v1.Bound.note",

@@ -44,6 +44,7 @@ from rowcall.probe.v1 import probe_pb2
 from rowcall.v1 import (
     access_service_pb2,
     admission_service_pb2,
+    audit_service_pb2,
     catalogue_service_pb2,
     error_reason_pb2,
     job_pb2,
@@ -61,6 +62,7 @@ COMMON: Final[Sequence[AnyFileDescriptor]] = (
     admission_service_pb2.DESCRIPTOR,
     any_pb2.DESCRIPTOR,
     api_pb2.DESCRIPTOR,
+    audit_service_pb2.DESCRIPTOR,
     catalogue_service_pb2.DESCRIPTOR,
     code_pb2.DESCRIPTOR,
     descriptor_pb2.DESCRIPTOR,

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
+from rowcall.audit.model import Act, Checkpoint, Entry, Head, Link, Sealed, Unplaced
 from rowcall.bounds import Bound
 from rowcall.catalogue.model import JobMethod, Policy
 from rowcall.catalogue.shapes import Shape
@@ -255,8 +256,12 @@ class JobStore(Protocol):
     ) -> Sequence[FailureGroup]:
         """A tenant's failed jobs by method and what they died of, most first."""
 
-    async def cancel(self, tenant: str, job_id: UUID) -> Cancelled | None:
-        """Cancels a waiting job, marks a running one; None if there is no live job."""
+    async def cancel(self, tenant: str, job_id: UUID, *, act: Act | None = None) -> Cancelled | None:
+        """Cancels a waiting job, marks a running one; None if there is no live job.
+
+        It is recorded with it, in one transaction, that it was done and by whom, as are all others here that take an act; of
+        None it is recorded that somebody did it.
+        """
 
     async def leave(self, tenant: str, job_id: UUID, *, cancel: bool) -> Cancelled | None:
         """A call that was submitted no longer waits for its job.
@@ -268,14 +273,16 @@ class JobStore(Protocol):
                 count that were submitted as `counted`. What it came to; None if it goes on.
         """
 
-    async def cancel_many(self, tenant: str, job_ids: Sequence[UUID]) -> dict[UUID, Cancelled]:
+    async def cancel_many(
+        self, tenant: str, job_ids: Sequence[UUID], *, act: Act | None = None
+    ) -> dict[UUID, Cancelled]:
         """Cancels those that wait, marks those that run, in one transaction; what it came to for each live one."""
 
-    async def replay(self, tenant: str, job_ids: Sequence[UUID]) -> dict[UUID, int]:
+    async def replay(self, tenant: str, job_ids: Sequence[UUID], *, act: Act | None = None) -> dict[UUID, int]:
         """Makes failed jobs READY again under their own names; those that were, with their queues."""
 
     async def resolve(
-        self, tenant: str, job_ids: Sequence[UUID], *, by: str | None, note: str | None
+        self, tenant: str, job_ids: Sequence[UUID], *, by: str | None, note: str | None, act: Act | None = None
     ) -> Sequence[UUID]:
         """Marks failed jobs as handled; those that were."""
 
@@ -285,7 +292,7 @@ class JobStore(Protocol):
         To be called about once a second; fairness between gateways rests on it, nothing else.
         """
 
-    async def delete(self, tenant: str, job_id: UUID) -> bool:
+    async def delete(self, tenant: str, job_id: UUID, *, act: Act | None = None) -> bool:
         """Erases a finished job; False if there is none."""
 
     async def close(self) -> None:
@@ -362,6 +369,20 @@ class WorkQueue(Protocol):
 
     async def elect(self, role: str, worker_id: UUID, term: timedelta) -> bool:
         """Whether this worker has a role that one worker has at a time, for the term from now on; ask again before."""
+
+    async def seal_audit(self, limit: int) -> list[Sealed]:
+        """Gives recorded actions, this many at most, their places in their tenants' chains; the chains that have grown.
+
+        Only those that nobody can commit before any more. While another one seals, nothing is done.
+        """
+
+    async def audit_due(self, kept: timedelta, limit: int) -> list[tuple[str, int, bytes]]:
+        """Chains with entries that were sealed longer ago: tenant, place and hash of where to cut each, so that no more
+        entries than the limit go at once."""
+
+    async def cut_audit(self, tenant: str, place: int, hash_: bytes, made_at: datetime, signature: bytes) -> int:
+        """Forgets a chain's entries up to a place, and keeps the signature of where that was; how many went, -1 where the chain
+        is not what was signed."""
 
     async def settle(self, settlements: Sequence[Settlement], hint: Hint | None = None) -> list[Settled | Exception]:
         """Settles attempts, in one transaction where it can be; one bad row does not fail its neighbours.
@@ -475,17 +496,46 @@ class QueueAdmin(Protocol):
     async def pauses(self, tenant: str) -> list[Pause]:
         """The queues and methods that are paused, and the tenant, if it is."""
 
-    async def pause(self, kind: str, name: str, *, by: str | None, note: str | None) -> bool:
+    async def pause(self, kind: str, name: str, *, by: str | None, note: str | None, act: Act | None = None) -> bool:
         """Pauses a "queue", "method" or "tenant"; False: the shard does not know it.
 
-        A pause that is there already stays as it is.
+        A pause that is there already stays as it is. Recorded, as all that is done here: see JobStore.cancel.
         """
 
-    async def resume(self, kind: str, name: str) -> bool:
+    async def resume(self, kind: str, name: str, *, act: Act | None = None) -> bool:
         """Ends a pause, if there is one; False: the shard does not know the name."""
 
-    async def weigh(self, tenant: str, weight: float) -> bool:
+    async def weigh(self, tenant: str, weight: float, *, act: Act | None = None) -> bool:
         """Sets a tenant's share beside other tenants', 0.01 to 100; False: it is not here."""
+
+    async def record_reads(self, tenant: str, job_ids: Sequence[UUID], act: Act) -> None:
+        """Records that payloads of these jobs are about to be shown."""
+
+    async def audit_entries(
+        self, tenant: str, *, below: int | None = None, limit: int, actor: str = "", action: str = "", target: str = ""
+    ) -> list[Entry]:
+        """What was done, the latest first, as it arrived. Of the tenant SYSTEM what belongs to none.
+
+        Args:
+            tenant: Whose.
+            below: Only entries with lower numbers.
+            limit: How many at most.
+            actor: By whom; empty: by anybody.
+            action: What, "job.cancel", or a kind of it, "job"; empty: anything.
+            target: To what; empty: to anything.
+        """
+
+    async def audit_head(self, tenant: str) -> Head:
+        """Where a tenant's chain ends."""
+
+    async def audit_chain(self, tenant: str, *, after: int, limit: int) -> list[Link]:
+        """A stretch of a tenant's chain behind a place, in order."""
+
+    async def audit_unplaced(self, tenant: str, *, limit: int) -> list[Unplaced]:
+        """Entries that have no place though all of their time were given one."""
+
+    async def audit_checkpoint(self, tenant: str) -> Checkpoint | None:
+        """Where retention cut a tenant's chain last; None: nowhere."""
 
     async def close(self) -> None:
         """Waits for the statements in flight; before the connections are closed."""

@@ -119,6 +119,13 @@ class ClusterSettings(LogSettings):
         examples=["/run/secrets/rowcall_password"],
         json_schema_extra={"metavar": "FILE"},
     )
+    audit_key_file: ReadableFile | None = Field(
+        default=None,
+        description="A file with the secret, 32 bytes or more, that signs where old entries of the audit were cut off: the same for "
+        "gateways, which verify it, and workers, which cut. Without it nothing is cut.",
+        examples=["/run/secrets/rowcall_audit_key"],
+        json_schema_extra={"metavar": "FILE"},
+    )
     require_database_tls: bool = Field(
         default=False,
         description="Refuse connection strings that lead over a network without verifying the server: all but those that say "

@@ -12,6 +12,8 @@ from typing import Final
 
 from psycopg.rows import TupleRow
 
+from rowcall.audit.model import Act
+
 _BATCH: Final = 5000
 """Revocations of one statement."""
 
@@ -66,12 +68,27 @@ class Revocations:
             number = found[-1].number
 
     async def revoke(
-        self, issuer: str, subject: str, before: datetime | None, *, by: str | None, note: str | None
+        self,
+        issuer: str,
+        subject: str,
+        before: datetime | None,
+        *,
+        by: str | None,
+        note: str | None,
+        act: Act | None = None,
     ) -> SaidRevocation:
         """Refuses the tokens of a subject (empty: of everybody) that were issued before a time (None: now); what is refused
-        then, which is more where a later time was said before."""
+        then, which is more where a later time was said before. Recorded with it who did."""
         [row] = await self._fetch(
-            "revoke_credentials", {"issuer": issuer, "subject": subject, "before": before, "actor": by, "note": note}
+            "revoke_credentials",
+            {
+                "issuer": issuer,
+                "subject": subject,
+                "before": before,
+                "actor": by,
+                "note": note,
+                "act": None if act is None else act.json(),
+            },
         )
         return SaidRevocation(*row)
 

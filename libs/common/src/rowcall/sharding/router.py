@@ -19,6 +19,7 @@ import structlog
 
 from rowcall.errors import RowcallError
 from rowcall.settings import ClusterSettings, Dsn, unverified_hosts
+from rowcall.sharding.audit import CatalogueAudit
 from rowcall.sharding.bounds import Bounds
 from rowcall.sharding.capacity import Demand, check_capacity
 from rowcall.sharding.directory import Directory
@@ -51,6 +52,7 @@ class Router:
         self._directory: Directory | None = None
         self._revocations: Revocations | None = None
         self._bounds: Bounds | None = None
+        self._audit: CatalogueAudit | None = None
         if Workload.READ in workloads:
             self._catalogue = Pool(
                 connection_string(
@@ -69,6 +71,7 @@ class Router:
             catalogue = TenantCatalogue(self._catalogue, patience=patience)
             self._revocations = Revocations(catalogue.fetch)
             self._bounds = Bounds(catalogue.fetch)
+            self._audit = CatalogueAudit(catalogue.fetch)
             self._directory = Directory(
                 catalogue,
                 ShardRoutes(self._shards, patience=patience),
@@ -158,6 +161,17 @@ class Router:
         if self._bounds is None:
             raise LookupError("this router was opened without the workload 'read', so it has no catalogue")
         return self._bounds
+
+    @property
+    def audit(self) -> CatalogueAudit:
+        """What was done to the catalogue, and by whom.
+
+        Raises:
+            LookupError: The router has no catalogue.
+        """
+        if self._audit is None:
+            raise LookupError("this router was opened without the workload 'read', so it has no catalogue")
+        return self._audit
 
     def shard(self, name: str) -> Shard:
         """A shard by the name that a route gives.

@@ -104,6 +104,11 @@ class Rights:
             return CALLER in principal.roles or principal == _nobody(self._public_tenant)
         return _lets(principal, rule)
 
+    def calls(self, principal: Principal, method: str) -> bool:
+        """Whether a caller may call a method itself: what it sees of payloads of it, it sees as a caller."""
+        rule = self._table.of(method) or self._table.default or CLOSED
+        return rule.public or _lets(principal, rule)
+
     def sees_locations(self, principal: Principal) -> bool:
         """Whether a caller is told where in a handler's code an attempt raised."""
         return principal.has_role((OPERATOR, ADMIN))

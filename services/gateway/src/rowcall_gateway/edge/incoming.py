@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
+from rowcall.audit.model import Act
 from rowcall.tracing import TraceContext
 from rowcall_gateway.edge.identity import Principal, ServicerContext
 from rowcall_gateway.edge.metadata import OPERATION, CallMetadata
@@ -39,6 +40,18 @@ class IncomingCall:
     def tenant(self) -> str:
         """Whose data it may touch."""
         return self.principal.tenant
+
+    @property
+    def act(self) -> Act:
+        """Who does what it asks for, as is recorded of actions."""
+        principal = self.principal
+        return Act(
+            actor=principal.actor,
+            credential=principal.credential,
+            roles=tuple(sorted(principal.roles)),
+            reason=self.metadata.reason,
+            trace_id=self.trace.trace_id,
+        )
 
     def remaining(self) -> float | None:
         """Seconds until the caller's deadline; None if there is none."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeVar
+from urllib.parse import unquote
 
 from rowcall.errors import RowcallError
 from rowcall.options.v1.job_pb2 import Priority
@@ -26,6 +27,7 @@ LABEL_PREFIX: Final = "rowcall-label-"
 ON_DONE: Final = "rowcall-on-done"
 TENANT: Final = "rowcall-tenant"
 ACTOR: Final = "rowcall-actor"
+REASON: Final = "rowcall-reason"
 PREVIOUS_ATTEMPTS: Final = "grpc-previous-rpc-attempts"
 """Set by gRPC itself on a call that it repeats (gRFC A6)."""
 
@@ -36,6 +38,9 @@ MAX_KEY_CHARS: Final = 255
 """Of an idempotency key, an actor and a label's value."""
 
 MAX_LABELS: Final = 16
+
+MAX_REASON_CHARS: Final = 1000
+"""Of a reason, once it is decoded; as of a request's note."""
 
 EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(9998, 12, 31, tzinfo=UTC)
@@ -84,6 +89,8 @@ class CallMetadata(NamedTuple):
     """What the caller says who triggered the call; `identity` decides whether that counts."""
     previous_attempts: int = 0
     """How often gRPC itself has sent the call before."""
+    reason: str | None = None
+    """What an operator's action is for; recorded with it."""
 
 
 def read_metadata(items: Iterable[tuple[str, str | bytes]]) -> CallMetadata:
@@ -122,10 +129,11 @@ def read_metadata(items: Iterable[tuple[str, str | bytes]]) -> CallMetadata:
         get(TENANT),
         _read(ACTOR, get(ACTOR), _bounded),
         (_read(PREVIOUS_ATTEMPTS, get(PREVIOUS_ATTEMPTS), _count) or 0) if rare else 0,
+        _read(REASON, get(REASON), _reason) if rare else None,
     )
 
 
-_RARE: Final = frozenset({RUN_AT, PRIORITY, FAIRNESS_KEY, ON_DONE, PREVIOUS_ATTEMPTS})
+_RARE: Final = frozenset({RUN_AT, PRIORITY, FAIRNESS_KEY, ON_DONE, PREVIOUS_ATTEMPTS, REASON})
 _SINGLE: Final = frozenset({IDEMPOTENCY_KEY, TENANT, ACTOR}) | _RARE
 _KNOWN: Final = sorted(key for key in _SINGLE if key.startswith(_OURS))
 
@@ -147,6 +155,17 @@ def _bounded(key: str, value: str) -> str:
     if not 1 <= len(value) <= MAX_KEY_CHARS:
         raise _invalid(key, f"has {len(value)} characters; it may have 1 to {MAX_KEY_CHARS}")
     return value
+
+
+def _reason(key: str, value: str) -> str:
+    """Words of any language, percent-encoded as in a URL."""
+    try:
+        text = unquote(value, errors="strict")
+    except UnicodeDecodeError:
+        raise _invalid(key, "is not UTF-8 once its percent-encoding is undone") from None
+    if not 1 <= len(text) <= MAX_REASON_CHARS or "\0" in text:
+        raise _invalid(key, f"must have 1 to {MAX_REASON_CHARS} characters, none of them NUL")
+    return text
 
 
 def _time(key: str, value: str) -> datetime:

@@ -12,11 +12,13 @@ JOB_SERVICE: Final = "rowcall.v1.JobService"
 OPERATIONS: Final = "google.longrunning.Operations"
 ACCESS_SERVICE: Final = "rowcall.v1.AccessService"
 ADMISSION_SERVICE: Final = "rowcall.v1.AdmissionService"
+AUDIT_SERVICE: Final = "rowcall.v1.AuditService"
 OUR_SERVICES: Final = (
     JOB_SERVICE,
     OPERATIONS,
     ACCESS_SERVICE,
     ADMISSION_SERVICE,
+    AUDIT_SERVICE,
     "rowcall.v1.CatalogueService",
     "rowcall.v1.QueueService",
     "rowcall.v1.TenantService",
@@ -24,11 +26,11 @@ OUR_SERVICES: Final = (
 """The services that every gateway serves, beside the catalogue's."""
 
 _OF_NO_TENANT: Final = frozenset(
-    {OPERATIONS, ACCESS_SERVICE, ADMISSION_SERVICE}
+    {OPERATIONS, ACCESS_SERVICE, ADMISSION_SERVICE, AUDIT_SERVICE}
     | {f"rowcall.v1.QueueService/{name}" for name in ("ListQueues", "GetQueue", "PauseQueue", "ResumeQueue")}
     | {f"rowcall.v1.CatalogueService/{name}" for name in ("PauseMethod", "ResumeMethod")}
 )
-"""Services and methods that an admin need not name a tenant for: an operation's name does, or nothing of it is a tenant's."""
+"""Services and methods that an admin need not name a tenant for: an operation's name or a chain's does, or nothing of it is a tenant's."""
 
 _SUBMITTING: Final = frozenset({f"{JOB_SERVICE}/Submit", f"{JOB_SERVICE}/BatchSubmit"})
 

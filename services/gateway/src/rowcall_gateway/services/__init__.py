@@ -1,8 +1,9 @@
 """The RPC services that are ours, one a module, with their helpers beside them.
 
 Here: `jobs` (rowcall.v1.JobService), `operations` (google.longrunning.Operations), `queues` (rowcall.v1.QueueService), `catalogue`
-(rowcall.v1.CatalogueService), `tenants` (rowcall.v1.TenantService) , `access` (rowcall.v1.AccessService) and `bounds` (rowcall.v1.AdmissionService). `job_lists`, `filters`, `selections` and `actions` serve `jobs`;
-`listing` serves `operations`; `changes` serves `queues`, `catalogue` and `tenants`; `reading` and `tokens` serve several. Made and
+(rowcall.v1.CatalogueService), `tenants` (rowcall.v1.TenantService), `access` (rowcall.v1.AccessService), `bounds`
+(rowcall.v1.AdmissionService) and `audit` (rowcall.v1.AuditService). `job_lists`, `filters`, `selections` and `actions` serve `jobs`;
+`disclosures` serves `jobs` and `operations`, `listing` `operations`; `changes` serves `queues`, `catalogue` and `tenants`; `reading` and `tokens` serve several. Made and
 registered by `rowcall_gateway.server`, and by nobody else; a later service is one more module here (docs/adr/0023).
 
 Uses `calls`, `shards` and `edge`. None of those imports it, and it never imports the settings: the server gives values.

@@ -65,6 +65,7 @@ class Access(AccessServiceServicer):
             _before(request),
             by=incoming.current().principal.actor,
             note=request.note or None,
+            act=incoming.current().act,
         )
         if self._credentials is not None and self._credentials.revocations is not None:
             await self._credentials.revocations.look()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+from rowcall.audit.model import Act
 from rowcall.errors import RowcallError
 from rowcall.names import operation_name
 from rowcall.queue.model import LIVE, JobRow
@@ -42,6 +43,9 @@ class Action(Protocol):
 class Cancel:
     """Cancels jobs that wait, marks those that run."""
 
+    act: Act
+    """Whose doing it is; recorded with each job."""
+
     @property
     def states(self) -> Sequence[int]:
         """See Action.states."""
@@ -49,7 +53,7 @@ class Cancel:
 
     async def do(self, link: ShardLink, tenant: str, job_ids: Sequence[UUID]) -> Collection[UUID]:
         """See Action.do."""
-        cancelled = await link.store.cancel_many(tenant, job_ids)
+        cancelled = await link.store.cancel_many(tenant, job_ids, act=self.act)
         link.cancelled(cancelled)
         return cancelled.keys()
 
@@ -63,6 +67,9 @@ class Cancel:
 class Retry:
     """Makes failed jobs READY again."""
 
+    act: Act
+    """Whose doing it is."""
+
     @property
     def states(self) -> Sequence[int]:
         """See Action.states."""
@@ -70,7 +77,7 @@ class Retry:
 
     async def do(self, link: ShardLink, tenant: str, job_ids: Sequence[UUID]) -> Collection[UUID]:
         """See Action.do."""
-        queues = await link.store.replay(tenant, job_ids)
+        queues = await link.store.replay(tenant, job_ids, act=self.act)
         link.ready(queues.values())
         return queues.keys()
 
@@ -87,6 +94,8 @@ class Resolve:
     """Who says so."""
     note: str | None
     """What was done about them."""
+    act: Act
+    """Whose doing it is."""
 
     @property
     def states(self) -> Sequence[int]:
@@ -95,7 +104,7 @@ class Resolve:
 
     async def do(self, link: ShardLink, tenant: str, job_ids: Sequence[UUID]) -> Collection[UUID]:
         """See Action.do."""
-        return await link.store.resolve(tenant, job_ids, by=self.by, note=self.note)
+        return await link.store.resolve(tenant, job_ids, by=self.by, note=self.note, act=self.act)
 
     def refusal(self, row: JobRow) -> RowcallError:
         """See Action.refusal."""

@@ -47,7 +47,7 @@ class Changes:
             if served is not None:
                 # A shard that has not heard of it yet would run it as soon as it does.
                 await link.store.publish(served)
-            return await link.admin.pause(kind, name, by=actor, note=note or None)
+            return await link.admin.pause(kind, name, by=actor, note=note or None, act=call.act)
 
         await self._everywhere(call, kind, name, pause, "paused")
 
@@ -59,7 +59,7 @@ class Changes:
         """
 
         async def resume(link: ShardLink) -> bool:
-            return await link.admin.resume(kind, name)
+            return await link.admin.resume(kind, name, act=call.act)
 
         await self._everywhere(call, kind, name, resume, "resumed")
 
@@ -73,7 +73,7 @@ class Changes:
         tenant, actor = _own_tenant(call, name), call.principal.actor
 
         async def pause(link: ShardLink) -> bool:
-            return await link.admin.pause("tenant", tenant, by=actor, note=note or None)
+            return await link.admin.pause("tenant", tenant, by=actor, note=note or None, act=call.act)
 
         await self._on_own_shard(call, name, pause)
 
@@ -86,7 +86,7 @@ class Changes:
         tenant = _own_tenant(call, name)
 
         async def resume(link: ShardLink) -> bool:
-            return await link.admin.resume("tenant", tenant)
+            return await link.admin.resume("tenant", tenant, act=call.act)
 
         await self._on_own_shard(call, name, resume)
 
@@ -99,7 +99,7 @@ class Changes:
         tenant = _own_tenant(call, name)
 
         async def weigh(link: ShardLink) -> bool:
-            return await link.admin.weigh(tenant, weight)
+            return await link.admin.weigh(tenant, weight, act=call.act)
 
         await self._on_own_shard(call, name, weigh)
 

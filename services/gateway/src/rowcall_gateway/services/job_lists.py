@@ -25,8 +25,9 @@ from rowcall.v1.job_service_pb2 import (
     ListJobsResponse,
 )
 from rowcall_gateway.edge.incoming import IncomingCall
-from rowcall_gateway.resources import Resources, timestamp
+from rowcall_gateway.resources import timestamp
 from rowcall_gateway.services import tokens
+from rowcall_gateway.services.disclosures import Disclosures
 from rowcall_gateway.services.filters import job_filter, method_name, time_of
 from rowcall_gateway.services.reading import JobReader, check_parent, waits_of
 
@@ -49,9 +50,9 @@ _FRAMING: Final = 8
 class JobLists:
     """Answers what lists jobs."""
 
-    def __init__(self, reader: JobReader, resources: Resources) -> None:
+    def __init__(self, reader: JobReader, shown: Disclosures) -> None:
         self._reader = reader
-        self._resources = resources
+        self._shown = shown
 
     async def page(self, call: IncomingCall, request: ListJobsRequest) -> ListJobsResponse:
         """A page of the caller's jobs, newest first. The request's own rules were checked before.
@@ -73,15 +74,19 @@ class JobLists:
         response = ListJobsResponse()
         last = found[limit - 1] if len(found) > limit else None
         room, shown = PAGE_BYTES, None
+        disclosed: list[UUID] = []
         async with aclosing(_rows(link.store, call.tenant, found[:limit], full=full)) as rows:
             async for row, waits in rows:
-                job = self._resources.job(row, call.principal, waits)
+                job = self._shown.unrecorded(call, row, waits)
                 room -= job.ByteSize() + _FRAMING
                 if shown is not None and room < 0:
                     last = shown
                     break
                 response.jobs.append(job)
                 shown = row.job_id
+                if self._shown.is_disclosure(call, row):
+                    disclosed.append(row.job_id)
+        await self._shown.record(call, link, disclosed)
         if last is not None:
             response.next_page_token = tokens.make(key, about, last)
         return response

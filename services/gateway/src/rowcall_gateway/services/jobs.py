@@ -55,6 +55,7 @@ from rowcall_gateway.edge.incoming import IncomingCall
 from rowcall_gateway.edge.metadata import IDEMPOTENCY_KEY
 from rowcall_gateway.resources import Resources
 from rowcall_gateway.services.actions import Cancel, Resolve, Retry, do_to
+from rowcall_gateway.services.disclosures import Disclosures
 from rowcall_gateway.services.job_lists import JobLists
 from rowcall_gateway.services.reading import JobReader
 from rowcall_gateway.services.selections import Selections
@@ -84,7 +85,8 @@ class Jobs(JobServiceServicer):
         self._resources = resources
         self._slots = slots
         self._validator = validator
-        self._lists = JobLists(reader, resources)
+        self._shown = Disclosures(resources)
+        self._lists = JobLists(reader, self._shown)
         self._selections = Selections(reader)
 
     async def Submit(self, request: SubmitRequest, context: Any) -> SubmitResponse:  # noqa: ARG002, N802
@@ -148,7 +150,7 @@ class Jobs(JobServiceServicer):
         full = request.view == JobView.JOB_VIEW_FULL
         row = await place.row(request=full, response=full)
         waits = await place.waits() if row.state in PENDING else ()
-        return GetJobResponse(job=self._resources.job(row, call.principal, waits))
+        return GetJobResponse(job=await self._shown.job(call, place.link, row, waits))
 
     async def ListJobs(self, request: ListJobsRequest, context: Any) -> ListJobsResponse:  # noqa: ARG002, N802
         """A page of the caller's jobs, newest first."""
@@ -160,15 +162,16 @@ class Jobs(JobServiceServicer):
         self._check(request)
         call = incoming.current()
         place = await self._reader.place(call, request.name)
-        await place.cancel()
-        return CancelJobResponse(job=self._resources.job(await place.row(), call.principal))
+        await place.cancel(call.act)
+        return CancelJobResponse(job=await self._shown.job(call, place.link, await place.row()))
 
     async def RetryJob(self, request: RetryJobRequest, context: Any) -> RetryJobResponse:  # noqa: ARG002, N802
         """Makes a failed job READY again; the job after it."""
         self._check(request)
         call = incoming.current()
         place = await self._reader.place(call, request.name)
-        return RetryJobResponse(job=self._resources.job(await do_to(place, Retry()), call.principal))
+        row = await do_to(place, Retry(call.act))
+        return RetryJobResponse(job=await self._shown.job(call, place.link, row))
 
     async def ResolveJob(self, request: ResolveJobRequest, context: Any) -> ResolveJobResponse:  # noqa: ARG002, N802
         """Marks a failed job as handled; the job after it."""
@@ -176,7 +179,7 @@ class Jobs(JobServiceServicer):
         call = incoming.current()
         action = _resolve(call, request.note)
         place = await self._reader.place(call, request.name)
-        return ResolveJobResponse(job=self._resources.job(await do_to(place, action), call.principal))
+        return ResolveJobResponse(job=await self._shown.job(call, place.link, await do_to(place, action)))
 
     async def BatchCancelJobs(  # noqa: N802
         self,
@@ -185,7 +188,8 @@ class Jobs(JobServiceServicer):
     ) -> BatchCancelJobsResponse:
         """Cancels many jobs; what became of them."""
         self._check(request)
-        result = await self._selections.run(incoming.current(), request.selection, Cancel())
+        call = incoming.current()
+        result = await self._selections.run(call, request.selection, Cancel(call.act))
         return BatchCancelJobsResponse(result=result)
 
     async def BatchRetryJobs(  # noqa: N802
@@ -195,7 +199,8 @@ class Jobs(JobServiceServicer):
     ) -> BatchRetryJobsResponse:
         """Makes many failed jobs READY again; what became of them."""
         self._check(request)
-        result = await self._selections.run(incoming.current(), request.selection, Retry())
+        call = incoming.current()
+        result = await self._selections.run(call, request.selection, Retry(call.act))
         return BatchRetryJobsResponse(result=result)
 
     async def BatchResolveJobs(  # noqa: N802
@@ -236,7 +241,7 @@ class Jobs(JobServiceServicer):
 
 def _resolve(call: IncomingCall, note: str) -> Resolve:
     check_text(note, "note")
-    return Resolve(by=call.principal.actor, note=note or None)
+    return Resolve(by=call.principal.actor, note=note or None, act=call.act)
 
 
 def _keys_reused(indexes: list[int], first: str) -> RowcallError:

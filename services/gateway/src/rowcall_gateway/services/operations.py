@@ -25,6 +25,7 @@ from rowcall_gateway.edge.deadlines import Budget
 from rowcall_gateway.edge.failures import not_found
 from rowcall_gateway.edge.identity import tenant_required
 from rowcall_gateway.resources import Resources
+from rowcall_gateway.services.disclosures import Disclosures
 from rowcall_gateway.services.listing import Filter, read_page
 from rowcall_gateway.services.reading import JobReader, call_for
 from rowcall_gateway.shards.waiters import UNHINTED, Slots
@@ -35,7 +36,7 @@ class Operations(OperationsServicer):
 
     def __init__(self, reader: JobReader, resources: Resources, slots: Slots, *, max_call_wait: timedelta) -> None:
         self._reader = reader
-        self._resources = resources
+        self._shown = Disclosures(resources)
         self._slots = slots
         self._max_call_wait = max_call_wait
 
@@ -43,7 +44,7 @@ class Operations(OperationsServicer):
         """An operation as it stands."""
         call = call_for(request.name)
         place = await self._reader.place(call, request.name)
-        return self._resources.operation(await place.row(response=True), call.principal)
+        return await self._shown.operation(call, place.link, await place.row(response=True))
 
     async def ListOperations(  # noqa: N802
         self,
@@ -76,20 +77,22 @@ class Operations(OperationsServicer):
             return ListOperationsResponse()
         page = await read_page(link.store, call.tenant, wanted, size=request.page_size, token=request.page_token)
         return ListOperationsResponse(
-            operations=[self._resources.operation(row, call.principal) for row in page.rows],
+            operations=await self._shown.operations(call, link, page.rows),
             next_page_token=page.next_token,
         )
 
     async def CancelOperation(self, request: CancelOperationRequest, context: Any) -> Empty:  # noqa: ARG002, N802
         """Cancels a job that waits, marks one that runs, and leaves a finished one as it is."""
-        place = await self._reader.place(call_for(request.name), request.name)
-        await place.cancel()
+        call = call_for(request.name)
+        place = await self._reader.place(call, request.name)
+        await place.cancel(call.act)
         return Empty()
 
     async def DeleteOperation(self, request: DeleteOperationRequest, context: Any) -> Empty:  # noqa: ARG002, N802
         """Erases a finished job with its request and answer; its key stays until it expires."""
-        place = await self._reader.place(call_for(request.name), request.name)
-        await place.delete()
+        call = call_for(request.name)
+        place = await self._reader.place(call, request.name)
+        await place.delete(call.act)
         return Empty()
 
     async def WaitOperation(self, request: WaitOperationRequest, context: Any) -> Operation:  # noqa: ARG002, N802
@@ -98,7 +101,7 @@ class Operations(OperationsServicer):
         place = await self._reader.place(call, request.name)
         row = await place.row(response=True)
         if row.done:
-            return self._resources.operation(row, call.principal)
+            return await self._shown.operation(call, place.link, row)
         budget = Budget.of(
             asyncio.get_running_loop().time(),
             call.remaining(),
@@ -108,7 +111,7 @@ class Operations(OperationsServicer):
         with self._slots.take(), place.link.waiters.wait(place.key, pace=UNHINTED) as waiting:
             await waiting.until(budget.wait_until)
             waiting.answer()
-        return self._resources.operation(await place.row(response=True), call.principal)
+        return await self._shown.operation(call, place.link, await place.row(response=True))
 
 
 def _timeout(request: WaitOperationRequest) -> timedelta | None:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import structlog
 
+from rowcall.audit.model import Act
 from rowcall.errors import RowcallError, reason_name
 from rowcall.names import operation_name, parse_operation_name, parse_tenant_name, tenant_name
 from rowcall.queue.model import JobRow, Wait
@@ -60,26 +61,32 @@ class Place:
         """What the job waits for, with how many are before it; nothing where it does not wait."""
         return (await waits_of(self.link.store, [self.key], ahead=AHEAD)).get(self.key, ())
 
-    async def cancel(self) -> None:
+    async def cancel(self, act: Act) -> None:
         """Cancels the job if it waits, marks it if it runs, leaves it if it is finished.
+
+        Args:
+            act: Whose doing it is; recorded with it.
 
         Raises:
             RowcallError: JOB_NOT_FOUND, or what the store raises.
         """
-        cancelled = await self.link.store.cancel(*self.key)
+        cancelled = await self.link.store.cancel(*self.key, act=act)
         if cancelled is None:
             # No live job: finished, or none at all.
             await self.row()
         else:
             self.link.cancelled({self.key[1]: cancelled})
 
-    async def delete(self) -> None:
+    async def delete(self, act: Act) -> None:
         """Erases the job, which must be finished.
+
+        Args:
+            act: Whose doing it is; recorded with it.
 
         Raises:
             RowcallError: JOB_NOT_FOUND, JOB_NOT_FINISHED, or what the store raises.
         """
-        if await self.link.store.delete(*self.key):
+        if await self.link.store.delete(*self.key, act=act):
             return
         state = JobState.Name(JobState.ValueType((await self.row()).state)).removeprefix("JOB_STATE_")
         raise RowcallError(

@@ -1,4 +1,5 @@
-"""What one worker of a shard does for all: ends what is over its time, ages, sets the paused aside, turns days over.
+"""What one worker of a shard does for all: ends what is over its time, ages, sets the paused aside, seals
+who did what, turns days over.
 
 Each worker asks the shard again and again whether it is the one; whoever has the role keeps it while it asks. Were two to
 think so for a moment, no harm is done: every statement passes by what another one holds.
@@ -19,6 +20,7 @@ from rowcall.queue.protocol import WorkQueue
 from rowcall.queue.sweeps import Horizon, Pace, Sweep
 from rowcall_worker.upkeep.chores import Chore, Chores, paced, sweep_through
 from rowcall_worker.upkeep.maintenance import Telling
+from rowcall_worker.upkeep.sealing import Sealing
 
 ROLE: Final = "maintainer"
 TERM: Final = timedelta(seconds=10)
@@ -35,6 +37,8 @@ PAUSES_EVERY: Final = 1.0
 AGE_EVERY: Final = 1.0
 FORGET_EVERY: Final = 60.0
 HISTORY_EVERY: Final = 3600.0
+SEAL_EVERY: Final = 1.0
+CUT_EVERY: Final = 3600.0
 PAUSES_SHARE: Final = 0.05
 """Of the time, at most: with a million jobs behind a pause a look takes a second, and claims honour pauses by themselves."""
 DROP_AGAIN_EVERY: Final = 30.0
@@ -54,6 +58,7 @@ class Maintainer:
         worker_id: Callable[[], UUID | None],
         horizon: Horizon,
         telling: Telling,
+        sealing: Sealing,
     ) -> None:
         """Args:
         queue: The shard's.
@@ -61,6 +66,7 @@ class Maintainer:
         worker_id: The worker's present identity; None while it has none.
         horizon: The shard's.
         telling: Is told of the jobs that were moved.
+        sealing: The shard's.
         """
         self._attempts_over, self._jobs_over, self._keys_over = Sweep(horizon), Sweep(horizon), Sweep(horizon)
         self._all_lanes, self._all_held = Pace(), Pace()
@@ -69,6 +75,7 @@ class Maintainer:
         self._shard = shard
         self._worker_id = worker_id
         self._telling = telling
+        self._sealing = sealing
         self._elected_until = 0.0
         self._drop = Chore("drop old days of history", self._if_elected(self._drop_days), DROP_AGAIN_EVERY)
         self._looked_at_days = float("-inf")
@@ -80,6 +87,8 @@ class Maintainer:
             Chore("forget keys and turns", self._if_elected(self._forget), FORGET_EVERY),
             Chore("make days of history", self._if_elected(self._make_days), HISTORY_EVERY),
             self._drop,
+            Chore("seal the audit", self._if_elected(self._seal), SEAL_EVERY),
+            Chore("cut off old audit", self._if_elected(self._cut), CUT_EVERY),
         )
         self._chores = Chores(
             (Chore("elect a maintainer", self._elect, ELECT_EVERY), *self._elected_chores), shard=shard
@@ -156,6 +165,12 @@ class Maintainer:
         )
         while self.elected and await self._queue.forget_turns(BATCH) >= BATCH:
             pass
+
+    async def _seal(self) -> None:
+        await self._sealing.seal(lambda: self.elected)
+
+    async def _cut(self) -> None:
+        await self._sealing.cut(lambda: self.elected)
 
     async def _make_days(self) -> None:
         made = await self._queue.make_history_days(HISTORY_DAYS)

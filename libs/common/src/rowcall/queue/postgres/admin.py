@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
+from uuid import UUID
 
+from rowcall.audit.model import Act, Checkpoint, Entry, Head, Link, Unplaced
 from rowcall.queue.model import Pause, QueueServing, QueueStats
+from rowcall.queue.postgres import auditing
+from rowcall.queue.postgres.auditing import said
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.wire.connection import Shield
 from rowcall.queue.postgres.wire.types import Pool
@@ -39,24 +44,56 @@ class PostgresQueueAdmin:
         """See QueueAdmin.pauses."""
         return [Pause(*row) for row in await self._read.rows("pauses", {"tenant": tenant})]
 
-    async def pause(self, kind: str, name: str, *, by: str | None, note: str | None) -> bool:
+    async def pause(self, kind: str, name: str, *, by: str | None, note: str | None, act: Act | None = None) -> bool:
         """See QueueAdmin.pause."""
-        return await self._set(kind, name, paused=True, by=by, note=note)
+        return await self._set(kind, name, paused=True, by=by, note=note, act=act)
 
-    async def resume(self, kind: str, name: str) -> bool:
+    async def resume(self, kind: str, name: str, *, act: Act | None = None) -> bool:
         """See QueueAdmin.resume."""
-        return await self._set(kind, name, paused=False, by=None, note=None)
+        return await self._set(kind, name, paused=False, by=None, note=None, act=act)
 
-    async def weigh(self, tenant: str, weight: float) -> bool:
+    async def weigh(self, tenant: str, weight: float, *, act: Act | None = None) -> bool:
         """See QueueAdmin.weigh."""
-        known: bool = await self._write.value("weigh_tenant", {"tenant": tenant, "weight": weight})
+        known: bool = await self._write.value("weigh_tenant", {"tenant": tenant, "weight": weight, "act": said(act)})
         return known
+
+    async def record_reads(self, tenant: str, job_ids: Sequence[UUID], act: Act) -> None:
+        """See QueueAdmin.record_reads."""
+        if job_ids:
+            await auditing.record_reads(self._write, tenant, job_ids, act)
+
+    async def audit_entries(
+        self, tenant: str, *, below: int | None = None, limit: int, actor: str = "", action: str = "", target: str = ""
+    ) -> list[Entry]:
+        """See QueueAdmin.audit_entries."""
+        return await auditing.entries(
+            self._read, tenant, below=below, limit=limit, actor=actor, action=action, target=target
+        )
+
+    async def audit_head(self, tenant: str) -> Head:
+        """See QueueAdmin.audit_head."""
+        return await auditing.head(self._read, tenant)
+
+    async def audit_chain(self, tenant: str, *, after: int, limit: int) -> list[Link]:
+        """See QueueAdmin.audit_chain."""
+        return await auditing.chain(self._read, tenant, after=after, limit=limit)
+
+    async def audit_unplaced(self, tenant: str, *, limit: int) -> list[Unplaced]:
+        """See QueueAdmin.audit_unplaced."""
+        return await auditing.unplaced(self._read, tenant, limit)
+
+    async def audit_checkpoint(self, tenant: str) -> Checkpoint | None:
+        """See QueueAdmin.audit_checkpoint."""
+        return await auditing.checkpoint(self._read, tenant)
 
     async def close(self) -> None:
         """Waits for the statements in flight. The pools are their owner's to close, afterwards."""
         await self._shield.wait()
 
-    async def _set(self, kind: str, name: str, *, paused: bool, by: str | None, note: str | None) -> bool:
-        statement = {"queue": "pause_queue", "method": "pause_method", "tenant": "pause_tenant"}[kind]
-        known: bool = await self._write.value(statement, {"name": name, "paused": paused, "by": by, "note": note})
+    async def _set(
+        self, kind: str, name: str, *, paused: bool, by: str | None, note: str | None, act: Act | None
+    ) -> bool:
+        known: bool = await self._write.value(
+            "pause", {"kind": kind, "name": name, "paused": paused, "by": by, "note": note, "act": said(act)}
+        )
         return known

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from rowcall.audit.model import Act
 from rowcall.catalogue.model import JobMethod, Policy
 from rowcall.catalogue.shapes import Shape
 from rowcall.errors import RowcallError
@@ -27,6 +28,7 @@ from rowcall.queue.model import (
     Wait,
 )
 from rowcall.queue.postgres import rows, submitting
+from rowcall.queue.postgres.auditing import said
 from rowcall.queue.postgres.registry import Registry
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.submitting import Submitter
@@ -215,11 +217,11 @@ class PostgresJobStore:
         )
         return [FailureGroup(*row) for row in found]
 
-    async def cancel(self, tenant: str, job_id: UUID) -> Cancelled | None:
+    async def cancel(self, tenant: str, job_id: UUID, *, act: Act | None = None) -> Cancelled | None:
         """See JobStore.cancel."""
         found = await self._write.rows(
             "cancel_job",
-            {"tenant": tenant, "job_id": job_id, "error": statuses.cancelled()},
+            {"tenant": tenant, "job_id": job_id, "error": statuses.cancelled(), "act": said(act)},
             operation=operation_name(tenant, job_id),
         )
         return Cancelled(*found[0]) if found else None
@@ -233,30 +235,41 @@ class PostgresJobStore:
         )
         return Cancelled(*found[0]) if found else None
 
-    async def cancel_many(self, tenant: str, job_ids: Sequence[UUID]) -> dict[UUID, Cancelled]:
+    async def cancel_many(
+        self, tenant: str, job_ids: Sequence[UUID], *, act: Act | None = None
+    ) -> dict[UUID, Cancelled]:
         """See JobStore.cancel_many."""
         if not job_ids:
             return {}
         found = await self._write.rows(
-            "cancel_jobs", {"tenant": tenant, "job_id": UuidArray(sorted(job_ids)), "error": statuses.cancelled()}
+            "cancel_jobs",
+            {
+                "tenant": tenant,
+                "job_id": UuidArray(sorted(job_ids)),
+                "error": statuses.cancelled(),
+                "act": said(act),
+            },
         )
         return {row[0]: Cancelled(*row[1:]) for row in found}
 
-    async def replay(self, tenant: str, job_ids: Sequence[UUID]) -> dict[UUID, int]:
+    async def replay(self, tenant: str, job_ids: Sequence[UUID], *, act: Act | None = None) -> dict[UUID, int]:
         """See JobStore.replay."""
         if not job_ids:
             return {}
-        found = await self._write.rows("replay_jobs", {"tenant": tenant, "job_id": UuidArray(sorted(job_ids))})
+        found = await self._write.rows(
+            "replay_jobs", {"tenant": tenant, "job_id": UuidArray(sorted(job_ids)), "act": said(act)}
+        )
         return {row[0]: row[1] for row in found}
 
     async def resolve(
-        self, tenant: str, job_ids: Sequence[UUID], *, by: str | None, note: str | None
+        self, tenant: str, job_ids: Sequence[UUID], *, by: str | None, note: str | None, act: Act | None = None
     ) -> Sequence[UUID]:
         """See JobStore.resolve."""
         if not job_ids:
             return []
         found = await self._write.rows(
-            "resolve_jobs", {"tenant": tenant, "job_id": UuidArray(sorted(job_ids)), "by": by, "note": note}
+            "resolve_jobs",
+            {"tenant": tenant, "job_id": UuidArray(sorted(job_ids)), "by": by, "note": note, "act": said(act)},
         )
         return [row[0] for row in found]
 
@@ -282,10 +295,12 @@ class PostgresJobStore:
         self._turns.learn({flows[place - 1]: last_key for place, last_key in found})
         return len(flows)
 
-    async def delete(self, tenant: str, job_id: UUID) -> bool:
+    async def delete(self, tenant: str, job_id: UUID, *, act: Act | None = None) -> bool:
         """See JobStore.delete."""
         deleted: bool = await self._write.value(
-            "delete_job", {"tenant": tenant, "job_id": job_id}, operation=operation_name(tenant, job_id)
+            "delete_job",
+            {"tenant": tenant, "job_id": job_id, "act": said(act)},
+            operation=operation_name(tenant, job_id),
         )
         return deleted
 

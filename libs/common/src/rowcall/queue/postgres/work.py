@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from uuid import UUID
 
+from rowcall.audit.model import Sealed
 from rowcall.catalogue.model import Policy
 from rowcall.queue import statuses
 from rowcall.queue.hints import Hint
@@ -22,7 +23,7 @@ from rowcall.queue.model import (
     Settled,
     Settlement,
 )
-from rowcall.queue.postgres import rows
+from rowcall.queue.postgres import auditing, rows
 from rowcall.queue.postgres.registry import Registry
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.settling import NOT_OURS, Settler
@@ -191,6 +192,18 @@ class PostgresWorkQueue:
         """See WorkQueue.elect."""
         elected: bool = await self._house.value("elect", {"role": role, "worker_id": worker_id, "term": term})
         return elected
+
+    async def seal_audit(self, limit: int) -> list[Sealed]:
+        """See WorkQueue.seal_audit."""
+        return await auditing.seal(self._house, limit)
+
+    async def audit_due(self, kept: timedelta, limit: int) -> list[tuple[str, int, bytes]]:
+        """See WorkQueue.audit_due."""
+        return await auditing.due(self._house, kept, limit)
+
+    async def cut_audit(self, tenant: str, place: int, hash_: bytes, made_at: datetime, signature: bytes) -> int:
+        """See WorkQueue.cut_audit."""
+        return await auditing.cut(self._house, tenant, place, hash_, made_at, signature)
 
     async def settle(self, settlements: Sequence[Settlement], hint: Hint | None = None) -> list[Settled | Exception]:
         """See WorkQueue.settle."""

@@ -81,7 +81,6 @@ $$;
 revoke all on function rowcall_catalogue.revoke_credentials(text, text, timestamptz, text, text) from public;
 revoke all on function rowcall_catalogue.revocations_since(bigint, integer) from public;
 revoke all on function rowcall_catalogue.list_revocations(text, bigint, integer) from public;
-grant execute on function rowcall_catalogue.revoke_credentials(text, text, timestamptz, text, text) to rowcall_gateway;
 grant execute on function rowcall_catalogue.revocations_since(bigint, integer) to rowcall_gateway;
 grant execute on function rowcall_catalogue.list_revocations(text, bigint, integer) to rowcall_gateway;
 grant select on rowcall_catalogue.revocation to rowcall_auditor;

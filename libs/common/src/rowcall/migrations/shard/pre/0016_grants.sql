@@ -7,8 +7,7 @@ grant execute on function
   rowcall.queue_id, rowcall.method_id, rowcall.policy_id, rowcall.publish_method, rowcall.publish_types,
   rowcall.exchange_turns, rowcall.kept_fingerprint, rowcall.same_request,
   rowcall.submit_jobs, rowcall.read_jobs, rowcall.read_outcomes, rowcall.find_jobs, rowcall.group_failures,
-  rowcall.cancel_job, rowcall.leave_job, rowcall.delete_job, rowcall.replay_jobs, rowcall.resolve_jobs,
-  rowcall.pause_queue, rowcall.pause_method, rowcall.pause_tenant, rowcall.weigh_tenant, rowcall.pauses,
+  rowcall.leave_job, rowcall.pauses,
   rowcall.queue_stats, rowcall.find_lacks, rowcall.job_waits, rowcall.queue_serving
 to rowcall_gateway;
 

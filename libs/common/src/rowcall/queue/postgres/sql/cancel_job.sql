@@ -1,7 +1,7 @@
 select state, waiter_id, worker_id
-from rowcall.cancel_job(
+from rowcall.cancel_recorded(
   p_tenant => %(tenant)s,
-  p_job_id => %(job_id)s,
+  p_job_id => array[%(job_id)s::uuid],
   p_error => %(error)s,
-  p_only_unstarted => false
+  p_act => %(act)s::jsonb
 )

@@ -1,1 +1,1 @@
-select rowcall.delete_job(p_tenant => %(tenant)s, p_job_id => %(job_id)s)
+select rowcall.delete_recorded(p_tenant => %(tenant)s, p_job_id => %(job_id)s, p_act => %(act)s::jsonb)

@@ -1,0 +1,1 @@
+select place, hash, made_at, signature from rowcall.audit_checkpoint(p_tenant => %(tenant)s)

@@ -1,0 +1,1 @@
+select tenant, place, hash, sealed from rowcall.seal_audit(p_limit => %(limit)s)
