@@ -20,7 +20,9 @@ from rowcall.probe.v1 import probe_pb2
 from rowcall.v1 import (
     access_service_pb2,
     admission_service_pb2,
+    audit_service_pb2,
     catalogue_service_pb2,
+    error_service_pb2,
     job_service_pb2,
     queue_service_pb2,
     tenant_service_pb2,
@@ -36,7 +38,9 @@ FILES: Sequence[Any] = [
     for each in (
         access_service_pb2,
         admission_service_pb2,
+        audit_service_pb2,
         catalogue_service_pb2,
+        error_service_pb2,
         job_service_pb2,
         queue_service_pb2,
         tenant_service_pb2,

@@ -23,6 +23,7 @@ from rowcall.v1 import access_service_pb2 as access
 from rowcall.v1 import admission_service_pb2 as admission
 from rowcall.v1 import audit_service_pb2 as audit
 from rowcall.v1 import catalogue_service_pb2 as catalogue
+from rowcall.v1 import error_service_pb2 as errors
 from rowcall.v1 import job_service_pb2 as jobs
 from rowcall.v1 import queue_service_pb2 as queues
 from rowcall.v1 import tenant_service_pb2 as tenants
@@ -97,6 +98,9 @@ REQUESTS: Mapping[str, Make] = {
     "AuditService/VerifyAuditChain": lambda of: audit.VerifyAuditChainRequest(chain=f"tenants/{of['tenant']}"),
     "CatalogueService/PauseMethod": lambda of: catalogue.PauseMethodRequest(name=ECHO),
     "CatalogueService/ResumeMethod": lambda of: catalogue.ResumeMethodRequest(name=ECHO),
+    "ErrorService/ListIncidents": lambda of: errors.ListIncidentsRequest(),
+    "ErrorService/GetIncident": lambda of: errors.GetIncidentRequest(fingerprint="0" * 32),
+    "ErrorService/ResolveIncident": lambda of: errors.ResolveIncidentRequest(fingerprint="0" * 32),
     "JobService/Submit": lambda of: jobs.SubmitRequest(job=_spec(of)),
     "JobService/BatchSubmit": lambda of: jobs.BatchSubmitRequest(jobs=[_spec(of)]),
     "JobService/GetJob": lambda of: jobs.GetJobRequest(name=of["operation"], view=jobs.JOB_VIEW_FULL),

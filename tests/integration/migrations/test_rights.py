@@ -74,6 +74,7 @@ UNIQUE_WITHOUT_TENANT: dict[Kind, dict[str, str]] = {
         "applied": "a migration",
         "audit_sealer": "what is sealed of the shard's audit",
         "elected": "what one worker of the shard does",
+        "incident": "a kind of failure, whoever's calls met it",
         "message_type": "a type of an image, whoever uses it",
         "method": "a method, whoever calls it",
         "policy": "a method's settings",

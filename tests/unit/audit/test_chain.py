@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rowcall.audit.chain import BEGINNING, FaultKind, Walk, digest, link_hash
-from rowcall.audit.model import Act, Content, Link
+from rowcall.audit.model import Act, Checkpoint, Content, Link
 from rowcall.audit.signing import is_signed, read_key, sign
 
 AT = datetime(2031, 5, 4, 13, 30, 0, 123456, tzinfo=UTC)
@@ -133,16 +133,16 @@ def test_a_hash_that_was_made_anew_too_is_found_at_the_next_place() -> None:
 
 
 def test_a_checkpoint_is_signed_by_who_has_the_key_for_just_what_it_says() -> None:
-    signature = sign(KEY, "acme", 7, CHAIN[-1].hash, AT)
-    assert is_signed(KEY, "acme", 7, CHAIN[-1].hash, AT, signature)
-    for other in (
-        (b"x" * 32, "acme", 7, CHAIN[-1].hash, AT),
-        (KEY, "bolt", 7, CHAIN[-1].hash, AT),
-        (KEY, "acme", 6, CHAIN[-1].hash, AT),
-        (KEY, "acme", 7, CHAIN[-2].hash, AT),
-        (KEY, "acme", 7, CHAIN[-1].hash, AT + timedelta(microseconds=1)),
+    good = Checkpoint(7, CHAIN[-1].hash, AT, sign(KEY, "acme", 7, CHAIN[-1].hash, AT))
+    assert is_signed(KEY, "acme", good)
+    for key, tenant, at in (
+        (b"x" * 32, "acme", good),
+        (KEY, "bolt", good),
+        (KEY, "acme", replace(good, place=6)),
+        (KEY, "acme", replace(good, hash=CHAIN[-2].hash)),
+        (KEY, "acme", replace(good, made_at=AT + timedelta(microseconds=1))),
     ):
-        assert not is_signed(*other, signature)
+        assert not is_signed(key, tenant, at)
 
 
 def test_a_key_that_is_too_short_or_not_there_is_said(tmp_path: Path) -> None:

@@ -187,14 +187,14 @@ def test_help_names_every_flag_and_variable_and_ends_well(capsys: pytest.Capture
 
 def test_the_examples_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
     # These need shards, files and connection strings that fit them.
-    others = ("placement", "password_file", "require_database_tls")
+    others = ("placement", "password_file", "audit_key_file", "require_database_tls")
     for field, info in ProgramSettings.model_fields.items():
         for example in info.examples or ():
             if field not in others:
                 monkeypatch.setenv(f"ROWCALL_{field.upper()}", str(example))
     read_settings(ProgramSettings, [])
     for field in others:
-        if field != "password_file":
+        if not field.endswith("_file"):
             monkeypatch.setenv(
                 f"ROWCALL_{field.upper()}", str((ProgramSettings.model_fields[field].examples or [""])[0])
             )

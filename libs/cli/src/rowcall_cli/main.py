@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from rowcall.settings import unknown_settings
-from rowcall_cli import access, admission, jobs, methods, migrate, probe, queues, revocations, submit, tenants
+from rowcall_cli import access, admission, audit, incidents, jobs, methods, migrate, probe, queues, revocations, submit, tenants
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.output import say
 from rowcall_cli.reach.flags import add_flags
@@ -36,6 +36,8 @@ app.add_typer(queues.app, name="queues")
 app.add_typer(methods.app, name="methods")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(admission.app, name="admission")
+app.add_typer(audit.app, name="audit")
+app.add_typer(incidents.app, name="errors")
 app.command(epilog=revocations.REVOKE_EXAMPLES)(revocations.revoke)
 app.command(epilog=revocations.LIST_EXAMPLES)(revocations.revocations)
 app.command(epilog=access.EXAMPLES)(access.access)

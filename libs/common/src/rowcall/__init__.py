@@ -1,7 +1,7 @@
 """Rowcall's common library: the contract, the error envelope, the queue on Postgres and what services share.
 
 Packages: `queue` (jobs as rows), `catalogue` (job methods), `sharding` (tenants and connections), `migrations` (the schema),
-`settings`, `security` (roles, passwords of Postgres), `embedded` (Postgres for development), `processes` (several of one command); `v1`, `options` and `probe` are generated.
+`settings`, `security` (roles, passwords of Postgres), `audit` (who did what), `incidents` (what went wrong), `embedded` (Postgres for development), `processes` (several of one command); `v1`, `options` and `probe` are generated.
 
 Modules: `errors` (the error envelope), `context` (who calls, bound to the code that runs), `tracing` (trace context), `logs`,
 `stderr` (which nobody waits for), `validation` (a message held to its proto's rules), `starting` (what imports need not do),

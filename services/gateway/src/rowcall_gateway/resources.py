@@ -284,10 +284,7 @@ def _has_payload(row: JobRow) -> bool:
         return True
     errors = [row.error, *(each.error for each in row.attempts)]
     return any(
-        not _is_ours(detail)
-        for error in errors
-        if error is not None
-        for detail in Status.FromString(error).details
+        not _is_ours(detail) for error in errors if error is not None for detail in Status.FromString(error).details
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, cast
 from uuid import UUID, uuid4
 
@@ -19,14 +20,20 @@ from rowcall import logs
 from rowcall.audit.signing import read_key
 from rowcall.catalogue.grants import AccessTable, access_table
 from rowcall.catalogue.images import Catalogue, ImageError, load_catalogue
+from rowcall.errors import RowcallError
+from rowcall.incidents.model import Noted
+from rowcall.incidents.recorder import Incidents
 from rowcall.queue.choice import queue_of
 from rowcall.settings import Problem, SettingsError
 from rowcall.sharding import GATEWAY_WORKLOADS, Router
+from rowcall.sharding.bounded import bounded
+from rowcall.sharding.faults import shard_unavailable
 from rowcall.v1 import (
     access_service_pb2_grpc,
     admission_service_pb2_grpc,
     audit_service_pb2_grpc,
     catalogue_service_pb2_grpc,
+    error_service_pb2_grpc,
     job_service_pb2_grpc,
     queue_service_pb2_grpc,
     tenant_service_pb2_grpc,
@@ -54,6 +61,7 @@ from rowcall_gateway.services.audit import Audit
 from rowcall_gateway.services.bounds import Bounds
 from rowcall_gateway.services.catalogue import Methods
 from rowcall_gateway.services.changes import Changes
+from rowcall_gateway.services.errors import Errors
 from rowcall_gateway.services.jobs import Jobs
 from rowcall_gateway.services.operations import Operations
 from rowcall_gateway.services.queues import Queues
@@ -70,6 +78,9 @@ if TYPE_CHECKING:
 
 DEDICATED: Final = 2
 """Connections a shard beside the pools, where hints are used: one listens, one notifies."""
+
+INCIDENT_PATIENCE: Final = 3.0
+"""Seconds that a shard has to take incidents, before the next one is asked."""
 
 _LAST_WORDS: Final = 0.5
 """Seconds for answers that are on their way when the server stops."""
@@ -113,6 +124,7 @@ class Gateway:
         self._health = health.aio.HealthServicer()
         self._links: Links | None = None
         self._admission: Admission | None = None
+        self._incidents = Incidents("gateway", self._write_incidents, version=version("rowcall-gateway"))
         self._credentials: Credentials | None = None
         self._server: Serving | None = None
         self._health_server: Serving | None = None
@@ -200,6 +212,7 @@ class Gateway:
             await self._certificate.close()
             self._certificate = None
         await self._background.close()
+        await self._incidents.close()
         if self._credentials is not None:
             await self._credentials.close()
             self._credentials = None
@@ -268,6 +281,7 @@ class Gateway:
             self._certificate.start()
         self._links.start()
         await self._admission.start()
+        self._incidents.start()
         self._server = await Serving.start(server)
         for service in ("", *self._services(catalogue)):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -276,6 +290,18 @@ class Gateway:
                 "EVERY CALLER IS BELIEVED: whoever reaches this port may call as any tenant", address=self.address
             )
         _log.info("serving", address=self.address, methods=len(catalogue.methods), shards=sorted(settings.shards))
+
+    async def _write_incidents(self, noted: Sequence[Noted]) -> Sequence[str]:
+        """Writes them to whichever shard takes them first: they are of none, and one that is away may be what they are about."""
+        failed: RowcallError | None = None
+        for link in self._links or ():
+            try:
+                return await bounded(link.admin.record_incidents(noted), INCIDENT_PATIENCE)
+            except (RowcallError, TimeoutError) as error:
+                failed = error if isinstance(error, RowcallError) else shard_unavailable(link.name, "did not answer")
+        if failed is not None:
+            raise failed
+        return []
 
     async def _serve_health(self, address: Address) -> Serving:
         """Health on a port of its own, which asks nobody for anything and serves nothing else."""
@@ -345,6 +371,7 @@ class Gateway:
                 catalogue, max_request_bytes=settings.max_request_bytes, max_batch_bytes=settings.max_batch_bytes
             ).of,
             spans=None if self._tracer_provider is None else span_interceptor(self._tracer_provider),
+            note=self._incidents.note,
         )
         served = Collected()
         # The stubs know gRPC's own servers only.
@@ -376,6 +403,8 @@ class Gateway:
         key = None if settings.audit_key_file is None else read_key(settings.audit_key_file)
         audit = Audit(catalogue.validator, reader, links, router.audit, key=key)
         audit_service_pb2_grpc.add_AuditServiceServicer_to_server(audit, adding)
+        errors = Errors(catalogue.validator, links)
+        error_service_pb2_grpc.add_ErrorServiceServicer_to_server(errors, adding)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, adding)
         if settings.reflection:
             names = (*self._services(catalogue), health.SERVICE_NAME, reflection.SERVICE_NAME)

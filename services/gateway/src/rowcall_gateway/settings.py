@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from rowcall.audit.signing import read_key
 from rowcall.catalogue.served import ServedSettings
 from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFile
 from rowcall_gateway.edge.address import DEFAULT_LISTEN, Address
@@ -244,6 +245,13 @@ class GatewaySettings(ClusterSettings, ServedSettings):
                     f"says no tenant in {places}, and with identity {identity.value} there is no token that would: "
                     "write tenant there, or {tenant} in the pattern"
                 )
+        return file
+
+    @field_validator("audit_key_file")
+    @classmethod
+    def _check_audit_key_file(cls, file: Path | None) -> Path | None:
+        if file is not None:
+            read_key(file)
         return file
 
     @field_validator("processes")

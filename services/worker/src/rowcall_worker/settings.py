@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from rowcall.audit.signing import read_key
 from rowcall.queue.transactions import TransactionLimits
 from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFiles
 from rowcall_worker.claiming.shares import QueueChoice
@@ -159,6 +160,13 @@ class WorkerSettings(ClusterSettings):
         if lease < _MIN_LEASE:
             raise ValueError("is below 1s; renewals would not come in time")
         return lease
+
+    @field_validator("audit_key_file")
+    @classmethod
+    def _check_audit_key_file(cls, file: Path | None) -> Path | None:
+        if file is not None:
+            read_key(file)
+        return file
 
     @field_validator("audit_retention")
     @classmethod

@@ -19,6 +19,7 @@ import structlog
 from rowcall.audit.signing import read_key
 from rowcall.catalogue.images import Catalogue
 from rowcall.errors import RowcallError
+from rowcall.incidents.model import Noted
 from rowcall.queue.model import ClaimedJob, QueueRow
 from rowcall.queue.protocol import LeaseRenewal, QueueProvider
 from rowcall.queue.sweeps import Horizon
@@ -175,6 +176,10 @@ class ShardWorker:
         self._looked_at = 0
         self._look_for_queues = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
+
+    async def record_incidents(self, noted: Sequence[Noted]) -> Sequence[str]:
+        """See WorkQueue.record_incidents."""
+        return await self._queue.record_incidents(noted)
 
     async def join(self) -> None:
         """Checks the shard, registers, and starts draining it.

@@ -10,8 +10,9 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from importlib.metadata import version
 from typing import Final
 
 import grpc
@@ -21,9 +22,12 @@ from google.protobuf.message import Message
 
 from rowcall.catalogue.images import Catalogue, load_catalogue
 from rowcall.errors import RowcallError
+from rowcall.incidents.model import Noted
+from rowcall.incidents.recorder import Incidents
 from rowcall.probe.v1.probe_pb2_grpc import add_ProbeServiceServicer_to_server
 from rowcall.queue.choice import queue_of
 from rowcall.sharding import WORKER_WORKLOADS, Router
+from rowcall.sharding.bounded import bounded
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_worker import servicers
 from rowcall_worker.claiming.quarantine import Apart, Command
@@ -36,6 +40,9 @@ from rowcall_worker.serving.descriptors import image_of
 from rowcall_worker.serving.handlers import RegistrationError, Registry, Served
 from rowcall_worker.settings import WorkerSettings, connections_apart
 from rowcall_worker.shard import DEDICATED_CONNECTIONS, ShardWorker
+
+_INCIDENT_PATIENCE: Final = 3.0
+"""Seconds that a shard has to take incidents, before the next one is asked."""
 
 _PROBE: Final = "rowcall.probe.v1.ProbeService"
 _NO_PORT: Final = (
@@ -75,6 +82,7 @@ class Worker(grpc.aio.Server):
         self._registry = Registry()
         self._executor: Executor | None = None
         self._loop_lag: LoopLag | None = None
+        self._incidents = Incidents("worker", self._write_incidents, version=version("rowcall-worker"))
         self._shards: list[ShardWorker] = []
         self._joining: set[asyncio.Task[None]] = set()
         self._started = False
@@ -207,7 +215,9 @@ class Worker(grpc.aio.Server):
             slots=self._settings.slots,
             threads=self._settings.threads,
             max_response_bytes=self._settings.max_response_bytes,
+            note=self._incidents.note,
         )
+        self._incidents.start()
         self._loop_lag = LoopLag(worker=self.name)
         self._loop_lag.start()
         methods = list(served.methods.values())
@@ -243,6 +253,18 @@ class Worker(grpc.aio.Server):
         if not self._shards:
             await asyncio.wait(self._joining, return_when=asyncio.FIRST_COMPLETED)
 
+    async def _write_incidents(self, noted: Sequence[Noted]) -> Sequence[str]:
+        """Writes them to whichever shard takes them first: one that is away may be what they are about."""
+        failed: RowcallError | TimeoutError | None = None
+        for shard in self._shards:
+            try:
+                return await bounded(shard.record_incidents(noted), _INCIDENT_PATIENCE)
+            except (RowcallError, TimeoutError) as error:
+                failed = error
+        if failed is not None:
+            raise failed
+        return []
+
     def _join_later(self, shard: ShardWorker) -> None:
         async def join() -> None:
             await shard.join_when_reachable()
@@ -264,6 +286,8 @@ class Worker(grpc.aio.Server):
         self._stopped.set()
 
     async def _close(self) -> None:
+        # Before the shards' queues are closed.
+        await self._incidents.close()
         await asyncio.gather(*(shard.leave() for shard in self._shards))
         if self._loop_lag is not None:
             await self._loop_lag.stop()

@@ -109,6 +109,9 @@ OF_NOBODY: Final = frozenset(
         "rowcall.v1.BoundTarget.method",
         "rowcall.v1.BoundTarget.queue",
         "rowcall.v1.BoundTarget.tenant",
+        "rowcall.v1.GetIncidentRequest.fingerprint",
+        "rowcall.v1.ResolveIncidentRequest.fingerprint",
+        "rowcall.v1.ResolveIncidentRequest.note",
         "rowcall.v1.ListRevocationsRequest.issuer",
         "rowcall.v1.ListRevocationsRequest.page_token",
         "rowcall.v1.RevokeCredentialsRequest.issuer",
@@ -157,7 +160,7 @@ def test_it_is_said_of_every_field_whether_it_names_something_of_a_tenant() -> N
 
 def test_every_rpc_that_names_a_tenants_things_is_tried() -> None:
     assert {rpc.name.partition("/")[0] for rpc, _ in CASES} == {
-        "google.longrunning.Operations", "rowcall.v1.JobService", "rowcall.v1.TenantService",
+        "google.longrunning.Operations", "rowcall.v1.AuditService", "rowcall.v1.JobService", "rowcall.v1.TenantService",
     }  # fmt: skip
 
 

@@ -89,9 +89,7 @@ class Client:
             for dsn in self.cluster.shards.values():
                 with psycopg.connect(dsn, autocommit=True) as connection:
                     connection.execute("select from rowcall.seal_audit(1000)")
-            answer = await self.audit.ListAuditHeads(
-                ListAuditHeadsRequest(), timeout=20, metadata=self.who(OPERATOR)
-            )
+            answer = await self.audit.ListAuditHeads(ListAuditHeadsRequest(), timeout=20, metadata=self.who(OPERATOR))
             [head] = answer.heads
             return head.unsealed == 0
 
@@ -118,7 +116,7 @@ class Client:
         """What somebody with the database's password does, on acme's shard."""
         for dsn in self.cluster.shards.values():
             with psycopg.connect(dsn, autocommit=True) as connection:
-                if connection.execute("select from rowcall.tenant_route where tenant = 'acme' and state = 1").fetchone():
+                if connection.execute("select 1 from rowcall.audit where tenant = 'acme' limit 1").fetchone():
                     for statement in statements:
                         connection.execute(statement.encode())
 
@@ -145,13 +143,15 @@ async def chain_of(client: Client, count: int = 5) -> AuditHead:
 
 
 async def test_each_thing_that_operators_do_to_jobs_is_in_it_with_who_and_why(client: Client) -> None:
-    cancelled, retried, resolved = await client.job(), await client.failed(), await client.failed()
+    retried, resolved = await client.failed(), await client.failed()
+    cancelled = await client.job()
     who = client.who(OPERATOR, reason="dr%C3%BCben")
     await client.jobs.CancelJob(job_service_pb2.CancelJobRequest(name=cancelled), timeout=20, metadata=who)
     await client.jobs.RetryJob(job_service_pb2.RetryJobRequest(name=retried), timeout=20, metadata=who)
     await client.jobs.ResolveJob(job_service_pb2.ResolveJobRequest(name=resolved, note="n"), timeout=20, metadata=who)
-    await client.operations.CancelOperation(CancelOperationRequest(name=retried), timeout=20, metadata=who)
-    await client.operations.DeleteOperation(DeleteOperationRequest(name=cancelled), timeout=20, metadata=who)
+    caller = client.who(CALLER, reason="dr%C3%BCben")
+    await client.operations.CancelOperation(CancelOperationRequest(name=retried), timeout=20, metadata=caller)
+    await client.operations.DeleteOperation(DeleteOperationRequest(name=cancelled), timeout=20, metadata=caller)
     found = await client.entries()
     assert [(each.action, each.target) for each in found] == [
         ("job.delete", cancelled),
@@ -160,9 +160,8 @@ async def test_each_thing_that_operators_do_to_jobs_is_in_it_with_who_and_why(cl
         ("job.retry", retried),
         ("job.cancel", cancelled),
     ]
-    assert {(each.actor, each.credential, *each.roles, each.trace_id) for each in found} == {
-        ("olga", f"jwt {ISSUER}", OPERATOR, TRACE)
-    }
+    assert {(each.actor, each.credential, each.trace_id) for each in found} == {("olga", f"jwt {ISSUER}", TRACE)}
+    assert [list(each.roles) for each in found] == [[CALLER], [CALLER], [OPERATOR], [OPERATOR], [OPERATOR]]
     assert [each.reason for each in found] == ["drüben", "drüben", "n", "drüben", "drüben"]
 
 
@@ -184,7 +183,9 @@ async def test_pauses_and_weights_are_in_the_chain_of_whom_they_concern(client: 
     await tenants.PauseTenant(
         tenant_service_pb2.PauseTenantRequest(name="tenants/acme", note="storm"), timeout=20, metadata=operator
     )
-    await tenants.ResumeTenant(tenant_service_pb2.ResumeTenantRequest(name="tenants/acme"), timeout=20, metadata=operator)
+    await tenants.ResumeTenant(
+        tenant_service_pb2.ResumeTenantRequest(name="tenants/acme"), timeout=20, metadata=operator
+    )
     await tenants.SetTenantWeight(
         tenant_service_pb2.SetTenantWeightRequest(name="tenants/acme", weight=3), timeout=20, metadata=for_acme
     )
@@ -249,8 +250,10 @@ async def test_payloads_that_somebody_else_sees_are_in_it_and_the_callers_own_ar
 
 async def test_refusals_leave_nothing(client: Client) -> None:
     name = await client.job()
-    caller = client.who(CALLER)
-    denied = await refused(client.jobs.CancelJob(job_service_pb2.CancelJobRequest(name=name), timeout=20, metadata=caller))
+    viewer = client.who(VIEWER)
+    denied = await refused(
+        client.jobs.CancelJob(job_service_pb2.CancelJobRequest(name=name), timeout=20, metadata=viewer)
+    )
     assert info_of(denied).reason == "MISSING_ROLE"
     assert await client.entries() == []
 

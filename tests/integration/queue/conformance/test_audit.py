@@ -87,7 +87,9 @@ async def test_replays_resolutions_and_deletions_are_recorded(queue: Queue) -> N
     assert deleted.after is None
 
 
-@pytest.mark.parametrize(("kind", "name", "chain"), [("queue", "default", SYSTEM), ("method", METHOD, SYSTEM), ("tenant", "acme", "acme")])
+@pytest.mark.parametrize(
+    ("kind", "name", "chain"), [("queue", "default", SYSTEM), ("method", METHOD, SYSTEM), ("tenant", "acme", "acme")]
+)
 async def test_pauses_are_recorded_in_the_chain_of_who_they_are_of(
     queue: Queue, kind: str, name: str, chain: str
 ) -> None:

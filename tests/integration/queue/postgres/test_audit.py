@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from rowcall.audit.chain import Walk
-from rowcall.audit.model import Act
+from rowcall.audit.model import Act, Checkpoint
 from rowcall.audit.signing import is_signed, sign
 from rowcall_worker.upkeep.sealing import Sealing
 from tests.fix_queue import Logins, PostgresQueue
@@ -37,7 +37,9 @@ async def seal(queue: PostgresQueue, place: int) -> None:
 
 async def targets(queue: PostgresQueue) -> list[str]:
     """In the order of the chain."""
-    return [each.content.target for each in await queue.operators.audit_chain("acme", after=0, limit=100) if each.content]
+    return [
+        each.content.target for each in await queue.operators.audit_chain("acme", after=0, limit=100) if each.content
+    ]
 
 
 async def test_an_entry_that_is_committed_late_has_a_late_place_and_a_low_id(
@@ -57,7 +59,11 @@ async def test_an_entry_that_is_committed_late_has_a_late_place_and_a_low_id(
     await seal(queue, 3)
     assert (await targets(queue))[2] == "next"
     assert {*(await targets(queue))[:2]} == {"slow", "quick"}
-    assert [each.content.target for each in await queue.operators.audit_entries("acme", limit=9)] == ["next", "quick", "slow"]
+    assert [each.content.target for each in await queue.operators.audit_entries("acme", limit=9)] == [
+        "next",
+        "quick",
+        "slow",
+    ]
 
 
 async def test_python_makes_the_hashes_of_the_database(queue: PostgresQueue) -> None:
@@ -100,7 +106,7 @@ async def test_what_was_sealed_long_ago_is_cut_off_and_the_cut_is_signed(queue: 
     checkpoint = await queue.operators.audit_checkpoint("acme")
     assert checkpoint is not None
     assert (checkpoint.place, checkpoint.hash) == (6, last)
-    assert is_signed(KEY, "acme", 6, last, checkpoint.made_at, checkpoint.signature)
+    assert is_signed(KEY, "acme", checkpoint)
     walk = Walk("acme", place=checkpoint.place, hash_=checkpoint.hash)
     assert list(walk.over(await queue.operators.audit_chain("acme", after=6, limit=10))) == []
     await record(queue, "newer")
@@ -120,7 +126,7 @@ async def test_a_cut_is_refused_where_the_chain_is_not_what_was_signed(queue: Po
     await record(queue, "old")
     await seal(queue, 1)
     now = datetime.now(UTC)
-    assert await queue.work.cut_audit("acme", 1, bytes(32), now, sign(KEY, "acme", 1, bytes(32), now)) == -1
+    assert await queue.work.cut_audit("acme", Checkpoint(1, bytes(32), now, sign(KEY, "acme", 1, bytes(32), now))) == -1
     assert await targets(queue) == ["old"]
 
 
@@ -137,7 +143,9 @@ async def test_a_cut_is_refused_where_the_chain_is_not_what_was_signed(queue: Po
         "select rowcall.cancel_job('acme', gen_random_uuid(), 'e', false)",
     ],
 )
-async def test_no_service_writes_it_but_by_what_it_does(logins: Logins, queue: PostgresQueue, user: str, statement: str) -> None:
+async def test_no_service_writes_it_but_by_what_it_does(
+    logins: Logins, queue: PostgresQueue, user: str, statement: str
+) -> None:
     async with await psycopg.AsyncConnection.connect(getattr(logins, user), autocommit=True) as connection:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             await connection.execute(statement.encode())
@@ -152,11 +160,22 @@ async def test_an_action_that_is_rolled_back_leaves_no_entry_and_no_gap(queue: P
     assert await targets(queue) == ["done"]
 
 
+class Told(Sealing):
+    """Keeps what is told of instead of telling it."""
+
+    def __init__(self, queue: PostgresQueue) -> None:
+        self.now = 0.0
+        self.told: list[dict[str, tuple[int, bytes]]] = []
+        super().__init__(queue.work, shard="a", retention=timedelta(days=400), key=None, clock=lambda: self.now)
+
+    def tell(self) -> None:
+        """See Sealing.tell."""
+        self.told.append(dict(self._grown))
+        super().tell()
+
+
 async def test_heads_are_told_once_a_minute(queue: PostgresQueue) -> None:
-    now = 0.0
-    sealing = Sealing(queue.work, shard="a", retention=timedelta(days=400), key=None, clock=lambda: now)
-    told: list[object] = []
-    sealing.tell, tell = (lambda: (told.append(dict(sealing._grown)), tell())[1]), sealing.tell  # type: ignore[method-assign]
+    sealing = Told(queue)
 
     async def grown(place: int) -> None:
         async def there() -> bool:
@@ -167,17 +186,17 @@ async def test_heads_are_told_once_a_minute(queue: PostgresQueue) -> None:
 
     await record(queue, "one")
     await grown(1)
-    assert len(told) == 1
+    assert len(sealing.told) == 1
     await record(queue, "two")
     await grown(2)
-    assert len(told) == 1, "a minute is not over"
-    now = 61.0
+    assert len(sealing.told) == 1, "a minute is not over"
+    sealing.now = 61.0
     await sealing.seal()
     head = await queue.operators.audit_head("acme")
-    assert told[1:] == [{"acme": (2, head.hash)}]
-    now = 200.0
+    assert sealing.told[1:] == [{"acme": (2, head.hash)}]
+    sealing.now = 200.0
     await sealing.seal()
-    assert len(told) == 2, "nothing has grown"
+    assert len(sealing.told) == 2, "nothing has grown"
 
 
 async def test_an_act_of_a_gateway_is_kept_whole(queue: PostgresQueue) -> None:

@@ -76,7 +76,9 @@ async def test_names_in_a_session_do_not_reach_into_functions(queue: PostgresQue
         await connection.execute("set search_path = evil, pg_temp, pg_catalog")
         rows = await connection.execute("select clock_timestamp() < '2000-01-02'")
         assert await rows.fetchone() == (True,), "the session itself is taken in"
-        rows = await connection.execute("select * from rowcall.cancel_recorded('acme', array[%s], 'e', null)", [call.job_id])
+        rows = await connection.execute(
+            "select * from rowcall.cancel_recorded('acme', array[%s], 'e', null)", [call.job_id]
+        )
         assert await rows.fetchall() == [(call.job_id, CANCELLED, None, None)]
     assert await queue.value("select finished_at > '2020-01-01' from rowcall.job_history")
 

@@ -101,7 +101,9 @@ class Walk:
             elif link_hash(self.hash, link.place, link.digest) != link.hash:
                 # Where places are missing nobody can know it.
                 yield Fault(
-                    FaultKind.REHASHED, link.place, f"The hash of place {link.place} does not follow from what is before it."
+                    FaultKind.REHASHED,
+                    link.place,
+                    f"The hash of place {link.place} does not follow from what is before it.",
                 )
             if link.content is None:
                 if not link.erased:

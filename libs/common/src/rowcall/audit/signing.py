@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from rowcall.audit.model import Checkpoint
+
 LEAST_BYTES: Final = 32
 """Of a key."""
 
@@ -38,6 +40,6 @@ def sign(key: bytes, tenant: str, place: int, hash_: bytes, made_at: datetime) -
     return hmac.digest(key, said.encode(), hashlib.sha256)
 
 
-def is_signed(key: bytes, tenant: str, place: int, hash_: bytes, made_at: datetime, signature: bytes) -> bool:
-    """Whether a checkpoint has that signature."""
-    return hmac.compare_digest(sign(key, tenant, place, hash_, made_at), signature)
+def is_signed(key: bytes, tenant: str, at: Checkpoint) -> bool:
+    """Whether a checkpoint has the signature that it should."""
+    return hmac.compare_digest(sign(key, tenant, at.place, at.hash, at.made_at), at.signature)

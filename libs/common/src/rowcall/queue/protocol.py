@@ -17,6 +17,7 @@ from rowcall.audit.model import Act, Checkpoint, Entry, Head, Link, Sealed, Unpl
 from rowcall.bounds import Bound
 from rowcall.catalogue.model import JobMethod, Policy
 from rowcall.catalogue.shapes import Shape
+from rowcall.incidents.model import IncidentRow, Noted
 from rowcall.queue.hints import Hint, Listener, Notifier
 from rowcall.queue.model import (
     EVERY_JOB,
@@ -370,6 +371,9 @@ class WorkQueue(Protocol):
     async def elect(self, role: str, worker_id: UUID, term: timedelta) -> bool:
         """Whether this worker has a role that one worker has at a time, for the term from now on; ask again before."""
 
+    async def record_incidents(self, noted: Sequence[Noted]) -> list[str]:
+        """Adds what this process has met by a fault of ours; the fingerprints of those that were resolved and are back."""
+
     async def seal_audit(self, limit: int) -> list[Sealed]:
         """Gives recorded actions, this many at most, their places in their tenants' chains; the chains that have grown.
 
@@ -380,7 +384,7 @@ class WorkQueue(Protocol):
         """Chains with entries that were sealed longer ago: tenant, place and hash of where to cut each, so that no more
         entries than the limit go at once."""
 
-    async def cut_audit(self, tenant: str, place: int, hash_: bytes, made_at: datetime, signature: bytes) -> int:
+    async def cut_audit(self, tenant: str, at: Checkpoint) -> int:
         """Forgets a chain's entries up to a place, and keeps the signature of where that was; how many went, -1 where the chain
         is not what was signed."""
 
@@ -536,6 +540,17 @@ class QueueAdmin(Protocol):
 
     async def audit_checkpoint(self, tenant: str) -> Checkpoint | None:
         """Where retention cut a tenant's chain last; None: nowhere."""
+
+    async def record_incidents(self, noted: Sequence[Noted]) -> list[str]:
+        """See WorkQueue.record_incidents."""
+
+    async def incidents(self, *, fingerprint: str = "", limit: int) -> list[IncidentRow]:
+        """The incidents that were met last, the latest first; or one."""
+
+    async def resolve_incident(
+        self, fingerprint: str, *, by: str | None, note: str | None, act: Act | None = None
+    ) -> bool:
+        """Says that an incident is done with; False: there is none here."""
 
     async def close(self) -> None:
         """Waits for the statements in flight; before the connections are closed."""

@@ -50,6 +50,7 @@ NEIGHBOURS: Final[Mapping[str, frozenset[str]]] = {
     "rowcall-worker": frozenset(
         {
             "ROWCALL_ALLOW_FAULTS",
+            "ROWCALL_AUDIT_RETENTION",
             "ROWCALL_GRACE",
             "ROWCALL_IMAGES",
             "ROWCALL_HEALTH_FILE",

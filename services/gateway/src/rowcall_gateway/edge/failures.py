@@ -47,10 +47,10 @@ def not_found(name: str) -> RowcallError:
 
 
 def not_known(kind: str, name: str) -> RowcallError:
-    """No such queue or method on any shard, or no such tenant on the caller's: said of other tenants too.
+    """No such queue, method or incident on any shard, or no such tenant or chain on the caller's: said of other tenants too.
 
     Args:
-        kind: "queue", "method" or "tenant".
+        kind: "queue", "method", "tenant", "incident", "database" or "chain".
         name: Its name, as the caller wrote it.
     """
     message = {
@@ -58,6 +58,9 @@ def not_known(kind: str, name: str) -> RowcallError:
         "method": "No shard knows this method. It is written package.Service/Method, and known as soon as a gateway that "
         "serves it has started.",
         "tenant": "This is not the caller's tenant, or it has not submitted anything yet.",
+        "incident": "No shard has met this incident, or it was not met for 90 days. rowcall errors list shows those that there are.",
+        "database": "The chain has no part in a database of this name: it is a shard's, or catalogue.",
+        "chain": "There is no such chain yet: its tenant has not submitted anything.",
     }[kind]
     return RowcallError(ErrorReason.ERROR_REASON_NOT_KNOWN, message, metadata={"name": name})
 

@@ -17,7 +17,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import grpc
 import grpc.aio
@@ -50,11 +50,21 @@ _SHOWN: Final = 255
 
 _FAULTS: Final = frozenset({ErrorReason.ERROR_REASON_INTERNAL, ErrorReason.ERROR_REASON_SCHEMA_MISMATCH})
 
+_MEANT: Final = frozenset({ErrorReason.ERROR_REASON_GATEWAY_DRAINING, ErrorReason.ERROR_REASON_WRONG_SHARD})
+"""Refusals with the code of a fault that are none: a gateway is being stopped, a tenant is being moved."""
+
 _log = structlog.get_logger(__name__)
 
 Behaviour: TypeAlias = Callable[[Any, ServicerContext], Awaitable[Any]]
 StreamBehaviour: TypeAlias = Callable[[AsyncIterator[Any], ServicerContext], AsyncIterator[Any]]
 Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
+
+class Note(Protocol):
+    """Notes a failure; see rowcall.incidents.recorder."""
+
+    def __call__(self, error: BaseException, *, method: str, code: int, trace_id: str) -> None:
+        """See Incidents.note."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,7 @@ class CallInterceptor:
         gate: Gate,
         rules: Callable[[str], MethodRules],
         spans: grpc.aio.ServerInterceptor | None,
+        note: Note | None = None,
     ) -> None:
         """
         Args:
@@ -111,12 +122,14 @@ class CallInterceptor:
             gate: Says whether calls are taken.
             rules: What is to be known of a method, by its path.
             spans: OpenTelemetry's interceptor, where spans are wanted.
+            note: Is told of each failure that is a fault of ours; waits for nothing and raises nothing. None: nobody is.
         """
         self._scope = scope
         self._rights = rights
         self._gate = gate
         self._rules = rules
         self._spans = spans
+        self._note = note
 
     async def guard(self, handlers: Mapping[str, Handler]) -> grpc.GenericRpcHandler:
         """The same handlers, by their paths, each with everything that a call needs; and an answer for every other path."""
@@ -229,16 +242,15 @@ class CallInterceptor:
                     raise
                 # Raised by ourselves, it would leave the caller without any answer.
                 ended = _refusal(internal(), call, trace)
-                _log.error("a call was cancelled from within", method=path[1:], exc_info=error)
+                self._failed("a call was cancelled from within", error, path, ended, trace=trace)
             except JobFailure as failure:
                 ended = _job_failure(failure)
             except RowcallError as error:
                 ended = _refusal(error, call, trace)
-                if error.reason in _FAULTS:
-                    _log.error("a call failed", method=path[1:], trace_id=trace.trace_id, exc_info=error)
+                self._refused(error, path, ended, trace)
             except Exception as error:  # noqa: BLE001 - the last line of defence: the caller gets an envelope
                 ended = _refusal(internal(), call, trace)
-                _log.error("a call failed", method=path[1:], trace_id=trace.trace_id, exc_info=error)
+                self._failed("a call failed", error, path, ended, trace=trace)
             finally:
                 _report(path, call, trace, ended, started, traced=traced)
             if isinstance(ended, _Refusal) and not traced:
@@ -246,6 +258,22 @@ class CallInterceptor:
             return ended
 
         return behave
+
+    def _refused(self, error: RowcallError, path: str, ended: _Refusal, trace: TraceContext) -> None:
+        """Logs what is a bug, and notes it with all else that nobody meant."""
+        if error.reason in _FAULTS:
+            self._failed("a call failed", error, path, ended, trace=trace)
+        elif error.reason not in _MEANT:
+            self._incident(error, path, ended, trace)
+
+    def _failed(self, what: str, error: BaseException, path: str, ended: _Refusal, *, trace: TraceContext) -> None:
+        """Logs a fault of ours, and notes it."""
+        _log.error(what, method=path[1:], trace_id=trace.trace_id, exc_info=error)
+        self._incident(error, path, ended, trace)
+
+    def _incident(self, error: BaseException, path: str, ended: _Refusal, trace: TraceContext) -> None:
+        if self._note is not None:
+            self._note(error, method=path[1:], code=ended.code.value[0], trace_id=trace.trace_id)
 
 
 async def _identified(

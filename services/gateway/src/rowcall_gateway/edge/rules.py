@@ -13,6 +13,7 @@ OPERATIONS: Final = "google.longrunning.Operations"
 ACCESS_SERVICE: Final = "rowcall.v1.AccessService"
 ADMISSION_SERVICE: Final = "rowcall.v1.AdmissionService"
 AUDIT_SERVICE: Final = "rowcall.v1.AuditService"
+ERROR_SERVICE: Final = "rowcall.v1.ErrorService"
 OUR_SERVICES: Final = (
     JOB_SERVICE,
     OPERATIONS,
@@ -20,13 +21,14 @@ OUR_SERVICES: Final = (
     ADMISSION_SERVICE,
     AUDIT_SERVICE,
     "rowcall.v1.CatalogueService",
+    ERROR_SERVICE,
     "rowcall.v1.QueueService",
     "rowcall.v1.TenantService",
 )
 """The services that every gateway serves, beside the catalogue's."""
 
 _OF_NO_TENANT: Final = frozenset(
-    {OPERATIONS, ACCESS_SERVICE, ADMISSION_SERVICE, AUDIT_SERVICE}
+    {OPERATIONS, ACCESS_SERVICE, ADMISSION_SERVICE, AUDIT_SERVICE, ERROR_SERVICE}
     | {f"rowcall.v1.QueueService/{name}" for name in ("ListQueues", "GetQueue", "PauseQueue", "ResumeQueue")}
     | {f"rowcall.v1.CatalogueService/{name}" for name in ("PauseMethod", "ResumeMethod")}
 )

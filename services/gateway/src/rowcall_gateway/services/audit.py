@@ -230,9 +230,7 @@ class Audit(AuditServiceServicer):
 
     def _at_checkpoint(self, piece: _Piece, checkpoint: Checkpoint, earlier: Mapping[int, bytes]) -> list[Fault]:
         faults = []
-        if self._key is not None and not is_signed(
-            self._key, piece.tenant, checkpoint.place, checkpoint.hash, checkpoint.made_at, checkpoint.signature
-        ):
+        if self._key is not None and not is_signed(self._key, piece.tenant, checkpoint):
             faults.append(
                 Fault(
                     FaultKind.UNSIGNED,

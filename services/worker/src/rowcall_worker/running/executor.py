@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
@@ -47,20 +47,31 @@ LATE: Final = 0.1
 _SUCCEEDED: Final = JobState.JOB_STATE_SUCCEEDED
 
 
+class Note(Protocol):
+    """Notes a failure; see rowcall.incidents.recorder."""
+
+    def __call__(self, error: BaseException, *, method: str, code: int, trace_id: str) -> None:
+        """See Incidents.note."""
+
+
 class Executor:
     """Runs attempts, at most as many as there are slots."""
 
-    def __init__(self, *, worker: str, slots: int, threads: int, max_response_bytes: int) -> None:
+    def __init__(
+        self, *, worker: str, slots: int, threads: int, max_response_bytes: int, note: Note | None = None
+    ) -> None:
         """Args:
         worker: The worker process's name.
         slots: How many async handlers run at once.
         threads: How many sync handlers run at once.
         max_response_bytes: A larger response fails its job.
+        note: Is told of each failure that nobody meant; waits for nothing and raises nothing. None: nobody is.
         """
         self.async_slots = Slots(slots)
         self.sync_slots = Slots(threads)
         self._worker = worker
         self._max_response_bytes = max_response_bytes
+        self._note = note
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="rowcall-handler")
         self._loop = asyncio.get_running_loop()
         forks.watch(self._loop)
@@ -209,6 +220,11 @@ class Executor:
             except BaseException as fault:  # noqa: BLE001  a fault of ours must not leave the job without an outcome
                 reports.outcome_failed(attempt, fault)
                 settlement = outcomes.unwritable(attempt)
+                self._incident(attempt, fault, settlement)
+            else:
+                # What the handler said itself, by abort, by a code or by an outcome, is its answer and no fault.
+                if error is not None and attempt.stop is None and attempt.code is None:
+                    self._incident(attempt, error, settlement)
             attempt.sink.settle(attempt, settlement)
         elif attempt.transaction is not None:
             self._close(attempt.transaction)
@@ -216,6 +232,15 @@ class Executor:
         for callback in attempt.finish():
             self._call_back(attempt, callback)
         attempt.sink.ended(attempt)
+
+    def _incident(self, attempt: Attempt, error: BaseException, settlement: Settlement) -> None:
+        if self._note is not None and settlement.error_code is not None and not isinstance(error, OutcomeValue):
+            self._note(
+                error,
+                method=attempt.method.name,
+                code=settlement.error_code,
+                trace_id=attempt.call.trace.trace_id,
+            )
 
     def _outcome(self, attempt: Attempt, result: object, error: BaseException | None) -> Settlement:
         if attempt.stop in (Stop.TIMEOUT, Stop.DEADLINE, Stop.TRANSACTION):
@@ -235,7 +260,9 @@ class Executor:
         try:
             encoded = outcomes.encode_result(attempt.method, result, max_bytes=self._max_response_bytes)
         except BaseException as refused:  # noqa: BLE001  ours say what is wrong; a serializer may raise anything
-            return settlements.failed(attempt, outcomes.failure(attempt, refused), refused)
+            settlement = settlements.failed(attempt, outcomes.failure(attempt, refused), refused)
+            self._incident(attempt, refused, settlement)
+            return settlement
         if isinstance(encoded, Status):
             return settlements.failed(attempt, outcomes.failure(attempt, encoded))
         job = attempt.job

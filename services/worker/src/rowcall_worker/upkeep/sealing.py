@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from rowcall.audit.model import Checkpoint
 from rowcall.audit.signing import sign
 from rowcall.names import tenant_name
 from rowcall.queue.protocol import WorkQueue
@@ -87,7 +88,7 @@ class Sealing:
                 # As exact as the database keeps it: the signature is of what is read back.
                 made_at = datetime.now(UTC)
                 signature = sign(self._key, tenant, place, hash_, made_at)
-                cut = await self._queue.cut_audit(tenant, place, hash_, made_at, signature)
+                cut = await self._queue.cut_audit(tenant, Checkpoint(place, hash_, made_at, signature))
                 gone += max(cut, 0)
                 _log.info(
                     "audit cut",

@@ -7,8 +7,9 @@ from datetime import timedelta
 from uuid import UUID
 
 from rowcall.audit.model import Act, Checkpoint, Entry, Head, Link, Unplaced
+from rowcall.incidents.model import IncidentRow, Noted
 from rowcall.queue.model import Pause, QueueServing, QueueStats
-from rowcall.queue.postgres import auditing
+from rowcall.queue.postgres import auditing, triage
 from rowcall.queue.postgres.auditing import said
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.wire.connection import Shield
@@ -85,6 +86,23 @@ class PostgresQueueAdmin:
     async def audit_checkpoint(self, tenant: str) -> Checkpoint | None:
         """See QueueAdmin.audit_checkpoint."""
         return await auditing.checkpoint(self._read, tenant)
+
+    async def record_incidents(self, noted: Sequence[Noted]) -> list[str]:
+        """See QueueAdmin.record_incidents."""
+        return await triage.record(self._write, noted) if noted else []
+
+    async def incidents(self, *, fingerprint: str = "", limit: int) -> list[IncidentRow]:
+        """See QueueAdmin.incidents."""
+        return await triage.incidents(self._read, fingerprint, limit)
+
+    async def resolve_incident(
+        self, fingerprint: str, *, by: str | None, note: str | None, act: Act | None = None
+    ) -> bool:
+        """See QueueAdmin.resolve_incident."""
+        known: bool = await self._write.value(
+            "resolve_incident", {"fingerprint": fingerprint, "by": by, "note": note, "act": said(act)}
+        )
+        return known
 
     async def close(self) -> None:
         """Waits for the statements in flight. The pools are their owner's to close, afterwards."""

@@ -6,7 +6,7 @@ What is recorded is recorded by the functions that do it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 from rowcall.audit.model import Act, Checkpoint, Content, Entry, Head, Link, Sealed, Unplaced
@@ -83,10 +83,10 @@ async def due(house: Session, kept: timedelta, limit: int) -> list[tuple[str, in
     ]
 
 
-async def cut(house: Session, tenant: str, place: int, hash_: bytes, made_at: datetime, signature: bytes) -> int:
+async def cut(house: Session, tenant: str, at: Checkpoint) -> int:
     """See WorkQueue.cut_audit."""
     gone: int = await house.value(
         "cut_audit",
-        {"tenant": tenant, "place": place, "hash": hash_, "made_at": made_at, "signature": signature},
+        {"tenant": tenant, "place": at.place, "hash": at.hash, "made_at": at.made_at, "signature": at.signature},
     )
     return gone

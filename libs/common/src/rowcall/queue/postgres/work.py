@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from uuid import UUID
 
-from rowcall.audit.model import Sealed
+from rowcall.audit.model import Checkpoint, Sealed
 from rowcall.catalogue.model import Policy
+from rowcall.incidents.model import Noted
 from rowcall.queue import statuses
 from rowcall.queue.hints import Hint
 from rowcall.queue.model import (
@@ -23,7 +24,7 @@ from rowcall.queue.model import (
     Settled,
     Settlement,
 )
-from rowcall.queue.postgres import auditing, rows
+from rowcall.queue.postgres import auditing, rows, triage
 from rowcall.queue.postgres.registry import Registry
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.settling import NOT_OURS, Settler
@@ -193,6 +194,10 @@ class PostgresWorkQueue:
         elected: bool = await self._house.value("elect", {"role": role, "worker_id": worker_id, "term": term})
         return elected
 
+    async def record_incidents(self, noted: Sequence[Noted]) -> list[str]:
+        """See WorkQueue.record_incidents."""
+        return await triage.record(self._house, noted) if noted else []
+
     async def seal_audit(self, limit: int) -> list[Sealed]:
         """See WorkQueue.seal_audit."""
         return await auditing.seal(self._house, limit)
@@ -201,9 +206,9 @@ class PostgresWorkQueue:
         """See WorkQueue.audit_due."""
         return await auditing.due(self._house, kept, limit)
 
-    async def cut_audit(self, tenant: str, place: int, hash_: bytes, made_at: datetime, signature: bytes) -> int:
+    async def cut_audit(self, tenant: str, at: Checkpoint) -> int:
         """See WorkQueue.cut_audit."""
-        return await auditing.cut(self._house, tenant, place, hash_, made_at, signature)
+        return await auditing.cut(self._house, tenant, at)
 
     async def settle(self, settlements: Sequence[Settlement], hint: Hint | None = None) -> list[Settled | Exception]:
         """See WorkQueue.settle."""

@@ -1,0 +1,1 @@
+select fingerprint from rowcall.record_incidents(p_incidents => %(incidents)s::jsonb)
