@@ -328,5 +328,45 @@ async def test_one_of_two_callers_that_gives_up_takes_nothing_from_the_other(
     assert (await second).price == 3
 
 
+MONEY = """\
+syntax = "proto3";
+package common;
+import "buf/validate/validate.proto";
+message Money { int64 units = 1%s; }
+"""
+TILL = """\
+syntax = "proto3";
+package {0}.v1;
+import "common/money.proto";
+import "rowcall/options/v1/job.proto";
+service TillService {{ rpc Pay(PayRequest) returns (PayResponse) {{ option (rowcall.options.v1.job) = {{}}; }} }}
+message PayRequest {{ common.Money amount = 1; }}
+message PayResponse {{ common.Money left = 1; }}
+"""
+
+
+async def test_each_image_has_its_own_rules_for_a_type_of_one_name(
+    build_image: ImageBuilder, gateways: Gateways, bench: Bench
+) -> None:
+    """Two teams, one common file, two versions of it: what one forbids, the other may allow."""
+    versions = {"red": MONEY % "", "blue": MONEY % " [(buf.validate.field).int64.gte = 0]"}
+    images = [
+        build_image({"common/money.proto": version, f"{team}/v1/till.proto": TILL.format(team)})
+        for team, version in versions.items()
+    ]
+    catalogue = load_catalogue(images)
+    bench.serve(catalogue)
+    channel = await gateways.channel(await gateways.start(images=tuple(images)))
+    red, blue = (catalogue.methods[f"{team}.v1.TillService/Pay"] for team in versions)
+
+    call = dynamic_stub(channel, red)(red.request_class(amount={"units": -1}), timeout=20)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await dynamic_stub(channel, blue)(blue.request_class(amount={"units": -1}), timeout=20)
+    assert violations_of(error.value) == {"amount.units": "int64.gte"}
+    (held,) = await bench.claim()
+    await bench.answer(held, red.response_class(left={"units": 7}))
+    assert (await call).left.units == 7
+
+
 async def _answer(call: grpc.aio.UnaryUnaryCall[Any, Any]) -> Any:
     return await call

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import grpc
 import pytest
@@ -310,6 +311,45 @@ def test_buf_curl_calls_what_reflection_shows(services: Services, build_image: I
     assert ErrorInfo.FromString(details["google.rpc.ErrorInfo"]).reason == "INVALID_REQUEST"
     (violation,) = BadRequest.FromString(details["google.rpc.BadRequest"]).field_violations
     assert (violation.field, violation.reason) == ("item", "string.min_len")
+
+
+TILL = """\
+syntax = "proto3";
+package {0}.v1;
+import "common/money.proto";
+import "rowcall/options/v1/job.proto";
+service TillService {{ rpc Pay(PayRequest) returns (PayResponse) {{ option (rowcall.options.v1.job) = {{}}; }} }}
+message PayRequest {{ common.Money amount = 1; }}
+message PayResponse {{}}
+"""
+
+
+def test_two_images_with_two_versions_of_one_file_are_served_together(
+    services: Services, build_image: ImageBuilder, cluster: Cluster
+) -> None:
+    """Case 19: each service is described, and its calls are read, as its own image has it."""
+    money = 'syntax = "proto3"; package common; message Money {{ int64 units = 1; {} }}'
+    versions = {"red": money.format(""), "blue": money.format("string currency = 2;")}
+    images = [
+        str(build_image({"common/money.proto": version, f"{team}/v1/till.proto": TILL.format(team)}))
+        for team, version in versions.items()
+    ]
+    address = services.gateway("127.0.0.1:0", *(word for image in images for word in ("--image", image))).address()
+
+    def pay(team: str, amount: dict[str, object]) -> dict[str, object]:
+        """Nobody serves it, so its end is a refusal: that of a request that cannot be, or a job that waits."""
+        data = json.dumps({"amount": amount})
+        called = buf_curl(address, f"{team}.v1.TillService/Pay", data, "--header", "prefer: wait=0")
+        return (
+            cast("dict[str, object]", json.loads(called.stderr))
+            if called.stderr.startswith("{")
+            else {"said": called.stderr}
+        )
+
+    assert pay("blue", {"units": 3, "currency": "EUR"})["code"] == "deadline_exceeded"
+    assert pay("red", {"units": 3})["code"] == "deadline_exceeded"
+    assert "currency" in str(pay("red", {"units": 3, "currency": "EUR"})["said"]), "the client found no such field"
+    assert sorted(jobs(cluster, "method")) == [("blue.v1.TillService/Pay",), ("red.v1.TillService/Pay",)]
 
 
 def test_reflection_can_be_switched_off(services: Services) -> None:

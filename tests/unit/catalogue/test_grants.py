@@ -121,8 +121,10 @@ def test_an_image_that_makes_our_methods_public_changes_nothing() -> None:
     service = job_service_pb2.DESCRIPTOR.services_by_name["JobService"]
     image = changed("rowcall/v1/job_service.proto", service, "RetryJob")
     loaded = load_catalogue([image])
-    # It is the image's copy that is in the pool: it declares more.
-    assert "OfANewerRelease" in loaded.pool.FindFileByName("rowcall/v1/job_service.proto").message_types_by_name
+    # It is the image's copy that is in its pool: it declares more.
+    assert (
+        "OfANewerRelease" in loaded.images[1].pool.FindFileByName("rowcall/v1/job_service.proto").message_types_by_name
+    )
 
     assert table_of(image).methods == table_of().methods
     assert rule_and_source(table_of(image), RETRY) == ("roles:admin,operator", "built-in")

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import re
+import resource
 import subprocess
 import sys
+import weakref
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
 import pytest
 from google.protobuf import descriptor_pb2, json_format
-from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
+from google.protobuf.message import Message
 
-from rowcall.catalogue.images import ImageError, load_catalogue
+from rowcall.catalogue.images import (
+    Catalogue,
+    ImageError,
+    LoadedImage,
+    load_built_in,
+    load_catalogue,
+    load_image,
+)
 from rowcall.catalogue.model import Policy
+from rowcall.errors import RowcallError
 from rowcall.options.v1 import access_pb2
 from rowcall.probe.v1 import probe_pb2
 from tests.fix_images import ImageBuilder
@@ -134,31 +144,6 @@ def test_nothing_is_served_without_images_and_builtins() -> None:
     assert load_catalogue(builtin=False).methods == {}
 
 
-def test_pool_serves_reflection(build_image: ImageBuilder) -> None:
-    image = build_image({"acme/v1/acme.proto": ACME})
-    catalogue = load_catalogue([image], reflected=[health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR])
-    assert catalogue.warnings == (), "services of the server's own need no job method"
-    for name in (
-        *catalogue.service_names,
-        "rowcall.v1.AccessService",
-        "rowcall.v1.AdmissionService",
-        "rowcall.v1.CatalogueService",
-        "rowcall.v1.JobService",
-        "rowcall.v1.QueueService",
-        "rowcall.v1.TenantService",
-        "google.longrunning.Operations",
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1alpha.ServerReflection",
-    ):
-        waiting = [catalogue.pool.FindFileContainingSymbol(name)]
-        while waiting:
-            file = waiting.pop()
-            assert catalogue.pool.FindFileByName(file.name).serialized_pb
-            waiting.extend(file.dependencies)
-    with pytest.raises(KeyError):
-        load_catalogue().pool.FindFileContainingSymbol("grpc.health.v1.Health")
-
-
 def test_image_without_imports_loads_if_we_have_them(build_image: ImageBuilder) -> None:
     catalogue = load_catalogue([build_image({"acme/v1/acme.proto": ACME}, imports=False)], builtin=False)
     assert "acme.v1.Shop/Buy" in catalogue.methods
@@ -199,25 +184,147 @@ def test_newer_shared_file_of_an_image_is_taken(build_image: ImageBuilder) -> No
     assert verdict.full_name == "google.rpc.Verdict"
 
 
-def test_images_that_disagree_on_a_file(build_image: ImageBuilder) -> None:
-    one, two = build_image(job("")), build_image(job("max_attempts: 2"))
-    with pytest.raises(ImageError) as caught:
-        load_catalogue([one, two])
-    assert str(one) in str(caught.value)
-    assert str(two) in str(caught.value)
-    assert "build both images from the same sources" in str(caught.value)
-
-
-def test_images_that_define_one_name_twice(build_image: ImageBuilder) -> None:
+def test_a_method_that_two_images_have_is_served_once_if_it_is_the_same(build_image: ImageBuilder) -> None:
+    """Whatever file it is in, and whatever else is in that."""
     one = build_image({"acme/v1/one.proto": ACME})
-    two = build_image({"acme/v1/two.proto": ACME})
+    two = build_image({"acme/v1/two.proto": ACME.replace("rpc NoJob", "rpc Other") + "message More {}"})
+
+    catalogue = load_catalogue([one, two], builtin=False)
+
+    assert len(catalogue.methods) == 3
+    assert catalogue.services["acme.v1.Shop"].label == str(one)
+
+
+@pytest.mark.parametrize(
+    ("changed", "into", "differs"),
+    [
+        ("max_attempts: 7", "max_attempts: 8", "the policy"),
+        ("min_len = 1", "min_len = 2", "the type acme.v1.Order"),
+        (
+            "string number = 1;",
+            "string number = 1; Kind kind = 2; enum Kind { KIND_NONE = 0; }",
+            "the type acme.v1.Receipt",
+        ),
+        ("(Order) returns (Receipt)", "(Receipt) returns (Receipt)", "the types of request and response"),
+        (
+            "rpc Buy(Order) returns (Receipt) {",
+            'rpc Buy(Order) returns (Receipt) { option (rowcall.options.v1.access) = {roles: "clerk"};',
+            "the access rule",
+        ),
+    ],
+)
+def test_images_that_define_a_method_differently(
+    build_image: ImageBuilder, changed: str, into: str, differs: str
+) -> None:
+    source = ACME.replace("options/v1/job.proto", 'options/v1/job.proto";\nimport "rowcall/options/v1/access.proto')
+    one = build_image({"acme/v1/acme.proto": source})
+    two = build_image({"acme/v1/acme.proto": source.replace(changed, into)})
     with pytest.raises(ImageError) as caught:
         load_catalogue([one, two])
+    (problem,) = [each for each in caught.value.problems if "acme.v1.Shop/Buy" in each]
+    assert problem.startswith(f"{two}: method acme.v1.Shop/Buy is not the one of {one}: they differ in {differs}")
+    assert "build both images from the same sources, or leave it out of one of them" in problem
+
+
+MONEY = 'syntax = "proto3"; package common; message Money { int64 units = 1; %s }'
+TEAM = """\
+syntax = "proto3";
+package {0}.v1;
+import "buf/validate/validate.proto";
+import "common/money.proto";
+import "rowcall/options/v1/job.proto";
+message PayRequest {{ common.Money amount = 1; }}
+message PayResponse {{ common.Money left = 1; }}
+service Till {{ rpc Pay(PayRequest) returns (PayResponse) {{ option (rowcall.options.v1.job) = {{}}; }} }}
+"""
+
+
+def test_each_image_keeps_its_own_version_of_a_shared_file(build_image: ImageBuilder) -> None:
+    """Case 19: two teams, one common file, two versions of it."""
+    old = build_image({"common/money.proto": MONEY % "", "red/v1/till.proto": TEAM.format("red")})
+    new = build_image({"common/money.proto": MONEY % "string currency = 2;", "blue/v1/till.proto": TEAM.format("blue")})
+
+    for images in ([old, new], [new, old]):
+        catalogue = load_catalogue(images)
+
+        red, blue = (catalogue.methods[f"{team}.v1.Till/Pay"].request_class for team in ("red", "blue"))
+        with pytest.raises(ValueError, match="currency"):
+            red(amount={"currency": "EUR"})
+        assert json_format.MessageToDict(blue(amount={"currency": "EUR"})) == {"amount": {"currency": "EUR"}}
+        shapes = [layer["common.Money"].keys() for layer in catalogue.shapes() if "common.Money" in layer]
+        assert sorted(map(sorted, shapes)) == [["1"], ["1", "2"]]
+
+
+def test_rules_are_of_the_methods_own_image(build_image: ImageBuilder) -> None:
+    """The same type by name, and in one of the images with a rule."""
+    rule = "[(buf.validate.field).int64.gt = 0]"
+    lax = build_image({"common/money.proto": MONEY % "", "red/v1/till.proto": TEAM.format("red")})
+    strict = build_image(
+        {
+            "common/money.proto": (MONEY % "")
+            .replace("= 1;", f"= 1 {rule};")
+            .replace("package common;", 'package common; import "buf/validate/validate.proto";'),
+            "blue/v1/till.proto": TEAM.format("blue"),
+        }
+    )
+    catalogue = load_catalogue([lax, strict])
+    red, blue = (catalogue.methods[f"{team}.v1.Till/Pay"] for team in ("red", "blue"))
+
+    red.validator.check(red.request_class(amount={"units": -1}))
+    with pytest.raises(RowcallError, match=r"amount.units \(int64.gt\)"):
+        blue.validator.check(blue.request_class(amount={"units": -1}))
+
+
+def test_an_image_that_has_two_files_of_one_name(build_image: ImageBuilder) -> None:
+    """As two images put behind each other are one."""
+    one, two = (build_image(job(policy)).read_bytes() for policy in ("", "max_attempts: 2"))
+    with pytest.raises(ImageError, match=r"^image 1: has two files acme/v1/shop.proto that are not the same; build it"):
+        load_catalogue([one + two])
+
+
+def test_an_image_that_defines_a_name_twice(build_image: ImageBuilder) -> None:
+    one = build_image({"acme/v1/one.proto": ACME}).read_bytes()
+    two = build_image({"acme/v1/two.proto": ACME}).read_bytes()
+    with pytest.raises(ImageError) as caught:
+        load_catalogue([one + two])
     assert (
-        f"acme/v1/two.proto ({two}): acme.v1.Shop is defined by acme/v1/one.proto ({one}) too"
+        "acme/v1/two.proto (image 1): acme.v1.Shop is defined by acme/v1/one.proto (image 1) too"
         in caught.value.problems[2]
     )
     assert len(caught.value.problems) == 3
+
+
+def test_what_is_wrong_with_each_image_is_told_at_once(build_image: ImageBuilder) -> None:
+    with pytest.raises(ImageError) as caught:
+        load_catalogue([b"", build_image(job("max_attempts: 1001")), b"{}"])
+    assert len(caught.value.problems) == 3
+
+
+def test_a_replaced_image_leaves_nothing_behind(build_image: ImageBuilder) -> None:
+    """Its pool, its classes and its compiled rules: a hundred exchanges take no more than a few."""
+    data = build_image({"acme/v1/acme.proto": ACME}).read_bytes()
+    built_in = load_built_in()
+
+    def exchange() -> tuple[weakref.ref[LoadedImage], weakref.ref[type[Message]]]:
+        image = load_image(data, "acme")
+        method = Catalogue.of([built_in, image]).methods["acme.v1.Shop/Buy"]
+        method.validator.check(method.request_class(item="tea"))
+        return weakref.ref(image), weakref.ref(method.request_class)
+
+    for _ in range(5):
+        exchange()
+    gc.collect()
+    before = resident_bytes()
+    for _ in range(100):
+        image, request = exchange()
+        gc.collect()
+        assert (image(), request()) == (None, None)
+    assert resident_bytes() - before < 10_000_000
+
+
+def resident_bytes() -> int:
+    """What this process has in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def test_missing_import(build_image: ImageBuilder) -> None:

@@ -56,7 +56,7 @@ message Set { option message_set_wire_format = true; extensions 4 to max; }
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Of both files. Any: read as JSON is."""
     image = ImageBuilder(tmp_path_factory.mktemp("images"))({"acme/v1/all.proto": EVERYTHING, "acme/old.proto": OLD})
-    return load_catalogue([image]).shapes()
+    return load_catalogue([image]).shapes()[0]
 
 
 def test_fields_of_proto3(shapes: Any) -> None:
@@ -106,6 +106,6 @@ def test_fields_of_proto2(shapes: Any) -> None:
 
 
 def test_what_every_gateway_has_is_there_without_an_image() -> None:
-    shapes = load_catalogue().shapes()
+    (shapes,) = load_catalogue().shapes()
     assert {Struct.DESCRIPTOR.full_name, "google.rpc.ErrorInfo", "rowcall.probe.v1.EchoRequest"} <= shapes.keys()
     assert all(shape.keys() == {str(int(number)) for number in shape} for shape in shapes.values())

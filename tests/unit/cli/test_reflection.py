@@ -54,6 +54,14 @@ def describe(call: Call) -> None:
     call.answer(files(file.serialized_pb))
 
 
+def describe_beside(call: Call, file: FileDescriptorProto) -> None:
+    """Answers as a gateway does whose image has one more file, which the probe's does not import."""
+    if call.request.file_containing_symbol in ("", "rowcall.probe.v1.ProbeService"):
+        describe(call)
+    else:
+        call.answer(files(file.SerializeToString()))
+
+
 def described(fake_gateway: FakeGateway) -> Call:
     """The first call of a command that is not one of reflection; those are answered."""
     while (call := fake_gateway.take()).method == REFLECTION:
@@ -118,7 +126,7 @@ def test_a_described_method_is_called_with_the_message_that_the_json_says(fake_g
 def show(fake_gateway: FakeGateway, payload: AnyMessage) -> Future[Ran]:
     """Starts a command that is given a job with a payload, and shows it."""
     command = fake_gateway.start("jobs", "show", NAME, "--full", "--json")
-    job = job_pb2.Job(name=NAME, priority=PRIORITY_NORMAL)
+    job = job_pb2.Job(name=NAME, method=ECHO, priority=PRIORITY_NORMAL)
     job.request.CopyFrom(payload)
     fake_gateway.take().answer(GetJobResponse(job=job))
     return command
@@ -146,6 +154,16 @@ def test_a_payload_that_is_not_described_is_shown_as_bytes(
     assert ran.json["request"] == {"@type": ECHOED.type_url, "base64": "CgVoZWxsbw=="}
 
 
+def test_a_payload_is_of_its_methods_image_and_of_no_other(fake_gateway: FakeGateway) -> None:
+    """What is described by its name alone may be another image's."""
+    command = show(fake_gateway, ECHOED)
+    call = fake_gateway.take()
+    assert call.request.file_containing_symbol == "rowcall.probe.v1.ProbeService"
+    call.answer(error(grpc.StatusCode.NOT_FOUND))
+    assert fake_gateway.next_call() is None
+    assert command.result(SECONDS).json["request"] == {"@type": ECHOED.type_url, "base64": "CgVoZWxsbw=="}
+
+
 def test_a_payload_that_is_no_message_of_its_type_is_shown_as_bytes(fake_gateway: FakeGateway) -> None:
     command = show(fake_gateway, AnyMessage(type_url=ECHOED.type_url, value=b"\x0a\xff"))
     while (call := fake_gateway.next_call()) is not None:
@@ -156,7 +174,7 @@ def test_a_payload_that_is_no_message_of_its_type_is_shown_as_bytes(fake_gateway
 def test_details_and_payloads_that_json_has_no_form_for_are_shown_as_bytes(fake_gateway: FakeGateway) -> None:
     """A handler's RetryInfo may say three million years, or not be what it says."""
     command = fake_gateway.start("jobs", "show", NAME, "--full", "--json")
-    job = job_pb2.Job(name=NAME, priority=PRIORITY_NORMAL)
+    job = job_pb2.Job(name=NAME, method=ECHO, priority=PRIORITY_NORMAL)
     job.error.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=99_999_999_999_999)))
     job.error.details.add(type_url="type.googleapis.com/google.rpc.RetryInfo", value=b"\xff")
     job.response.Pack(Duration(seconds=99_999_999_999_999))
@@ -164,7 +182,7 @@ def test_details_and_payloads_that_json_has_no_form_for_are_shown_as_bytes(fake_
     while (call := fake_gateway.next_call()) is not None:
         symbol = call.request.file_containing_symbol
         file = (RetryInfo if symbol == "google.rpc.RetryInfo" else Duration).DESCRIPTOR.file
-        call.answer(files(file.serialized_pb))
+        describe_beside(call, FileDescriptorProto.FromString(file.serialized_pb))
     shown = command.result(SECONDS).json
     assert shown["error"]["details"] == [
         {"@type": detail.type_url, "base64": base64.b64encode(detail.value).decode()} for detail in job.error.details
@@ -180,7 +198,7 @@ def test_a_payload_whose_json_is_no_object_is_shown(fake_gateway: FakeGateway) -
     payload.Pack(BytesValue(value=b"hello"))
     command = show(fake_gateway, payload)
     while (call := fake_gateway.next_call()) is not None:
-        call.answer(files(BytesValue.DESCRIPTOR.file.serialized_pb))
+        describe_beside(call, FileDescriptorProto.FromString(BytesValue.DESCRIPTOR.file.serialized_pb))
     assert command.result(SECONDS).json["request"] == {"@type": payload.type_url, "value": "aGVsbG8="}
 
 
@@ -206,7 +224,7 @@ def test_a_secret_field_is_not_shown(fake_gateway: FakeGateway, value: bytes, sh
     payload = AnyMessage(type_url="type.googleapis.com/acme.v1.Card", value=value)
     command = show(fake_gateway, payload)
     while (call := fake_gateway.next_call()) is not None:
-        call.answer(files(secret_file().SerializeToString()))
+        describe_beside(call, secret_file())
     ran = command.result(SECONDS)
     assert ran.json["request"] == {"@type": payload.type_url, **shown}
     assert "4711" not in ran.out

@@ -84,9 +84,9 @@ def print_job(
     if job.attempts:
         result_table(ATTEMPT_COLUMNS, [_attempt(one) for one in job.attempts], prose=PROSE, wide=wide)
     if job.HasField("request"):
-        result_json({"request": payload_json(job.request, types)})
+        result_json({"request": payload_json(job.request, types, job.method)})
     if job.HasField("response"):
-        result_json({"response": payload_json(job.response, types)})
+        result_json({"response": payload_json(job.response, types, job.method)})
 
 
 def _attempt(attempt: job_pb2.Attempt) -> tuple[str, ...]:
@@ -117,22 +117,22 @@ def job_json(job: job_pb2.Job, types: Types) -> Mapping[str, object]:
         rest.ClearField(name)
     result = message_json(rest)
     if job.attempts:
-        result["attempts"] = [_attempt_json(each, types) for each in job.attempts]
+        result["attempts"] = [_attempt_json(each, types, job.method) for each in job.attempts]
     if job.HasField("error"):
-        result["error"] = _status_json(job.error, types)
+        result["error"] = _status_json(job.error, types, job.method)
     if job.HasField("request"):
-        result["request"] = payload_json(job.request, types)
+        result["request"] = payload_json(job.request, types, job.method)
     if job.HasField("response"):
-        result["response"] = payload_json(job.response, types)
+        result["response"] = payload_json(job.response, types, job.method)
     return result
 
 
-def payload_json(packed: Any, types: Types) -> Mapping[str, object]:
-    """A payload for whoever may see it; for others, what it would be: the gateway left it out."""
+def payload_json(packed: Any, types: Types, method: str) -> Mapping[str, object]:
+    """A payload of a method's job for whoever may see it; for others, what it would be: the gateway left it out."""
     withheld = job_pb2.Withheld()
     if packed.Is(withheld.DESCRIPTOR) and packed.Unpack(withheld):
         return {"withheld": withheld.type, "bytes": withheld.size_bytes}
-    return types.render(packed)
+    return types.render(packed, method)
 
 
 def job_row(job: job_pb2.Job) -> tuple[str, ...]:
@@ -165,30 +165,30 @@ def time_text(timestamp: Timestamp) -> str:
     return _local(timestamp).isoformat(sep=" ", timespec="milliseconds")
 
 
-def _attempt_json(attempt: job_pb2.Attempt, types: Types) -> Mapping[str, object]:
+def _attempt_json(attempt: job_pb2.Attempt, types: Types, method: str) -> Mapping[str, object]:
     rest = job_pb2.Attempt()
     rest.CopyFrom(attempt)
     rest.ClearField("error")
     result = message_json(rest)
     if attempt.HasField("error"):
-        result["error"] = _status_json(attempt.error, types)
+        result["error"] = _status_json(attempt.error, types, method)
     return result
 
 
-def _status_json(status: Status, types: Types) -> Mapping[str, object]:
+def _status_json(status: Status, types: Types, method: str) -> Mapping[str, object]:
     result = message_json(Status(code=status.code, message=status.message))
     if status.details:
-        result["details"] = [_detail_json(each, types) for each in status.details]
+        result["details"] = [_detail_json(each, types, method) for each in status.details]
     return result
 
 
-def _detail_json(detail: Any, types: Types) -> Mapping[str, object]:
+def _detail_json(detail: Any, types: Types, method: str) -> Mapping[str, object]:
     if detail.Is(job_pb2.Withheld.DESCRIPTOR):
-        return payload_json(detail, types)
+        return payload_json(detail, types, method)
     try:
         return message_json(detail)
     except (TypeError, ValueError, DecodeError, JsonError):  # not one of google.rpc's, or not what it says
-        return types.render(detail)
+        return types.render(detail, method)
 
 
 def _standing(job: job_pb2.Job) -> str:

@@ -1,6 +1,7 @@
 """Messages of job types this command was not built with: their descriptors come from the gateway's reflection.
 
-Used by `submit` (JSON in) and by `jobs show --full` (JSON out). A gateway with reflection switched off still runs
+They are found by method: a gateway may have two types of one name, of two images. What is described of one service fits together, so
+it is kept in a pool of its own. Used by `submit` (JSON in) and by `jobs show --full` (JSON out). A gateway with reflection switched off still runs
 commands; payloads are then shown as bytes.
 """
 
@@ -15,7 +16,7 @@ from typing import Final, NamedTuple, TypeVar, cast
 import grpc
 from google.protobuf import json_format
 from google.protobuf.any_pb2 import Any
-from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor import Descriptor, MethodDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
@@ -36,21 +37,21 @@ class Types:
     """The message types that a gateway serves, looked up as they are needed."""
 
     def __init__(self, channel: grpc.Channel) -> None:
-        self._pool = DescriptorPool(ProtoReflectionDescriptorDatabase(grpc.intercept_channel(channel, _Deadline())))
+        self._channel = channel
+        self._pools: dict[str, DescriptorPool] = {}
+        """By service."""
 
     def request_of(self, method: str) -> type[Message]:
         """The class of a method's request.
 
         Raises CommandError when the gateway does not describe the method, grpc.RpcError when it does not answer.
         """
-        service, _, name = method.lstrip("/").rpartition("/")
         try:
-            described = _described(self._pool.FindServiceByName, service)
+            found = self._method(method)
         except grpc.RpcError as error:
             if status_of(error).code != grpc.StatusCode.UNIMPLEMENTED.value[0]:
                 raise
-            described = None  # it serves no reflection
-        found = None if described is None else described.methods_by_name.get(name)
+            found = None  # it serves no reflection
         if found is None:
             raise CommandError(
                 f"The gateway does not describe {method}: check the name (package.Service/Method), that the gateway was "
@@ -65,7 +66,7 @@ class Types:
         """
         descriptor = cast("Descriptor", kind.DESCRIPTOR)
         try:
-            message = json_format.Parse(text, kind(), descriptor_pool=self._pool)
+            message = json_format.Parse(text, kind(), descriptor_pool=descriptor.file.pool)
         except json_format.ParseError as error:
             what = str(error).rstrip(".")
             raise CommandError(f"--json is no {descriptor.full_name}: {what}.", ExitCode.USAGE) from error
@@ -76,17 +77,21 @@ class Types:
             )
         return message
 
-    def render(self, packed: Any) -> Mapping[str, object]:
+    def render(self, packed: Any, method: str) -> Mapping[str, object]:
         """A payload as JSON, its secret fields masked, or as base64 where its type is not to be had.
 
         Where it cannot be shown as JSON, and has fields that are secret, only its size is shown.
+
+        Args:
+            packed: The payload.
+            method: Of its job: "package.Service/Method".
         """
-        kind = self._find(packed.TypeName())
+        kind = self._find(packed.TypeName(), method)
         if kind is not None:
             message = GetMessageClass(kind)()
             try:
                 message.ParseFromString(packed.value)
-                fields = to_json(message, self._pool)
+                fields = to_json(message, kind.file.pool)
             except (DecodeError, TypeError, ValueError, json_format.Error):
                 # It is not what it says, or says what JSON has no form for: a time in the year 20000.
                 pass
@@ -97,11 +102,30 @@ class Types:
                 return {"@type": packed.type_url, "redacted": f"{len(packed.value)} bytes"}
         return {"@type": packed.type_url, "base64": base64.b64encode(packed.value).decode()}
 
-    def _find(self, name: str) -> Descriptor | None:
+    def _find(self, name: str, method: str) -> Descriptor | None:
+        """A type as the image of a method has it."""
         try:
-            return _described(self._pool.FindMessageTypeByName, name)
+            # With the service comes what its methods take and answer. Without it, the name may be of another image's type.
+            if self._method(method) is None:
+                return None
+            return _described(self._pool(method).FindMessageTypeByName, name)
         except grpc.RpcError:
             return None
+
+    def _method(self, method: str) -> MethodDescriptor | None:
+        service, _, name = method.lstrip("/").rpartition("/")
+        described = _described(self._pool(method).FindServiceByName, service) if service else None
+        return None if described is None else described.methods_by_name.get(name)
+
+    def _pool(self, method: str) -> DescriptorPool:
+        """Where the types of a method's service are."""
+        service = method.lstrip("/").rpartition("/")[0]
+        pool = self._pools.get(service)
+        if pool is None:
+            pool = self._pools[service] = DescriptorPool(
+                ProtoReflectionDescriptorDatabase(grpc.intercept_channel(self._channel, _Deadline()))
+            )
+        return pool
 
 
 def _described(find: Callable[[str], _Found], name: str) -> _Found | None:

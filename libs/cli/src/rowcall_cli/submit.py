@@ -88,7 +88,7 @@ def submit(
         stub = job_service_pb2_grpc.JobServiceStub(gateway.channel)
         answer = stub.Submit(job_service_pb2.SubmitRequest(job=spec), timeout=RPC_SECONDS + wait, metadata=metadata)
         operation = answer.operation
-        result_json(_fields(operation, types, joined=answer.joined))
+        result_json(_fields(operation, types, method, joined=answer.joined))
     if operation.HasField("error"):
         raise CommandError(f"The job failed: {explain_status(operation.error)}")
     if wait > 0 and not operation.done:
@@ -100,10 +100,10 @@ def submit(
         say("The key named a job that was there already: joined it.")
 
 
-def _fields(operation: operations_pb2.Operation, types: Types, *, joined: bool) -> dict[str, object]:
+def _fields(operation: operations_pb2.Operation, types: Types, method: str, *, joined: bool) -> dict[str, object]:
     fields: dict[str, object] = {"name": operation.name, "done": operation.done, "joined": joined}
     if operation.HasField("response"):
-        fields["response"] = payload_json(operation.response, types)
+        fields["response"] = payload_json(operation.response, types, method)
     if operation.HasField("error"):
         fields["error"] = explain_status(operation.error)
     return fields

@@ -18,6 +18,7 @@ from opentelemetry.trace import TracerProvider
 
 from rowcall import logs
 from rowcall.audit.signing import read_key
+from rowcall.catalogue.described import DescribedFiles
 from rowcall.catalogue.grants import AccessTable, access_table
 from rowcall.catalogue.images import Catalogue, ImageError, load_catalogue
 from rowcall.errors import RowcallError
@@ -66,6 +67,7 @@ from rowcall_gateway.services.jobs import Jobs
 from rowcall_gateway.services.operations import Operations
 from rowcall_gateway.services.queues import Queues
 from rowcall_gateway.services.reading import JobReader
+from rowcall_gateway.services.reflection import Reflection
 from rowcall_gateway.services.tenants import Tenants
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_gateway.shards.links import Links
@@ -408,7 +410,8 @@ class Gateway:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, adding)
         if settings.reflection:
             names = (*self._services(catalogue), health.SERVICE_NAME, reflection.SERVICE_NAME)
-            servicer = reflection.aio.ReflectionServicer(names, pool=catalogue.pool)
+            described = DescribedFiles(catalogue)
+            servicer = Reflection(lambda: described, lambda: names)
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, adding)  # type: ignore[no-untyped-call]
         server = grpc.aio.server(
             options=server_options(

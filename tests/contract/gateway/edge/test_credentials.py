@@ -143,7 +143,7 @@ async def test_every_rpc_refuses_every_credential_that_does_not_do(
     await AccessServiceStub(channel).RevokeCredentials(revocation, timeout=20, metadata=admin)
     await until(lambda: told_of_its_methods(cluster))
     rules = {**built_in_rules(), PAY: AccessRule(frozenset({"caller"}), frozenset({"pay"}))}
-    scoped = load_catalogue([image]).pool.FindServiceByName("acme.v1.Shop").methods[0]
+    scoped = load_catalogue([image]).images[1].pool.FindServiceByName("acme.v1.Shop").methods[0]
     wrong: list[str] = []
     tried = dict.fromkeys(BAD, 0)
     before = contents(cluster)

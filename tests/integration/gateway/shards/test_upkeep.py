@@ -67,7 +67,7 @@ async def test_every_method_is_published_on_every_shard_though_nobody_calls(
 async def test_every_type_is_published_on_every_shard(gateways: Gateways, cluster: Cluster) -> None:
     """What its images and the gateway itself have: requests are compared by them."""
     gateway = await gateways.start()
-    every = load_catalogue().shapes()
+    (every,) = load_catalogue().shapes()
     assert "google.protobuf.Struct" in every
     await until(lambda: every.items() <= types(cluster, "a").items() and every.items() <= types(cluster, "b").items())
     assert gateway.address

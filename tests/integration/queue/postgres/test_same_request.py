@@ -84,7 +84,7 @@ class Shard:
 
     def new(self, kind: str, /, **fields: Any) -> Any:
         """A message of package acme.v1."""
-        return GetMessageClass(self.catalogue.pool.FindMessageTypeByName(f"acme.v1.{kind}"))(**fields)
+        return GetMessageClass(self.catalogue.images[1].pool.FindMessageTypeByName(f"acme.v1.{kind}"))(**fields)
 
     def order(self, **fields: Any) -> Any:
         """A request."""
@@ -93,7 +93,7 @@ class Shard:
     def read(self, data: bytes) -> bytes | None:
         """A request in its one serialisation, as protobuf's library reads it; None if it cannot."""
         try:
-            return canonical(type(self.order()).FromString(data), self.catalogue.pool)
+            return canonical(type(self.order()).FromString(data), self.catalogue.images[1].pool)
         except DecodeError:
             return None
 
@@ -102,7 +102,8 @@ class Shard:
 async def shard(queue: PostgresQueue, build_image: ImageBuilder) -> AsyncIterator[Shard]:
     catalogue = load_catalogue([build_image({"acme/v1/order.proto": ORDER})])
     ids = await queue.store.publish(catalogue.methods[BUY])
-    await queue.store.publish_types(catalogue.shapes())
+    for shapes in catalogue.shapes():
+        await queue.store.publish_types(shapes)
     with psycopg.connect(queue.logins.gateway, autocommit=True, prepare_threshold=None) as connection:
         yield Shard(catalogue, connection, ids.method_id)
 
@@ -380,7 +381,7 @@ SETTINGS = settings(
 def test_a_message_written_in_another_way_is_the_same_request(shard: Shard, data: st.DataObject) -> None:
     order = data.draw(orders(shard))
     dice = data.draw(st.randoms(use_true_random=False))
-    pool = shard.catalogue.pool
+    pool = shard.catalogue.images[1].pool
     one, other = rewritten(order, pool, dice), rewritten(order, pool, dice)
 
     assert shard.read(one) == shard.read(other), "the test's own writer"

@@ -1,13 +1,15 @@
-"""Descriptor images as one set of files in one descriptor pool. Used by `rowcall.catalogue.images` alone.
+"""A descriptor image as a set of files in a descriptor pool of its own. Used by `rowcall.catalogue.images` alone.
 
 An image is a serialised google.protobuf.FileDescriptorSet, as `buf build -o` and `protoc --descriptor_set_out` write
-it. Images overlap: each brings the files it imports, in the versions it was compiled with. Files of google, of
-protovalidate and of ours only ever grow, so the one that declares the most is taken; files of a user's own must agree.
+it. Images overlap: each brings the files it imports, in the versions it was compiled with, and keeps them, in a pool
+that no other image is in. It may leave out files of google, of protovalidate and of ours. Those only ever grow, so of its
+copy and the built-in one that is taken which declares the most.
 """
 
 from __future__ import annotations
 
 import graphlib
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,20 +68,25 @@ def is_shared(name: str) -> bool:
     return name.startswith(_SHARED)
 
 
-def read_image(image: Path | bytes, label: str) -> list[SourceFile]:
+def read_bytes(path: Path, label: str) -> bytes:
+    """The content of an image's file.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ImageError([f"{label}: cannot be read ({reason}); name a descriptor image"]) from error
+
+
+def read_image(data: bytes, label: str) -> list[SourceFile]:
     """The files of one image.
 
     Raises:
-        ImageError: It cannot be read, or it is no image.
+        ImageError: It is no image.
     """
-    if isinstance(image, bytes):
-        data = image
-    else:
-        try:
-            data = image.read_bytes()
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise ImageError([f"{label}: cannot be read ({reason}); name a descriptor image"]) from error
     try:
         files = FileDescriptorSet.FromString(data).file
     except DecodeError as error:
@@ -103,30 +110,49 @@ def built_in(descriptors: Iterable[AnyFileDescriptor]) -> list[SourceFile]:
     return list(found.values())
 
 
-def merge(files: Iterable[SourceFile]) -> dict[str, SourceFile]:
-    """One file for each name.
+def merge(common: Iterable[SourceFile], own: Iterable[SourceFile]) -> dict[str, SourceFile]:
+    """An image's files with those that it may leave out, one for each name.
+
+    Args:
+        common: The built-in ones.
+        own: The image's.
 
     Raises:
-        ImageError: Two images have different files of one name.
+        ImageError: The image has different files of one name.
     """
-    merged: dict[str, SourceFile] = {}
+    merged = {file.proto.name: file for file in common}
     problems: list[str] = []
-    for file in files:
+    for file in own:
         name = file.proto.name
         known = merged.setdefault(name, file)
-        if known is file or _says(known.proto) == _says(file.proto):
+        if known is file or says(known.proto) == says(file.proto):
             continue
         if is_shared(name):
-            if _declared(file.proto) > _declared(known.proto):
+            if declared(file.proto) > declared(known.proto):
                 merged[name] = file
         else:
-            problems.append(
-                f"{file.image}: {name} is not the {name} of {known.image}; build both images from the same sources, or "
-                "give the files different names and packages"
-            )
+            problems.append(f"{file.image}: has two files {name} that are not the same; {HOW_TO_BUILD}")
     if problems:
         raise ImageError(problems)
     return merged
+
+
+def identities(files: Mapping[str, SourceFile]) -> dict[str, str]:
+    """What tells each of an image's own files from another image's of the same name: 16 hexadecimal digits that are the same
+    where the files say the same, and all files that they import do. Of shared files there is one, so they have none.
+
+    Args:
+        files: By name, imports included, without circles.
+    """
+    found: dict[str, str] = {}
+    order = graphlib.TopologicalSorter({name: list(file.proto.dependency) for name, file in files.items()})
+    for name in order.static_order():
+        if not is_shared(name):
+            made = hashlib.sha256(says(files[name].proto))
+            for imported in files[name].proto.dependency:
+                made.update(f"\n{imported} {found.get(imported, '')}".encode())
+            found[name] = made.hexdigest()[:16]
+    return found
 
 
 def build_pool(files: Mapping[str, SourceFile]) -> DescriptorPool:
@@ -187,7 +213,7 @@ def _defined_twice(files: Iterable[SourceFile]) -> list[str]:
     return problems
 
 
-def _says(file: FileDescriptorProto) -> bytes:
+def says(file: FileDescriptorProto) -> bytes:
     """What a file means, to compare: without comments, and without options that we have no descriptor of."""
     copy = FileDescriptorProto()
     copy.CopyFrom(file)
@@ -196,7 +222,7 @@ def _says(file: FileDescriptorProto) -> bytes:
     return copy.SerializeToString(deterministic=True)
 
 
-def _declared(file: FileDescriptorProto) -> int:
+def declared(file: FileDescriptorProto) -> int:
     """How much a file declares."""
     return (
         len(file.extension)

@@ -21,6 +21,7 @@ from rowcall.catalogue.model import JobMethod
 from rowcall.catalogue.policy import PolicyError, resolve
 from rowcall.options.v1.job_pb2 import JobOptions, job
 from rowcall.v1.job_pb2 import JobMetadata
+from rowcall.validation import Validator
 
 OPTION: Final = "option (rowcall.options.v1.job)"
 OPERATION_INFO: Final = "option (google.longrunning.operation_info)"
@@ -48,12 +49,18 @@ class MethodReader:
     access: dict[str, Declared]
     """What the images say of who may call each of them."""
 
-    def __init__(self, pool: DescriptorPool) -> None:
+    def __init__(self, pool: DescriptorPool, validator: Validator) -> None:
+        """
+        Args:
+            pool: Where the files are, with all that they import.
+            validator: For the rules of its types.
+        """
         self.problems = []
         self.warnings = []
         self.methods = []
         self.access = {}
         self._pool = pool
+        self._validator = validator
         self._inert = InertOptions(pool)
         self._rules = AccessReader(self._inert)
 
@@ -119,6 +126,7 @@ class MethodReader:
                 returns_operation=returns_operation,
                 has_request_id=_has_request_id(request),
                 policy=policy,
+                validator=self._validator,
             )
         )
 

@@ -6,10 +6,12 @@ handler must answer with).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from google.protobuf.message import Message
+
+from rowcall.validation import Validator
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class JobMethod:
     has_request_id: bool
     """Whether the request has a string field "request_id" (AIP-155)."""
     policy: Policy
+    validator: Validator = field(default_factory=Validator, compare=False, repr=False)
+    """Holds requests to the rules of the image's own types. It lives as long as the image's methods do."""
 
     @property
     def path(self) -> str:

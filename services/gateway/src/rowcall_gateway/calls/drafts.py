@@ -57,7 +57,6 @@ class Drafts:
         self._catalogue = catalogue
         self._rights = rights
         self._limit = max_request_bytes
-        self._check = catalogue.validator.check
 
     def of_call(self, method: JobMethod, request: bytes, call: IncomingCall) -> Draft:
         """The draft of a call of a job method.
@@ -72,7 +71,7 @@ class Drafts:
         if method.has_request_id:
             key = _one_key(key, _own_key(method, message))
         _check_key(key, "request_id")
-        self._check(message)
+        method.validator.check(message)
         return Draft(
             method,
             request,
@@ -129,7 +128,7 @@ class Drafts:
         labels = {**metadata.labels, **spec.labels}
         if len(labels) > MAX_LABELS:
             raise _invalid(f"{path}.labels", f"has {len(labels)} labels with the metadata's; {MAX_LABELS} are possible")
-        self._catalogue.validator.check(message, prefix=f"{path}.request")
+        method.validator.check(message, prefix=f"{path}.request")
         if spec.on_done:
             on_done, wrong = self._follow_up(spec.on_done)
             if on_done is None:

@@ -49,7 +49,7 @@ class ShardLink:
         gateway_id: UUID,
         in_flight: Callable[[], int],
         methods: Sequence[JobMethod],
-        shapes: Mapping[str, Shape],
+        shapes: Sequence[Mapping[str, Shape]],
     ) -> None:
         self.name = queue.shard
         self._gateway_id = gateway_id
@@ -143,7 +143,7 @@ class Links:
         gateway_id: UUID,
         in_flight: Callable[[], int],
         methods: Sequence[JobMethod],
-        shapes: Mapping[str, Shape],
+        shapes: Sequence[Mapping[str, Shape]],
     ) -> None:
         self._links: Mapping[str, ShardLink] = {
             name: ShardLink(queue, settings, gateway_id=gateway_id, in_flight=in_flight, methods=methods, shapes=shapes)

@@ -46,14 +46,14 @@ class Upkeep:
     """The background work of one shard."""
 
     def __init__(
-        self, queue: QueueProvider, store: JobStore, methods: Sequence[JobMethod], shapes: Mapping[str, Shape]
+        self, queue: QueueProvider, store: JobStore, methods: Sequence[JobMethod], shapes: Sequence[Mapping[str, Shape]]
     ) -> None:
         """
         Args:
             queue: The shard's.
             store: Of it.
             methods: What the gateway serves.
-            shapes: What of its images' types the shard must know.
+            shapes: What of its images' types the shard must know, one after another.
         """
         self._queue = queue
         self._store = store
@@ -89,7 +89,7 @@ class Upkeep:
         while (left := await self._publish_some(left, outage)) or await outage.mind(self._publish_types):
             await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311 - spreads, hides nothing
             wait = min(wait * 2, _LONGEST_WAIT)
-        self._log.debug("methods published", methods=len(self._methods), types=len(self._shapes))
+        self._log.debug("methods published", methods=len(self._methods), types=sum(map(len, self._shapes)))
         while not self._queue.checked:
             # It was away at the start, and passed over.
             try:
@@ -101,7 +101,8 @@ class Upkeep:
                 await asyncio.sleep(_LONGEST_WAIT)
 
     async def _publish_types(self) -> None:
-        await self._store.publish_types(self._shapes)
+        for shapes in self._shapes:
+            await self._store.publish_types(shapes)
 
     async def _publish_some(self, methods: Sequence[JobMethod], outage: _Outage) -> Sequence[JobMethod]:
         """Publishes what can be; what is left."""

@@ -97,7 +97,7 @@ class Children:
             )
         try:
             message = decode(method, data)
-            self._catalogue.validator.check(message)
+            method.validator.check(message)
         except RowcallError as error:
             raise _refused(method.name, error.message, error) from error
         own = getattr(message, "request_id", "") if method.has_request_id else ""
