@@ -9,8 +9,8 @@ from psycopg import sql
 
 from tests.fix_cluster import Cluster
 
-UPKEEP = frozenset({"turn", "elected", "message_type", "worker_beat"})
-"""Tables that a gateway writes to without being asked: where tenants' turns stand, what its images' types are."""
+UPKEEP = frozenset({"turn", "elected", "gateway", "message_type", "worker_beat"})
+"""Tables that a gateway writes to without being asked: where tenants' turns stand, what its images' types are, that it lives."""
 
 Contents = Mapping[tuple[str, str], tuple[str, ...]]
 """Rows as text, in order, by database and table."""

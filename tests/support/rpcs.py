@@ -14,10 +14,13 @@ import grpc.aio
 from google.longrunning import operations_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from rowcall.catalogue.images import load_catalogue
+from rowcall.options.v1 import access_pb2
+from rowcall.options.v1.job_pb2 import job
 from rowcall.probe.v1 import probe_pb2
 from rowcall.v1 import access_service_pb2 as access
 from rowcall.v1 import admission_service_pb2 as admission
@@ -83,6 +86,22 @@ def _target() -> admission.BoundTarget:
     return admission.BoundTarget(queue="nobodys")
 
 
+def _hello_image() -> bytes:
+    """An image with one method, which anybody with the role caller may call."""
+    file = FileDescriptorProto(name="hello/v1/hello.proto", package="hello.v1", syntax="proto3")
+    file.dependency.extend(["rowcall/options/v1/access.proto", "rowcall/options/v1/job.proto"])
+    file.message_type.add(name="HelloRequest")
+    file.message_type.add(name="HelloResponse")
+    method = file.service.add(name="HelloService").method.add(
+        name="Hello", input_type=".hello.v1.HelloRequest", output_type=".hello.v1.HelloResponse"
+    )
+    method.options.Extensions[job].SetInParent()
+    method.options.Extensions[access_pb2.access].roles.append("caller")
+    return FileDescriptorSet(file=[file]).SerializeToString()
+
+
+HELLO_IMAGE = _hello_image()
+
 Make = Callable[[Mapping[str, str]], Message]
 REQUESTS: Mapping[str, Make] = {
     "AccessService/RevokeCredentials": lambda of: access.RevokeCredentialsRequest(issuer=ISSUER, subject="nobody"),
@@ -96,6 +115,12 @@ REQUESTS: Mapping[str, Make] = {
     "AuditService/ListAuditEntries": lambda of: audit.ListAuditEntriesRequest(chain=f"tenants/{of['tenant']}"),
     "AuditService/ListAuditHeads": lambda of: audit.ListAuditHeadsRequest(chain=f"tenants/{of['tenant']}"),
     "AuditService/VerifyAuditChain": lambda of: audit.VerifyAuditChainRequest(chain=f"tenants/{of['tenant']}"),
+    "CatalogueService/ListMethods": lambda of: catalogue.ListMethodsRequest(),
+    "CatalogueService/ListImages": lambda of: catalogue.ListImagesRequest(),
+    "CatalogueService/PublishImage": lambda of: catalogue.PublishImageRequest(
+        name="hello", content=HELLO_IMAGE, validate_only=True
+    ),
+    "CatalogueService/RollbackImage": lambda of: catalogue.RollbackImageRequest(name="never-published"),
     "CatalogueService/PauseMethod": lambda of: catalogue.PauseMethodRequest(name=ECHO),
     "CatalogueService/ResumeMethod": lambda of: catalogue.ResumeMethodRequest(name=ECHO),
     "ErrorService/ListIncidents": lambda of: errors.ListIncidentsRequest(),

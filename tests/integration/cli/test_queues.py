@@ -146,7 +146,8 @@ def test_no_gateway_is_an_exit_code_of_its_own(rowcall: Command) -> None:
 def test_every_command_has_help_with_an_example(rowcall: Command) -> None:
     commands = {
         "queues": ("list", "show", "pause", "resume", "pauses"),
-        "methods": ("pause", "resume"),
+        "methods": ("list", "pause", "resume"),
+        "image": ("diff", "publish", "rollback", "list"),
         "tenants": ("pause", "resume", "weight"),
     }
     for group, name in ((group, name) for group, names in commands.items() for name in names):

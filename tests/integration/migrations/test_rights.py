@@ -66,6 +66,8 @@ UNIQUE_WITHOUT_TENANT: dict[Kind, dict[str, str]] = {
         "applied": "a migration",
         "audit": "an action that is of no tenant",
         "audit_end": "the chain of those",
+        "gateway": "a gateway process",
+        "image": "an image, whoever calls its methods",
         "revocation": "an issuer's tokens, whatever tenants they are of",
     },
     "shard": {

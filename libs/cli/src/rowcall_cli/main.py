@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from rowcall.settings import unknown_settings
-from rowcall_cli import access, admission, audit, incidents, jobs, methods, migrate, probe, queues, revocations, submit, tenants
+from rowcall_cli import access, admission, audit, images, incidents, jobs, methods, migrate, probe, queues, revocations, submit, tenants
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.output import say
 from rowcall_cli.reach.flags import add_flags
@@ -34,6 +34,7 @@ app.command(epilog=migrate.EXAMPLES)(migrate.migrate)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(queues.app, name="queues")
 app.add_typer(methods.app, name="methods")
+app.add_typer(images.app, name="image")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(admission.app, name="admission")
 app.add_typer(audit.app, name="audit")

@@ -1,11 +1,14 @@
-"""`rowcall methods`: methods paused and resumed, through the gateway's CatalogueService."""
+"""`rowcall methods`: methods listed, paused and resumed, through the gateway's CatalogueService."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
+from google.protobuf.json_format import MessageToDict
 
+from rowcall.options.v1 import access_pb2
+from rowcall.security.access import AccessRule
 from rowcall.v1 import catalogue_service_pb2, catalogue_service_pb2_grpc
 from rowcall_cli.gateway import (
     DEFAULT_ADDRESS,
@@ -16,14 +19,39 @@ from rowcall_cli.gateway import (
     TenantOption,
     connect,
 )
-from rowcall_cli.output import examples
+from rowcall_cli.output import WideOption, examples, result_json, result_table
 from rowcall_cli.pausing import NoteOption, PauserOption, by, say_paused, say_resumed
 
-app = typer.Typer(no_args_is_help=True, help="Pause methods and resume them.")
+app = typer.Typer(no_args_is_help=True, help="List methods, pause them and resume them.")
 
+COLUMNS = ("method", "queue", "callers", "by", "image", "digest")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 MethodArgument = Annotated[
     str, typer.Argument(metavar="METHOD", help="The method: package.Service/Method.", show_default=False)
 ]
+
+
+@app.command("list", epilog=examples("rowcall methods list", "rowcall methods list --json"))
+def list_methods(
+    *,
+    as_json: JsonOption = False,
+    wide: WideOption = False,
+    address: AddressOption = DEFAULT_ADDRESS,
+    tenant: TenantOption = DEFAULT_TENANT,
+) -> None:
+    """List the methods that the gateway serves: their queue, who may call them, and the image that they are of."""
+    with connect(address, tenant) as gateway:
+        request = catalogue_service_pb2.ListMethodsRequest()
+        answer = _stub(gateway).ListMethods(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
+    if as_json:
+        result_json({"methods": [MessageToDict(each, preserving_proto_field_name=True) for each in answer.methods]})
+        return
+    rows = [
+        (each.name, each.policy.queue, _who(each.access), each.access_source, each.image, each.image_digest[:12])
+        for each in answer.methods
+    ]
+    result_table(COLUMNS, rows, wide=wide)
 
 
 @app.command(
@@ -60,6 +88,10 @@ def resume(
         request = catalogue_service_pb2.ResumeMethodRequest(name=name)
         _stub(gateway).ResumeMethod(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
     say_resumed("method", name)
+
+
+def _who(rule: access_pb2.AccessRule) -> str:
+    return str(AccessRule(frozenset(rule.roles), frozenset(rule.scopes), rule.public))
 
 
 def _stub(gateway: Gateway) -> catalogue_service_pb2_grpc.CatalogueServiceStub:

@@ -19,3 +19,15 @@ def spare_collections() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, 20, 20)
+
+
+def release() -> None:
+    """Has the garbage collector look at everything once: something large that was there for good is not any more.
+
+    It holds everything up for some tens of milliseconds: for what operators do, never for calls.
+    """
+    frozen = gc.get_freeze_count() > 0
+    gc.unfreeze()
+    gc.collect()
+    if frozen:
+        gc.freeze()

@@ -22,7 +22,6 @@ from google.protobuf.wrappers_pb2 import BytesValue
 from google.rpc.error_details_pb2 import ErrorInfo, RequestInfo
 from google.rpc.status_pb2 import Status
 
-from rowcall.catalogue.images import Catalogue
 from rowcall.catalogue.model import JobMethod
 from rowcall.errors import DOMAIN, is_ours, our_reason, read_envelope, reason_name, unpacked
 from rowcall.names import operation_name
@@ -48,6 +47,7 @@ from rowcall.v1.job_pb2 import (
 from rowcall_gateway.edge.access import Rights
 from rowcall_gateway.edge.failures import JobFailure
 from rowcall_gateway.edge.identity import Principal
+from rowcall_gateway.edge.offered import Offered
 
 TYPE_URL: Final = "type.googleapis.com/"
 
@@ -93,8 +93,8 @@ class Resources:
     """Makes operations and jobs of rows. The types of payloads are what the shard knows of the method: any gateway may be asked
     for any job, whatever images it has."""
 
-    def __init__(self, catalogue: Catalogue, rights: Rights) -> None:
-        self._catalogue = catalogue
+    def __init__(self, offered: Offered, rights: Rights) -> None:
+        self._offered = offered
         self._rights = rights
 
     def operation(self, row: JobRow, principal: Principal) -> Operation:
@@ -182,11 +182,11 @@ class Resources:
         return principal.actor != row.actor
 
     def _request(self, row: JobRow, data: bytes) -> AnyMessage:
-        method = self._catalogue.method(row.method)
+        method = self._offered.catalogue.method(row.method)
         return _packed(row.request_type or (None if method is None else method.request_type), data)
 
     def _response(self, row: JobRow) -> AnyMessage:
-        method = self._catalogue.method(row.method)
+        method = self._offered.catalogue.method(row.method)
         return _packed(row.response_type or (None if method is None else method.response_type), row.response or b"")
 
 

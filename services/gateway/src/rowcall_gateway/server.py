@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, cast
 from uuid import UUID, uuid4
@@ -18,7 +21,6 @@ from opentelemetry.trace import TracerProvider
 
 from rowcall import logs
 from rowcall.audit.signing import read_key
-from rowcall.catalogue.described import DescribedFiles
 from rowcall.catalogue.grants import AccessTable, access_table
 from rowcall.catalogue.images import Catalogue, ImageError, load_catalogue
 from rowcall.errors import RowcallError
@@ -42,7 +44,6 @@ from rowcall.v1 import (
 from rowcall_gateway.admission.admission import Admission
 from rowcall_gateway.calls.background import Background
 from rowcall_gateway.calls.drafts import Drafts
-from rowcall_gateway.calls.generic import job_method_handlers
 from rowcall_gateway.calls.job_calls import JobCalls
 from rowcall_gateway.calls.submissions import Submissions
 from rowcall_gateway.edge.access import Rights
@@ -51,6 +52,7 @@ from rowcall_gateway.edge.gate import Gate
 from rowcall_gateway.edge.handlers import NOBODYS_BYTES, Collected
 from rowcall_gateway.edge.identity import BelievedCallers, IdentityMode
 from rowcall_gateway.edge.interceptor import CallInterceptor
+from rowcall_gateway.edge.offered import Offered
 from rowcall_gateway.edge.port import open_port
 from rowcall_gateway.edge.rules import OUR_SERVICES, Rules, method_paths
 from rowcall_gateway.edge.serving import Serving
@@ -63,8 +65,10 @@ from rowcall_gateway.services.bounds import Bounds
 from rowcall_gateway.services.catalogue import Methods
 from rowcall_gateway.services.changes import Changes
 from rowcall_gateway.services.errors import Errors
+from rowcall_gateway.services.exchange import Exchange
 from rowcall_gateway.services.jobs import Jobs
 from rowcall_gateway.services.operations import Operations
+from rowcall_gateway.services.publishing import Publishing
 from rowcall_gateway.services.queues import Queues
 from rowcall_gateway.services.reading import JobReader
 from rowcall_gateway.services.reflection import Reflection
@@ -126,6 +130,7 @@ class Gateway:
         self._health = health.aio.HealthServicer()
         self._links: Links | None = None
         self._admission: Admission | None = None
+        self._publishing: Publishing | None = None
         self._incidents = Incidents("gateway", self._write_incidents, version=version("rowcall-gateway"))
         self._credentials: Credentials | None = None
         self._server: Serving | None = None
@@ -161,9 +166,10 @@ class Gateway:
             OSError: The address cannot be listened on.
         """
         catalogue, table = self._load()
+        offered = Offered(catalogue, table)
         self._certificate = _certificate(self._settings)
         try:
-            await self._connect(catalogue, table)
+            await self._connect(offered)
         except BaseException:
             await self.stop()
             raise
@@ -221,6 +227,9 @@ class Gateway:
         if self._admission is not None:
             await self._admission.close()
             self._admission = None
+        if self._publishing is not None:
+            publishing, self._publishing = self._publishing, None
+            await publishing.close()
         if self._links is not None:
             await self._links.close()
             self._links = None
@@ -237,11 +246,7 @@ class Gateway:
         )
         for warning in catalogue.warnings:
             _log.warning("image", warning=warning)
-        table = access_table(catalogue, self._settings)
-        believes = self._settings.identity.believes
-        problems = [*table.violations, *(() if believes else table.lacking)]
-        if problems:
-            raise ImageError(problems)
+        table = self._table_of(catalogue)
         if table.lacking:
             _log.warning(
                 "methods without an access rule: nobody could call them if callers were known by credentials",
@@ -249,8 +254,17 @@ class Gateway:
             )
         return catalogue, table
 
-    async def _connect(self, catalogue: Catalogue, table: AccessTable) -> None:
-        settings = self._settings
+    def _table_of(self, catalogue: Catalogue) -> AccessTable:
+        """Who may call what of a catalogue. Raises ImageError: an image grants what it may not, or leaves open who may call."""
+        table = access_table(catalogue, self._settings)
+        believes = self._settings.identity.believes
+        problems = [*table.violations, *(() if believes else table.lacking)]
+        if problems:
+            raise ImageError(problems)
+        return table
+
+    async def _connect(self, offered: Offered) -> None:
+        settings, catalogue = self._settings, offered.catalogue
         if self._router is None:
             self._router = await Router.open(
                 settings,
@@ -272,10 +286,11 @@ class Gateway:
         )
         self._admission = _admission(self._router, self._links, gateway_id)
         self._credentials = await self._open_credentials(self._router)
-        rights = Rights(table, public_tenant=settings.public_tenant)
         server = await self._assemble(
-            catalogue, rights, self._router, self._links, admission=self._admission, credentials=self._credentials
+            offered, gateway_id, self._router, self._links, admission=self._admission, credentials=self._credentials
         )
+        if self._publishing is not None:
+            await self._publishing.start()
         self._port = open_port(server, settings.address, self._certificate)
         if settings.health_listen is not None:
             self._health_server = await self._serve_health(Address.parse(settings.health_listen))
@@ -285,13 +300,15 @@ class Gateway:
         await self._admission.start()
         self._incidents.start()
         self._server = await Serving.start(server)
-        for service in ("", *self._services(catalogue)):
+        for service in ("", *self._services(offered.catalogue)):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         if settings.identity is IdentityMode.INSECURE_NETWORK:
             _log.warning(
                 "EVERY CALLER IS BELIEVED: whoever reaches this port may call as any tenant", address=self.address
             )
-        _log.info("serving", address=self.address, methods=len(catalogue.methods), shards=sorted(settings.shards))
+        _log.info(
+            "serving", address=self.address, methods=len(offered.catalogue.methods), shards=sorted(settings.shards)
+        )
 
     async def _write_incidents(self, noted: Sequence[Noted]) -> Sequence[str]:
         """Writes them to whichever shard takes them first: they are of none, and one that is away may be what they are about."""
@@ -342,17 +359,18 @@ class Gateway:
 
     async def _assemble(
         self,
-        catalogue: Catalogue,
-        rights: Rights,
+        offered: Offered,
+        gateway_id: UUID,
         router: Router,
         links: Links,
         *,
         admission: Admission,
         credentials: Credentials | None,
     ) -> grpc.aio.Server:
-        settings = self._settings
-        resources = Resources(catalogue, rights)
-        drafts = Drafts(catalogue, rights, max_request_bytes=settings.max_request_bytes)
+        settings, validator = self._settings, offered.catalogue.validator
+        rights = Rights(offered.table, public_tenant=settings.public_tenant)
+        resources = Resources(offered, rights)
+        drafts = Drafts(offered, rights, max_request_bytes=settings.max_request_bytes)
         submissions = Submissions(router, links)
         reader = JobReader(router, links)
         slots = Slots(settings.max_waiters)
@@ -365,13 +383,30 @@ class Gateway:
             background=self._background,
             max_call_wait=settings.max_call_wait,
         )
+        exchange = Exchange(
+            offered,
+            rights=rights,
+            rules=partial(
+                Rules, max_request_bytes=settings.max_request_bytes, max_batch_bytes=settings.max_batch_bytes
+            ),
+            table_of=self._table_of,
+            calls=calls,
+            links=links,
+            health=self._tell_health,
+        )
+        self._publishing = Publishing(
+            router.images,
+            gateway_id=gateway_id,
+            name=f"{socket.gethostname()}-{os.getpid()}-{gateway_id.hex[:6]}",
+            version=version("rowcall-gateway"),
+            check=exchange.check,
+            serve=exchange.serve,
+        )
         interceptor = CallInterceptor(
             scope=BelievedCallers() if credentials is None else credentials.scope,
             rights=rights,
             gate=self._gate,
-            rules=Rules(
-                catalogue, max_request_bytes=settings.max_request_bytes, max_batch_bytes=settings.max_batch_bytes
-            ).of,
+            rules=exchange.rules_of,
             spans=None if self._tracer_provider is None else span_interceptor(self._tracer_provider),
             note=self._incidents.note,
         )
@@ -386,32 +421,33 @@ class Gateway:
             reader=reader,
             resources=resources,
             slots=slots,
-            validator=catalogue.validator,
+            validator=validator,
         )
         job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, adding)
         operations = Operations(reader, resources, slots, max_call_wait=settings.max_call_wait)
         operations_pb2_grpc.add_OperationsServicer_to_server(operations, adding)
-        changes = Changes(catalogue, router, links)
-        queues = Queues(catalogue.validator, links, changes)
+        changes = Changes(offered, router, links)
+        queues = Queues(validator, links, changes)
         queue_service_pb2_grpc.add_QueueServiceServicer_to_server(queues, adding)
-        methods = Methods(catalogue.validator, changes)
+        methods = Methods(validator, changes, offered=offered, images=router.images, publishing=self._publishing)
         catalogue_service_pb2_grpc.add_CatalogueServiceServicer_to_server(methods, adding)
-        tenants = Tenants(catalogue.validator, changes)
+        tenants = Tenants(validator, changes)
         tenant_service_pb2_grpc.add_TenantServiceServicer_to_server(tenants, adding)
-        access = Access(catalogue.validator, router.revocations, credentials)
+        access = Access(validator, router.revocations, credentials)
         access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, adding)
-        bounds = Bounds(catalogue.validator, router.bounds, admission.known)
+        bounds = Bounds(validator, router.bounds, admission.known)
         admission_service_pb2_grpc.add_AdmissionServiceServicer_to_server(bounds, adding)
         key = None if settings.audit_key_file is None else read_key(settings.audit_key_file)
-        audit = Audit(catalogue.validator, reader, links, router.audit, key=key)
+        audit = Audit(validator, reader, links, router.audit, key=key)
         audit_service_pb2_grpc.add_AuditServiceServicer_to_server(audit, adding)
-        errors = Errors(catalogue.validator, links)
+        errors = Errors(validator, links)
         error_service_pb2_grpc.add_ErrorServiceServicer_to_server(errors, adding)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, adding)
         if settings.reflection:
-            names = (*self._services(catalogue), health.SERVICE_NAME, reflection.SERVICE_NAME)
-            described = DescribedFiles(catalogue)
-            servicer = Reflection(lambda: described, lambda: names)
+            servicer = Reflection(
+                lambda: exchange.described,
+                lambda: (*self._services(offered.catalogue), health.SERVICE_NAME, reflection.SERVICE_NAME),
+            )
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, adding)  # type: ignore[no-untyped-call]
         server = grpc.aio.server(
             options=server_options(
@@ -421,11 +457,19 @@ class Gateway:
                 max_waiters=settings.max_waiters,
             )
         )
-        # Where an image has a service of ours, ours is served.
         ours = (*OUR_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        handlers = {**job_method_handlers(catalogue, calls), **served.of(method_paths(catalogue, ours))}
-        server.add_generic_rpc_handlers((await interceptor.guard(handlers),))
+        handlers = served.of(method_paths(offered.catalogue, ours))
+        server.add_generic_rpc_handlers((await exchange.handlers(interceptor, handlers),))
         return server
+
+    async def _tell_health(self, services: Sequence[str], gone: Sequence[str]) -> None:
+        if self._server is None:
+            # All of them are told when it serves.
+            return
+        for service in services:
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        for service in gone:
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
 
     def _services(self, catalogue: Catalogue) -> Sequence[str]:
         return (*catalogue.service_names, *OUR_SERVICES)

@@ -94,8 +94,10 @@ OF_NOBODY: Final = frozenset(
         "rowcall.v1.PauseMethodRequest.note",
         "rowcall.v1.PauseQueueRequest.note",
         "rowcall.v1.PauseTenantRequest.note",
+        "rowcall.v1.PublishImageRequest.note",
         "rowcall.v1.ResolveJobRequest.note",
         "rowcall.v1.RevokeCredentialsRequest.note",
+        "rowcall.v1.RollbackImageRequest.note",
         # Of what the chain has, which is the tenant's own.
         "rowcall.v1.ListAuditEntriesRequest.action",
         "rowcall.v1.ListAuditEntriesRequest.actor",
@@ -112,10 +114,14 @@ OF_NOBODY: Final = frozenset(
         "rowcall.v1.GetIncidentRequest.fingerprint",
         "rowcall.v1.ResolveIncidentRequest.fingerprint",
         "rowcall.v1.ResolveIncidentRequest.note",
+        "rowcall.v1.ListImagesRequest.name",
+        "rowcall.v1.ListImagesRequest.page_token",
         "rowcall.v1.ListRevocationsRequest.issuer",
         "rowcall.v1.ListRevocationsRequest.page_token",
+        "rowcall.v1.PublishImageRequest.name",
         "rowcall.v1.RevokeCredentialsRequest.issuer",
         "rowcall.v1.RevokeCredentialsRequest.subject",
+        "rowcall.v1.RollbackImageRequest.name",
     }
 )
 """Fields of text that name nothing of a tenant, and why."""

@@ -26,6 +26,7 @@ from rowcall.sharding.directory import Directory
 from rowcall.sharding.faults import catalogue_unavailable, is_wrong_shard, wrong_shard
 from rowcall.sharding.model import Route, Workload
 from rowcall.sharding.pools import STATEMENT_TIMEOUTS, Pool, connection_string
+from rowcall.sharding.published import PublishedImages
 from rowcall.sharding.revocations import Revocations
 from rowcall.sharding.routes import RouteCache
 from rowcall.sharding.shard import Shard, pool_sizes
@@ -53,6 +54,7 @@ class Router:
         self._revocations: Revocations | None = None
         self._bounds: Bounds | None = None
         self._audit: CatalogueAudit | None = None
+        self._images: PublishedImages | None = None
         if Workload.READ in workloads:
             self._catalogue = Pool(
                 connection_string(
@@ -72,6 +74,7 @@ class Router:
             self._revocations = Revocations(catalogue.fetch)
             self._bounds = Bounds(catalogue.fetch)
             self._audit = CatalogueAudit(catalogue.fetch)
+            self._images = PublishedImages(catalogue.fetch)
             self._directory = Directory(
                 catalogue,
                 ShardRoutes(self._shards, patience=patience),
@@ -150,6 +153,17 @@ class Router:
         if self._revocations is None:
             raise LookupError("this router was opened without the workload 'read', so it has no catalogue")
         return self._revocations
+
+    @property
+    def images(self) -> PublishedImages:
+        """The images that were published, as the catalogue has them.
+
+        Raises:
+            LookupError: The router has no catalogue.
+        """
+        if self._images is None:
+            raise LookupError("this router was opened without the workload 'read', so it has no catalogue")
+        return self._images
 
     @property
     def bounds(self) -> Bounds:

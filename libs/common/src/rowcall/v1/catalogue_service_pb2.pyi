@@ -3,8 +3,14 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from rowcall.options.v1 import access_pb2 as _access_pb2
+from rowcall.options.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -15,6 +21,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ImageChangeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ImageChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImageChangeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IMAGE_CHANGE_KIND_UNSPECIFIED: _ImageChangeKind.ValueType  # 0
+    """None is said."""
+    IMAGE_CHANGE_KIND_ADDED: _ImageChangeKind.ValueType  # 1
+    """Something that was not there; nobody is hurt."""
+    IMAGE_CHANGE_KIND_WIRE: _ImageChangeKind.ValueType  # 2
+    """What was sent, or is stored, is read in another way or no more."""
+    IMAGE_CHANGE_KIND_POLICY: _ImageChangeKind.ValueType  # 3
+    """How a method's jobs are scheduled, or who may call it."""
+
+class ImageChangeKind(_ImageChangeKind, metaclass=_ImageChangeKindEnumTypeWrapper):
+    """What a change is of."""
+
+IMAGE_CHANGE_KIND_UNSPECIFIED: ImageChangeKind.ValueType  # 0
+"""None is said."""
+IMAGE_CHANGE_KIND_ADDED: ImageChangeKind.ValueType  # 1
+"""Something that was not there; nobody is hurt."""
+IMAGE_CHANGE_KIND_WIRE: ImageChangeKind.ValueType  # 2
+"""What was sent, or is stored, is read in another way or no more."""
+IMAGE_CHANGE_KIND_POLICY: ImageChangeKind.ValueType  # 3
+"""How a method's jobs are scheduled, or who may call it."""
+Global___ImageChangeKind: _TypeAlias = ImageChangeKind  # noqa: Y015
 
 @_typing.final
 class PauseMethodRequest(_message.Message):
@@ -97,3 +131,398 @@ class ResumeMethodResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeMethodResponse: _TypeAlias = ResumeMethodResponse  # noqa: Y015
+
+@_typing.final
+class Method(_message.Message):
+    """A method as it is served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_TYPE_FIELD_NUMBER: _builtins.int
+    RESPONSE_TYPE_FIELD_NUMBER: _builtins.int
+    RETURNS_OPERATION_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
+    ACCESS_SOURCE_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    IMAGE_DIGEST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"package.Service/Method"."""
+    request_type: _builtins.str
+    """The full name of the type that it takes."""
+    response_type: _builtins.str
+    """The full name of the type that its jobs answer with."""
+    returns_operation: _builtins.bool
+    """Whether callers get an operation."""
+    access_source: _builtins.str
+    """Where that is from: "own" and "service" are the image's options, "default" the
+    gateway's settings, "built-in" this release, "none" nobody said.
+    """
+    image: _builtins.str
+    """The image: the name that it was published under, or the file of the gateway's settings."""
+    image_digest: _builtins.str
+    """SHA-256 of the image, in hexadecimal digits; empty for what is built in."""
+    @_builtins.property
+    def policy(self) -> _job_pb2.JobOptions:
+        """Its policy, with every default."""
+
+    @_builtins.property
+    def access(self) -> _access_pb2.AccessRule:
+        """Who may call it."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_type: _builtins.str = ...,
+        response_type: _builtins.str = ...,
+        returns_operation: _builtins.bool = ...,
+        policy: _job_pb2.JobOptions | None = ...,
+        access: _access_pb2.AccessRule | None = ...,
+        access_source: _builtins.str = ...,
+        image: _builtins.str = ...,
+        image_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "access_source", b"access_source", "image", b"image", "image_digest", b"image_digest", "name", b"name", "policy", b"policy", "request_type", b"request_type", "response_type", b"response_type", "returns_operation", b"returns_operation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Method: _TypeAlias = Method  # noqa: Y015
+
+@_typing.final
+class ListMethodsRequest(_message.Message):
+    """Which methods to list: all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMethodsRequest: _TypeAlias = ListMethodsRequest  # noqa: Y015
+
+@_typing.final
+class ListMethodsResponse(_message.Message):
+    """All of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHODS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___Method]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        methods: _abc.Iterable[Global___Method] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["methods", b"methods"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMethodsResponse: _TypeAlias = ListMethodsResponse  # noqa: Y015
+
+@_typing.final
+class Image(_message.Message):
+    """An image that was published."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    PUBLISH_TIME_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    LATEST_FIELD_NUMBER: _builtins.int
+    GATEWAYS_FIELD_NUMBER: _builtins.int
+    GATEWAYS_BEHIND_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What it is published under."""
+    revision: _builtins.int
+    """Counted from 1, by name."""
+    digest: _builtins.str
+    """SHA-256 of its content, in hexadecimal digits."""
+    actor: _builtins.str
+    """By whom."""
+    note: _builtins.str
+    """What for."""
+    latest: _builtins.bool
+    """Whether it is the latest of its name, which is served."""
+    @_builtins.property
+    def publish_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was published."""
+
+    @_builtins.property
+    def gateways(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """If it is: the gateways that live and serve it, by host and process."""
+
+    @_builtins.property
+    def gateways_behind(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """If it is: those that live and do not serve it yet."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        publish_time: _timestamp_pb2.Timestamp | None = ...,
+        actor: _builtins.str = ...,
+        note: _builtins.str = ...,
+        latest: _builtins.bool = ...,
+        gateways: _abc.Iterable[_builtins.str] | None = ...,
+        gateways_behind: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["publish_time", b"publish_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "digest", b"digest", "gateways", b"gateways", "gateways_behind", b"gateways_behind", "latest", b"latest", "name", b"name", "note", b"note", "publish_time", b"publish_time", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Image: _TypeAlias = Image  # noqa: Y015
+
+@_typing.final
+class ListImagesRequest(_message.Message):
+    """Which images to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Revisions of this name only; empty: of all."""
+    page_size: _builtins.int
+    """How many at most; 0: 100. More than 1,000 is 1,000."""
+    page_token: _builtins.str
+    """Where the last answer ended: its next_page_token."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListImagesRequest: _TypeAlias = ListImagesRequest  # noqa: Y015
+
+@_typing.final
+class ListImagesResponse(_message.Message):
+    """Some of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Set where there are more."""
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___Image]:
+        """The latest first."""
+
+    def __init__(
+        self,
+        *,
+        images: _abc.Iterable[Global___Image] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListImagesResponse: _TypeAlias = ListImagesResponse  # noqa: Y015
+
+@_typing.final
+class ImageChange(_message.Message):
+    """One change between two images."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    BREAKING_FIELD_NUMBER: _builtins.int
+    kind: Global___ImageChangeKind.ValueType
+    """Of what it is."""
+    subject: _builtins.str
+    """The method, field or value."""
+    rule: _builtins.str
+    """Of the wire: the name of Buf's rule that it breaks. Of policy: the field."""
+    description: _builtins.str
+    """What is otherwise, for people."""
+    breaking: _builtins.bool
+    """Whether those who were built before may fail by it."""
+    def __init__(
+        self,
+        *,
+        kind: Global___ImageChangeKind.ValueType = ...,
+        subject: _builtins.str = ...,
+        rule: _builtins.str = ...,
+        description: _builtins.str = ...,
+        breaking: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaking", b"breaking", "description", b"description", "kind", b"kind", "rule", b"rule", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageChange: _TypeAlias = ImageChange  # noqa: Y015
+
+@_typing.final
+class PublishImageRequest(_message.Message):
+    """What to publish."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    ALLOW_BREAKING_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What to publish it under: lower-case letters, digits and inner "-"."""
+    content: _builtins.bytes
+    """A serialised google.protobuf.FileDescriptorSet, as `buf build -o` writes it."""
+    note: _builtins.str
+    """What for; shown to whoever looks."""
+    allow_breaking: _builtins.bool
+    """Publish it though it breaks those who were built before."""
+    validate_only: _builtins.bool
+    """Only say what would change and whether it could be served; publish nothing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+        note: _builtins.str = ...,
+        allow_breaking: _builtins.bool = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_breaking", b"allow_breaking", "content", b"content", "name", b"name", "note", b"note", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishImageRequest: _TypeAlias = PublishImageRequest  # noqa: Y015
+
+@_typing.final
+class PublishImageResponse(_message.Message):
+    """What became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def image(self) -> Global___Image:
+        """As it was published; not set: it was not, because a change breaks, or nothing was to be
+        published, or nothing has changed.
+        """
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageChange]:
+        """What is otherwise than in what was published before: of the wire, of policy, then what
+        was added.
+        """
+
+    def __init__(
+        self,
+        *,
+        image: Global___Image | None = ...,
+        changes: _abc.Iterable[Global___ImageChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "image", b"image"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishImageResponse: _TypeAlias = PublishImageResponse  # noqa: Y015
+
+@_typing.final
+class RollbackImageRequest(_message.Message):
+    """What to publish again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    ALLOW_BREAKING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What it was published under."""
+    revision: _builtins.int
+    """Which revision; 0: the one before the latest."""
+    note: _builtins.str
+    """What for; shown to whoever looks."""
+    allow_breaking: _builtins.bool
+    """Publish it though it breaks those who were built since."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        note: _builtins.str = ...,
+        allow_breaking: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_breaking", b"allow_breaking", "name", b"name", "note", b"note", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackImageRequest: _TypeAlias = RollbackImageRequest  # noqa: Y015
+
+@_typing.final
+class RollbackImageResponse(_message.Message):
+    """What became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def image(self) -> Global___Image:
+        """As it was published; not set: it was not, because a change breaks, or nothing has
+        changed.
+        """
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageChange]:
+        """What is otherwise than in the latest revision."""
+
+    def __init__(
+        self,
+        *,
+        image: Global___Image | None = ...,
+        changes: _abc.Iterable[Global___ImageChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "image", b"image"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackImageResponse: _TypeAlias = RollbackImageResponse  # noqa: Y015

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class CatalogueServiceStub(object):
-    """The catalogue, for operators: the methods that are served. A method is one name on all
-    shards, "package.Service/Method", as its image has it.
+    """The catalogue, for operators: the methods that are served, and the images that they are
+    of. A method is one name on all shards, "package.Service/Method", as its image has it.
     """
 
     def __init__(self, channel):
@@ -36,6 +36,26 @@ class CatalogueServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.ListMethods = channel.unary_unary(
+                '/rowcall.v1.CatalogueService/ListMethods',
+                request_serializer=rowcall_dot_v1_dot_catalogue__service__pb2.ListMethodsRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_catalogue__service__pb2.ListMethodsResponse.FromString,
+                _registered_method=True)
+        self.ListImages = channel.unary_unary(
+                '/rowcall.v1.CatalogueService/ListImages',
+                request_serializer=rowcall_dot_v1_dot_catalogue__service__pb2.ListImagesRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_catalogue__service__pb2.ListImagesResponse.FromString,
+                _registered_method=True)
+        self.PublishImage = channel.unary_unary(
+                '/rowcall.v1.CatalogueService/PublishImage',
+                request_serializer=rowcall_dot_v1_dot_catalogue__service__pb2.PublishImageRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_catalogue__service__pb2.PublishImageResponse.FromString,
+                _registered_method=True)
+        self.RollbackImage = channel.unary_unary(
+                '/rowcall.v1.CatalogueService/RollbackImage',
+                request_serializer=rowcall_dot_v1_dot_catalogue__service__pb2.RollbackImageRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_catalogue__service__pb2.RollbackImageResponse.FromString,
+                _registered_method=True)
         self.PauseMethod = channel.unary_unary(
                 '/rowcall.v1.CatalogueService/PauseMethod',
                 request_serializer=rowcall_dot_v1_dot_catalogue__service__pb2.PauseMethodRequest.SerializeToString,
@@ -49,9 +69,41 @@ class CatalogueServiceStub(object):
 
 
 class CatalogueServiceServicer(object):
-    """The catalogue, for operators: the methods that are served. A method is one name on all
-    shards, "package.Service/Method", as its image has it.
+    """The catalogue, for operators: the methods that are served, and the images that they are
+    of. A method is one name on all shards, "package.Service/Method", as its image has it.
     """
+
+    def ListMethods(self, request, context):
+        """The methods that the gateway that answers serves, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListImages(self, request, context):
+        """What was published, the latest first, and which gateways serve it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PublishImage(self, request, context):
+        """Publishes an image: every gateway serves it from then on, beside the images of its own
+        settings, without being started again. It is compared first with what was published
+        under its name: where a change of the wire would break those who were built before, it
+        is not published unless that is allowed. Returns when the gateways that live serve it,
+        or after 10 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackImage(self, request, context):
+        """Publishes an earlier revision of an image again, as its next one; compared likewise.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def PauseMethod(self, request, context):
         """Pauses a method, for all tenants: no job of it is claimed from now on, in whichever
@@ -72,6 +124,26 @@ class CatalogueServiceServicer(object):
 
 def add_CatalogueServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'ListMethods': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMethods,
+                    request_deserializer=rowcall_dot_v1_dot_catalogue__service__pb2.ListMethodsRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_catalogue__service__pb2.ListMethodsResponse.SerializeToString,
+            ),
+            'ListImages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListImages,
+                    request_deserializer=rowcall_dot_v1_dot_catalogue__service__pb2.ListImagesRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_catalogue__service__pb2.ListImagesResponse.SerializeToString,
+            ),
+            'PublishImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.PublishImage,
+                    request_deserializer=rowcall_dot_v1_dot_catalogue__service__pb2.PublishImageRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_catalogue__service__pb2.PublishImageResponse.SerializeToString,
+            ),
+            'RollbackImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackImage,
+                    request_deserializer=rowcall_dot_v1_dot_catalogue__service__pb2.RollbackImageRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_catalogue__service__pb2.RollbackImageResponse.SerializeToString,
+            ),
             'PauseMethod': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseMethod,
                     request_deserializer=rowcall_dot_v1_dot_catalogue__service__pb2.PauseMethodRequest.FromString,
@@ -91,9 +163,117 @@ def add_CatalogueServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogueService(object):
-    """The catalogue, for operators: the methods that are served. A method is one name on all
-    shards, "package.Service/Method", as its image has it.
+    """The catalogue, for operators: the methods that are served, and the images that they are
+    of. A method is one name on all shards, "package.Service/Method", as its image has it.
     """
+
+    @staticmethod
+    def ListMethods(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.CatalogueService/ListMethods',
+            rowcall_dot_v1_dot_catalogue__service__pb2.ListMethodsRequest.SerializeToString,
+            rowcall_dot_v1_dot_catalogue__service__pb2.ListMethodsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.CatalogueService/ListImages',
+            rowcall_dot_v1_dot_catalogue__service__pb2.ListImagesRequest.SerializeToString,
+            rowcall_dot_v1_dot_catalogue__service__pb2.ListImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.CatalogueService/PublishImage',
+            rowcall_dot_v1_dot_catalogue__service__pb2.PublishImageRequest.SerializeToString,
+            rowcall_dot_v1_dot_catalogue__service__pb2.PublishImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.CatalogueService/RollbackImage',
+            rowcall_dot_v1_dot_catalogue__service__pb2.RollbackImageRequest.SerializeToString,
+            rowcall_dot_v1_dot_catalogue__service__pb2.RollbackImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def PauseMethod(request,

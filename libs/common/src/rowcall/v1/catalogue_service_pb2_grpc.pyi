@@ -27,14 +27,27 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CatalogueServiceStub:
-    """The catalogue, for operators: the methods that are served. A method is one name on all
-    shards, "package.Service/Method", as its image has it.
+    """The catalogue, for operators: the methods that are served, and the images that they are
+    of. A method is one name on all shards, "package.Service/Method", as its image has it.
     """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CatalogueServiceAsyncStub: ...
+    ListMethods: _grpc.UnaryUnaryMultiCallable[_catalogue_service_pb2.ListMethodsRequest, _catalogue_service_pb2.ListMethodsResponse]
+    """The methods that the gateway that answers serves, by name."""
+    ListImages: _grpc.UnaryUnaryMultiCallable[_catalogue_service_pb2.ListImagesRequest, _catalogue_service_pb2.ListImagesResponse]
+    """What was published, the latest first, and which gateways serve it."""
+    PublishImage: _grpc.UnaryUnaryMultiCallable[_catalogue_service_pb2.PublishImageRequest, _catalogue_service_pb2.PublishImageResponse]
+    """Publishes an image: every gateway serves it from then on, beside the images of its own
+    settings, without being started again. It is compared first with what was published
+    under its name: where a change of the wire would break those who were built before, it
+    is not published unless that is allowed. Returns when the gateways that live serve it,
+    or after 10 s.
+    """
+    RollbackImage: _grpc.UnaryUnaryMultiCallable[_catalogue_service_pb2.RollbackImageRequest, _catalogue_service_pb2.RollbackImageResponse]
+    """Publishes an earlier revision of an image again, as its next one; compared likewise."""
     PauseMethod: _grpc.UnaryUnaryMultiCallable[_catalogue_service_pb2.PauseMethodRequest, _catalogue_service_pb2.PauseMethodResponse]
     """Pauses a method, for all tenants: no job of it is claimed from now on, in whichever
     queue it waits. What runs goes on, and calls are still taken. A pause that is there
@@ -45,11 +58,24 @@ class CatalogueServiceStub:
 
 @_typing.type_check_only
 class CatalogueServiceAsyncStub(CatalogueServiceStub):
-    """The catalogue, for operators: the methods that are served. A method is one name on all
-    shards, "package.Service/Method", as its image has it.
+    """The catalogue, for operators: the methods that are served, and the images that they are
+    of. A method is one name on all shards, "package.Service/Method", as its image has it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    ListMethods: _aio.UnaryUnaryMultiCallable[_catalogue_service_pb2.ListMethodsRequest, _catalogue_service_pb2.ListMethodsResponse]  # type: ignore[assignment]
+    """The methods that the gateway that answers serves, by name."""
+    ListImages: _aio.UnaryUnaryMultiCallable[_catalogue_service_pb2.ListImagesRequest, _catalogue_service_pb2.ListImagesResponse]  # type: ignore[assignment]
+    """What was published, the latest first, and which gateways serve it."""
+    PublishImage: _aio.UnaryUnaryMultiCallable[_catalogue_service_pb2.PublishImageRequest, _catalogue_service_pb2.PublishImageResponse]  # type: ignore[assignment]
+    """Publishes an image: every gateway serves it from then on, beside the images of its own
+    settings, without being started again. It is compared first with what was published
+    under its name: where a change of the wire would break those who were built before, it
+    is not published unless that is allowed. Returns when the gateways that live serve it,
+    or after 10 s.
+    """
+    RollbackImage: _aio.UnaryUnaryMultiCallable[_catalogue_service_pb2.RollbackImageRequest, _catalogue_service_pb2.RollbackImageResponse]  # type: ignore[assignment]
+    """Publishes an earlier revision of an image again, as its next one; compared likewise."""
     PauseMethod: _aio.UnaryUnaryMultiCallable[_catalogue_service_pb2.PauseMethodRequest, _catalogue_service_pb2.PauseMethodResponse]  # type: ignore[assignment]
     """Pauses a method, for all tenants: no job of it is claimed from now on, in whichever
     queue it waits. What runs goes on, and calls are still taken. A pause that is there
@@ -59,9 +85,46 @@ class CatalogueServiceAsyncStub(CatalogueServiceStub):
     """Ends a method's pause, if there is one."""
 
 class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The catalogue, for operators: the methods that are served. A method is one name on all
-    shards, "package.Service/Method", as its image has it.
+    """The catalogue, for operators: the methods that are served, and the images that they are
+    of. A method is one name on all shards, "package.Service/Method", as its image has it.
     """
+
+    @_abc_1.abstractmethod
+    def ListMethods(
+        self,
+        request: _catalogue_service_pb2.ListMethodsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalogue_service_pb2.ListMethodsResponse, _abc.Awaitable[_catalogue_service_pb2.ListMethodsResponse]]:
+        """The methods that the gateway that answers serves, by name."""
+
+    @_abc_1.abstractmethod
+    def ListImages(
+        self,
+        request: _catalogue_service_pb2.ListImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalogue_service_pb2.ListImagesResponse, _abc.Awaitable[_catalogue_service_pb2.ListImagesResponse]]:
+        """What was published, the latest first, and which gateways serve it."""
+
+    @_abc_1.abstractmethod
+    def PublishImage(
+        self,
+        request: _catalogue_service_pb2.PublishImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalogue_service_pb2.PublishImageResponse, _abc.Awaitable[_catalogue_service_pb2.PublishImageResponse]]:
+        """Publishes an image: every gateway serves it from then on, beside the images of its own
+        settings, without being started again. It is compared first with what was published
+        under its name: where a change of the wire would break those who were built before, it
+        is not published unless that is allowed. Returns when the gateways that live serve it,
+        or after 10 s.
+        """
+
+    @_abc_1.abstractmethod
+    def RollbackImage(
+        self,
+        request: _catalogue_service_pb2.RollbackImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalogue_service_pb2.RollbackImageResponse, _abc.Awaitable[_catalogue_service_pb2.RollbackImageResponse]]:
+        """Publishes an earlier revision of an image again, as its next one; compared likewise."""
 
     @_abc_1.abstractmethod
     def PauseMethod(

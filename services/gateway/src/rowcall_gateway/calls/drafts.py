@@ -13,7 +13,6 @@ from google.longrunning.operations_pb2 import Operation
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest
 
-from rowcall.catalogue.images import Catalogue
 from rowcall.catalogue.model import JobMethod
 from rowcall.catalogue.requests import decode
 from rowcall.errors import RowcallError
@@ -23,6 +22,7 @@ from rowcall_gateway.edge.access import Rights
 from rowcall_gateway.edge.failures import too_large
 from rowcall_gateway.edge.incoming import IncomingCall
 from rowcall_gateway.edge.metadata import EARLIEST, IDEMPOTENCY_KEY, LATEST, MAX_KEY_CHARS, MAX_LABELS, ON_DONE
+from rowcall_gateway.edge.offered import Offered
 
 _OPERATION: Final = Operation.DESCRIPTOR.full_name
 
@@ -51,10 +51,10 @@ class Draft(NamedTuple):
 
 
 class Drafts:
-    """Makes drafts, for one catalogue."""
+    """Makes drafts of calls of what is offered."""
 
-    def __init__(self, catalogue: Catalogue, rights: Rights, *, max_request_bytes: int) -> None:
-        self._catalogue = catalogue
+    def __init__(self, offered: Offered, rights: Rights, *, max_request_bytes: int) -> None:
+        self._offered = offered
         self._rights = rights
         self._limit = max_request_bytes
 
@@ -99,7 +99,7 @@ class Drafts:
                 that is to follow.
         """
         metadata = call.metadata
-        method = self._catalogue.method(spec.method)
+        method = self._offered.catalogue.method(spec.method)
         if method is None:
             name = spec.method.removeprefix("/")
             raise RowcallError(
@@ -164,7 +164,7 @@ class Drafts:
 
     def _follow_up(self, name: str) -> tuple[JobMethod | None, str]:
         """The method of a follow-up job, or what is wrong with its name and what to do."""
-        method = self._catalogue.method(name)
+        method = self._offered.catalogue.method(name)
         if method is None:
             return None, (
                 "names no job type that this gateway serves; write package.Service/Method, and check the images that "

@@ -39,6 +39,10 @@ class Rights:
         self._table = table
         self._public_tenant = public_tenant
 
+    def replace(self, table: AccessTable) -> None:
+        """From now on says who may what by this one; of a path, what was said before stays until it is asked for again."""
+        self._table = table
+
     def identifying(self, path: str, resolve: Resolve) -> Resolve:
         """Says for each call of one method whose it is: of a public one, also of those that bring no credential.
 

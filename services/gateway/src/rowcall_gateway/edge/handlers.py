@@ -147,6 +147,10 @@ class ByPath(grpc.GenericRpcHandler):
         self._handlers = handlers
         self._unknown = unknown
 
+    def replace(self, handlers: Mapping[str, Handler]) -> None:
+        """From now on finds these; calls that run go on."""
+        self._handlers = handlers
+
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """Called by gRPC for each call."""
         path = handler_call_details.method

@@ -131,13 +131,16 @@ class CallInterceptor:
         self._spans = spans
         self._note = note
 
-    async def guard(self, handlers: Mapping[str, Handler]) -> grpc.GenericRpcHandler:
+    async def guard(self, handlers: Mapping[str, Handler]) -> ByPath:
         """The same handlers, by their paths, each with everything that a call needs; and an answer for every other path."""
-        guarded = {
+        return ByPath(await self.guarded(handlers), self._unknown)
+
+    async def guarded(self, handlers: Mapping[str, Handler]) -> Mapping[str, Handler]:
+        """The same handlers, by their paths, each with everything that a call needs, as the rules are now."""
+        return {
             path: self._passing(path, handler) if path.startswith(PASSED_BY) else await self._serving(path, handler)
             for path, handler in handlers.items()
         }
-        return ByPath(guarded, self._unknown)
 
     def _passing(self, path: str, handler: Handler) -> Handler:
         """The handler of a service of PASSED_BY: health's as it is, which everybody may ask; reflection's, asked who calls."""

@@ -13,6 +13,7 @@ OPERATIONS: Final = "google.longrunning.Operations"
 ACCESS_SERVICE: Final = "rowcall.v1.AccessService"
 ADMISSION_SERVICE: Final = "rowcall.v1.AdmissionService"
 AUDIT_SERVICE: Final = "rowcall.v1.AuditService"
+CATALOGUE_SERVICE: Final = "rowcall.v1.CatalogueService"
 ERROR_SERVICE: Final = "rowcall.v1.ErrorService"
 OUR_SERVICES: Final = (
     JOB_SERVICE,
@@ -20,7 +21,7 @@ OUR_SERVICES: Final = (
     ACCESS_SERVICE,
     ADMISSION_SERVICE,
     AUDIT_SERVICE,
-    "rowcall.v1.CatalogueService",
+    CATALOGUE_SERVICE,
     ERROR_SERVICE,
     "rowcall.v1.QueueService",
     "rowcall.v1.TenantService",
@@ -28,13 +29,13 @@ OUR_SERVICES: Final = (
 """The services that every gateway serves, beside the catalogue's."""
 
 _OF_NO_TENANT: Final = frozenset(
-    {OPERATIONS, ACCESS_SERVICE, ADMISSION_SERVICE, AUDIT_SERVICE, ERROR_SERVICE}
+    {OPERATIONS, ACCESS_SERVICE, ADMISSION_SERVICE, AUDIT_SERVICE, CATALOGUE_SERVICE, ERROR_SERVICE}
     | {f"rowcall.v1.QueueService/{name}" for name in ("ListQueues", "GetQueue", "PauseQueue", "ResumeQueue")}
-    | {f"rowcall.v1.CatalogueService/{name}" for name in ("PauseMethod", "ResumeMethod")}
 )
 """Services and methods that an admin need not name a tenant for: an operation's name or a chain's does, or nothing of it is a tenant's."""
 
 _SUBMITTING: Final = frozenset({f"{JOB_SERVICE}/Submit", f"{JOB_SERVICE}/BatchSubmit"})
+_LARGE: Final = _SUBMITTING | {f"{CATALOGUE_SERVICE}/PublishImage"}
 
 
 def method_paths(catalogue: Catalogue, services: Iterable[str]) -> list[str]:
@@ -54,7 +55,7 @@ class Rules:
         Args:
             catalogue: What is served.
             max_request_bytes: The largest request of a method.
-            max_batch_bytes: The largest one of those that bring many calls.
+            max_batch_bytes: The largest one of those that bring many calls, or an image.
         """
         self._limit = max_request_bytes
         self._rules = {
@@ -65,7 +66,7 @@ class Rules:
             for method in catalogue.pool.FindServiceByName(service).methods:
                 name = f"{service}/{method.name}"
                 self._rules[f"/{name}"] = MethodRules(
-                    limit_bytes=max_batch_bytes if name in _SUBMITTING else self._limit,
+                    limit_bytes=max_batch_bytes if name in _LARGE else self._limit,
                     writes=name in _SUBMITTING,
                     request_type=method.input_type.full_name,
                     of_tenant=_OF_NO_TENANT.isdisjoint({service, name}),

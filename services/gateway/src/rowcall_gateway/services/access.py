@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +22,7 @@ from rowcall.validation import Validator
 from rowcall_gateway.calls.drafts import check_text
 from rowcall_gateway.edge import incoming
 from rowcall_gateway.resources import timestamp
+from rowcall_gateway.services.tokens import number_of, number_token
 
 if TYPE_CHECKING:
     from rowcall_gateway.edge.credentials.opening import Credentials
@@ -80,11 +79,11 @@ class Access(AccessServiceServicer):
         self._validator.check(request)
         check_text(request.issuer, "issuer")
         size = min(request.page_size or _PAGE, _LARGEST_PAGE)
-        found = await self._revocations.page(request.issuer, _below(request.page_token), size + 1)
+        found = await self._revocations.page(request.issuer, number_of(request.page_token), size + 1)
         shown = found[:size]
         return ListRevocationsResponse(
             revocations=map(_revocation, shown),
-            next_page_token=_token(shown[-1].number) if len(found) > size else "",
+            next_page_token=number_token(shown[-1].number) if len(found) > size else "",
         )
 
     def _check_issuer(self, issuer: str) -> None:
@@ -125,23 +124,3 @@ def _revocation(said: SaidRevocation) -> Revocation:
         actor=said.actor or "",
         note=said.note or "",
     )
-
-
-def _token(number: int) -> str:
-    return base64.urlsafe_b64encode(number.to_bytes(8, "big")).decode()
-
-
-def _below(token: str) -> int | None:
-    """The number that a page token stands for. It keeps nothing secret: whoever may list may list all."""
-    if not token:
-        return None
-    try:
-        data = base64.b64decode(token, altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        data = b""
-    if len(data) != 8 or data[0] & 0x80:
-        raise RowcallError(
-            ErrorReason.ERROR_REASON_INVALID_PAGE_TOKEN,
-            "The page token is not one that this list gave out; send next_page_token back as it was, or none for the first page.",
-        )
-    return int.from_bytes(data, "big")

@@ -1,27 +1,147 @@
-"""rowcall.v1.CatalogueService: what operators do to the methods that are served."""
+"""rowcall.v1.CatalogueService: what is served, the images that it is of, and what operators do to methods."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
+from google.rpc.code_pb2 import Code
+
+from rowcall.catalogue.changes import Change
+from rowcall.catalogue.changes import Kind as ChangeKind
+from rowcall.catalogue.grants import MethodAccess
+from rowcall.catalogue.images import LoadedImage
+from rowcall.catalogue.model import JobMethod
+from rowcall.catalogue.model import Policy as MethodPolicy
+from rowcall.errors import RowcallError
+from rowcall.options.v1.access_pb2 import AccessRule
+from rowcall.options.v1.job_pb2 import JobOptions
+from rowcall.sharding.published import LivingGateway, Publication, PublishedImages
 from rowcall.v1.catalogue_service_pb2 import (
+    Image,
+    ImageChange,
+    ImageChangeKind,
+    ListImagesRequest,
+    ListImagesResponse,
+    ListMethodsRequest,
+    ListMethodsResponse,
+    Method,
     PauseMethodRequest,
     PauseMethodResponse,
+    PublishImageRequest,
+    PublishImageResponse,
     ResumeMethodRequest,
     ResumeMethodResponse,
+    RollbackImageRequest,
+    RollbackImageResponse,
 )
 from rowcall.v1.catalogue_service_pb2_grpc import CatalogueServiceServicer
+from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.validation import Validator
+from rowcall_gateway.calls.drafts import check_text
 from rowcall_gateway.edge import incoming
+from rowcall_gateway.edge.deadlines import margin
+from rowcall_gateway.edge.offered import Offered
+from rowcall_gateway.resources import timestamp
 from rowcall_gateway.services.changes import Changes
+from rowcall_gateway.services.publishing import PATIENCE, Proposal, Publishing
+from rowcall_gateway.services.tokens import number_of, number_token
+
+_PAGE: Final = 100
+_LARGEST_PAGE: Final = 1000
+_KINDS: Final = {
+    ChangeKind.ADDED: ImageChangeKind.IMAGE_CHANGE_KIND_ADDED,
+    ChangeKind.WIRE: ImageChangeKind.IMAGE_CHANGE_KIND_WIRE,
+    ChangeKind.POLICY: ImageChangeKind.IMAGE_CHANGE_KIND_POLICY,
+}
 
 
 class Methods(CatalogueServiceServicer):
     """The servicer. Methods have gRPC's names and raise RowcallError."""
 
-    def __init__(self, validator: Validator, changes: Changes) -> None:
+    def __init__(
+        self,
+        validator: Validator,
+        changes: Changes,
+        *,
+        offered: Offered,
+        images: PublishedImages,
+        publishing: Publishing,
+    ) -> None:
+        """
+        Args:
+            validator: Of requests.
+            changes: Pauses methods.
+            offered: What is served.
+            images: What was published, as the catalogue has it.
+            publishing: What was published, as this gateway serves it.
+        """
         self._validator = validator
         self._changes = changes
+        self._offered = offered
+        self._images = images
+        self._publishing = publishing
+
+    async def ListMethods(self, request: ListMethodsRequest, context: Any) -> ListMethodsResponse:  # noqa: ARG002, N802
+        """What this gateway serves."""
+        self._validator.check(request)
+        catalogue, table = self._offered.catalogue, self._offered.table
+        owners = {name: image for image in reversed(catalogue.images) for name in image.methods}
+        return ListMethodsResponse(
+            methods=[
+                _method(method, table.methods[name], owners[name]) for name, method in sorted(catalogue.methods.items())
+            ]
+        )
+
+    async def ListImages(self, request: ListImagesRequest, context: Any) -> ListImagesResponse:  # noqa: ARG002, N802
+        """What was published, the latest first."""
+        self._validator.check(request)
+        check_text(request.name, "name")
+        size = min(request.page_size or _PAGE, _LARGEST_PAGE)
+        found = await self._images.page(request.name, number_of(request.page_token), size + 1)
+        shown = found[:size]
+        gateways = await self._images.gateways()
+        return ListImagesResponse(
+            images=[_image(each, gateways) for each in shown],
+            next_page_token=number_token(shown[-1].number) if len(found) > size else "",
+        )
+
+    async def PublishImage(self, request: PublishImageRequest, context: Any) -> PublishImageResponse:  # noqa: ARG002, N802
+        """Publishes an image, if it breaks nobody, or that is allowed."""
+        self._validator.check(request)
+        check_text(request.note, "note")
+        proposal = await self._publishing.publish(
+            request.name,
+            request.content,
+            by=incoming.current().principal.actor,
+            note=request.note or None,
+            allow_breaking=request.allow_breaking,
+            only_say=request.validate_only,
+        )
+        return PublishImageResponse(image=await self._published(proposal), changes=map(_change, proposal.changes))
+
+    async def RollbackImage(self, request: RollbackImageRequest, context: Any) -> RollbackImageResponse:  # noqa: ARG002, N802
+        """Publishes an earlier revision again."""
+        self._validator.check(request)
+        check_text(request.name, "name")
+        check_text(request.note, "note")
+        latest = await self._images.read(request.name)
+        revision = request.revision or (0 if latest is None else latest.revision - 1)
+        earlier = await self._images.read(request.name, revision) if revision else None
+        if earlier is None:
+            raise RowcallError(
+                ErrorReason.ERROR_REASON_NOT_KNOWN,
+                "There is no such revision of an image of this name; the last twenty of each are kept.",
+                metadata={"name": request.name},
+            )
+        proposal = await self._publishing.publish(
+            request.name,
+            earlier.content,
+            by=incoming.current().principal.actor,
+            note=request.note or f"rolled back to revision {earlier.revision}",
+            allow_breaking=request.allow_breaking,
+        )
+        return RollbackImageResponse(image=await self._published(proposal), changes=map(_change, proposal.changes))
 
     async def PauseMethod(self, request: PauseMethodRequest, context: Any) -> PauseMethodResponse:  # noqa: ARG002, N802
         """Pauses a method on every shard."""
@@ -38,3 +158,72 @@ class Methods(CatalogueServiceServicer):
         self._validator.check(request)
         await self._changes.resume(incoming.current(), "method", request.name.removeprefix("/"))
         return ResumeMethodResponse()
+
+    async def _published(self, proposal: Proposal) -> Image | None:
+        """What was published, once the gateways serve it."""
+        publication = proposal.publication
+        if publication is None:
+            return None
+        remaining = incoming.current().remaining()
+        patience = PATIENCE if remaining is None else max(remaining - margin(remaining), 0)
+        return _image(publication, await self._publishing.awaited(publication.number, patience))
+
+
+def _method(method: JobMethod, access: MethodAccess, image: LoadedImage) -> Method:
+    rule = access.rule
+    return Method(
+        name=method.name,
+        request_type=method.request_type,
+        response_type=method.response_type,
+        returns_operation=method.returns_operation,
+        policy=_policy(method.policy),
+        access=AccessRule(roles=sorted(rule.roles), scopes=sorted(rule.scopes), public=rule.public),
+        access_source=access.source,
+        image=image.label,
+        image_digest=image.digest,
+    )
+
+
+def _policy(policy: MethodPolicy) -> JobOptions:
+    made = JobOptions(
+        queue=policy.queue,
+        max_attempts=policy.max_attempts,
+        retry_codes=[Code.Name(Code.ValueType(code)) for code in policy.retry_codes],
+    )
+    made.priority = policy.priority  # type: ignore[assignment]
+    made.retention = policy.retention  # type: ignore[assignment]
+    made.on_abandon = policy.on_abandon  # type: ignore[assignment]
+    made.backoff.initial.FromTimedelta(policy.backoff_initial)
+    made.backoff.maximum.FromTimedelta(policy.backoff_maximum)
+    made.backoff.multiplier = policy.backoff_multiplier
+    made.timeout.FromTimedelta(policy.timeout)
+    made.wait.FromTimedelta(policy.wait)
+    if policy.deadline is not None:
+        made.deadline.FromTimedelta(policy.deadline)
+    return made
+
+
+def _image(published: Publication, gateways: Sequence[LivingGateway]) -> Image:
+    made = Image(
+        name=published.name,
+        revision=published.revision,
+        digest=published.digest,
+        publish_time=timestamp(published.published_at),
+        actor=published.actor or "",
+        note=published.note or "",
+        latest=published.latest,
+    )
+    if published.latest:
+        made.gateways.extend(each.name for each in gateways if each.number >= published.number)
+        made.gateways_behind.extend(each.name for each in gateways if each.number < published.number)
+    return made
+
+
+def _change(change: Change) -> ImageChange:
+    return ImageChange(
+        kind=_KINDS[change.kind],
+        subject=change.subject,
+        rule=change.rule,
+        description=change.description,
+        breaking=change.breaking,
+    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
-from rowcall.catalogue.images import Catalogue
 from rowcall.catalogue.model import JobMethod
 from rowcall.errors import RowcallError
 from rowcall.names import parse_tenant_name
@@ -19,6 +18,7 @@ from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.calls.drafts import check_text
 from rowcall_gateway.edge.failures import not_known
 from rowcall_gateway.edge.incoming import IncomingCall
+from rowcall_gateway.edge.offered import Offered
 from rowcall_gateway.shards.everywhere import ask_everywhere, listed
 from rowcall_gateway.shards.links import Links, ShardLink
 
@@ -28,8 +28,8 @@ Kind = Literal["queue", "method"]
 class Changes:
     """Makes them where they belong."""
 
-    def __init__(self, catalogue: Catalogue, router: Router, links: Links) -> None:
-        self._catalogue = catalogue
+    def __init__(self, offered: Offered, router: Router, links: Links) -> None:
+        self._offered = offered
         self._router = router
         self._links = links
 
@@ -106,8 +106,10 @@ class Changes:
     def _served(self, kind: Kind, name: str) -> JobMethod | None:
         """A served method that a queue or method is known by, even to a shard that is new."""
         if kind == "method":
-            return self._catalogue.method(name)
-        return next((method for method in self._catalogue.methods.values() if method.policy.queue == name), None)
+            return self._offered.catalogue.method(name)
+        return next(
+            (method for method in self._offered.catalogue.methods.values() if method.policy.queue == name), None
+        )
 
     async def _everywhere(
         self, call: IncomingCall, kind: Kind, name: str, change: Callable[[ShardLink], Awaitable[bool]], done: str

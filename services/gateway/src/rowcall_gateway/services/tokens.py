@@ -57,3 +57,24 @@ def read(key: bytes, about: bytes, token: str) -> UUID:
 
 def _hash(key: bytes, about: bytes, last: UUID) -> bytes:
     return hashlib.blake2b(last.bytes + about, digest_size=_HASH_BYTES, key=key, person=b"page token").digest()
+
+
+def number_token(number: int) -> str:
+    """The page token of a list that ends with a number."""
+    return base64.urlsafe_b64encode(number.to_bytes(8, "big")).decode()
+
+
+def number_of(token: str) -> int | None:
+    """The number that a page token stands for. It keeps nothing secret: whoever may list may list all."""
+    if not token:
+        return None
+    try:
+        data = base64.b64decode(token, altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    if len(data) != 8 or data[0] & 0x80:
+        raise RowcallError(
+            ErrorReason.ERROR_REASON_INVALID_PAGE_TOKEN,
+            "The page token is not one that this list gave out; send next_page_token back as it was, or none for the first page.",
+        )
+    return int.from_bytes(data, "big")

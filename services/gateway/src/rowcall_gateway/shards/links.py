@@ -104,6 +104,10 @@ class ShardLink:
         if self._notifier is not None:
             self._notifier.start()
 
+    def offer(self, methods: Sequence[JobMethod], shapes: Sequence[Mapping[str, Shape]]) -> None:
+        """Has the shard know of these methods and types."""
+        self._upkeep.offer(methods, shapes)
+
     async def close(self) -> None:
         """Writes what is on its way and stops."""
         await self.submitter.close()
@@ -164,6 +168,11 @@ class Links:
         """Starts all of them."""
         for link in self._links.values():
             link.start()
+
+    def offer(self, methods: Sequence[JobMethod], shapes: Sequence[Mapping[str, Shape]]) -> None:
+        """Has every shard know of these methods and types."""
+        for link in self._links.values():
+            link.offer(methods, shapes)
 
     def drain(self, over: timedelta, leaving_at: float) -> None:
         """Ends every waiting call, spread over a time; see `Waiters.drain`."""

@@ -70,6 +70,13 @@ class Upkeep:
             loop.create_task(self._exchange(), name="exchanging turns"),
         ]
 
+    def offer(self, methods: Sequence[JobMethod], shapes: Sequence[Mapping[str, Shape]]) -> None:
+        """From now on publishes these."""
+        self._methods, self._shapes = methods, shapes
+        if self._tasks:
+            self._tasks[0].cancel()
+            self._tasks[0] = asyncio.get_running_loop().create_task(self._publish(), name="publishing methods")
+
     async def close(self) -> None:
         """Stops, and tells once more how far tenants have moved: whoever starts next goes on from there."""
         tasks, self._tasks = self._tasks, []

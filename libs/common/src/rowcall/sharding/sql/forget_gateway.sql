@@ -1,0 +1,2 @@
+-- A gateway has ended.
+select rowcall_catalogue.forget_gateway(%(gateway_id)s)

@@ -1,0 +1,3 @@
+-- The gateways that were seen lately, and how far each is.
+select g.name, g.version, g.number, g.seen_at
+from rowcall_catalogue.living_gateways() g
