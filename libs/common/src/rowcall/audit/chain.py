@@ -1,6 +1,6 @@
 """The chain: what is hashed, and how a chain is held against what it must be. Called by the gateway's AuditService.
 
-The database makes the same hashes as it seals (`audit_digest` and `seal_audit` of 0030_audit); here they are made again, so that what is
+The database makes the same hashes as it seals (`audit_digest` and `seal_audit` of 0018_audit); here they are made again, so that what is
 verified does not rest on the functions of the database that is looked at.
 """
 

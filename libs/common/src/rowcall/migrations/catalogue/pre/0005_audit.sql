@@ -1,5 +1,5 @@
 -- Who did what that belongs to no shard: revocations, and whatever else admins change here. As on
--- shards (0030_audit there), but one chain, that of the system, whose rows get their place as they
+-- shards (0018_audit there), but one chain, that of the system, whose rows get their place as they
 -- are written: whoever changes something here waits for whoever does at the same time.
 set local role rowcall_owner;
 
