@@ -11,7 +11,21 @@ from typing import Annotated, Final
 import typer
 
 from rowcall.settings import unknown_settings
-from rowcall_cli import access, admission, audit, images, incidents, jobs, methods, migrate, probe, queues, revocations, submit, tenants
+from rowcall_cli import (
+    access,
+    admission,
+    audit,
+    images,
+    incidents,
+    jobs,
+    methods,
+    migrate,
+    probe,
+    queues,
+    revocations,
+    submit,
+    tenants,
+)
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.output import say
 from rowcall_cli.reach.flags import add_flags
