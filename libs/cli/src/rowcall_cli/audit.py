@@ -50,7 +50,9 @@ CallerOption = Annotated[
 ]
 SystemOption = Annotated[
     bool,
-    typer.Option("--system", help="What belongs to no tenant: queues, methods, credentials. For admins."),
+    typer.Option(
+        "--system", help="What belongs to no tenant: queues, methods, credentials, bounds, images. For admins."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -80,7 +82,7 @@ def list_(
 ) -> None:
     """Show who did what, the latest first.
 
-    Every cancel, retry, resolve, delete, pause, resume, weight, revocation, and every look at payloads by somebody else than who submitted
+    Every cancel, retry, resolve, delete, pause, resume, weight, revocation, bound, image, and every look at payloads by somebody else than who submitted
     them. Exits with 3 when a database did not answer: what it has is missing then.
     """
     found: list[AuditEntry] = []
@@ -221,7 +223,7 @@ def verify(
 def _verified(stub: AuditServiceStub, gateway: Gateway, request: VerifyAuditChainRequest) -> dict[str, object]:
     """What one chain in one database comes to. The request is moved on."""
     faults: list[dict[str, object]] = []
-    checked = 0
+    checked = erased = 0
     while True:
         answer = stub.VerifyAuditChain(request, timeout=RPC_SECONDS, metadata=_metadata(gateway))
         faults += [
@@ -233,12 +235,14 @@ def _verified(stub: AuditServiceStub, gateway: Gateway, request: VerifyAuditChai
             for each in answer.faults
         ]
         checked += answer.checked
+        erased += answer.erased
         if not answer.more:
             break
         request.start.CopyFrom(answer.end)
     return {
         "database": request.database,
         "checked": checked,
+        "erased": erased,
         "place": answer.end.place,
         "hash": answer.end.hash,
         "checkpoint": answer.checkpoint,
@@ -256,6 +260,8 @@ def _summary(one: dict[str, object]) -> str:
     if one["checkpoint"]:
         signed = "signed" if one["checkpoint_verified"] else "its signature not looked at: the gateway has no key"
         text += f"; cut off up to place {one['checkpoint']} ({signed})"
+    if one["erased"]:
+        text += f"; {one['erased']} of them erased, as its entries say"
     if one["gone_heads"]:
         text += f"; {len(one['gone_heads'])} earlier heads are in what was cut off"  # type: ignore[arg-type]
     return text + "."

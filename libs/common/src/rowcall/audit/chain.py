@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import json
+import sys
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +20,9 @@ from rowcall.audit.model import Content, Link
 
 BEGINNING: Final = bytes(32)
 """The hash before the first place."""
+
+ERASE: Final = "audit.erase"
+"""The action of an entry that says which others were erased."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -77,18 +83,24 @@ def link_hash(before: bytes, place: int, content_digest: bytes) -> bytes:
 class Walk:
     """Follows one chain from a place that is believed, and says what is wrong."""
 
-    def __init__(self, tenant: str, *, place: int = 0, hash_: bytes = BEGINNING) -> None:
+    def __init__(
+        self, tenant: str, *, place: int = 0, hash_: bytes = BEGINNING, erasures: Iterable[Content] = ()
+    ) -> None:
         """
         Args:
             tenant: Whose chain.
             place: Behind which to begin; 0: at the beginning.
             hash_: The hash at that place.
+            erasures: Its entries of erasures, which say what may be gone.
         """
         self._tenant = tenant
+        self._erased = sorted(run for erasure in erasures for run in erased_places(erasure))
         self.place = place
         """The last place that was looked at."""
         self.hash = hash_
         """The hash there, as the chain has it."""
+        self.erased = 0
+        """Places whose entry was erased on purpose, of those that were looked at."""
 
     def over(self, links: Iterable[Link]) -> Iterator[Fault]:
         """Looks at what comes next, in the order of places."""
@@ -108,6 +120,14 @@ class Walk:
             if link.content is None:
                 if not link.erased:
                     yield Fault(FaultKind.MISSING, link.place, f"The entry of place {link.place} is gone.")
+                elif not self._is_erased(link.place):
+                    yield Fault(
+                        FaultKind.MISSING,
+                        link.place,
+                        f"The entry of place {link.place} is gone: it is marked as erased, but no entry says that it was.",
+                    )
+                else:
+                    self.erased += 1
             elif digest(self._tenant, link.content) != link.digest:
                 yield Fault(
                     FaultKind.CHANGED,
@@ -116,6 +136,22 @@ class Walk:
                     "than when it was sealed.",
                 )
             self.place, self.hash = link.place, link.hash
+
+    def _is_erased(self, place: int) -> bool:
+        at = bisect_right(self._erased, (place, sys.maxsize)) - 1
+        return at >= 0 and self._erased[at][0] <= place <= self._erased[at][1]
+
+
+def erased_places(erasure: Content) -> Iterator[tuple[int, int]]:
+    """The runs of places, both ends included, that an entry says were erased; of what says something else none."""
+    if erasure.action != ERASE or erasure.after is None:
+        return
+    try:
+        said = json.loads(erasure.after)["places"]
+        runs = [(first, last) for first, last in said]
+    except (ValueError, TypeError, KeyError):
+        return
+    yield from (run for run in runs if all(type(end) is int for end in run))
 
 
 def _field(value: str | None) -> bytes:

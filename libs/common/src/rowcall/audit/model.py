@@ -135,6 +135,18 @@ class Sealed:
 
 
 @dataclass(frozen=True, slots=True)
+class Erased:
+    """What one statement has erased of a chain's content."""
+
+    place: int
+    """Up to where."""
+    erased: int
+    """How many entries."""
+    remains: bool
+    """Whether there is more to erase: behind the place, or once it is sealed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unplaced:
     """An entry that was put in behind the sealer's back."""
 

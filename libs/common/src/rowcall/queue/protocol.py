@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
-from rowcall.audit.model import Act, Checkpoint, Entry, Head, Link, Sealed, Unplaced
+from rowcall.audit.model import Act, Checkpoint, Entry, Erased, Head, Link, Sealed, Unplaced
 from rowcall.bounds import Bound
 from rowcall.catalogue.model import JobMethod, Policy
 from rowcall.catalogue.shapes import Shape
@@ -540,6 +540,19 @@ class QueueAdmin(Protocol):
 
     async def audit_checkpoint(self, tenant: str) -> Checkpoint | None:
         """Where retention cut a tenant's chain last; None: nowhere."""
+
+    async def erase_audit(self, tenant: str, *, after: int, limit: int, act: Act | None = None) -> Erased:
+        """Erases what a tenant's entries say, and records that: their places stay, so that the chain can still be verified.
+
+        Entries of erasures stay. One that has no place yet is left, and said to remain: it can be erased a second or two later, when it
+        is sealed.
+
+        Args:
+            tenant: Whose.
+            after: Behind which place; 0: from the beginning. For what follows, `Erased.place` of the last answer.
+            limit: How many at most; one transaction.
+            act: Who does it.
+        """
 
     async def record_incidents(self, noted: Sequence[Noted]) -> list[str]:
         """See WorkQueue.record_incidents."""

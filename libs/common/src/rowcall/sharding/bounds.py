@@ -11,6 +11,7 @@ from typing import Final
 
 from psycopg.rows import TupleRow
 
+from rowcall.audit.model import Act
 from rowcall.bounds import Bound, Target
 
 _BATCH: Final = 5000
@@ -51,8 +52,9 @@ class Bounds:
         oldest_age: timedelta | None = None,
         by: str | None,
         note: str | None,
+        act: Act | None = None,
     ) -> Bound:
-        """Sets a bound as a whole; without any measure it is taken away."""
+        """Sets a bound as a whole; without any measure it is taken away. Recorded with it who did."""
         [row] = await self._fetch(
             "set_bound",
             {
@@ -66,6 +68,7 @@ class Bounds:
                 "oldest_age": oldest_age,
                 "actor": by,
                 "note": note,
+                "act": None if act is None else act.json(),
             },
         )
         return Bound.of_row(row)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from rowcall.audit.model import Act
 from rowcall.sharding.revocations import Fetch
 
 
@@ -99,12 +100,31 @@ class PublishedImages:
         return ImageContent(rows[0][0], rows[0][1], bytes(rows[0][2])) if rows else None
 
     async def publish(
-        self, name: str, content: bytes, digest: str, *, base: int, by: str | None, note: str | None
+        self,
+        name: str,
+        content: bytes,
+        digest: str,
+        *,
+        base: int,
+        by: str | None,
+        note: str | None,
+        rolled_back_to: int | None = None,
+        act: Act | None = None,
     ) -> Publication | None:
-        """Publishes the next revision of an image; None: another one than `base` (0: none) is the latest by now."""
+        """Publishes the next revision of an image; None: another one than `base` (0: none) is the latest by now. Recorded with it
+        who did, and to which revision it was rolled back, if it was."""
         rows = await self._fetch(
             "publish_image",
-            {"name": name, "base": base, "digest": digest, "content": content, "actor": by, "note": note},
+            {
+                "name": name,
+                "base": base,
+                "digest": digest,
+                "content": content,
+                "actor": by,
+                "note": note,
+                "rolled_back_to": rolled_back_to,
+                "act": None if act is None else act.json(),
+            },
         )
         if not rows:
             return None

@@ -101,7 +101,8 @@ class AuditEntry(_message.Message):
     action: _builtins.str
     """What: "job.cancel", "job.retry", "job.resolve", "job.delete", "queue.pause",
     "queue.resume", "method.pause", "method.resume", "tenant.pause", "tenant.resume",
-    "tenant.weight", "payload.read", "credentials.revoke".
+    "tenant.weight", "payload.read", "credentials.revoke", "bound.set", "bound.delete",
+    "image.publish", "image.rollback", "incident.resolve", "audit.erase".
     """
     target: _builtins.str
     """To what: "tenants/acme/operations/…", "queues/mail"."""
@@ -442,6 +443,7 @@ class VerifyAuditChainResponse(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     CHECKPOINT_VERIFIED_FIELD_NUMBER: _builtins.int
     GONE_PLACES_FIELD_NUMBER: _builtins.int
+    ERASED_FIELD_NUMBER: _builtins.int
     more: _builtins.bool
     """Whether there is more behind it: call again with start = end."""
     checked: _builtins.int
@@ -450,6 +452,10 @@ class VerifyAuditChainResponse(_message.Message):
     """Up to which place retention has cut the chain; 0: it is whole."""
     checkpoint_verified: _builtins.bool
     """Whether the cut's signature was held against the key; not where this gateway has none."""
+    erased: _builtins.int
+    """Of the places that were looked at, those whose entry was erased on purpose, as entries
+    of the chain say.
+    """
     @_builtins.property
     def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditFault]:
         """Nothing: up to the end it is what it was. A thousand at most."""
@@ -472,10 +478,11 @@ class VerifyAuditChainResponse(_message.Message):
         checkpoint: _builtins.int = ...,
         checkpoint_verified: _builtins.bool = ...,
         gone_places: _abc.Iterable[_builtins.int] | None = ...,
+        erased: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checked", b"checked", "checkpoint", b"checkpoint", "checkpoint_verified", b"checkpoint_verified", "end", b"end", "faults", b"faults", "gone_places", b"gone_places", "more", b"more"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checked", b"checked", "checkpoint", b"checkpoint", "checkpoint_verified", b"checkpoint_verified", "end", b"end", "erased", b"erased", "faults", b"faults", "gone_places", b"gone_places", "more", b"more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,8 +28,8 @@ if _version_not_supported:
 class AuditServiceStub(object):
     """Who did what: every action of an operator or admin, and every look at payloads by
     somebody else than who submitted them. A tenant's entries are one chain; what belongs to
-    no tenant (queues, methods, credentials) is in the chain "system", of which each
-    database has its own, and which is for admins.
+    no tenant (queues, methods, credentials, bounds, images) is in the chain "system", of
+    which each database has its own, and which is for admins.
     """
 
     def __init__(self, channel):
@@ -58,8 +58,8 @@ class AuditServiceStub(object):
 class AuditServiceServicer(object):
     """Who did what: every action of an operator or admin, and every look at payloads by
     somebody else than who submitted them. A tenant's entries are one chain; what belongs to
-    no tenant (queues, methods, credentials) is in the chain "system", of which each
-    database has its own, and which is for admins.
+    no tenant (queues, methods, credentials, bounds, images) is in the chain "system", of
+    which each database has its own, and which is for admins.
     """
 
     def ListAuditEntries(self, request, context):
@@ -113,8 +113,8 @@ def add_AuditServiceServicer_to_server(servicer, server):
 class AuditService(object):
     """Who did what: every action of an operator or admin, and every look at payloads by
     somebody else than who submitted them. A tenant's entries are one chain; what belongs to
-    no tenant (queues, methods, credentials) is in the chain "system", of which each
-    database has its own, and which is for admins.
+    no tenant (queues, methods, credentials, bounds, images) is in the chain "system", of
+    which each database has its own, and which is for admins.
     """
 
     @staticmethod

@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class AuditServiceStub:
     """Who did what: every action of an operator or admin, and every look at payloads by
     somebody else than who submitted them. A tenant's entries are one chain; what belongs to
-    no tenant (queues, methods, credentials) is in the chain "system", of which each
-    database has its own, and which is for admins.
+    no tenant (queues, methods, credentials, bounds, images) is in the chain "system", of
+    which each database has its own, and which is for admins.
     """
 
     @_typing.overload
@@ -50,8 +50,8 @@ class AuditServiceStub:
 class AuditServiceAsyncStub(AuditServiceStub):
     """Who did what: every action of an operator or admin, and every look at payloads by
     somebody else than who submitted them. A tenant's entries are one chain; what belongs to
-    no tenant (queues, methods, credentials) is in the chain "system", of which each
-    database has its own, and which is for admins.
+    no tenant (queues, methods, credentials, bounds, images) is in the chain "system", of
+    which each database has its own, and which is for admins.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -67,8 +67,8 @@ class AuditServiceAsyncStub(AuditServiceStub):
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """Who did what: every action of an operator or admin, and every look at payloads by
     somebody else than who submitted them. A tenant's entries are one chain; what belongs to
-    no tenant (queues, methods, credentials) is in the chain "system", of which each
-    database has its own, and which is for admins.
+    no tenant (queues, methods, credentials, bounds, images) is in the chain "system", of
+    which each database has its own, and which is for admins.
     """
 
     @_abc_1.abstractmethod

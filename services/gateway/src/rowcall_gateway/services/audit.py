@@ -17,8 +17,8 @@ from typing import Any, Final, TypeVar
 
 from google.rpc.error_details_pb2 import BadRequest
 
-from rowcall.audit.chain import BEGINNING, Fault, FaultKind, Walk
-from rowcall.audit.model import SYSTEM, Checkpoint, Entry, Head, Link, Unplaced
+from rowcall.audit.chain import BEGINNING, ERASE, Fault, FaultKind, Walk
+from rowcall.audit.model import SYSTEM, Checkpoint, Content, Entry, Head, Link, Unplaced
 from rowcall.audit.signing import is_signed
 from rowcall.errors import RowcallError
 from rowcall.names import parse_tenant_name, tenant_name
@@ -194,13 +194,13 @@ class Audit(AuditServiceServicer):
         response = VerifyAuditChainResponse()
         faults: list[Fault] = []
         checkpoint = await piece.checkpoint()
+        place, hash_ = 0, BEGINNING
         if request.HasField("start"):
-            walk = Walk(piece.tenant, place=request.start.place, hash_=bytes.fromhex(request.start.hash))
+            place, hash_ = request.start.place, bytes.fromhex(request.start.hash)
         elif checkpoint is not None:
-            walk = Walk(piece.tenant, place=checkpoint.place, hash_=checkpoint.hash)
+            place, hash_ = checkpoint.place, checkpoint.hash
             faults += self._at_checkpoint(piece, checkpoint, earlier)
-        else:
-            walk = Walk(piece.tenant, hash_=BEGINNING)
+        walk = Walk(piece.tenant, place=place, hash_=hash_, erasures=await _erasures(piece))
         if checkpoint is not None:
             response.checkpoint = checkpoint.place
             response.checkpoint_verified = self._key is not None
@@ -220,6 +220,7 @@ class Audit(AuditServiceServicer):
         if not more:
             faults += await _at_the_end(piece, walk.place, [place for place in earlier if place > begun])
         response.more = more
+        response.erased = walk.erased
         response.faults.extend(
             AuditFault(kind=_KINDS[fault.kind], place=fault.place, description=fault.description)
             for fault in faults[:TOLD]
@@ -339,6 +340,16 @@ def _chosen(pieces: Sequence[_Piece], request: VerifyAuditChainRequest) -> _Piec
             details=[BadRequest(field_violations=[violation])],
         )
     return pieces[0]
+
+
+async def _erasures(piece: _Piece) -> list[Content]:
+    """The entries that say what was erased: they come behind it, and are few."""
+    found: list[Entry] = []
+    while page := await piece.entries(below=found[-1].number if found else None, limit=STRETCH, action=ERASE):
+        found += page
+        if len(page) < STRETCH:
+            break
+    return [entry.content for entry in found]
 
 
 async def _at_the_end(piece: _Piece, place: int, earlier: Sequence[int]) -> list[Fault]:

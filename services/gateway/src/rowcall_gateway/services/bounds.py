@@ -88,6 +88,7 @@ class Bounds(AdmissionServiceServicer):
             oldest_age=_timedelta(wanted.oldest_age) if wanted.HasField("oldest_age") else None,
             by=incoming.current().principal.actor,
             note=wanted.note or None,
+            act=incoming.current().act,
         )
         await self._known.look()
         return SetBoundResponse(bound=_shown(bound))
@@ -97,7 +98,8 @@ class Bounds(AdmissionServiceServicer):
         self._validator.check(request)
         target = _target(request.target)
         if any(bound.target == target for bound in await self._all()):
-            await self._kept.set(target, by=incoming.current().principal.actor, note=None)
+            call = incoming.current()
+            await self._kept.set(target, by=call.principal.actor, note=None, act=call.act)
             await self._known.look()
         return DeleteBoundResponse()
 

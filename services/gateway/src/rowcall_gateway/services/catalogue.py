@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from google.rpc.code_pb2 import Code
 
+from rowcall.audit.model import Act
 from rowcall.catalogue.changes import Change
 from rowcall.catalogue.changes import Kind as ChangeKind
 from rowcall.catalogue.grants import MethodAccess
@@ -115,6 +117,7 @@ class Methods(CatalogueServiceServicer):
             request.content,
             by=incoming.current().principal.actor,
             note=request.note or None,
+            act=_act(request.note),
             allow_breaking=request.allow_breaking,
             only_say=request.validate_only,
         )
@@ -139,7 +142,9 @@ class Methods(CatalogueServiceServicer):
             earlier.content,
             by=incoming.current().principal.actor,
             note=request.note or f"rolled back to revision {earlier.revision}",
+            act=_act(request.note),
             allow_breaking=request.allow_breaking,
+            rolled_back_to=earlier.revision,
         )
         return RollbackImageResponse(image=await self._published(proposal), changes=map(_change, proposal.changes))
 
@@ -167,6 +172,12 @@ class Methods(CatalogueServiceServicer):
         remaining = incoming.current().remaining()
         patience = PATIENCE if remaining is None else max(remaining - margin(remaining), 0)
         return _image(publication, await self._publishing.awaited(publication.number, patience))
+
+
+def _act(note: str) -> Act:
+    """Who does it; what for is the request's note, where it has one."""
+    act = incoming.current().act
+    return replace(act, reason=note) if note else act
 
 
 def _method(method: JobMethod, access: MethodAccess, image: LoadedImage) -> Method:

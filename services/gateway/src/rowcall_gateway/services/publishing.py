@@ -16,6 +16,7 @@ from uuid import UUID
 
 import structlog
 
+from rowcall.audit.model import Act
 from rowcall.catalogue.changes import Change, changes
 from rowcall.catalogue.images import ImageError, LoadedImage, load_image
 from rowcall.errors import RowcallError
@@ -132,10 +133,22 @@ class Publishing:
         *,
         by: str | None,
         note: str | None,
+        act: Act | None = None,
         allow_breaking: bool,
         only_say: bool = False,
+        rolled_back_to: int | None = None,
     ) -> Proposal:
         """Publishes an image, if it can be served and breaks nobody, or that is allowed, and serves it.
+
+        Args:
+            name: Its name.
+            content: A serialised FileDescriptorSet.
+            by: Who publishes it.
+            note: What for.
+            act: Recorded with it.
+            allow_breaking: Publish it though it breaks callers.
+            only_say: Publish nothing, only say what it would change.
+            rolled_back_to: The earlier revision that it is; None: it is a new one.
 
         Raises:
             RowcallError: INVALID_REQUEST: it cannot be served; CONFLICT: somebody else published just then; what the catalogue
@@ -157,7 +170,14 @@ class Publishing:
         if only_say or same or (not allow_breaking and any(each.breaking for each in found)):
             return Proposal(found, None)
         published = await self._images.publish(
-            name, content, digest, base=0 if current is None else current.revision, by=by, note=note
+            name,
+            content,
+            digest,
+            base=0 if current is None else current.revision,
+            by=by,
+            note=note,
+            rolled_back_to=rolled_back_to,
+            act=act,
         )
         if published is None:
             raise RowcallError(

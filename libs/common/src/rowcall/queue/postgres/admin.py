@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from rowcall.audit.model import Act, Checkpoint, Entry, Head, Link, Unplaced
+from rowcall.audit.model import Act, Checkpoint, Entry, Erased, Head, Link, Unplaced
 from rowcall.incidents.model import IncidentRow, Noted
 from rowcall.queue.model import Pause, QueueServing, QueueStats
 from rowcall.queue.postgres import auditing, triage
@@ -86,6 +86,10 @@ class PostgresQueueAdmin:
     async def audit_checkpoint(self, tenant: str) -> Checkpoint | None:
         """See QueueAdmin.audit_checkpoint."""
         return await auditing.checkpoint(self._read, tenant)
+
+    async def erase_audit(self, tenant: str, *, after: int, limit: int, act: Act | None = None) -> Erased:
+        """See QueueAdmin.erase_audit."""
+        return await auditing.erase(self._write, tenant, after=after, limit=limit, act=act)
 
     async def record_incidents(self, noted: Sequence[Noted]) -> list[str]:
         """See QueueAdmin.record_incidents."""

@@ -1,4 +1,4 @@
-"""The rows of who did what, on Postgres: listed, verified, sealed, cut. Called by `admin` (gateway) and `work` (worker).
+"""The rows of who did what, on Postgres: listed, verified, sealed, cut, erased. Called by `admin` (gateway) and `work` (worker).
 
 What is recorded is recorded by the functions that do it.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from rowcall.audit.model import Act, Checkpoint, Content, Entry, Head, Link, Sealed, Unplaced
+from rowcall.audit.model import Act, Checkpoint, Content, Entry, Erased, Head, Link, Sealed, Unplaced
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.wire.arrays import UuidArray
 
@@ -65,6 +65,12 @@ async def checkpoint(read: Session, tenant: str) -> Checkpoint | None:
     """See QueueAdmin.audit_checkpoint."""
     found = await read.rows("audit_checkpoint", {"tenant": tenant})
     return Checkpoint(found[0][0], bytes(found[0][1]), found[0][2], bytes(found[0][3])) if found else None
+
+
+async def erase(write: Session, tenant: str, *, after: int, limit: int, act: Act | None) -> Erased:
+    """See QueueAdmin.erase_audit."""
+    [row] = await write.rows("erase_audit", {"tenant": tenant, "after": after, "limit": limit, "act": said(act)})
+    return Erased(*row)
 
 
 async def seal(house: Session, limit: int) -> list[Sealed]:

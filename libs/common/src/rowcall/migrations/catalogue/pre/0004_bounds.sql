@@ -74,10 +74,6 @@ as $$
   limit p_limit
 $$;
 
-grant execute on function
-  rowcall_catalogue.set_bound(
-    text, text, text, double precision, integer, integer, bigint, interval, text, text
-  ),
-  rowcall_catalogue.bounds_since(bigint, integer)
-to rowcall_gateway;
+-- Gateways set bounds by set_bound_recorded of 0005_audit.
+grant execute on function rowcall_catalogue.bounds_since(bigint, integer) to rowcall_gateway;
 grant select on rowcall_catalogue.bound to rowcall_auditor;

@@ -1,4 +1,4 @@
--- Who did what that belongs to no shard: revocations, and whatever else admins change here. As on
+-- Who did what that belongs to no shard: revocations, bounds, images (0006_images). As on
 -- shards (0018_audit there), but one chain, that of the system, whose rows get their place as they
 -- are written: whoever changes something here waits for whoever does at the same time.
 set local role rowcall_owner;
@@ -97,6 +97,57 @@ begin
 end
 $$;
 
+-- set_bound, recorded with the bound before and after; one that bounds nothing is taken away.
+create function rowcall_catalogue.set_bound_recorded(
+  p_tenant text, p_queue text, p_method text, p_rate double precision, p_in_flight integer, p_waiters integer,
+  p_backlog bigint, p_oldest_age interval, p_actor text, p_note text, p_act jsonb
+)
+returns setof rowcall_catalogue.bound
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_before jsonb;
+  v_bound rowcall_catalogue.bound;
+begin
+  -- As set_bound does: nobody changes it meanwhile.
+  lock table rowcall_catalogue.bound in share row exclusive mode;
+  select rowcall_catalogue.said_bound(b) into v_before
+  from rowcall_catalogue.bound b
+  where b.tenant = p_tenant and b.queue = p_queue and b.method = p_method;
+  select b.* into strict v_bound
+  from rowcall_catalogue.set_bound(
+    p_tenant, p_queue, p_method, p_rate, p_in_flight, p_waiters, p_backlog, p_oldest_age, p_actor, p_note
+  ) b;
+  perform rowcall_catalogue.record_action(
+    case
+      when p_note is null then p_act
+      else coalesce(p_act, jsonb_build_object()) || jsonb_build_object('reason', p_note)
+    end,
+    case when rowcall_catalogue.said_bound(v_bound) is null then 'bound.delete' else 'bound.set' end,
+    'bounds/' || concat_ws(
+      ',', 'tenant=' || nullif(p_tenant, ''), 'queue=' || nullif(p_queue, ''), 'method=' || nullif(p_method, '')
+    ),
+    v_before,
+    rowcall_catalogue.said_bound(v_bound)
+  );
+  return next v_bound;
+end
+$$;
+
+-- What a bound bounds; null: nothing.
+create function rowcall_catalogue.said_bound(p_bound rowcall_catalogue.bound)
+returns jsonb
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when num_nonnulls(p_bound.rate, p_bound.in_flight, p_bound.waiters, p_bound.backlog, p_bound.oldest_age) > 0 then
+      jsonb_strip_nulls(jsonb_build_object(
+        'rate', p_bound.rate, 'in_flight', p_bound.in_flight, 'waiters', p_bound.waiters, 'backlog', p_bound.backlog,
+        'oldest_age_seconds', extract(epoch from p_bound.oldest_age)::float8, 'by', p_bound.actor, 'note', p_bound.note
+      ))
+  end
+$$;
+
 -- A page of the rows, the latest first, below a place where it is not null, of what is asked for
 -- where it is not ''.
 create function rowcall_catalogue.list_audit(
@@ -149,7 +200,7 @@ as $$
 $$;
 
 grant execute on function
-  rowcall_catalogue.revoke_recorded, rowcall_catalogue.list_audit, rowcall_catalogue.audit_head,
+  rowcall_catalogue.revoke_recorded, rowcall_catalogue.set_bound_recorded, rowcall_catalogue.list_audit, rowcall_catalogue.audit_head,
   rowcall_catalogue.audit_chain
 to rowcall_gateway;
 grant select on rowcall_catalogue.audit to rowcall_auditor;

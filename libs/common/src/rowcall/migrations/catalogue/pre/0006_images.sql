@@ -28,9 +28,10 @@ create table rowcall_catalogue.gateway (
 );
 
 -- Publishes an image: its next revision, if that which it was compared with (0: none) is still the latest; else no row. Of
--- one name the last twenty revisions are kept.
+-- one name the last twenty revisions are kept. Recorded (0005_audit), with what it was before; as a rollback where it says to
+-- which revision.
 create function rowcall_catalogue.publish_image(
-  p_name text, p_base bigint, p_digest text, p_content bytea, p_actor text, p_note text
+  p_name text, p_base bigint, p_digest text, p_content bytea, p_actor text, p_note text, p_rolled_back_to bigint, p_act jsonb
 )
 returns table (revision bigint, number bigint, published_at timestamptz)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -38,6 +39,7 @@ as $$
 #variable_conflict use_column
 declare
   v_number bigint;
+  v_before jsonb;
 begin
   -- One after the other until the commit: whoever has read up to a number must not meet
   -- a lower one later.
@@ -46,6 +48,16 @@ begin
     return;
   end if;
   select coalesce(max(i.number), 0) + 1 into v_number from rowcall_catalogue.image i;
+  select jsonb_build_object('revision', i.revision, 'digest', i.digest) into v_before
+  from rowcall_catalogue.image i
+  where i.name = p_name and i.revision = p_base;
+  perform rowcall_catalogue.record_action(
+    p_act,
+    case when p_rolled_back_to is null then 'image.publish' else 'image.rollback' end,
+    'images/' || p_name,
+    v_before,
+    jsonb_strip_nulls(jsonb_build_object('revision', p_base + 1, 'digest', p_digest, 'rolled_back_to', p_rolled_back_to))
+  );
   delete from rowcall_catalogue.image i where i.name = p_name and i.revision <= p_base - 19;
   return query
     insert into rowcall_catalogue.image as i (name, revision, digest, content, number, actor, note)
@@ -134,7 +146,7 @@ as $$
 $$;
 
 grant execute on function
-  rowcall_catalogue.publish_image(text, bigint, text, bytea, text, text),
+  rowcall_catalogue.publish_image(text, bigint, text, bytea, text, text, bigint, jsonb),
   rowcall_catalogue.images_after(uuid, text, text, bigint),
   rowcall_catalogue.forget_gateway(uuid),
   rowcall_catalogue.living_gateways(),

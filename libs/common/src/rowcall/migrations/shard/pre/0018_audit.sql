@@ -484,10 +484,74 @@ begin
 end
 $$;
 
+-- Erases what entries of a tenant say, those behind a place, p_limit at most, once they are
+-- sealed: their places stay in the chain, and an entry of it says which were erased, without
+-- which whoever verifies takes them for missing. Entries of erasures stay. Up to where, how
+-- many, and whether there is anything left to erase, now or once it is sealed.
+create function rowcall.erase_audit(p_tenant text, p_after bigint, p_limit integer, p_act jsonb)
+returns table (place bigint, erased bigint, remains boolean)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+  v_last bigint;
+  v_runs jsonb;
+begin
+  with due as (
+    select s.place, s.id
+    from rowcall.audit_seal s
+    join rowcall.audit a on a.tenant = s.tenant and a.id = s.id
+    where s.tenant = p_tenant and s.place > p_after and s.erased_at is null and a.action <> 'audit.erase'
+    order by s.place
+    limit p_limit
+    for update of s
+  ),
+  gone as (
+    delete from rowcall.audit a using due d where a.tenant = p_tenant and a.id = d.id
+  ),
+  marked as (
+    update rowcall.audit_seal s
+    set erased_at = clock_timestamp()
+    from due d
+    where s.tenant = p_tenant and s.place = d.place
+    returning s.place
+  ),
+  run as (
+    select min(m.place) as first, max(m.place) as last, count(*) as places
+    from (select k.place, k.place - row_number() over (order by k.place) as run from marked k) m
+    group by m.run
+  )
+  select max(r.last), coalesce(sum(r.places), 0), jsonb_agg(jsonb_build_array(r.first, r.last) order by r.first)
+  into v_last, erased, v_runs
+  from run r;
+  if erased > 0 then
+    perform rowcall.record_action(
+      p_act, p_tenant, 'audit.erase', 'tenants/' || p_tenant || '/audit', null,
+      jsonb_build_object('count', erased, 'places', v_runs)
+    );
+  end if;
+  place := coalesce(v_last, p_after);
+  remains := exists (
+    select from rowcall.audit a
+    join rowcall.audit_seal s on s.tenant = a.tenant and s.id = a.id
+    where a.tenant = p_tenant and s.place > coalesce(v_last, p_after) and s.erased_at is null and a.action <> 'audit.erase'
+  ) or exists (
+    select from rowcall.audit a
+    where a.tenant = p_tenant
+      and a.xid >= (select l.frontier from rowcall.audit_sealer l)
+      and a.action <> 'audit.erase'
+      and not exists (select from rowcall.audit_seal s where s.tenant = a.tenant and s.id = a.id)
+  );
+  return next;
+end
+$$;
+
 grant execute on function
   rowcall.record_reads, rowcall.cancel_recorded, rowcall.delete_recorded, rowcall.replay_recorded,
   rowcall.resolve_recorded, rowcall.pause_recorded, rowcall.weigh_recorded, rowcall.audit_head, rowcall.list_audit,
-  rowcall.audit_chain, rowcall.audit_unplaced, rowcall.audit_checkpoint
+  rowcall.audit_chain, rowcall.audit_unplaced, rowcall.audit_checkpoint, rowcall.erase_audit
 to rowcall_gateway;
 grant execute on function rowcall.seal_audit, rowcall.audit_due, rowcall.cut_audit to rowcall_worker;
 grant select on rowcall.audit, rowcall.audit_seal, rowcall.audit_checkpoint to rowcall_auditor;
