@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import grpc
 import pytest
@@ -226,3 +227,19 @@ def test_what_runs_for_long_has_the_token_and_the_certificate_of_the_hour(
 def test_probes_tell_what_is_wrong_too(rowcall: Rowcall, servers: Servers, files: Files) -> None:
     address = servers.start(OTHERS.issue(NAME))
     assert "signed by nobody in" in failed(rowcall("probe", "--address", address, *trusting(files)))
+
+
+def test_what_a_command_is_for_goes_with_its_calls_in_any_language(rowcall: Rowcall, servers: Servers) -> None:
+    address = servers.start()
+    assert rowcall(*listing(address, "--reason", "Übung 7, 100 % \n")).code == ExitCode.OK
+    assert rowcall(*listing(address), ROWCALL_REASON="drill", ROWCALL_TOKEN="abc").code == ExitCode.OK
+    assert rowcall(*listing(address)).code == ExitCode.OK
+    assert [unquote(str(each.get("rowcall-reason", ""))) for each in servers.heard] == [
+        "Übung 7, 100 % \n",
+        "drill",
+        "",
+    ]
+    assert servers.heard[1]["authorization"] == "Bearer abc"
+    for wrong in ("", "x" * 1001):
+        refused = rowcall(*listing(address, "--reason", wrong))
+        assert (refused.code, "--reason has" in refused.err) == (ExitCode.USAGE, True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rowcall.audit.chain import BEGINNING, FaultKind, Walk, digest, link_hash
+from rowcall.audit.chain import BEGINNING, ERASE, FaultKind, Walk, digest, link_hash
 from rowcall.audit.model import Act, Checkpoint, Content, Link
 from rowcall.audit.signing import is_signed, read_key, sign
 
@@ -100,9 +100,35 @@ def test_an_entry_that_is_gone_is_found() -> None:
     assert faults(links) == [(FaultKind.MISSING, 3)]
 
 
+def erasing(after: str | None, action: str = ERASE) -> Content:
+    return content(9, action=action, after=after)
+
+
 def test_an_entry_that_was_erased_on_purpose_leaves_the_chain_whole() -> None:
     links = [*CHAIN[:2], replace(CHAIN[2], content=None, erased=True), *CHAIN[3:]]
-    assert faults(links) == []
+    walk = Walk("acme", erasures=[erasing('{"places": [[7, 9], [1, 3]], "count": 6}')])
+    assert list(walk.over(links)) == []
+    assert walk.erased == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        erasing('{"places": [[1, 2], [4, 5]]}'),
+        erasing('{"places": [[3, 3]]}', action="job.cancel"),
+        erasing('{"places": [[3]]}'),
+        erasing('{"places": [["3", "3"]]}'),
+        erasing('{"places": 3}'),
+        erasing("[3]"),
+        erasing("no JSON"),
+        erasing(None),
+    ],
+)
+def test_one_that_is_marked_as_erased_and_no_entry_says_so_is_missing(said: Content) -> None:
+    links = [*CHAIN[:2], replace(CHAIN[2], content=None, erased=True), *CHAIN[3:]]
+    assert [(fault.kind, fault.place) for fault in Walk("acme", erasures=[said]).over(links)] == [
+        (FaultKind.MISSING, 3)
+    ]
 
 
 def test_places_that_are_gone_are_found() -> None:

@@ -15,8 +15,16 @@ from google.rpc.status_pb2 import Status
 
 from rowcall.probe.v1 import probe_pb2
 from rowcall.security.roles import ADMIN, CALLER, OPERATOR, PAYLOAD_VIEWER, VIEWER
-from rowcall.v1 import access_service_pb2, catalogue_service_pb2, job_service_pb2, queue_service_pb2, tenant_service_pb2
+from rowcall.v1 import (
+    access_service_pb2,
+    admission_service_pb2,
+    catalogue_service_pb2,
+    job_service_pb2,
+    queue_service_pb2,
+    tenant_service_pb2,
+)
 from rowcall.v1.access_service_pb2_grpc import AccessServiceStub
+from rowcall.v1.admission_service_pb2_grpc import AdmissionServiceStub
 from rowcall.v1.audit_service_pb2 import (
     AuditEntry,
     AuditFaultKind,
@@ -34,7 +42,7 @@ from rowcall.v1.queue_service_pb2_grpc import QueueServiceStub
 from rowcall.v1.tenant_service_pb2_grpc import TenantServiceStub
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Bench, Gateways, Metadata, info_of, refused
-from tests.support.rpcs import ECHO
+from tests.support.rpcs import ECHO, HELLO_IMAGE
 from tests.support.tokens import ISSUER, TokenIssuer
 from tests.support.waiting import until
 
@@ -225,6 +233,62 @@ async def test_revocations_are_in_the_chain_of_the_system_and_it_verifies(client
     assert [(each.kind, each.place) for each in broken.faults] == [(AuditFaultKind.AUDIT_FAULT_KIND_CHANGED, 1)]
 
 
+async def test_bounds_and_images_are_in_the_chain_of_the_system_with_what_was_before(client: Client) -> None:
+    admin = client.who(ADMIN, actor="root", tenant=None, reason="drill")
+    admission, catalogue = AdmissionServiceStub(client.channel), CatalogueServiceStub(client.channel)
+    target = admission_service_pb2.BoundTarget(tenant="tenants/acme", queue="mail")
+    for rate in (5, 2.5):
+        bound = admission_service_pb2.Bound(target=target, rate=rate, note="they flood" if rate == 5 else "")
+        await admission.SetBound(admission_service_pb2.SetBoundRequest(bound=bound), timeout=20, metadata=admin)
+    await admission.DeleteBound(
+        admission_service_pb2.DeleteBoundRequest(target=target), timeout=20, metadata=client.who(ADMIN, tenant=None)
+    )
+    # The other one has a field that nobody knows.
+    for content in (HELLO_IMAGE, HELLO_IMAGE + b"\xf8\x07\x01"):
+        await catalogue.PublishImage(
+            catalogue_service_pb2.PublishImageRequest(name="hello", content=content, note="a new one"),
+            timeout=20,
+            metadata=admin,
+        )
+    await catalogue.RollbackImage(catalogue_service_pb2.RollbackImageRequest(name="hello"), timeout=20, metadata=admin)
+    found = [each for each in reversed(await client.system()) if each.database == "catalogue"]
+    assert [(each.action, each.target, each.actor, each.reason) for each in found] == [
+        ("bound.set", "bounds/tenant=acme,queue=mail", "root", "they flood"),
+        ("bound.set", "bounds/tenant=acme,queue=mail", "root", "drill"),
+        ("bound.delete", "bounds/tenant=acme,queue=mail", "olga", ""),
+        ("image.publish", "images/hello", "root", "a new one"),
+        ("image.publish", "images/hello", "root", "a new one"),
+        ("image.rollback", "images/hello", "root", "drill"),
+    ]
+    assert {each.trace_id for each in found} == {TRACE}
+    first, second, gone, new, newer, back = ((each.before, each.after) for each in found)
+    assert (first[0], json.loads(first[1])) == ("", {"rate": 5, "by": "root", "note": "they flood"})
+    assert (second[0], json.loads(second[1])["rate"]) == (first[1], 2.5)
+    assert gone == (second[1], "")
+    assert (new[0], json.loads(new[1])["revision"]) == ("", 1)
+    assert (json.loads(newer[0]), json.loads(newer[1])["revision"]) == (json.loads(new[1]), 2)
+    assert json.loads(back[1]) == {**json.loads(new[1]), "revision": 3, "rolled_back_to": 1}
+
+
+async def test_what_cannot_be_recorded_of_the_catalogue_is_not_done(client: Client) -> None:
+    admin = client.who(ADMIN, tenant=None)
+    admission, catalogue = AdmissionServiceStub(client.channel), CatalogueServiceStub(client.channel)
+    target = admission_service_pb2.BoundTarget(queue="mail")
+    bound = admission_service_pb2.SetBoundRequest(bound=admission_service_pb2.Bound(target=target, rate=1))
+    image = catalogue_service_pb2.PublishImageRequest(name="hello", content=HELLO_IMAGE)
+    with psycopg.connect(client.cluster.catalogue_dsn, autocommit=True) as connection:
+        connection.execute("alter table rowcall_catalogue.audit add constraint nothing_goes check (place < 0) not valid")
+    failed = [
+        await refused(admission.SetBound(bound, timeout=20, metadata=admin)),
+        await refused(catalogue.PublishImage(image, timeout=20, metadata=admin)),
+    ]
+    assert {error.code() for error in failed} == {grpc.StatusCode.INTERNAL}
+    bounds = await admission.ListBounds(admission_service_pb2.ListBoundsRequest(), timeout=20, metadata=admin)
+    images = await catalogue.ListImages(catalogue_service_pb2.ListImagesRequest(), timeout=20, metadata=admin)
+    assert (list(bounds.bounds), list(images.images)) == ([], [])
+    assert [each for each in await client.system() if each.database == "catalogue"] == []
+
+
 async def test_payloads_that_somebody_else_sees_are_in_it_and_the_callers_own_are_not(client: Client) -> None:
     name = await client.job("ada")
     full = job_service_pb2.GetJobRequest(name=name, view=job_service_pb2.JOB_VIEW_FULL)
@@ -373,6 +437,20 @@ async def test_a_beginning_that_is_gone_is_found_and_so_is_a_checkpoint_of_someb
         "select tenant, place, hash, now(), '\\x00' from rowcall.audit_seal where place = 3"
     )
     assert await client.faults() == [("UNSIGNED", 3)]
+
+
+async def test_erased_entries_leave_the_chain_what_it_was_and_merely_marked_ones_are_missing(client: Client) -> None:
+    head = await chain_of(client)
+    client.tamper("select rowcall.erase_audit('acme', 0, 3, '{\"actor\": \"root\"}')")
+    await client.sealed()
+    verified = await client.verify(head)
+    assert (list(verified.faults), verified.checked, verified.erased) == ([], 6, 3)
+    assert actions(await client.entries()) == ["audit.erase", "job.cancel", "job.cancel"]
+    client.tamper(
+        "update rowcall.audit_seal set erased_at = now() where place = 4",
+        "delete from rowcall.audit a using rowcall.audit_seal s where s.id = a.id and s.place = 4",
+    )
+    assert await client.faults(head) == [("MISSING", 4)]
 
 
 async def test_a_chain_of_a_tenant_without_a_shard_is_empty(client: Client) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from rowcall.audit.chain import Walk
+from rowcall.audit.chain import ERASE, FaultKind, Walk
 from rowcall.audit.model import SYSTEM, Act, Entry
 from rowcall.queue.model import EVERY_JOB
 from tests.support.queues import FAILED, METHOD, Queue
@@ -196,3 +196,66 @@ async def test_entries_are_listed_by_page_and_by_what_is_asked_for(queue: Queue)
     [one] = await ask("acme", limit=10, target=f"tenants/acme/operations/{calls[3].job_id}")
     assert one.content.actor == "ann"
     assert await queue.store.find("acme", EVERY_JOB, limit=10) != [], "the jobs are there as before"
+
+
+async def cancelled(queue: Queue, count: int) -> None:
+    """So many entries, sealed."""
+    calls = [queue.call() for _ in range(count)]
+    await queue.submit(*calls)
+    await queue.store.cancel_many("acme", [each.job_id for each in calls], act=ANN)
+    await sealed(queue)
+
+
+async def verified(queue: Queue) -> tuple[list[FaultKind], int]:
+    """What is wrong with acme's chain, and how many of its entries were erased."""
+    erasures = await queue.operators.audit_entries("acme", limit=1000, action=ERASE)
+    walk = Walk("acme", erasures=[each.content for each in erasures])
+    faults = [fault.kind for fault in walk.over(await queue.operators.audit_chain("acme", after=0, limit=1000))]
+    return faults, walk.erased
+
+
+async def test_what_entries_say_is_erased_and_their_chain_can_still_be_verified(queue: Queue) -> None:
+    await cancelled(queue, 5)
+    head = await queue.operators.audit_head("acme")
+    first = await queue.operators.erase_audit("acme", after=0, limit=3, act=ANN)
+    assert (first.place, first.erased, first.remains) == (3, 3, True)
+    rest = await queue.operators.erase_audit("acme", after=first.place, limit=3, act=ANN)
+    assert (rest.place, rest.erased, rest.remains) == (5, 2, False)
+    left = await sealed(queue)
+    assert [(each.content.action, each.content.actor) for each in left] == [(ERASE, "ann")] * 2, "by whom, and no more"
+    assert json.loads(left[1].content.after or "") == {"count": 3, "places": [[1, 3]]}
+    chain = await queue.operators.audit_chain("acme", after=0, limit=1000)
+    assert [(link.place, link.content is None) for link in chain] == [(n, n < 6) for n in range(1, 8)]
+    assert chain[head.place - 1].hash == head.hash, "an earlier head is good for it still"
+    assert await verified(queue) == ([], 5)
+
+
+async def test_entries_of_erasures_are_not_erased_and_what_came_since_is(queue: Queue) -> None:
+    await cancelled(queue, 2)
+    await queue.operators.erase_audit("acme", after=0, limit=10, act=ANN)
+    await cancelled(queue, 2)
+    again = await queue.operators.erase_audit("acme", after=0, limit=10, act=ANN)
+    assert (again.place, again.erased, again.remains) == (5, 2, False)
+    nothing = await queue.operators.erase_audit("acme", after=0, limit=10, act=ANN)
+    assert (nothing.place, nothing.erased, nothing.remains) == (0, 0, False)
+    latest, earlier = await sealed(queue)
+    assert json.loads(latest.content.after or "") == {"count": 2, "places": [[4, 5]]}
+    assert json.loads(earlier.content.after or "")["places"] == [[1, 2]]
+    assert await verified(queue) == ([], 4)
+
+
+async def test_what_has_no_place_yet_remains_until_it_is_sealed(queue: Queue) -> None:
+    call = queue.call()
+    await queue.submit(call)
+    await queue.store.cancel("acme", call.job_id, act=ANN)
+    early = await queue.operators.erase_audit("acme", after=0, limit=10, act=ANN)
+    assert (early.erased, early.remains) == (0, True)
+    await sealed(queue)
+    late = await queue.operators.erase_audit("acme", after=0, limit=10, act=ANN)
+    assert (late.erased, late.remains) == (1, False)
+
+
+async def test_another_tenants_entries_are_not_erased(queue: Queue) -> None:
+    await cancelled(queue, 1)
+    assert (await queue.operators.erase_audit("other", after=0, limit=10, act=ANN)).erased == 0
+    assert [each.content.action for each in await entries(queue)] == ["job.cancel"]

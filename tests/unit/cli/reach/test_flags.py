@@ -18,7 +18,16 @@ from rowcall_cli.reach.flags import Reach, add_flags, current, reached_by
 from tests.fix_channel import SECONDS, FakeGateway
 from tests.fix_commands import Ran
 
-FLAGS = ("--tls", "--tls-ca", "--tls-cert", "--tls-key", "--tls-name", "--token-file", "--token-over-plaintext")
+FLAGS = (
+    "--tls",
+    "--tls-ca",
+    "--tls-cert",
+    "--tls-key",
+    "--tls-name",
+    "--token-file",
+    "--token-over-plaintext",
+    "--reason",
+)
 NAME = "tenants/acme/operations/0199d1f0-0000-7000-8000-000000000000"
 
 

@@ -1,4 +1,6 @@
-"""The channel of a command: over TLS where that was said, each call with the token as its file has it then. Called by `gateway`."""
+"""The channel of a command: over TLS where that was said, each call with the token as its file has it then, and with what it is for.
+Called by `gateway`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
+from urllib.parse import quote
 
 import grpc
 
@@ -14,6 +17,8 @@ from rowcall_cli.reach.flags import Reach
 from rowcall_cli.reach.tokens import check_plaintext, read_token
 
 _MAX_MESSAGE_BYTES: Final = 64 << 20
+_MAX_REASON: Final = 1000
+"""Characters, as gateways take them."""
 _OPTIONS: Final = (("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES), ("grpc.enable_http_proxy", 0))
 
 
@@ -28,14 +33,19 @@ class Files(NamedTuple):
 def open_one(address: str, reach: Reach) -> grpc.Channel:
     """A channel to a gateway; it connects at its first call.
 
-    Raises CommandError (USAGE): a file of TLS, or the token, is not what it must be, or the token would go without TLS.
+    Raises CommandError (USAGE): a file of TLS, the token or the reason is not what it must be, or the token would go without TLS.
     """
+    if reach.reason is not None and not 1 <= len(reach.reason) <= _MAX_REASON:
+        raise CommandError(
+            f"--reason has {len(reach.reason)} characters; it must have 1 to {_MAX_REASON}.", ExitCode.USAGE
+        )
     channel = _transport(address, reach)
-    if not reach.has_token:
+    if reach.has_token:
+        check_plaintext(reach, address)
+        read_token(reach)
+    elif reach.reason is None:
         return channel
-    check_plaintext(reach, address)
-    read_token(reach)
-    return grpc.intercept_channel(channel, _Bearer(reach))
+    return grpc.intercept_channel(channel, _Saying(reach))
 
 
 def read_files(reach: Reach) -> Files:
@@ -121,8 +131,8 @@ class _Details(NamedTuple):
     compression: grpc.Compression | None
 
 
-class _Bearer(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor):
-    """Sends the token with each call, as it is when the call is made: what runs for long outlives a token."""
+class _Saying(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor):
+    """Sends the token with each call, as it is when the call is made: what runs for long outlives a token. And what it is for."""
 
     def __init__(self, reach: Reach) -> None:
         self._reach = reach
@@ -131,7 +141,7 @@ class _Bearer(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientIntercept
         self, continuation: Callable[[Any, Any], Any], client_call_details: grpc.ClientCallDetails, request: Any
     ) -> Any:
         """As gRPC calls it."""
-        return continuation(self._with_token(client_call_details), request)
+        return continuation(self._said(client_call_details), request)
 
     def intercept_stream_stream(
         self,
@@ -140,14 +150,19 @@ class _Bearer(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientIntercept
         request_iterator: Any,
     ) -> Any:
         """As gRPC calls it."""
-        return continuation(self._with_token(client_call_details), request_iterator)
+        return continuation(self._said(client_call_details), request_iterator)
 
-    def _with_token(self, call: grpc.ClientCallDetails) -> grpc.ClientCallDetails:
-        token = ("authorization", f"Bearer {read_token(self._reach)}")
+    def _said(self, call: grpc.ClientCallDetails) -> grpc.ClientCallDetails:
+        said: list[tuple[str, str]] = []
+        if self._reach.has_token:
+            said.append(("authorization", f"Bearer {read_token(self._reach)}"))
+        if self._reach.reason is not None:
+            # Metadata is ASCII.
+            said.append(("rowcall-reason", quote(self._reach.reason, safe=" ")))
         details = _Details(
             call.method,
             call.timeout,
-            (*(call.metadata or ()), token),
+            (*(call.metadata or ()), *said),
             call.credentials,
             call.wait_for_ready,
             call.compression,

@@ -1,4 +1,4 @@
-"""What is said of TLS and of the credential: flags that every command has which has an --address.
+"""What is said of TLS and of the credential, and what a call is for: flags that every command has which has an --address.
 
 They are added to the commands where the command line is put together, and known to `gateway` while a command runs: no command
 passes them on, and a new one has them too.
@@ -82,6 +82,16 @@ PlaintextOption = Annotated[
         help="Send the token without TLS to another machine too.",
     ),
 ]
+ReasonOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reason",
+        envvar="ROWCALL_REASON",
+        metavar="TEXT",
+        help="What it is for: kept in the audit with whatever the command does, where no --note is. See rowcall audit list.",
+        show_default=False,
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +105,8 @@ class Reach:
     name: str | None = None
     token_file: Path | None = None
     token_over_plaintext: bool = False
+    reason: str | None = None
+    """What the calls are for."""
 
     @property
     def secure(self) -> bool:
@@ -120,6 +132,7 @@ _FLAGS: Final[dict[str, tuple[object, object]]] = {
     "name": (NameOption, None),
     "token_file": (TokenOption, None),
     "token_over_plaintext": (PlaintextOption, False),
+    "reason": (ReasonOption, None),
 }
 _PREFIX: Final = "reach_"
 """Of the parameters: a command may have one of its own called `key`."""

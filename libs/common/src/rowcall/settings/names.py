@@ -76,6 +76,7 @@ NEIGHBOURS: Final[Mapping[str, frozenset[str]]] = {
             "ROWCALL_CLI_TLS_CERT",
             "ROWCALL_CLI_TLS_KEY",
             "ROWCALL_CLI_TLS_NAME",
+            "ROWCALL_REASON",
             "ROWCALL_TENANT",
             "ROWCALL_TOKEN",
             "ROWCALL_TOKEN_FILE",
