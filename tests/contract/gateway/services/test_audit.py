@@ -277,7 +277,9 @@ async def test_what_cannot_be_recorded_of_the_catalogue_is_not_done(client: Clie
     bound = admission_service_pb2.SetBoundRequest(bound=admission_service_pb2.Bound(target=target, rate=1))
     image = catalogue_service_pb2.PublishImageRequest(name="hello", content=HELLO_IMAGE)
     with psycopg.connect(client.cluster.catalogue_dsn, autocommit=True) as connection:
-        connection.execute("alter table rowcall_catalogue.audit add constraint nothing_goes check (place < 0) not valid")
+        connection.execute(
+            "alter table rowcall_catalogue.audit add constraint nothing_goes check (place < 0) not valid"
+        )
     failed = [
         await refused(admission.SetBound(bound, timeout=20, metadata=admin)),
         await refused(catalogue.PublishImage(image, timeout=20, metadata=admin)),
