@@ -58,6 +58,7 @@ BENCHMARKS: Final = (
     Benchmark("history", 25, is_long=True),
     Benchmark("tail", 31, is_long=True),
     Benchmark("overload", 4, is_long=True),
+    Benchmark("actions", 2, is_long=True),
 )
 
 
