@@ -54,6 +54,7 @@ from rowcall_gateway.edge.identity import BelievedCallers, IdentityMode
 from rowcall_gateway.edge.interceptor import CallInterceptor
 from rowcall_gateway.edge.offered import Offered
 from rowcall_gateway.edge.port import open_port
+from rowcall_gateway.edge.refused import RefusedCalls
 from rowcall_gateway.edge.rules import OUR_SERVICES, Rules, method_paths
 from rowcall_gateway.edge.serving import Serving
 from rowcall_gateway.edge.telemetry import span_interceptor
@@ -66,6 +67,7 @@ from rowcall_gateway.services.catalogue import Methods
 from rowcall_gateway.services.changes import Changes
 from rowcall_gateway.services.errors import Errors
 from rowcall_gateway.services.exchange import Exchange
+from rowcall_gateway.services.heads import CatalogueHead
 from rowcall_gateway.services.jobs import Jobs
 from rowcall_gateway.services.operations import Operations
 from rowcall_gateway.services.publishing import Publishing
@@ -132,6 +134,8 @@ class Gateway:
         self._admission: Admission | None = None
         self._publishing: Publishing | None = None
         self._incidents = Incidents("gateway", self._write_incidents, version=version("rowcall-gateway"))
+        self._refused = RefusedCalls()
+        self._head: CatalogueHead | None = None
         self._credentials: Credentials | None = None
         self._server: Serving | None = None
         self._health_server: Serving | None = None
@@ -221,6 +225,10 @@ class Gateway:
             self._certificate = None
         await self._background.close()
         await self._incidents.close()
+        await self._refused.close()
+        if self._head is not None:
+            await self._head.close()
+            self._head = None
         if self._credentials is not None:
             await self._credentials.close()
             self._credentials = None
@@ -299,6 +307,9 @@ class Gateway:
         self._links.start()
         await self._admission.start()
         self._incidents.start()
+        self._refused.start()
+        self._head = CatalogueHead(self._router.audit)
+        self._head.start()
         self._server = await Serving.start(server)
         for service in ("", *self._services(offered.catalogue)):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -409,6 +420,7 @@ class Gateway:
             rules=exchange.rules_of,
             spans=None if self._tracer_provider is None else span_interceptor(self._tracer_provider),
             note=self._incidents.note,
+            refused=self._refused,
         )
         served = Collected()
         # The stubs know gRPC's own servers only.

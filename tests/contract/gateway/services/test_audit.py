@@ -12,6 +12,7 @@ import pytest
 from google.longrunning.operations_pb2 import CancelOperationRequest, DeleteOperationRequest, GetOperationRequest
 from google.longrunning.operations_pb2_grpc import OperationsStub
 from google.rpc.status_pb2 import Status
+from structlog.testing import capture_logs
 
 from rowcall.probe.v1 import probe_pb2
 from rowcall.security.roles import ADMIN, CALLER, OPERATOR, PAYLOAD_VIEWER, VIEWER
@@ -322,6 +323,27 @@ async def test_refusals_leave_nothing(client: Client) -> None:
     )
     assert info_of(denied).reason == "MISSING_ROLE"
     assert await client.entries() == []
+
+
+async def test_refusals_are_counted_and_told_instead(
+    gateways: Gateways, tmp_path: Path, cluster: Cluster, bench: Bench
+) -> None:
+    issuer = TokenIssuer()
+    gateway = await gateways.start(identity="jwt", issuers=issuer.write(tmp_path))
+    client = Client(await gateways.channel(gateway), issuer, cluster, bench)
+    name = "tenants/acme/operations/0199d1f0-0000-7000-8000-000000000000"
+    cancel = job_service_pb2.CancelJobRequest(name=name)
+    for who in (client.who(CALLER), client.who(CALLER), ()):
+        await refused(client.jobs.CancelJob(cancel, timeout=20, metadata=who))
+    error = await refused(client.jobs.CancelJob(cancel, timeout=20, metadata=client.who(OPERATOR)))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    with capture_logs() as told:
+        await gateway.stop()
+    counts = {(line["reason"], line["method"]): line["count"] for line in told if line["event"] == "calls were refused"}
+    assert counts == {
+        ("MISSING_ROLE", "rowcall.v1.JobService/CancelJob"): 2,
+        ("CREDENTIALS_REQUIRED", "rowcall.v1.JobService/CancelJob"): 1,
+    }
 
 
 async def test_another_tenants_chain_and_the_systems_are_not_for_operators(client: Client) -> None:

@@ -36,6 +36,7 @@ from rowcall_gateway.edge.handlers import ByPath, Handler, MethodPath, decoding,
 from rowcall_gateway.edge.identity import Peer, Principal, ServicerContext, TenantScope, tenant_required
 from rowcall_gateway.edge.incoming import IncomingCall
 from rowcall_gateway.edge.metadata import OPERATION, CallMetadata, read_metadata
+from rowcall_gateway.edge.refused import RefusedCalls
 from rowcall_gateway.edge.request_line import write_request_line
 
 PASSED_BY: Final = ("/grpc.health.", "/grpc.reflection.")
@@ -114,6 +115,7 @@ class CallInterceptor:
         rules: Callable[[str], MethodRules],
         spans: grpc.aio.ServerInterceptor | None,
         note: Note | None = None,
+        refused: RefusedCalls | None = None,
     ) -> None:
         """
         Args:
@@ -123,6 +125,7 @@ class CallInterceptor:
             rules: What is to be known of a method, by its path.
             spans: OpenTelemetry's interceptor, where spans are wanted.
             note: Is told of each failure that is a fault of ours; waits for nothing and raises nothing. None: nobody is.
+            refused: Counts calls that are refused for who makes them. None: nobody does.
         """
         self._scope = scope
         self._rights = rights
@@ -130,6 +133,7 @@ class CallInterceptor:
         self._rules = rules
         self._spans = spans
         self._note = note
+        self._refused_calls = refused
 
     async def guard(self, handlers: Mapping[str, Handler]) -> ByPath:
         """The same handlers, by their paths, each with everything that a call needs; and an answer for every other path."""
@@ -159,6 +163,7 @@ class CallInterceptor:
                 admit(principal)
             except RowcallError as error:
                 refusal = _refusal(error, None, trace)
+                self._count(path, refusal)
             except Exception as error:  # noqa: BLE001 - as for every call
                 refusal = _refusal(internal(), None, trace)
                 _log.error("a call failed", method=path[1:], trace_id=trace.trace_id, exc_info=error)
@@ -263,7 +268,8 @@ class CallInterceptor:
         return behave
 
     def _refused(self, error: RowcallError, path: str, ended: _Refusal, trace: TraceContext) -> None:
-        """Logs what is a bug, and notes it with all else that nobody meant."""
+        """Logs what is a bug, notes it with all else that nobody meant, and counts who was refused for who it is."""
+        self._count(path, ended)
         if error.reason in _FAULTS:
             self._failed("a call failed", error, path, ended, trace=trace)
         elif error.reason not in _MEANT:
@@ -273,6 +279,10 @@ class CallInterceptor:
         """Logs a fault of ours, and notes it."""
         _log.error(what, method=path[1:], trace_id=trace.trace_id, exc_info=error)
         self._incident(error, path, ended, trace)
+
+    def _count(self, path: str, ended: _Refusal) -> None:
+        if self._refused_calls is not None:
+            self._refused_calls.count(ended.code, ended.reason, path[1:])
 
     def _incident(self, error: BaseException, path: str, ended: _Refusal, trace: TraceContext) -> None:
         if self._note is not None:
