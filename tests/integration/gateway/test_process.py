@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import cast
 
 import grpc
+import psycopg
 import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -132,6 +134,14 @@ def test_a_second_signal_ends_it_at_once(services: Services, cluster: Cluster, n
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_TRACES_EXPORTER": "zipkin"},
             ["OTEL_TRACES_EXPORTER is 'zipkin'"],
         ),
+        (
+            {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://127.0.0.1:1", "OTEL_LOGS_EXPORTER": "console"},
+            ["OTEL_LOGS_EXPORTER is 'console'"],
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "http/json"},
+            ["OTEL_EXPORTER_OTLP_LOGS_PROTOCOL is 'http/json'"],
+        ),
     ],
 )
 def test_wrong_settings_are_named_and_end_it_with_2(
@@ -194,8 +204,12 @@ class Collector(grpc.GenericRpcHandler):
 
     def __init__(self) -> None:
         self.spans: set[tuple[str, str]] = set()
+        self.records: list[tuple[str, dict[str, str]]] = []
+        """Log records: event name, and the attributes that are text."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        if handler_call_details.method == "/opentelemetry.proto.collector.logs.v1.LogsService/Export":
+            return grpc.unary_unary_rpc_method_handler(self._export_logs)
         assert handler_call_details.method == "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
         def export(request: bytes, _context: grpc.ServicerContext) -> bytes:
@@ -206,6 +220,15 @@ class Collector(grpc.GenericRpcHandler):
             return ExportTraceServiceResponse().SerializeToString()
 
         return grpc.unary_unary_rpc_method_handler(export)
+
+    def _export_logs(self, request: bytes, _context: grpc.ServicerContext) -> bytes:
+        for resource in ExportLogsServiceRequest.FromString(request).resource_logs:
+            for scope in resource.scope_logs:
+                self.records += [
+                    (each.event_name, {said.key: said.value.string_value for said in each.attributes})
+                    for each in scope.log_records
+                ]
+        return ExportLogsServiceResponse().SerializeToString()
 
 
 @pytest.fixture
@@ -226,6 +249,29 @@ def test_spans_are_exported_where_the_environment_says(services: Services, colle
     assert gateway.end() == 0
 
     assert collector[0].spans == {("rowcall-gateway", "/rowcall.probe.v1.ProbeService/Run")}
+
+
+def test_heads_of_the_audit_are_exported_where_the_environment_says(
+    services: Services, cluster: Cluster, collector: tuple[Collector, str]
+) -> None:
+    with psycopg.connect(cluster.catalogue_dsn, autocommit=True) as connection:
+        connection.execute("select rowcall_catalogue.record_action('{}', 'x', 'y', null, null)")
+        row = connection.execute("select encode(hash, 'hex') from rowcall_catalogue.audit").fetchone()
+    assert row is not None
+    gateway = services.gateway(
+        OTEL_EXPORTER_OTLP_LOGS_ENDPOINT=collector[1], OTEL_EXPORTER_OTLP_INSECURE="true", OTEL_BLRP_SCHEDULE_DELAY="50"
+    )
+    gateway.address()
+    end = time.monotonic() + END_SECONDS
+    while not collector[0].records and time.monotonic() < end:
+        time.sleep(0.05)
+    assert gateway.end() == 0
+    [(event, said)] = collector[0].records
+    assert (event, said["rowcall.audit.database"], said["rowcall.audit.hash"]) == (
+        "rowcall.audit.head",
+        "catalogue",
+        row[0],
+    )
 
 
 SHOP = """\

@@ -18,6 +18,7 @@ from rowcall.errors import RowcallError
 from rowcall.garbage import spare_collections
 from rowcall.processes import Member, supervise
 from rowcall.settings import SettingsError, load_settings
+from rowcall_gateway.edge.head_export import head_export_from_environment
 from rowcall_gateway.edge.reserved import reserved
 from rowcall_gateway.edge.telemetry import provider_from_environment
 from rowcall_gateway.server import Gateway
@@ -86,9 +87,10 @@ async def serve(settings: GatewaySettings, member: Member | None = None) -> int:
         member.on_end(end.begin)
     try:
         provider = provider_from_environment()
+        head_export = head_export_from_environment()
     except ValueError as error:
         return _say(str(error), WRONG_SETTINGS)
-    gateway = Gateway(settings, tracer_provider=provider, shares_port=member is not None)
+    gateway = Gateway(settings, tracer_provider=provider, head_export=head_export, shares_port=member is not None)
     await gateway.start()
     spare_collections()
     if member is None:
@@ -98,8 +100,9 @@ async def serve(settings: GatewaySettings, member: Member | None = None) -> int:
         member.ready()
     await told.wait()
     await gateway.drain()
-    if provider is not None:
-        await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(provider.shutdown))}, timeout=_LAST_SPANS)
+    for each in (provider, head_export):
+        if each is not None:
+            await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(each.shutdown))}, timeout=_LAST_SPANS)
     return 0
 
 

@@ -50,6 +50,7 @@ from rowcall_gateway.edge.access import Rights
 from rowcall_gateway.edge.address import Address
 from rowcall_gateway.edge.gate import Gate
 from rowcall_gateway.edge.handlers import NOBODYS_BYTES, Collected
+from rowcall_gateway.edge.head_export import HeadExport
 from rowcall_gateway.edge.identity import BelievedCallers, IdentityMode
 from rowcall_gateway.edge.interceptor import CallInterceptor
 from rowcall_gateway.edge.offered import Offered
@@ -67,7 +68,7 @@ from rowcall_gateway.services.catalogue import Methods
 from rowcall_gateway.services.changes import Changes
 from rowcall_gateway.services.errors import Errors
 from rowcall_gateway.services.exchange import Exchange
-from rowcall_gateway.services.heads import CatalogueHead
+from rowcall_gateway.services.heads import Heads
 from rowcall_gateway.services.jobs import Jobs
 from rowcall_gateway.services.operations import Operations
 from rowcall_gateway.services.publishing import Publishing
@@ -112,6 +113,7 @@ class Gateway:
         *,
         router: Router | None = None,
         tracer_provider: TracerProvider | None = None,
+        head_export: HeadExport | None = None,
         shares_port: bool = False,
     ) -> None:
         """
@@ -119,6 +121,7 @@ class Gateway:
             settings: What it is told.
             router: One that others share, open with the gateway's workloads, theirs to close; None: its own.
             tracer_provider: Makes the spans of its RPCs; None: there are none.
+            head_export: Sends heads of the audit over OTLP; None: nobody does.
             shares_port: Whether other gateways listen on the same port, as processes of one command do: the kernel then
                 gives each a part of the connections.
         """
@@ -135,7 +138,8 @@ class Gateway:
         self._publishing: Publishing | None = None
         self._incidents = Incidents("gateway", self._write_incidents, version=version("rowcall-gateway"))
         self._refused = RefusedCalls()
-        self._head: CatalogueHead | None = None
+        self._head_export = head_export
+        self._heads: Heads | None = None
         self._credentials: Credentials | None = None
         self._server: Serving | None = None
         self._health_server: Serving | None = None
@@ -226,9 +230,9 @@ class Gateway:
         await self._background.close()
         await self._incidents.close()
         await self._refused.close()
-        if self._head is not None:
-            await self._head.close()
-            self._head = None
+        if self._heads is not None:
+            await self._heads.close()
+            self._heads = None
         if self._credentials is not None:
             await self._credentials.close()
             self._credentials = None
@@ -308,8 +312,8 @@ class Gateway:
         await self._admission.start()
         self._incidents.start()
         self._refused.start()
-        self._head = CatalogueHead(self._router.audit)
-        self._head.start()
+        self._heads = Heads(self._router.audit, {link.name: link.admin for link in self._links}, self._head_export)
+        self._heads.start()
         self._server = await Serving.start(server)
         for service in ("", *self._services(offered.catalogue)):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)

@@ -27,6 +27,7 @@ from rowcall.processes import Member, kill_children, own_command, supervise
 from rowcall.settings import load_settings
 from rowcall.signals import end_on_signals
 from rowcall_gateway.edge.address import Address
+from rowcall_gateway.edge.head_export import head_export_from_environment
 from rowcall_gateway.edge.reserved import reserved
 from rowcall_gateway.edge.telemetry import provider_from_environment
 from rowcall_standalone.settings import ServeSettings
@@ -111,6 +112,7 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
         member.on_end(end.begin)
     try:
         provider = provider_from_environment()
+        head_export = head_export_from_environment()
     except ValueError as error:
         return _say(str(error), WRONG_SETTINGS)
     system = System(
@@ -119,6 +121,7 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
         processes=settings.processes,
         shares_port=member is not None,
         tracer_provider=provider,
+        head_export=head_export,
         command=Command(own_command(), 0 if member is None else member.number),
     )
     starting = asyncio.create_task(system.start(), name="start")
@@ -144,8 +147,9 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
             await asyncio.wait({starting})
     finally:
         await system.drain(grace)
-    if provider is not None:
-        await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(provider.shutdown))}, timeout=_LAST_SPANS)
+    for each in (provider, head_export):
+        if each is not None:
+            await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(each.shutdown))}, timeout=_LAST_SPANS)
     return 0
 
 

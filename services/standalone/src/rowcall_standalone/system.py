@@ -18,6 +18,7 @@ from rowcall.catalogue.images import ImageError
 from rowcall.errors import RowcallError
 from rowcall.settings import SettingsError
 from rowcall.sharding import GATEWAY_WORKLOADS, WORKER_WORKLOADS, Router
+from rowcall_gateway.edge.head_export import HeadExport
 from rowcall_gateway.server import DEDICATED, Gateway
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_standalone.errors import StandaloneError
@@ -57,6 +58,7 @@ class System:
         processes: int = 1,
         shares_port: bool = False,
         tracer_provider: TracerProvider | None = None,
+        head_export: HeadExport | None = None,
         command: Command | None = None,
     ) -> None:
         """
@@ -67,6 +69,7 @@ class System:
             processes: How many processes like this one there are, which the servers must have connections for.
             shares_port: Whether these listen on one port.
             tracer_provider: Makes the gateway's spans; None: there are none.
+            head_export: Sends heads of the audit over OTLP; None: nobody does.
             command: What executes the program anew for jobs whose workers died; None: they run alone in this process.
         """
         self._gateway_settings = gateway
@@ -75,6 +78,7 @@ class System:
         self._processes = processes
         self._shares_port = shares_port
         self._tracer_provider = tracer_provider
+        self._head_export = head_export
         self._command = command
         self._router: Router | None = None
         self._gateway: Gateway | None = None
@@ -161,6 +165,7 @@ class System:
             self._gateway_settings,
             router=self._router,
             tracer_provider=self._tracer_provider,
+            head_export=self._head_export,
             shares_port=self._shares_port,
         )
         await gateway.start()

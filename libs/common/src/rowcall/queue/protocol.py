@@ -541,6 +541,9 @@ class QueueAdmin(Protocol):
     async def audit_checkpoint(self, tenant: str) -> Checkpoint | None:
         """Where retention cut a tenant's chain last; None: nowhere."""
 
+    async def audit_grown(self, within: timedelta) -> list[tuple[str, int, bytes]]:
+        """The ends of the chains that have grown within a time: tenant (SYSTEM: of none), place, hash."""
+
     async def erase_audit(self, tenant: str, *, after: int, limit: int, act: Act | None = None) -> Erased:
         """Erases what a tenant's entries say, and records that: their places stay, so that the chain can still be verified.
 

@@ -87,6 +87,10 @@ class PostgresQueueAdmin:
         """See QueueAdmin.audit_checkpoint."""
         return await auditing.checkpoint(self._read, tenant)
 
+    async def audit_grown(self, within: timedelta) -> list[tuple[str, int, bytes]]:
+        """See QueueAdmin.audit_grown."""
+        return await auditing.grown(self._read, within)
+
     async def erase_audit(self, tenant: str, *, after: int, limit: int, act: Act | None = None) -> Erased:
         """See QueueAdmin.erase_audit."""
         return await auditing.erase(self._write, tenant, after=after, limit=limit, act=act)

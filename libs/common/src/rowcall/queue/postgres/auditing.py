@@ -67,6 +67,13 @@ async def checkpoint(read: Session, tenant: str) -> Checkpoint | None:
     return Checkpoint(found[0][0], bytes(found[0][1]), found[0][2], bytes(found[0][3])) if found else None
 
 
+async def grown(read: Session, within: timedelta) -> list[tuple[str, int, bytes]]:
+    """See QueueAdmin.audit_grown."""
+    return [
+        (tenant, place, bytes(hash_)) for tenant, place, hash_ in await read.rows("audit_grown", {"within": within})
+    ]
+
+
 async def erase(write: Session, tenant: str, *, after: int, limit: int, act: Act | None) -> Erased:
     """See QueueAdmin.erase_audit."""
     [row] = await write.rows("erase_audit", {"tenant": tenant, "after": after, "limit": limit, "act": said(act)})

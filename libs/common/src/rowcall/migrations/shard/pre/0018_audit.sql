@@ -369,6 +369,17 @@ as $$
   ) u
 $$;
 
+-- The ends of the chains that have grown within a time, whosever they are, for who tells them.
+create function rowcall.audit_grown(p_within interval)
+returns table (tenant text, place bigint, hash bytea)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select distinct on (s.tenant) s.tenant, s.place, s.hash
+  from rowcall.audit_seal s
+  where s.sealed_at > clock_timestamp() - p_within
+  order by s.tenant, s.place desc
+$$;
+
 -- A page of a tenant's rows, the latest first, below an id where it is not null, of what is
 -- asked for where it is not ''.
 create function rowcall.list_audit(p_tenant text, p_below bigint, p_limit integer, p_actor text, p_action text, p_target text)
@@ -551,7 +562,8 @@ $$;
 grant execute on function
   rowcall.record_reads, rowcall.cancel_recorded, rowcall.delete_recorded, rowcall.replay_recorded,
   rowcall.resolve_recorded, rowcall.pause_recorded, rowcall.weigh_recorded, rowcall.audit_head, rowcall.list_audit,
-  rowcall.audit_chain, rowcall.audit_unplaced, rowcall.audit_checkpoint, rowcall.erase_audit
+  rowcall.audit_chain, rowcall.audit_unplaced, rowcall.audit_checkpoint, rowcall.audit_grown,
+  rowcall.erase_audit
 to rowcall_gateway;
 grant execute on function rowcall.seal_audit, rowcall.audit_due, rowcall.cut_audit to rowcall_worker;
 grant select on rowcall.audit, rowcall.audit_seal, rowcall.audit_checkpoint to rowcall_auditor;

@@ -1,0 +1,1 @@
+select tenant, place, hash from rowcall.audit_grown(p_within => %(within)s)
