@@ -13,8 +13,10 @@ import pytest
 from rowcall.audit.chain import Walk
 from rowcall.audit.model import Act, Checkpoint
 from rowcall.audit.signing import is_signed, sign
+from rowcall.errors import RowcallError, reason_name
 from rowcall_worker.upkeep.sealing import Sealing
 from tests.fix_queue import Logins, PostgresQueue
+from tests.support.queues import METHOD
 from tests.support.waiting import until
 
 KEY = b"k" * 32
@@ -158,6 +160,29 @@ async def test_an_action_that_is_rolled_back_leaves_no_entry_and_no_gap(queue: P
     await record(queue, "done")
     await seal(queue, 1)
     assert await targets(queue) == ["done"]
+
+
+async def test_what_cannot_be_recorded_is_not_done(queue: PostgresQueue) -> None:
+    """The entry is written by what is done, in its transaction: without it nothing of it stays."""
+    call = queue.call()
+    await queue.submit(call)
+    await queue.admin.execute("alter table rowcall.audit add constraint nothing_goes check (id < 0) not valid")
+    refused = [
+        queue.store.cancel("acme", call.job_id),
+        queue.operators.pause("method", METHOD, by="ann", note=None),
+        queue.operators.pause("tenant", "acme", by="ann", note=None),
+        queue.operators.weigh("acme", 3),
+        queue.operators.record_reads("acme", [call.job_id], Act(actor="ann")),
+    ]
+    for action in refused:
+        with pytest.raises(RowcallError) as failed:
+            await action
+        assert reason_name(failed.value.reason) == "INTERNAL"
+    assert [each.content for each in await queue.operators.audit_entries("acme", limit=9)] == []
+    [job] = await queue.claim(await queue.worker())
+    assert job.job_id == call.job_id, "neither cancelled nor paused"
+    row = await (await queue.admin.execute("select weight from rowcall.tenant_route where tenant = 'acme'")).fetchone()
+    assert row == (1.0,)
 
 
 class Told(Sealing):
