@@ -333,7 +333,7 @@ async def test_refusals_are_counted_and_told_instead(
     client = Client(await gateways.channel(gateway), issuer, cluster, bench)
     name = "tenants/acme/operations/0199d1f0-0000-7000-8000-000000000000"
     cancel = job_service_pb2.CancelJobRequest(name=name)
-    for who in (client.who(CALLER), client.who(CALLER), ()):
+    for who in (client.who(VIEWER), client.who(VIEWER), ()):
         await refused(client.jobs.CancelJob(cancel, timeout=20, metadata=who))
     error = await refused(client.jobs.CancelJob(cancel, timeout=20, metadata=client.who(OPERATOR)))
     assert error.code() is grpc.StatusCode.NOT_FOUND
