@@ -238,6 +238,39 @@ async def test_a_queue_that_is_full_takes_no_more_of_any_tenant_of_its_shard(cli
     await not_admitted(client.run(), "backlog")
 
 
+async def test_of_many_callers_each_has_its_turn(client: Client) -> None:
+    """Who was just answered is not ahead of those who wait: as callers in a closed loop see it, ten of them for each place."""
+    await client.run()
+    await client.bound(acme(in_flight=2))
+    loop = asyncio.get_running_loop()
+    end = loop.time() + scaled(2, 10)
+    longest: list[float] = []
+
+    async def caller() -> None:
+        last, most = loop.time(), 0.0
+        while loop.time() < end:
+            try:
+                await client.run()
+            except grpc.aio.AioRpcError as error:
+                delay = retry_delay_of(error)
+                assert delay is not None, error
+                await asyncio.sleep(delay.total_seconds())
+            else:
+                most, last = max(most, loop.time() - last), loop.time()
+        longest.append(max(most, loop.time() - last))
+
+    await asyncio.gather(*(caller() for _ in range(20)))
+    assert max(longest) < 5, sorted(longest)
+
+
+async def test_a_rate_that_is_passed_by_little_delays_calls_and_refuses_none(client: Client) -> None:
+    await client.run()
+    await client.bound(acme(rate=10))
+    began = asyncio.get_running_loop().time()
+    await asyncio.gather(*(client.run() for _ in range(15)))
+    assert asyncio.get_running_loop().time() - began > 0.4, "five of them had to wait for their turn"
+
+
 async def is_refused(client: Client) -> bool:
     try:
         await client.run()
@@ -273,7 +306,8 @@ async def test_a_stock_client_with_our_service_config_comes_again_when_it_was_to
     plain = Client(await gateways.channel(gateway))
     stock = Client(await gateways.channel(gateway, ("grpc.service_config", SERVICE_CONFIG)))
     await plain.run()
-    await plain.bound(acme(rate=0.7))
+    # One comes each three seconds, which is longer than anybody waits in line.
+    await plain.bound(acme(rate=0.33))
     await plain.run()
 
     name = await stock.run("acme", *keyed("k"))

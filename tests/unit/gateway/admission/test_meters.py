@@ -28,9 +28,12 @@ def let_in(found: Meter, now: float, calls: int, jobs: int = 1, *, waits: bool =
     """How many of so many calls come in."""
     count = 0
     for _ in range(calls):
-        if found.refuses(now, jobs, waits=waits) is None:
-            found.take(jobs, waits=waits)
+        measure = found.refuses(now, jobs, waits=waits)
+        if measure is None:
+            found.take(now, jobs, waits=waits)
             count += 1
+        else:
+            found.turned_away(measure, jobs)
     return count
 
 
@@ -104,7 +107,7 @@ def test_a_share_that_cannot_be_renewed_is_halved_once() -> None:
     renew(found, NOBODY_NEEDS, NOW)
     late = NOW + LEASE + 0.1
     assert found.refuses(late, 1, waits=False) is None
-    found.take(1, waits=False)
+    found.take(late, 1, waits=False)
     assert let_in(found, late, 1000) == 49
     for _ in range(50):
         found.give(waits=False)
@@ -164,7 +167,8 @@ def test_whoever_is_refused_is_told_to_call_again_in_time(asked: int) -> None:
 def test_one_that_nobody_asks_is_idle_but_not_while_calls_are_in_flight() -> None:
     found = meter(in_flight=5)
     let_in(found, NOW, 1)
+    assert not found.idle(NOW)
     assert not found.idle(NOW + IDLE + 1)
     found.give(waits=False)
-    assert found.idle(NOW + IDLE + 1)
     assert not found.idle(NOW + IDLE - 1)
+    assert found.idle(NOW + IDLE + 1)

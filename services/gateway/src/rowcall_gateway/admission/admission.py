@@ -1,7 +1,7 @@
 """Whether a call is let in, by the bounds that operators set. Made by the server; asked by `calls` and `services.jobs`.
 
 At a call it is a look into a dict for what bounds tenant and method, and a few comparisons for each bound: nothing is asked of any
-database. Where no bound is set, it is one look at a flag.
+database. Where no bound is set, it is one look at a flag. What cannot come at once waits in line for a moment, where its turn is near.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import Final
 from uuid import UUID
 
@@ -22,35 +21,21 @@ from rowcall.errors import RowcallError
 from rowcall.queue.protocol import AdmissionStore
 from rowcall_gateway.admission.known import KnownBounds, Reading
 from rowcall_gateway.admission.leases import Leases
+from rowcall_gateway.admission.lines import LONGEST_LINE, SHARE, Hall, Line
 from rowcall_gateway.admission.meters import Measure, Meter
-from rowcall_gateway.admission.refusals import count, described, not_admitted
+from rowcall_gateway.admission.passes import Pass
+from rowcall_gateway.admission.refusals import count, described, not_admitted, waited
 
 FIRST_LOOK: Final = 1.0
 """Seconds that a gateway's start waits for the bounds."""
+
+LAPSE_EVERY: Final = 0.25
+"""Seconds between two looks at which shares were not renewed."""
 
 TELL_EVERY: Final = 10.0
 """Seconds between two lines of the log on what was refused."""
 
 _log = structlog.get_logger(__name__)
-
-
-class Pass:
-    """A call that was let in, for the length of a `with` block."""
-
-    __slots__ = ("_meters", "_waits")
-
-    def __init__(self, meters: Sequence[Meter], *, waits: bool) -> None:
-        self._meters = meters
-        self._waits = waits
-
-    def __enter__(self) -> None:
-        """It is counted already."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for meter in self._meters:
-            meter.give(waits=self._waits)
 
 
 _FREE: Final = Pass((), waits=False)
@@ -84,7 +69,11 @@ class Admission:
         self._only_shard = next(iter(stores)) if len(stores) == 1 else None
         # By shard, which is empty where a tenant is named: it lives on one, and is counted before it is known on which.
         self._meters: dict[tuple[str, Target], Meter] = {}
-        self._by_call: dict[tuple[str, str], Sequence[Meter]] = {}
+        self._hall = Hall()
+        self._lines: dict[Meter, Line] = {}
+        # What calls go by that wait for their jobs, and those that do not.
+        self._waiting: dict[tuple[str, str], Pass] = {}
+        self._passing: dict[tuple[str, str], Pass] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     known: KnownBounds
@@ -97,6 +86,7 @@ class Admission:
         await asyncio.wait({first}, timeout=FIRST_LOOK)
         self._tasks = [
             loop.create_task(self.known.run(), name="reading bounds"),
+            loop.create_task(self._lapse(), name="halving shares"),
             loop.create_task(self._sweep(), name="telling of refusals"),
             *(loop.create_task(each.run(), name=f"leasing {shard}") for shard, each in self._leases.items()),
         ]
@@ -110,35 +100,46 @@ class Admission:
         await asyncio.gather(*(each.close() for each in self._leases.values()))
         self.tell()
 
-    def enter(self, tenant: str, method: JobMethod, *, waits: bool) -> Pass:
-        """For a `with` block: lets a call of a method in, with one job.
+    def enter(self, tenant: str, method: JobMethod, *, waits: bool) -> Pass | None:
+        """Lets a call of a method in, with one job; for a `with` block.
 
         Args:
             tenant: Who calls.
             method: What is called.
             waits: Whether it waits for the job.
 
-        Raises:
-            RowcallError: NOT_ADMITTED.
+        Returns:
+            None: it may not come at once, and `turn` is to be asked.
         """
         if not self.known.any:
             return _FREE
-        meters = self._by_call.get((tenant, method.name))
-        if meters is None:
-            meters = self._resolve(tenant, method)
-        if not meters:
-            return _FREE
-        now = time.monotonic()
-        for meter in meters:
-            measure = meter.refuses(now, 1, waits=waits)
-            if measure is not None:
-                raise _refusal(meter, measure, 1, method)
-        for meter in meters:
-            meter.take(1, waits=waits)
-        return Pass(meters, waits=waits)
+        passes = self._waiting if waits else self._passing
+        found = passes.get((tenant, method.name))
+        if found is None:
+            found = self._resolve(tenant, method, waits=waits)
+        return found if found.enter(time.monotonic()) else None
 
-    def enter_batch(self, tenant: str, methods: Iterable[JobMethod]) -> Pass:
-        """For a `with` block: lets a call in with a job of each of these methods, all or none. It waits for none of them.
+    async def turn(self, tenant: str, method: JobMethod, *, waits: bool, size: int, remaining: float | None) -> Pass:
+        """Lets a call in that `enter` did not, after its turn has come; for a `with` block.
+
+        Args:
+            tenant: Who calls.
+            method: What is called.
+            waits: Whether it waits for the job.
+            size: The bytes of its request.
+            remaining: Seconds until the call's deadline; None: it has none.
+
+        Raises:
+            RowcallError: NOT_ADMITTED.
+        """
+        found = self._resolve(tenant, method, waits=waits)
+        await self._turn(dict.fromkeys(found.meters, 1), method, waits=waits, size=size, seconds=_seconds(remaining))
+        return found
+
+    async def turn_of_batch(
+        self, tenant: str, methods: Iterable[JobMethod], *, size: int, remaining: float | None
+    ) -> Pass:
+        """Lets a call in with a job of each of these methods, all or none, as `turn` does. It waits for none of them.
 
         Raises:
             RowcallError: NOT_ADMITTED.
@@ -149,16 +150,10 @@ class Admission:
         last: JobMethod | None = None
         for method in methods:
             last = method
-            jobs.update(self._resolve(tenant, method))
+            jobs.update(self._resolve(tenant, method, waits=False).meters)
         if last is None or not jobs:
             return _FREE
-        now = time.monotonic()
-        for meter, wanted in jobs.items():
-            measure = meter.refuses(now, wanted, waits=False)
-            if measure is not None:
-                raise _refusal(meter, measure, wanted, last)
-        for meter, wanted in jobs.items():
-            meter.take(wanted, waits=False)
+        await self._turn(jobs, last, waits=False, size=size, seconds=_seconds(remaining))
         return Pass(list(jobs), waits=False)
 
     def over_backlog(self, tenant: str, method: JobMethod) -> RowcallError:
@@ -186,8 +181,39 @@ class Admission:
                     refused={measure.value: calls for measure, calls in refused.items()},
                 )
 
-    def _resolve(self, tenant: str, method: JobMethod) -> Sequence[Meter]:
-        """The meters of a call; remembered where it is known which shard the tenant is on."""
+    async def _turn(
+        self, jobs: Mapping[Meter, int], method: JobMethod, *, waits: bool, size: int, seconds: float
+    ) -> None:
+        """Has every meter take a call with so many jobs, in line at one after another if need be."""
+        began = now = time.monotonic()
+        turn: Meter | None = None
+        while True:
+            for meter, wanted in jobs.items():
+                if meter is turn:
+                    continue
+                measure = meter.refuses(now, wanted, waits=waits)
+                if measure is not None or meter.lined:
+                    break
+            else:
+                break
+            if turn is not None:
+                self._lines[turn].put_back(jobs[turn], waits=waits)
+            line = self._lines.get(meter)
+            if line is None:
+                line = self._lines[meter] = Line(meter, self._hall)
+            left = began + seconds - now
+            if not await line.turn(measure, wanted, size, left, waits=waits):
+                raise _refusal(meter, measure or line.measure, wanted, method)
+            turn = meter
+            now = time.monotonic()
+        for meter, wanted in jobs.items():
+            if meter is not turn:
+                meter.take(now, wanted, waits=waits)
+        if turn is not None:
+            waited(now - began, method.policy.queue, method.name)
+
+    def _resolve(self, tenant: str, method: JobMethod, *, waits: bool) -> Pass:
+        """What a call goes by; remembered where it is known which shard the tenant is on."""
         shard = self._shard_of(tenant) or self._only_shard
         now = time.monotonic()
         found: list[Meter] = []
@@ -205,9 +231,10 @@ class Admission:
                 meter.set(bound, now)
             if meter.leased or meter.looks:
                 found.append(meter)
+        made = Pass(found, waits=waits) if found else _FREE
         if shard is not None:
-            self._by_call[tenant, method.name] = found
-        return found
+            (self._waiting if waits else self._passing)[tenant, method.name] = made
+        return made
 
     def _of_shard(self, shard: str) -> Sequence[Meter]:
         """The meters of a shard, but for those that nobody asks any more."""
@@ -217,6 +244,7 @@ class Admission:
         for key, meter in list(self._meters.items()):
             if meter.idle(now) and not meter.refused:
                 del self._meters[key]
+                self._lines.pop(meter, None)
         return [
             meter
             for (of_shard, target), meter in self._meters.items()
@@ -224,7 +252,16 @@ class Admission:
         ]
 
     def _forget(self) -> None:
-        self._by_call.clear()
+        self._waiting.clear()
+        self._passing.clear()
+
+    async def _lapse(self) -> None:
+        """Halves the shares that were not renewed, whether or not anybody asks."""
+        while True:
+            await asyncio.sleep(LAPSE_EVERY)
+            now = time.monotonic()
+            for meter in list(self._meters.values()):
+                meter.lapse(now)
 
     async def _sweep(self) -> None:
         while True:
@@ -232,7 +269,12 @@ class Admission:
             self.tell()
 
 
+def _seconds(remaining: float | None) -> float:
+    """For how long a call may wait for its turn."""
+    return LONGEST_LINE if remaining is None else max(min(LONGEST_LINE, remaining * SHARE), 0.0)
+
+
 def _refusal(meter: Meter, measure: Measure, jobs: int, method: JobMethod) -> RowcallError:
-    meter.refused[measure] += 1
+    meter.turned_away(measure, jobs)
     count(measure, method.policy.queue, method.name)
     return not_admitted(meter.target, measure, meter.limit(measure), meter.wait(measure, jobs))

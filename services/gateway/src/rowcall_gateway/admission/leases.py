@@ -102,6 +102,8 @@ class Leases:
         now = time.monotonic()
         for meter, need, each in zip(meters, needs, others, strict=True):
             meter.lease(need, each, now)
+            if meter.line is not None:
+                meter.line.serve(now)
 
     async def _look(self, meters: Sequence[Meter]) -> None:
         began = time.monotonic()
@@ -110,4 +112,6 @@ class Leases:
         loads = await self._store.loads(sorted({meter.target.queue for meter in meters}))
         for meter in meters:
             meter.loaded(loads.get(meter.target.queue))
+            if meter.line is not None:
+                meter.line.serve(time.monotonic())
         self._pace.made(began, time.monotonic())

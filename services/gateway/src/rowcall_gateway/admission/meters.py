@@ -1,15 +1,16 @@
 """How much of one bound this gateway lets in, and how much it is asked for. Kept by `admission`, leased by `leases`.
 
-All times are monotonic seconds. What is asked of a meter at each call is a few comparisons; everything that is shared with other
-gateways comes once a second.
+All times are monotonic seconds. What a call is held against is in fields that `passes` compares and counts up by itself, for there are as many
+meters at a call as there are bounds on it; everything that is shared with other gateways comes once a second.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from datetime import timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 from rowcall.bounds import Bound, Target
 from rowcall.queue.model import NOBODY_NEEDS, Need, OthersNeed, QueueLoad
@@ -25,8 +26,14 @@ SHORTEST: Final = 0.3
 LONGEST: Final = 2.4
 """Seconds after which a refused caller is told to call again, before they are spread by a quarter: under 3 s for everybody."""
 
+ANY: Final = sys.maxsize
+"""Places, where there is no bound on them."""
+
 _SMOOTHING: Final = 0.5
 """Of what is needed, how much the last second counts."""
+
+_SLACK: Final = 1e-6
+"""Seconds by which a turn may come early: what sums of seconds are out by."""
 
 
 class Measure(StrEnum):
@@ -39,43 +46,79 @@ class Measure(StrEnum):
     OLDEST_AGE = "oldest_age"
 
 
+class Served(Protocol):
+    """Calls that wait for a turn at a meter: a `lines.Line`."""
+
+    jobs: int
+    """How many they would submit."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def serve(self, now: float) -> None:
+        """Lets in whoever may come by now."""
+
+
 class Meter:
     """One bound on one tenant, queue, method or pair, on one shard, as this gateway goes by it."""
 
     __slots__ = (
-        "_asked",
         "_asked_at",
-        "_at",
         "_begun",
         "_burst",
+        "_extra",
         "_in_flight_refused",
+        "_jobs_refused",
         "_lease_until",
         "_load",
         "_need",
         "_others",
-        "_places",
-        "_rate",
-        "_tokens",
+        "_seen",
+        "_told",
         "_waiters_refused",
-        "_waiting_places",
         "bound",
-        "in_flight",
-        "let_in",
+        "ended",
+        "entered",
+        "full_at",
+        "interval",
+        "line",
+        "lined",
+        "most",
+        "places",
         "refused",
+        "room",
         "target",
         "waiters",
+        "waiting_places",
     )
 
     bound: Bound
     """What it is of, as it was set."""
     target: Target
     """The same with the tenant's name, where the bound is of each tenant."""
-    in_flight: int
-    """Calls that are being served."""
+    entered: int
+    """Calls that were let in, ever."""
+    ended: int
+    """Those of them that have ended."""
+    places: int
+    """Calls that may be served at a time."""
     waiters: int
     """Calls that wait for their jobs."""
-    let_in: int
-    """Jobs since its queue was looked at last."""
+    waiting_places: int
+    """Calls that may wait at a time."""
+    interval: float
+    """Seconds between two jobs at the rate that is this gateway's share; infinite where that is none, 0 where there is no bound on it."""
+    full_at: float
+    """When a second's worth will have gathered again: each job puts it off by an interval."""
+    room: float
+    """How far ahead that may be for a job to be let in, in seconds."""
+    most: int
+    """Up to how many calls in all may enter until the queue is looked at again."""
+    line: Served | None
+    """Who waits for a turn here; None while nobody ever has."""
+    lined: bool
+    """Whether anybody does now: then nobody goes ahead of them."""
     refused: Counter[Measure]
     """Calls that were refused since the log told of them last."""
 
@@ -88,88 +131,110 @@ class Meter:
             other_gateways: How many others there are: until they are heard of, each may be asked as much as this one.
         """
         self.target = target
-        self.in_flight = 0
-        self.waiters = 0
-        self.let_in = 0
+        self.entered = self.ended = self.waiters = 0
+        self.line = None
+        self.lined = False
         self.refused = Counter()
-        self._asked = 0.0
+        # Of batches, the jobs that are more than one for their call.
+        self._extra = 0
+        self._jobs_refused = self._in_flight_refused = self._waiters_refused = 0
+        self._told = 0
+        self._seen = 0
         self._asked_at = now
         self._begun = now
         self._need = 0.0
-        self._in_flight_refused = 0
-        self._waiters_refused = 0
         self._load: QueueLoad | None = None
         self._others = NOBODY_NEEDS
-        self._at = now
-        self._tokens = self._rate = 0.0
-        self._burst = 1.0
-        self._places: int | None = None
-        self._waiting_places: int | None = None
+        self.full_at = now
+        self.interval = 0.0
+        self._burst = 0.0
+        self.most = ANY
         self.set(bound, now, other_gateways)
-        self._tokens = self._burst
+        self.full_at = now
 
     def set(self, bound: Bound, now: float, other_gateways: int = 0) -> None:
         """Goes by another bound from now on; what is in flight stays counted."""
         self.bound = bound
         self._share(now, max(self._others.gateways, other_gateways))
+        self.loaded(self._load)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are being served."""
+        return self.entered - self.ended
 
     def refuses(self, now: float, jobs: int, *, waits: bool) -> Measure | None:
-        """What lets no more in; None: it may come.
+        """What lets no more in, whoever waits in line; None: it may come.
 
         Args:
             now: The time.
             jobs: How many there are in the call.
             waits: Whether the call waits for its job.
         """
-        if now > self._lease_until:
-            self._lapse()
-        bound = self.bound
-        self._asked += jobs
-        self._asked_at = now
-        if bound.rate is not None:
-            burst = self._burst
-            tokens = self._tokens + (now - self._at) * self._rate
-            self._tokens = tokens = min(tokens, burst)
-            self._at = now
-            # A batch that is larger than what a second lets in comes when a second's worth is there, and is worked off.
-            if (tokens < jobs and tokens < burst) or bound.rate == 0:
-                return Measure.RATE
-        if self._places is not None and self.in_flight >= self._places:
-            self._in_flight_refused += 1
+        self.lapse(now)
+        interval = self.interval
+        # A batch that is larger than what a second lets in comes when a second's worth is there, and is worked off.
+        if interval and self.full_at - now > max(self._burst - jobs * interval, 0.0) + _SLACK:
+            return Measure.RATE
+        if interval == float("inf"):
+            return Measure.RATE
+        if self.in_flight >= self.places:
             return Measure.IN_FLIGHT
-        if waits and self._waiting_places is not None and self.waiters >= self._waiting_places:
-            self._waiters_refused += 1
+        if waits and self.waiters >= self.waiting_places:
             return Measure.WAITERS
-        return self._overfull(jobs) if self._load is not None else None
+        if self.entered + jobs > self.most:
+            return self._overfull()
+        return None
 
-    def take(self, jobs: int, *, waits: bool) -> None:
+    def take(self, now: float, jobs: int, *, waits: bool) -> None:
         """Lets a call in that was not refused; `give` must follow."""
-        self._tokens -= jobs
-        self.let_in += jobs
-        self.in_flight += 1
+        self.entered += 1
+        if jobs > 1:
+            self._extra += jobs - 1
+            self.most -= jobs - 1
+        if self.interval:
+            self.full_at = max(self.full_at, now) + jobs * self.interval
         if waits:
             self.waiters += 1
 
     def give(self, *, waits: bool) -> None:
         """A call that was let in has ended."""
-        self.in_flight -= 1
+        self.ended += 1
         if waits:
             self.waiters -= 1
+
+    def put_back(self, jobs: int, *, waits: bool) -> None:
+        """A call that was let in here is not by another bound: it counts as if it had not come."""
+        self.give(waits=waits)
+        if self.interval:
+            self.full_at -= jobs * self.interval
+
+    def turned_away(self, measure: Measure, jobs: int) -> None:
+        """A call was refused."""
+        self.refused[measure] += 1
+        self._jobs_refused += jobs
+        if measure is Measure.IN_FLIGHT:
+            self._in_flight_refused += 1
+        elif measure is Measure.WAITERS:
+            self._waiters_refused += 1
 
     def limit(self, measure: Measure) -> float | timedelta | None:
         """What was set, of all gateways together."""
         limit: float | timedelta | None = getattr(self.bound, measure.value)
         return limit
 
+    def until(self, now: float, jobs: int) -> float:
+        """Seconds until the rate lets so many jobs in; infinite where it lets in none."""
+        return max(self.full_at - now - max(self._burst - jobs * self.interval, 0.0), 0.0) if self.interval else 0.0
+
     def wait(self, measure: Measure, jobs: int) -> float:
         """Seconds until it is worth calling again: until as many as are asking have had their turn."""
         if measure is Measure.RATE:
-            asked = max(self._need, self._asked, jobs)
-            seconds = asked / self._rate if self._rate else LONGEST
+            seconds = max(self._need, self._asked, jobs) * self.interval
         elif measure is Measure.IN_FLIGHT:
-            seconds = 0.5 * (self.in_flight + self._in_flight_refused) / max(self._places or 0, 1)
+            seconds = 0.5 * (self.in_flight + self._in_flight_refused) / max(self.places, 1)
         elif measure is Measure.WAITERS:
-            seconds = 0.5 * (self.waiters + self._waiters_refused) / max(self._waiting_places or 0, 1)
+            seconds = 0.5 * (self.waiters + self._waiters_refused) / max(self.waiting_places, 1)
         else:
             seconds = 1.5
         return min(max(seconds, SHORTEST), LONGEST)
@@ -180,8 +245,12 @@ class Meter:
         return max(self._need, self._asked) + self.in_flight
 
     def idle(self, now: float) -> bool:
-        """Whether nobody needs it any more."""
-        return self.in_flight == 0 and now - self._asked_at > IDLE
+        """Whether nobody needs it any more; to be asked about once a second."""
+        asked = self.entered + sum(self.refused.values())
+        if asked != self._seen:
+            self._seen = asked
+            self._asked_at = now
+        return self.in_flight == 0 and not self.lined and now - self._asked_at > IDLE
 
     @property
     def leased(self) -> bool:
@@ -198,19 +267,21 @@ class Meter:
         """What the shard is told, of the time since it was told last."""
         elapsed = max(now - self._begun, 0.001)
         # Of a meter that is new, what it was asked is all that is known.
-        measured = self._asked / elapsed
+        # With those in line: callers who wait for their answers ask for no more than they are given, however little that is.
+        calls, jobs = (0, 0) if self.line is None else (len(self.line), self.line.jobs)
+        measured = self._asked / elapsed + jobs
         self._need = measured if not self._need else self._need + _SMOOTHING * (measured - self._need)
-        self._asked = 0.0
+        self._told = self.entered + self._extra
         self._begun = now
         need = Need(
             "/".join((self.target.tenant, self.target.queue, self.target.method)),
             self._need,
             self.in_flight,
-            self.in_flight + self._in_flight_refused,
+            self.in_flight + self._in_flight_refused + calls,
             self.waiters,
-            self.waiters + self._waiters_refused,
+            self.waiters + self._waiters_refused + calls,
         )
-        self._in_flight_refused = self._waiters_refused = 0
+        self._jobs_refused = self._in_flight_refused = self._waiters_refused = 0
         return need
 
     def lease(self, need: Need, others: OthersNeed, now: float) -> None:
@@ -221,53 +292,78 @@ class Meter:
     def loaded(self, load: QueueLoad | None) -> None:
         """Its queue was looked at; None: it could not be, or is not known, and keeps nobody out."""
         self._load = load
-        self.let_in = 0
+        bound = self.bound
+        self.most = ANY
+        if load is None:
+            return
+        if bound.oldest_age is not None and load.oldest is not None and load.oldest > bound.oldest_age:
+            self.most = 0
+        elif bound.backlog is not None and not self.target.tenant:
+            self.most = self.entered + max(bound.backlog - load.backlog, 0)
+
+    def lapse(self, now: float) -> None:
+        """Keeps half of a share that could not be renewed in time, for the others have the rest by now."""
+        if now <= self._lease_until:
+            return
+        self._lease_until = float("inf")
+        self._go_at(now, self.interval / LAPSED)
+        if self.places < ANY:
+            self.places = -(-self.places // 2)
+        if self.waiting_places < ANY:
+            self.waiting_places = -(-self.waiting_places // 2)
+
+    @property
+    def _asked(self) -> int:
+        """Jobs, since the shard was told last."""
+        return self.entered + self._extra - self._told + self._jobs_refused
 
     def _share(self, now: float, gateways: int, need: Need | None = None) -> None:
         bound, others = self.bound, self._others
         unheard = gateways > others.gateways
-        self._tokens = min(self._tokens + (now - self._at) * self._rate, self._burst)
-        self._at = now
-        rate = 0.0
+        interval = 0.0
         if bound.rate is not None:
             rate = bound.rate / (gateways + 1) if unheard else rate_share(bound.rate, self._need, others.rate, gateways)
-        self._go_at(rate)
+            interval = 1 / rate if rate > 0 else float("inf")
+        self._go_at(now, interval)
         wanted = (self.in_flight, self.waiters) if need is None else (need.in_flight_wanted, need.waiters_wanted)
-        self._places = self._waiting_places = None
+        self.places = self.waiting_places = ANY
         if bound.in_flight is not None:
-            self._places = (
+            self.places = (
                 -(-bound.in_flight // (gateways + 1))
                 if unheard
                 else places(bound.in_flight, wanted[0], others.in_flight, others.in_flight_wanted, gateways)
             )
         if bound.waiters is not None:
-            self._waiting_places = (
+            self.waiting_places = (
                 -(-bound.waiters // (gateways + 1))
                 if unheard
                 else places(bound.waiters, wanted[1], others.waiters, others.waiters_wanted, gateways)
             )
         self._lease_until = now + LEASE
 
-    def _lapse(self) -> None:
-        """Keeps half of the share, for the others have the rest by now."""
-        self._lease_until = float("inf")
-        self._go_at(self._rate * LAPSED)
-        if self._places is not None:
-            self._places = -(-self._places // 2)
-        if self._waiting_places is not None:
-            self._waiting_places = -(-self._waiting_places // 2)
+    def _go_at(self, now: float, interval: float) -> None:
+        """Lets a job in each interval: a second's worth at once after a pause, and one at the least. What has gathered is kept."""
+        # Where there was no rate, or none of it was this gateway's, one may come.
+        gathered = 1.0
+        if 0 < self.interval < float("inf"):
+            gathered = (self._burst - max(self.full_at - now, 0.0)) / self.interval
+        self.interval = interval
+        if interval == float("inf"):
+            self._burst = 0.0
+            self.room = -1.0
+            self.full_at = now
+            return
+        self._burst = max(1.0, interval) if interval else 0.0
+        self.room = self._burst - interval + _SLACK
+        self.full_at = now + self._burst - min(gathered * interval, self._burst)
 
-    def _go_at(self, rate: float) -> None:
-        """Lets so many in a second: a second's worth at once after a pause, and one at the least."""
-        self._rate = rate
-        self._burst = max(rate, 1.0)
-
-    def _overfull(self, jobs: int) -> Measure | None:
+    def _overfull(self) -> Measure:
         bound, load = self.bound, self._load
-        if load is None:
-            return None
-        if bound.oldest_age is not None and load.oldest is not None and load.oldest > bound.oldest_age:
+        if (
+            bound.oldest_age is not None
+            and load is not None
+            and load.oldest is not None
+            and load.oldest > bound.oldest_age
+        ):
             return Measure.OLDEST_AGE
-        if bound.backlog is not None and not self.target.tenant and load.backlog + self.let_in + jobs > bound.backlog:
-            return Measure.BACKLOG
-        return None
+        return Measure.BACKLOG

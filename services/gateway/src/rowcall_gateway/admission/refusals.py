@@ -1,7 +1,7 @@
 """What a caller is told that is not let in, and what is counted of it. Called by `admission`.
 
 Counted for OpenTelemetry as `rowcall.admission.refused`, by measure, queue and method, never by tenant, of which there may be
-any number; and told in the log, by bound, each ten seconds at most.
+any number, and what waited in line as `rowcall.admission.waited`; and told in the log, by bound, each ten seconds at most.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ _SAID: Final = {
 _refused = metrics.get_meter("rowcall.gateway").create_counter(
     "rowcall.admission.refused", unit="{call}", description="Calls that bounds did not let in."
 )
+_waited = metrics.get_meter("rowcall.gateway").create_histogram(
+    "rowcall.admission.waited", unit="s", description="For how long calls waited in line before they were let in."
+)
 
 
 def not_admitted(target: Target, measure: Measure, limit: float | timedelta | None, seconds: float) -> RowcallError:
@@ -60,6 +63,11 @@ def not_admitted(target: Target, measure: Measure, limit: float | timedelta | No
 def count(measure: Measure, queue: str, method: str) -> None:
     """Counts a call that was refused."""
     _refused.add(1, {"measure": measure.value, "queue": queue, "method": method})
+
+
+def waited(seconds: float, queue: str, method: str) -> None:
+    """Counts a call that came after a while in line."""
+    _waited.record(seconds, {"queue": queue, "method": method})
 
 
 def described(target: Target) -> str:

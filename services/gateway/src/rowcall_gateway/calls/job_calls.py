@@ -95,7 +95,10 @@ class JobCalls:
         """
         wait = call.metadata.wait
         # Before it is decoded: what is refused costs no more than that.
-        with self._admission.enter(call.tenant, method, waits=wait is None or wait > _NOT_AT_ALL):
+        waits = wait is None or wait > _NOT_AT_ALL
+        with self._admission.enter(call.tenant, method, waits=waits) or await self._admission.turn(
+            call.tenant, method, waits=waits, size=len(request), remaining=call.remaining()
+        ):
             draft = self._drafts.of_call(method, request, call)
             keyed = draft.request_id is not None
             budget = self._budget(call, wait)
@@ -116,7 +119,10 @@ class JobCalls:
             RowcallError: Whatever refuses the call.
         """
         wait = method.policy.wait if call.metadata.wait is None else call.metadata.wait
-        with self._admission.enter(call.tenant, method, waits=wait > _NOT_AT_ALL):
+        waits = wait > _NOT_AT_ALL
+        with self._admission.enter(call.tenant, method, waits=waits) or await self._admission.turn(
+            call.tenant, method, waits=waits, size=len(request), remaining=call.remaining()
+        ):
             draft = self._drafts.of_call(method, request, call)
             operation, _ = await self.operation_of(draft, call, wait)
         return operation.SerializeToString()

@@ -95,7 +95,10 @@ class Jobs(JobServiceServicer):
         call = incoming.current()
         draft = self._drafts.of_spec(request.job, call, path="job", key=call.metadata.idempotency_key)
         wait = call.metadata.wait or timedelta(0)
-        with self._admission.enter(call.tenant, draft.method, waits=wait > timedelta(0)):
+        waits = wait > timedelta(0)
+        with self._admission.enter(call.tenant, draft.method, waits=waits) or await self._admission.turn(
+            call.tenant, draft.method, waits=waits, size=request.ByteSize(), remaining=call.remaining()
+        ):
             operation, joined = await self._calls.operation_of(draft, call, wait)
         return SubmitResponse(operation=operation, joined=joined)
 
@@ -117,7 +120,10 @@ class Jobs(JobServiceServicer):
         call.repeatable = keyed(drafts)
         if call.metadata.previous_attempts and not call.repeatable:
             raise key_required()
-        with self._admission.enter_batch(call.tenant, (draft.method for draft in drafts)), self._slots.take():
+        admitted = await self._admission.turn_of_batch(
+            call.tenant, (draft.method for draft in drafts), size=request.ByteSize(), remaining=call.remaining()
+        )
+        with admitted, self._slots.take():
             submitted = await self._submit_in_time(call, drafts)
             reused = [index for index, each in enumerate(submitted) if each.outcome is SubmitOutcome.KEY_REUSED]
             if reused:
