@@ -91,6 +91,24 @@ class PostgresImplementation:
         return PostgresLeaseRenewal(self.logins.worker, worker_id, lease, shard="a", prepare=prepare, guard=False)
 
 
+_MISCOUNTED = """
+select coalesce(c.tenant, j.tenant), c.scheduled, c.held, j.scheduled, j.held
+from (
+  select tenant, queue_id, lane, sum(scheduled) as scheduled, sum(held) as held
+  from rowcall.set_aside
+  group by tenant, queue_id, lane
+) c
+full join (
+  select
+    tenant, queue_id, lane, count(*) filter (where state = 1) as scheduled,
+    count(*) filter (where state = 2 and held <> 0) as held
+  from rowcall.job
+  group by tenant, queue_id, lane
+) j using (tenant, queue_id, lane)
+where (coalesce(c.scheduled, 0), coalesce(c.held, 0)) <> (coalesce(j.scheduled, 0), coalesce(j.held, 0))
+"""
+
+
 @dataclass(slots=True)
 class PostgresQueue(Queue):
     """One shard's queue, for tests that are Postgres's own."""
@@ -141,3 +159,6 @@ async def queue(postgres_implementation: PostgresImplementation) -> AsyncIterato
     async with opened(postgres_implementation) as made:
         assert isinstance(made.probe, PostgresProbe)
         yield PostgresQueue(postgres_implementation, made.process, made.probe, made.ids)
+    async with await psycopg.AsyncConnection.connect(postgres_implementation.logins.admin, autocommit=True) as looking:
+        rows = await looking.execute(_MISCOUNTED)
+        assert await rows.fetchall() == [], "what is set aside is not as many as are counted, whatever a test did"

@@ -1,7 +1,8 @@
 """`overload` (long): ten times the callers that a gateway is kept busy by, who wait as RetryInfo says; and the bound that keeps it well.
 
 Closed loop, stock clients: each caller calls again when it is answered, or when it was told to. Four tenants with as many callers each, and a
-bound on each tenant's calls in flight. `python -m tests.bench.overload --help` is the callers alone.
+bound on each tenant's calls in flight. Then open loop at twice the rate of the peak: calls come whatever became of those before, each with a deadline.
+`python -m tests.bench.overload --help` is the callers alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -38,6 +40,8 @@ CALLERS: Final = 32
 TIMES: Final = 10
 SECONDS: Final = 60.0
 CHANNELS: Final = 8
+DEADLINE: Final = 2.0
+"""Seconds that each call of the open loop has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,10 @@ class Seen:
     """Seconds that RetryInfo said."""
     health_longest: float
     """Seconds that a health check took, at most; each is answered."""
+    late: float = 0.0
+    """Of the open loop: seconds behind their deadlines that answers came, p99.9."""
+    sent: int = 0
+    """Of the open loop: calls."""
 
     @property
     def rate(self) -> float:
@@ -82,6 +90,12 @@ async def run(stage: Stage) -> list[Figure]:
                 f"round {number + 1}: {peaks[-1].rate:,.0f}/s, then {overs[-1].rate:,.0f}/s and {overs[-1].refused:,} refused"
             )
         after = await _apart(address, CALLERS, 5)
+        wanted = 2 * max(peak.rate for peak in peaks)
+        loose = await _apart(address, CALLERS * TIMES, SECONDS / 2, rate=wanted)
+        say(
+            f"open loop: {loose.sent / loose.seconds:,.0f}/s of {wanted:,.0f}, {loose.rate:,.0f}/s let in, {loose.other} else"
+        )
+        behind = await _apart(address, CALLERS, 5)
         grown = (resident(gateway.process.pid) - before) / 2**20
     settings = {
         **stage.told,
@@ -109,17 +123,27 @@ async def run(stage: Stage) -> list[Figure]:
             "overload, other errors", [float(sum(o.other.values())) for o in overs], "", goal="<= 0", settings=settings
         ),
         beside("overload, goodput in the 5 s behind it", [after.rate], "calls/s", settings=settings),
+        beside(
+            "open loop, answers behind their deadlines, p99.9",
+            [loose.late],
+            "s",
+            goal="<= 0.1",
+            settings={**settings, "rate": f"{loose.sent / loose.seconds:,.0f}/s, each call with {DEADLINE:g} s"},
+        ),
+        beside("open loop, goodput", [loose.rate], "calls/s", against="the peak", theirs=whole, settings=settings),
+        beside("open loop, longest health check", [loose.health_longest], "s", settings=settings),
+        beside("open loop, goodput in the 5 s behind it", [behind.rate], "calls/s", settings=settings),
         beside("overload, gateway's memory", [grown], "MiB more", settings=settings),
     ]
 
 
-async def _apart(address: str, callers: int, seconds: float) -> Seen:
-    """Callers in a process of their own. Raises RuntimeError with what it said if it fails."""
+async def _apart(address: str, callers: int, seconds: float, rate: float = 0) -> Seen:
+    """Callers in a process of their own; with a rate, in an open loop. Raises RuntimeError with what it said if it fails."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "tests.bench.overload",
-        *(f"--address={address}", f"--callers={callers}", f"--seconds={seconds}"),
+        *(f"--address={address}", f"--callers={callers}", f"--seconds={seconds}", f"--rate={rate}"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -140,6 +164,7 @@ class _Callers:
         self.other: Counter[str] = Counter()
         self.longest = 0.0
         self.delays: list[float] = []
+        self.late: list[float] = []
         self.health = 0.0
 
     async def call(self, stub: probe_pb2_grpc.ProbeServiceAsyncStub, tenant: str) -> None:
@@ -167,6 +192,36 @@ class _Callers:
                 last = now
         self.longest = max(self.longest, time.monotonic() - last)
 
+    async def fire(self, stubs: Sequence[probe_pb2_grpc.ProbeServiceAsyncStub], rate: float) -> None:
+        """So many calls a second, whatever becomes of them; ends when all are answered."""
+        async with asyncio.TaskGroup() as group:
+            due, number = time.monotonic(), 0
+            while due < self.end:
+                await asyncio.sleep(max(due - time.monotonic(), 0))
+                group.create_task(self.once(stubs[number % len(stubs)], f"t{number % TENANTS}"))
+                due += random.expovariate(rate)
+                number += 1
+
+    async def once(self, stub: probe_pb2_grpc.ProbeServiceAsyncStub, tenant: str) -> None:
+        """One call with a deadline, which is not made again."""
+        began = time.monotonic()
+        try:
+            await stub.Run(
+                RunRequest(payload=PAYLOAD, response_bytes=100),
+                timeout=DEADLINE,
+                metadata=(("rowcall-tenant", tenant), ("prefer", "wait=0")),
+            )
+        except grpc.aio.AioRpcError as error:
+            delay = _delay(error)
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and delay is not None:
+                self.refused += 1
+                self.delays.append(delay)
+            else:
+                self.other[error.code().name] += 1
+        else:
+            self.accepted[tenant] += 1
+        self.late.append(time.monotonic() - began - DEADLINE)
+
     async def look(self, channel: grpc.aio.Channel) -> None:
         """Asks for health five times a second; raises where it is not answered."""
         stub: Any = health_pb2_grpc.HealthStub(channel)
@@ -185,18 +240,21 @@ def _delay(error: grpc.aio.AioRpcError) -> float | None:
     return None
 
 
-async def _see(address: str, callers: int, seconds: float) -> Seen:
+async def _see(address: str, callers: int, seconds: float, rate: float) -> Seen:
     channels = [
         grpc.aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) for _ in range(CHANNELS)
     ]
     seen = _Callers(seconds)
     stubs: list[probe_pb2_grpc.ProbeServiceAsyncStub] = [probe_pb2_grpc.ProbeServiceStub(each) for each in channels]
-    calls = [seen.call(stubs[number % CHANNELS], f"t{number % TENANTS}") for number in range(callers)]
+    if rate:
+        calls = [seen.fire(stubs, rate)]
+    else:
+        calls = [seen.call(stubs[number % CHANNELS], f"t{number % TENANTS}") for number in range(callers)]
     await asyncio.gather(seen.look(channels[0]), *calls)
     for channel in channels:
         await channel.close()
     shares = [seen.accepted[f"t{number}"] for number in range(TENANTS)]
-    delays = sorted(seen.delays)
+    delays, late = sorted(seen.delays), sorted(seen.late)
     return Seen(
         seconds=time.monotonic() - seen.began,
         accepted=sum(shares),
@@ -207,6 +265,8 @@ async def _see(address: str, callers: int, seconds: float) -> Seen:
         longest=seen.longest,
         retry_p95=delays[int(len(delays) * 0.95)] if delays else 0.0,
         health_longest=seen.health,
+        late=max(late[int(len(late) * 0.999)], 0.0) if late else 0.0,
+        sent=len(late),
     )
 
 
@@ -221,8 +281,9 @@ def main() -> None:
     parser.add_argument("--address", required=True, help="HOST:PORT")
     parser.add_argument("--callers", type=int, default=CALLERS * TIMES, help="how many (320)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for how long (60)")
+    parser.add_argument("--rate", type=float, default=0, help="calls a second in an open loop, instead (0: none)")
     options = parser.parse_args()
-    print(json.dumps(asdict(uvloop.run(_see(options.address, options.callers, options.seconds)))))
+    print(json.dumps(asdict(uvloop.run(_see(options.address, options.callers, options.seconds, options.rate)))))
 
 
 if __name__ == "__main__":

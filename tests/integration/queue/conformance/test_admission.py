@@ -128,6 +128,58 @@ async def test_a_bound_on_a_queue_of_a_tenants_is_of_no_other_queue(queue: Queue
     assert found == [CREATED] + [NOT_ADMITTED] * 2 + [CREATED] * 3
 
 
+async def test_a_tenant_has_as_many_jobs_scheduled_as_its_bound_lets_in(queue: Queue) -> None:
+    await queue.process.admission.keep([bound(Target("acme"), backlog=3)])
+
+    def later(tenant: str = "acme", **more: Any) -> Submission:
+        return queue.call(tenant, run_at=datetime.now(UTC) + timedelta(hours=1), **more)
+
+    assert await outcomes(queue, later(request_id="one"), later()) == [CREATED] * 2
+    assert await outcomes(queue, *(later() for _ in range(3))) == [CREATED] + [NOT_ADMITTED] * 2
+    assert await outcomes(queue, queue.call(), later("bolt")) == [CREATED] * 2, "what is READY has a line of its own"
+    assert await outcomes(queue, later(request_id="one")) == [JOINED]
+    await queue.probe.pass_time(timedelta(hours=2))
+    while await queue.work.promote(100):
+        pass
+    assert await outcomes(queue, *(later() for _ in range(4))) == [CREATED] * 3 + [NOT_ADMITTED]
+
+
+async def test_jobs_that_are_held_count_when_the_line_has_passed_them(queue: Queue) -> None:
+    await queue.process.admission.keep([bound(Target("acme"), backlog=3)])
+    await queue.submit(*(queue.call() for _ in range(3)))
+    await queue.operators.pause("tenant", "acme", by="root", note=None)
+    assert await queue.work.hold_paused(100) == 3
+    # Others' jobs move the line on past what is held.
+    await queue.submit(*(queue.call("bolt") for _ in range(20)))
+    await queue.claim(await queue.worker(), 20)
+    assert await outcomes(queue, queue.call()) == [NOT_ADMITTED]
+    assert await outcomes(queue, queue.call(lane=1)) == [CREATED]
+    await queue.operators.resume("tenant", "acme")
+    while await queue.work.free_resumed(100):
+        pass
+    await queue.claim(await queue.worker(), 20)
+    assert await outcomes(queue, queue.call()) == [CREATED]
+
+
+async def test_what_handlers_submit_is_held_to_the_bound_of_a_queue(queue: Queue) -> None:
+    """For callers each gateway looks; for handlers the shard goes by what gateways have seen."""
+    await queue.process.admission.keep([bound(Target("", "default"), backlog=5)])
+    child = uuid4()
+    assert await outcomes(queue, queue.call(parent_job_id=child, request_id="k")) == [CREATED]
+    await queue.submit(*(queue.call() for _ in range(5)))
+    await queue.store.exchange_turns()
+    await queue.process.admission.loads(["default"])
+    again = queue.call(parent_job_id=child, request_id="k")
+    assert await outcomes(queue, queue.call(parent_job_id=child), again) == [NOT_ADMITTED, JOINED]
+    await queue.claim(await queue.worker(), 6)
+
+    async def let_in() -> bool:
+        await queue.process.admission.loads(["default"])
+        return await outcomes(queue, queue.call(parent_job_id=child)) == [CREATED]
+
+    await until(let_in, seconds=10, every=0.2)
+
+
 async def test_a_call_that_was_let_in_is_joined_however_full_it_is(queue: Queue) -> None:
     """And one that was not finds nothing under its key when it comes again."""
     await queue.process.admission.keep([bound(Target("acme"), backlog=1)])

@@ -384,3 +384,76 @@ async def test_a_flood_in_sql_is_kept_out_when_it_has_been_given_its_turns(
         pass
     with pytest.raises(psycopg.errors.ConfigurationLimitExceeded):
         await submit(service)
+
+
+async def test_a_flood_in_one_transaction_is_kept_out_too(queue: PostgresQueue, service: Service) -> None:
+    """Sixteen have their turn and the others wait for one: as many of these as the bound lets in, and no more."""
+    await bounded(queue, 20)
+    with pytest.raises(psycopg.errors.ConfigurationLimitExceeded):
+        await submit(service, jobs=AT_ONCE + 21)
+    await submit(service, jobs=AT_ONCE + 20)
+    with pytest.raises(psycopg.errors.ConfigurationLimitExceeded):
+        await submit(service)
+    await submit(service, "bolt")
+
+
+async def test_as_many_jobs_of_a_tenant_are_scheduled_as_its_bound_lets_in(
+    queue: PostgresQueue, service: Service
+) -> None:
+    await bounded(queue, 3)
+    await submit(service, jobs=3, run_at="2100-01-01T00:00:00Z")
+    with pytest.raises(psycopg.errors.ConfigurationLimitExceeded):
+        await submit(service, run_at="2100-01-01T00:00:00Z")
+    await submit(service)
+
+
+async def test_a_queue_that_is_full_takes_nothing_in_sql(
+    queue: PostgresQueue, service: Service, echo: MethodIds
+) -> None:
+    """As far as a gateway has seen, within a second; who has a job already joins it."""
+    none: Any = None
+    target = Target("", "probe")
+    bound = Bound(target, none, none, none, 5, none, 1, datetime.now(UTC), None, None)
+    await queue.process.admission.keep([bound])
+    await queue.submit(*(queue.call(ids=echo) for _ in range(4)))
+    first = await submit(service, key="k")
+    await queue.submit(queue.call(ids=echo))
+    await queue.store.exchange_turns()
+    await queue.process.admission.loads(["probe"])
+    with pytest.raises(psycopg.errors.ConfigurationLimitExceeded) as refused:
+        await submit(service, "bolt")
+    assert f"the queue of the method '{ECHO}' has as many jobs waiting as its bound lets in" in str(refused.value)
+    assert await submit(service, key="k") == first
+    await queue.admin.execute("update rowcall.queue_look set looked_at = looked_at - interval '2 minutes'")
+    await submit(service, "bolt")
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_what_is_scheduled_in_a_transaction_of_its_own_snapshot_is_counted(
+    queue: PostgresQueue, service: Service, logins: Logins, level: str
+) -> None:
+    """Two at a time, neither of which sees what the other has counted, and neither of which fails for it."""
+    await submit(service, run_at="2100-01-01T00:00:00Z")
+    async with session(logins) as one, session(logins) as other:
+        for each in (one, other):
+            await each.execute(f"begin isolation level {level}")
+            await each.execute("select 1 from generate_series(1, 2)")
+        for each in (one, other):
+            await submit(each, jobs=2, run_at="2100-01-01T00:00:00Z")
+        for each in (one, other):
+            await each.execute("commit")
+    assert await queue.value("select sum(scheduled)::bigint from rowcall.set_aside where tenant = 'acme'") == 5
+    await queue.work.forget_turns(100)
+    assert await queue.value("select sum(scheduled)::bigint from rowcall.set_aside where tenant = 'acme'") == 5
+    assert await queue.value("select count(*) from rowcall.set_aside where slot not between 0 and 15") == 0
+
+
+async def test_what_others_have_counted_and_not_committed_delays_nobody(
+    queue: PostgresQueue, service: Service, logins: Logins
+) -> None:
+    async with session(logins) as other, other.transaction():
+        await submit(other, jobs=2, run_at="2100-01-01T00:00:00Z")
+        await submit(service, run_at="2100-01-01T00:00:00Z")
+        await submit(service, "bolt", run_at="2100-01-01T00:00:00Z")
+        await submit(other, "bolt", run_at="2100-01-01T00:00:00Z")
+    assert await queue.value("select sum(scheduled)::bigint from rowcall.set_aside") == 5

@@ -79,8 +79,8 @@ class Bound(_message.Message):
     """Calls that wait for their jobs at a time."""
     backlog: _builtins.int
     """READY jobs of a tenant in one lane (priority) of a queue, in each by itself: what is
-    full of low priority refuses nothing urgent. Of a queue alone: of all tenants and
-    lanes together, looked at once a second.
+    full of low priority refuses nothing urgent; and as many SCHEDULED ones in the queue.
+    Of a queue alone: READY ones of all tenants and lanes together, looked at once a second.
     """
     note: _builtins.str
     """What for; shown to whoever looks."""

@@ -63,7 +63,13 @@ class Admission:
         self._shard_of = shard_of
         self._stores = stores
         self._leases = {
-            shard: Leases(shard, store, gateway_id, lambda shard=shard: self._of_shard(shard))  # type: ignore[misc]
+            shard: Leases(
+                shard,
+                store,
+                gateway_id,
+                lambda shard=shard: self._of_shard(shard),  # type: ignore[misc]
+                lambda: self.known.looked,
+            )
             for shard, store in stores.items()
         }
         self._only_shard = next(iter(stores)) if len(stores) == 1 else None

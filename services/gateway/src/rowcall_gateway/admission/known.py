@@ -44,9 +44,12 @@ class KnownBounds:
         self._away = False
         self._looking = asyncio.Lock()
         self.any = False
+        self.looked: Sequence[str] = ()
 
     any: bool
     """Whether there is any bound: where there is none, nothing is asked at a call."""
+    looked: Sequence[str]
+    """The queues whose backlog or age is bounded as a whole: somebody must look at them, also where no call of theirs comes here."""
 
     def of(self, tenant: str, queue: str, method: str) -> list[Bound]:
         """The bounds that a call must be let in by."""
@@ -100,6 +103,13 @@ class KnownBounds:
             self._last = max(self._last, bound.number)
         if new:
             self.any = any(bound.bounds for bound in self._bounds.values())
+            self.looked = sorted(
+                target.queue
+                for target, bound in self._bounds.items()
+                if not target.tenant
+                and not target.method
+                and (bound.backlog is not None or bound.oldest_age is not None)
+            )
             self._changed()
 
     async def _kept(self) -> Sequence[Bound]:

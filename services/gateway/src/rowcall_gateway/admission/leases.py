@@ -34,7 +34,12 @@ class Leases:
     """The leases of one shard."""
 
     def __init__(
-        self, shard: str, store: AdmissionStore, gateway_id: UUID, meters: Callable[[], Sequence[Meter]]
+        self,
+        shard: str,
+        store: AdmissionStore,
+        gateway_id: UUID,
+        meters: Callable[[], Sequence[Meter]],
+        queues: Callable[[], Sequence[str]],
     ) -> None:
         """
         Args:
@@ -42,10 +47,13 @@ class Leases:
             store: It.
             gateway_id: What this gateway is called there.
             meters: Those of the shard that are asked.
+            queues: Those that are bounded as a whole. They are looked at whether or not a meter is asked: the shard goes by it for what
+                is submitted there by handlers and in SQL.
         """
         self._store = store
         self._gateway_id = gateway_id
         self._meters = meters
+        self._queues = queues
         self._log = structlog.get_logger(__name__).bind(shard=shard)
         self._pace = Pace(LOAD_SHARE, _LONGEST_PAUSE)
         self._away = False
@@ -107,9 +115,10 @@ class Leases:
 
     async def _look(self, meters: Sequence[Meter]) -> None:
         began = time.monotonic()
-        if not meters or not self._pace.due(began):
+        queues = {meter.target.queue for meter in meters}.union(self._queues())
+        if not queues or not self._pace.due(began):
             return
-        loads = await self._store.loads(sorted({meter.target.queue for meter in meters}))
+        loads = await self._store.loads(sorted(queues))
         for meter in meters:
             meter.loaded(loads.get(meter.target.queue))
             if meter.line is not None:

@@ -72,7 +72,7 @@ class PostgresAdmissionStore:
         """See AdmissionStore.loads."""
         if not queues:
             return {}
-        rows = await self._read.rows("queue_loads", {"queue": TextArray(list(queues))})
+        rows = await self._write.rows("look_at_queues", {"queue": TextArray(list(queues))})
         return {queues[place - 1]: QueueLoad(backlog, oldest) for place, backlog, oldest in rows}
 
     async def close(self) -> None:

@@ -163,11 +163,16 @@ as $$
   join kept k on k.tenant = i.tenant and k.queue_id = i.queue_id and k.lane = i.lane
 $$;
 
--- Forgets turns that the frontier has passed: they say nothing any more.
+-- Forgets turns that the frontier has passed: they say nothing any more. How many. And puts the counters of what is set
+-- aside together (0017_admission).
 create function rowcall.forget_turns(p_limit integer)
 returns bigint
-language sql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_gone bigint;
+begin
+  perform rowcall.fold_aside(p_limit);
   with gone as (
     delete from rowcall.turn t
     where t.ctid = any (array(
@@ -180,5 +185,7 @@ as $$
       ))
     returning 1
   )
-  select count(*) from gone
+  select count(*) into v_gone from gone;
+  return v_gone;
+end
 $$;

@@ -98,8 +98,14 @@ declare
   v_latest uuid := lpad(to_hex((extract(epoch from statement_timestamp()) * 1000)::bigint + 3600000), 12, '0')
     || repeat('f', 20);
   -- The least backlog that is bounded, looked at once a batch: where there is none, no job is asked for its place.
-  v_least bigint := (select min(b.backlog) from rowcall.bound b);
+  v_least bigint;
+  -- Whether any queue is bounded as a whole, and whether any method's jobs may be held.
+  v_queues boolean;
+  v_holding boolean;
 begin
+  select min(b.backlog), bool_or(b.tenant = '' and num_nonnulls(b.backlog, b.oldest_age) > 0) into v_least, v_queues
+  from rowcall.bound b;
+  v_holding := v_least is not null and exists (select from rowcall.method m where m.holding);
   return query
   with input as materialized (
     select
@@ -108,11 +114,12 @@ begin
       greatest(i.last_key, t.last_key) as known_key,
       greatest(i.step / coalesce(r.weight, 1), 1)::bigint as weighed_step,
       r.weight,
+      r.holding,
       case when i.job_id > v_latest then 5 when r.weight is null then 4 end::smallint as refusal
     from unnest(p_submission) with ordinality as i
     -- Limited, so that it stays a lookup by key however many tenants there are.
     left join lateral (
-      select r.weight from rowcall.tenant_route r where r.tenant = i.tenant and r.state = 1 limit 1
+      select r.weight, r.holding from rowcall.tenant_route r where r.tenant = i.tenant and r.state = 1 limit 1
     ) r on true
     left join lateral (
       select t.last_key
@@ -135,10 +142,31 @@ begin
       and not coalesce(i.run_at > statement_timestamp(), false)
       -- Most are far from any bound. One that is not is held to its own: the frontier, which is of the join, has that
       -- asked behind this.
-      and greatest(i.known_key - l.frontier, 0) * i.weight + i.step > v_least * rowcall.order_stride()::double precision
+      and (
+        i.holding
+        or v_holding
+        or greatest(i.known_key - l.frontier, 0) * i.weight + i.step > v_least * rowcall.order_stride()::double precision
+      )
       and rowcall.over_backlog(
         i.tenant, i.queue_id, i.lane, i.method_id, i.request_id, l.frontier, i.known_key, i.step, i.weight
       )
+    union all
+    select s.place
+    from (
+      select i.*, row_number() over (partition by i.tenant, i.queue_id order by i.place) as of_these
+      from input i
+      where v_least is not null and i.refusal is null and i.run_at > statement_timestamp()
+    ) s
+    where rowcall.over_schedule(s.tenant, s.queue_id, s.method_id, s.request_id, s.of_these)
+    union all
+    -- What handlers submit: for callers a gateway has looked, and what it let in since.
+    select i.place
+    from input i
+    where v_queues
+      and i.refusal is null
+      and i.parent_job_id is not null
+      and rowcall.queue_full(i.queue_id)
+      and rowcall.is_new_key(i.tenant, i.method_id, i.request_id)
   ),
   keyed as (
     insert into rowcall.job_key as k (tenant, method_id, request_id, job_id, fingerprint, expires_at)
@@ -681,7 +709,7 @@ begin
   end if;
   select
     m.method_id, m.policy_id, m.queue_id, coalesce(v_lane, m.lane) as lane, p.deadline, r.weight, rowcall.uuid_v7() as job_id,
-    exists (select from rowcall.bound b where b.backlog is not null) as bounded
+    exists (select from rowcall.bound b where num_nonnulls(b.backlog, b.oldest_age) > 0) as bounded
   into v_found
   from rowcall.method m
   join rowcall.policy p on p.policy_id = m.policy_id
@@ -725,28 +753,11 @@ begin
     else rowcall.key_in_sql(p_tenant, v_found.queue_id, v_found.lane)
   end;
   -- Its key is this job's by now, and is given back with everything else of the statement.
-  if v_found.bounded and not coalesce(v_run_at > statement_timestamp(), false) and rowcall.over_backlog(
-    p_tenant, v_found.queue_id, v_found.lane, v_found.method_id, null,
-    (
-      select coalesce(pg_sequence_last_value(l.frontier), 0)
-      from rowcall.queue_lane l
-      where l.queue_id = v_found.queue_id and l.lane = v_found.lane
-    ),
-    coalesce(
-      v_base,
-      (
-        select greatest(t.last_key, t.again_key)
-        from rowcall.turn t
-        where t.tenant = p_tenant and t.queue_id = v_found.queue_id and t.lane = v_found.lane
-      ),
-      0
-    ),
-    rowcall.order_stride(), v_found.weight
-  ) then
-    raise exception 'submit_v1: the tenant % has as many jobs waiting for this queue as its bound lets in', quote_literal(p_tenant)
-      using
-        errcode = 'configuration_limit_exceeded',
-        hint = 'Submit again when some have run, or have an admin set another bound: rowcall admission list.';
+  if v_found.bounded then
+    perform rowcall.check_bounds_v1(
+      p_tenant, p_method, v_found.method_id, v_found.queue_id, v_found.lane,
+      coalesce(v_run_at > statement_timestamp(), false), v_base, v_found.weight
+    );
   end if;
   -- Without a key yet it is SCHEDULED: for later, or, as its flow has a backlog, for now.
   insert into rowcall.job (

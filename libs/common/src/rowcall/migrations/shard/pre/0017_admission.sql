@@ -205,12 +205,213 @@ begin
 end
 $$;
 
+-- What was seen of the queues that are bounded as a whole, for what is submitted here by handlers and in SQL: a row with the next
+-- number each time, and the one before taken away, read from the highest down (as worker_beat).
+create table rowcall.queue_look (
+  queue_id integer not null references rowcall.queue,
+  number bigint not null,
+  looked_at timestamptz not null,
+  backlog bigint not null,
+  oldest interval,
+  primary key (queue_id, number)
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- As queue_loads, and keeps what was seen, unless another gateway just did.
+create function rowcall.look_at_queues(p_queue text[])
+returns table (place bigint, backlog bigint, oldest interval)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_load record;
+  v_last record;
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  for v_load in
+    select l.place, q.queue_id, l.backlog, l.oldest
+    from rowcall.queue_loads(p_queue) l
+    join rowcall.queue q on q.name = p_queue[l.place]
+    order by q.queue_id
+  loop
+    select l.number, l.looked_at > clock_timestamp() - interval '500 milliseconds' as fresh into v_last
+    from rowcall.queue_look l
+    where l.queue_id = v_load.queue_id
+    order by l.number desc
+    limit 1;
+    if not coalesce(v_last.fresh, false) then
+      insert into rowcall.queue_look (queue_id, number, looked_at, backlog, oldest)
+      values (v_load.queue_id, coalesce(v_last.number, 0) + 1, clock_timestamp(), v_load.backlog, v_load.oldest)
+      on conflict do nothing;
+      delete from rowcall.queue_look l where l.queue_id = v_load.queue_id and l.number = v_last.number;
+    end if;
+    place := v_load.place;
+    backlog := v_load.backlog;
+    oldest := v_load.oldest;
+    return next;
+  end loop;
+end
+$$;
+
+-- How many of a tenant's jobs wait otherwise than in its line: SCHEDULED, and READY but held. Counted as they come and go,
+-- in slots, of which a transaction has one to itself until it ends: nobody waits for another one, whatever is counted in what order.
+create table rowcall.set_aside (
+  tenant text not null,
+  queue_id integer not null,
+  lane smallint not null,
+  slot bigint not null,
+  scheduled bigint not null,
+  held bigint not null,
+  primary key (tenant, queue_id, lane, slot)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+-- The slot of this transaction. Where its snapshot is of its beginning, what others have counted since would refuse it, so it has one that
+-- nobody ever had.
+create function rowcall.aside_slot()
+returns bigint
+language plpgsql volatile
+as $$
+declare
+  c_slots constant integer := hashtext('rowcall.set_aside');
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    return -(pg_current_xact_id()::text::bigint);
+  end if;
+  for v_slot in 0..15 loop
+    if pg_try_advisory_xact_lock(c_slots, v_slot) then
+      return v_slot;
+    end if;
+  end loop;
+  return 16 + pg_backend_pid();
+end
+$$;
+
+-- Of two serializable transactions that both looked whether there is a row, one would fail; this does not look. Only functions with a
+-- search_path of their own call it.
+create function rowcall.add_aside(
+  p_tenant text, p_queue_id integer, p_lane smallint, p_slot bigint, p_scheduled bigint, p_held bigint
+)
+returns void
+language sql volatile
+as $$
+  insert into rowcall.set_aside as a (tenant, queue_id, lane, slot, scheduled, held)
+  values (p_tenant, p_queue_id, p_lane, p_slot, p_scheduled, p_held)
+  on conflict (tenant, queue_id, lane, slot) do update
+  set scheduled = a.scheduled + excluded.scheduled, held = a.held + excluded.held
+$$;
+
+-- Puts together what transactions have counted in slots of their own, and takes away what counts nothing any more: some p_limit rows.
+create function rowcall.fold_aside(p_limit integer)
+returns void
+language plpgsql volatile
+as $$
+declare
+  v_slot bigint;
+  v_sums jsonb;
+begin
+  delete from rowcall.set_aside a
+  where a.ctid = any (array(
+    select p.ctid from rowcall.set_aside p where p.scheduled = 0 and p.held = 0 limit p_limit for update skip locked
+  ));
+  if not exists (select from rowcall.set_aside a where a.slot not between 0 and 15) then
+    return;
+  end if;
+  v_slot := rowcall.aside_slot();
+  with gone as (
+    delete from rowcall.set_aside a
+    where a.ctid = any (array(
+      select p.ctid from rowcall.set_aside p where p.slot not between 0 and 15 limit p_limit for update skip locked
+    ))
+    returning a.tenant, a.queue_id, a.lane, a.scheduled, a.held
+  )
+  select
+    jsonb_agg(jsonb_build_object('tenant', s.tenant, 'queue_id', s.queue_id, 'lane', s.lane, 'scheduled', s.scheduled, 'held', s.held))
+  into v_sums
+  from (
+    select g.tenant, g.queue_id, g.lane, sum(g.scheduled) as scheduled, sum(g.held) as held
+    from gone g
+    group by g.tenant, g.queue_id, g.lane
+  ) s;
+  perform rowcall.add_aside(s.tenant, s.queue_id, s.lane, v_slot, s.scheduled, s.held)
+  from jsonb_to_recordset(v_sums) as s (tenant text, queue_id integer, lane smallint, scheduled bigint, held bigint);
+end
+$$;
+
+create function rowcall.count_aside()
+returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_slot bigint := rowcall.aside_slot();
+begin
+  if tg_op <> 'INSERT' and (old.state = 1 or old.state = 2 and old.held <> 0) then
+    perform rowcall.add_aside(
+      old.tenant, old.queue_id, old.lane, v_slot, -(old.state = 1)::integer, -(old.state = 2)::integer
+    );
+  end if;
+  if tg_op <> 'DELETE' and (new.state = 1 or new.state = 2 and new.held <> 0) then
+    perform rowcall.add_aside(
+      new.tenant, new.queue_id, new.lane, v_slot, (new.state = 1)::integer, (new.state = 2)::integer
+    );
+  end if;
+  return null;
+end
+$$;
+
+-- Of a job that is neither, before and after, each costs a comparison.
+create trigger comes_aside after insert on rowcall.job
+for each row when (new.state = 1 or new.state = 2 and new.held <> 0)
+execute function rowcall.count_aside();
+create trigger leaves_aside after delete on rowcall.job
+for each row when (old.state = 1 or old.state = 2 and old.held <> 0)
+execute function rowcall.count_aside();
+create trigger moves_aside after update of state, held, lane on rowcall.job
+for each row when (
+  (old.state = 1) <> (new.state = 1)
+  or (old.state = 2 and old.held <> 0) <> (new.state = 2 and new.held <> 0)
+  or old.lane <> new.lane and (new.state = 1 or new.state = 2 and new.held <> 0)
+)
+execute function rowcall.count_aside();
+
+-- The backlog that a tenant is bounded to in a queue; null where it is to none. A tenant's own bound stands in place of each
+-- tenant's on the same queue.
+create function rowcall.most_backlog(p_tenant text, p_queue_id integer)
+returns bigint
+language sql stable
+as $$
+  select min(m.backlog)
+  from (
+    select distinct on (b.queue) b.backlog
+    from rowcall.bound b
+    where b.tenant in (p_tenant, '-')
+      and b.method = ''
+      and b.queue in ('', (select q.name from rowcall.queue q where q.queue_id = p_queue_id))
+      and num_nonnulls(b.rate, b.in_flight, b.waiters, b.backlog, b.oldest_age) > 0
+    order by b.queue, b.tenant = '-'
+  ) m
+$$;
+
+-- Whether a key names no job yet: a call that has one joins it, and is no new one.
+create function rowcall.is_new_key(p_tenant text, p_method_id integer, p_request_id text)
+returns boolean
+language sql stable
+as $$
+  select p_request_id is null or not exists (
+    select
+    from rowcall.job_key k
+    where k.tenant = p_tenant
+      and k.method_id = p_method_id
+      and k.request_id = p_request_id
+      and k.expires_at > statement_timestamp()
+  )
+$$;
+
 -- Whether a job that is to be READY would be beyond its tenant's backlog bound: its place in its tenant's line of
--- this lane, which is how far its key is ahead of the frontier, in steps of the tenant's weight. Nothing is counted. Of jobs
+-- this lane, which is how far its key is ahead of the frontier, in steps of the tenant's weight; or the tenant's jobs that are held, where
+-- those are more: some of them are behind the frontier, some ahead. Nothing is counted. Of jobs
 -- that left the line otherwise than by a claim (cancelled, moved up a lane, rolled back) the frontier knows nothing: so before a
--- job is refused it is looked whether any of the tenant's waits there at all. A tenant's own bound stands in place of each
--- tenant's on the same queue. A call with a key that is there already joins its job, and is no new one. Called where any
--- bound on a backlog is kept here; only functions with a search_path of their own call it.
+-- job is refused for its place it is looked whether any of the tenant's waits there at all. Called where any
+-- bound on a backlog is kept here; only functions with a search_path of their own call it, and the two behind it.
 --
 -- p_frontier: of the lane. p_known: the key that the flow's last job got, as far as is known. p_step: how far behind it or the frontier this one
 -- comes, for a tenant of weight 1.
@@ -222,42 +423,122 @@ returns boolean
 language plpgsql stable
 as $$
 declare
-  v_most bigint;
+  v_most bigint := rowcall.most_backlog(p_tenant, p_queue_id);
 begin
-  select min(m.backlog) into v_most
-  from (
-    select distinct on (b.queue) b.backlog
-    from rowcall.bound b
-    where b.tenant in (p_tenant, '-')
-      and b.method = ''
-      and b.queue in ('', (select q.name from rowcall.queue q where q.queue_id = p_queue_id))
-      and num_nonnulls(b.rate, b.in_flight, b.waiters, b.backlog, b.oldest_age) > 0
-    order by b.queue, b.tenant = '-'
-  ) m;
   if v_most is null then
     return false;
   end if;
-  if greatest(p_known - p_frontier, 0) * p_weight + p_step <= v_most * rowcall.order_stride()::double precision then
+  if p_step <= v_most * rowcall.order_stride()::double precision
+    and coalesce(
+      (
+        select sum(a.held)
+        from rowcall.set_aside a
+        where a.tenant = p_tenant and a.queue_id = p_queue_id and a.lane = p_lane
+      ),
+      0
+    ) < v_most
+    and (
+      greatest(p_known - p_frontier, 0) * p_weight + p_step <= v_most * rowcall.order_stride()::double precision
+      or not exists (
+        select
+        from rowcall.job j
+        where j.tenant = p_tenant and j.state = 2 and j.queue_id = p_queue_id and j.lane = p_lane
+      )
+    )
+  then
     return false;
   end if;
-  if p_step <= v_most * rowcall.order_stride()::double precision and not exists (
+  return rowcall.is_new_key(p_tenant, p_method_id, p_request_id);
+end
+$$;
+
+-- A tenant's SCHEDULED jobs in a queue. Of two serializable transactions that both looked and both submitted, one would fail: they do not.
+create function rowcall.scheduled(p_tenant text, p_queue_id integer)
+returns bigint
+language sql stable
+as $$
+  select coalesce(sum(a.scheduled), 0)::bigint
+  from rowcall.set_aside a
+  where a.tenant = p_tenant and a.queue_id = p_queue_id and current_setting('transaction_isolation') <> 'serializable'
+$$;
+
+-- Whether a job that is to be SCHEDULED would be beyond it: of those a tenant may have as many in a queue as of READY ones in a lane.
+-- p_place: which one of its batch it is, of those.
+create function rowcall.over_schedule(
+  p_tenant text, p_queue_id integer, p_method_id integer, p_request_id text, p_place bigint
+)
+returns boolean
+language sql stable
+as $$
+  select coalesce(
+    rowcall.scheduled(p_tenant, p_queue_id) + p_place > rowcall.most_backlog(p_tenant, p_queue_id)
+      and rowcall.is_new_key(p_tenant, p_method_id, p_request_id),
+    false
+  )
+$$;
+
+-- Whether a queue as a whole is beyond its bound, as far as gateways have seen; what they have not seen for a minute refuses nobody.
+create function rowcall.queue_full(p_queue_id integer)
+returns boolean
+language sql stable
+as $$
+  select exists (
     select
-    from rowcall.job j
-    where j.tenant = p_tenant and j.state = 2 and j.queue_id = p_queue_id and j.lane = p_lane
-  ) then
-    return false;
+    from rowcall.queue q
+    join rowcall.bound b on b.tenant = '' and b.queue = q.name and b.method = ''
+    cross join lateral (
+      select l.* from rowcall.queue_look l where l.queue_id = q.queue_id order by l.number desc limit 1
+    ) l
+    where q.queue_id = p_queue_id
+      and l.looked_at > clock_timestamp() - interval '1 minute'
+      and (l.backlog >= b.backlog or l.oldest > b.oldest_age)
+  )
+$$;
+
+-- Refuses what submit_v1 is about to write where a bound lets no more in. p_base: what its key is ahead of; null: it has none yet, for it
+-- is for later or has to wait for its turn, behind what waits so already.
+create function rowcall.check_bounds_v1(
+  p_tenant text, p_method text, p_method_id integer, p_queue_id integer, p_lane smallint, p_later boolean, p_base bigint,
+  p_weight double precision
+)
+returns void
+language plpgsql stable
+as $$
+declare
+  v_over boolean;
+begin
+  if rowcall.queue_full(p_queue_id) then
+    raise exception 'submit_v1: the queue of the method % has as many jobs waiting as its bound lets in, or for as long',
+      quote_literal(p_method)
+      using
+        errcode = 'configuration_limit_exceeded',
+        hint = 'Submit again when some have run, or have an admin set another bound: rowcall admission list.';
   end if;
-  return p_request_id is null or not exists (
+  if p_later then
+    v_over := rowcall.over_schedule(p_tenant, p_queue_id, p_method_id, null, 1);
+  else
     select
-    from rowcall.job_key k
-    where k.tenant = p_tenant
-      and k.method_id = p_method_id
-      and k.request_id = p_request_id
-      and k.expires_at > statement_timestamp()
-  );
+      rowcall.over_backlog(
+        p_tenant, l.queue_id, l.lane, p_method_id, null, f.frontier,
+        coalesce(p_base, greatest(t.last_key, t.again_key), 0),
+        rowcall.order_stride() * (1 + case when p_base is null then rowcall.scheduled(p_tenant, p_queue_id) else 0 end),
+        p_weight
+      )
+    into v_over
+    from rowcall.queue_lane l
+    cross join lateral (select coalesce(pg_sequence_last_value(l.frontier), 0) as frontier offset 0) f
+    left join rowcall.turn t on t.tenant = p_tenant and t.queue_id = l.queue_id and t.lane = l.lane
+    where l.queue_id = p_queue_id and l.lane = p_lane;
+  end if;
+  if v_over then
+    raise exception 'submit_v1: the tenant % has as many jobs waiting for this queue as its bound lets in', quote_literal(p_tenant)
+      using
+        errcode = 'configuration_limit_exceeded',
+        hint = 'Submit again when some have run, or have an admin set another bound: rowcall admission list.';
+  end if;
 end
 $$;
 
 grant execute on function
-  rowcall.keep_bounds, rowcall.kept_bounds, rowcall.lease_bounds, rowcall.leave_bounds, rowcall.queue_loads
+  rowcall.keep_bounds, rowcall.kept_bounds, rowcall.lease_bounds, rowcall.leave_bounds, rowcall.look_at_queues
 to rowcall_gateway;

@@ -1,0 +1,186 @@
+"""Bounds over four gateways, one of which is killed, while nobody hears of the catalogue: as many come in as may, and no more.
+
+The stated error is one second's share of each gateway that comes or goes, beside the second's worth that may come at once (docs/admission.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import grpc
+import grpc.aio
+
+from rowcall.probe.v1.probe_pb2 import EchoRequest, RunRequest
+from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceAsyncStub, ProbeServiceStub
+from rowcall.v1.admission_service_pb2 import Bound, BoundTarget, SetBoundRequest
+from rowcall.v1.admission_service_pb2_grpc import AdmissionServiceStub
+from tests.fix_cluster import Cluster
+from tests.fix_gateway import info_of, tenant
+from tests.fix_services import Services
+from tests.support.proxy import Proxy, address_of
+from tests.support.scale import scaled, tell
+from tests.support.waiting import until
+
+GATEWAYS = 4
+RATE = 40
+"""Jobs a second that are let in of acme, by all gateways together."""
+ASKED = 25
+"""Calls a second that come to each."""
+PLACES = 20
+"""Calls in flight of bolt, likewise."""
+SETTLED = 5.0
+"""Seconds in which every gateway has heard of the others, or that one is gone (three), and has told of what it is asked (one)."""
+WINDOW = scaled(4.0, 20.0)
+AWAY = scaled(8.0, 60.0)
+"""Seconds for which the catalogue is away."""
+SECONDS = 1.0
+"""For which more may come at once than is let in in that time: a second's worth that has gathered."""
+
+
+class Load:
+    """Calls at a steady rate through some gateways, whatever becomes of them."""
+
+    def __init__(self) -> None:
+        self.came: list[float] = []
+        """When calls were let in."""
+        self.refused = 0
+        self.other: Counter[str] = Counter()
+
+    async def at(self, stub: ProbeServiceAsyncStub) -> None:
+        """Calls one gateway until it is cancelled."""
+        async with asyncio.TaskGroup() as calls:
+            while True:
+                calls.create_task(self._call(stub))
+                await asyncio.sleep(1 / ASKED)
+
+    def between(self, begin: float, end: float) -> int:
+        """How many were let in then."""
+        return sum(begin <= at < end for at in self.came)
+
+    async def _call(self, stub: ProbeServiceAsyncStub) -> None:
+        try:
+            await stub.Run(RunRequest(payload=b"p"), timeout=10, metadata=tenant("acme", ("prefer", "wait=0")))
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and info_of(error).reason == "NOT_ADMITTED":
+                self.refused += 1
+            else:
+                self.other[error.code().name] += 1
+        else:
+            self.came.append(time.monotonic())
+
+
+class Waiting:
+    """Calls of bolt that wait for jobs that nobody runs: those that are not refused are in flight."""
+
+    def __init__(self) -> None:
+        self.calls: list[asyncio.Task[object]] = []
+
+    def call(self, stub: ProbeServiceAsyncStub, count: int) -> None:
+        async def one() -> object:
+            return await stub.Echo(EchoRequest(payload=b"p"), timeout=600, metadata=tenant("bolt"))
+
+        self.calls += [asyncio.get_running_loop().create_task(one()) for _ in range(count)]
+
+    def in_flight(self) -> int:
+        return sum(not call.done() for call in self.calls)
+
+    def reasons(self) -> set[str]:
+        """Why those ended that did."""
+        found = set()
+        for call in self.calls:
+            error = call.exception() if call.done() and not call.cancelled() else None
+            if isinstance(error, grpc.aio.AioRpcError):
+                info = info_of(error) if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED else None
+                found.add(error.code().name if info is None else info.reason)
+        return found
+
+    async def end(self) -> None:
+        for call in self.calls:
+            call.cancel()
+        await asyncio.gather(*self.calls, return_exceptions=True)
+
+
+@asynccontextmanager
+async def channels(addresses: Sequence[str]) -> AsyncIterator[list[grpc.aio.Channel]]:
+    made = [grpc.aio.insecure_channel(each, options=(("grpc.use_local_subchannel_pool", 1),)) for each in addresses]
+    try:
+        yield made
+    finally:
+        await asyncio.gather(*(each.close() for each in made))
+
+
+async def test_a_bound_holds_over_four_gateways_with_one_killed_and_the_catalogue_away(
+    cluster: Cluster, services: Services
+) -> None:
+    catalogue = cluster.gateway.variables["ROWCALL_CATALOGUE"]
+    with Proxy(*address_of(catalogue)) as proxy:
+        variables = {"ROWCALL_CATALOGUE": proxy.through(catalogue), "ROWCALL_LOG_LEVEL": "warning"}
+        gateways = [services.start("rowcall-gateway", "--listen", "127.0.0.1:0", **variables) for _ in range(GATEWAYS)]
+        addresses = await asyncio.gather(*(asyncio.to_thread(gateway.address) for gateway in gateways))
+        async with channels(addresses) as opened:
+            stubs: list[ProbeServiceAsyncStub] = [ProbeServiceStub(each) for each in opened]
+            admission = AdmissionServiceStub(opened[0])
+            for name, bound in (("acme", Bound(rate=RATE)), ("bolt", Bound(in_flight=PLACES))):
+                bound.target.CopyFrom(BoundTarget(tenant=f"tenants/{name}"))
+                await admission.SetBound(SetBoundRequest(bound=bound), timeout=30)
+            load, waiting = Load(), Waiting()
+            tasks = [asyncio.get_running_loop().create_task(load.at(stub)) for stub in stubs]
+            await asyncio.sleep(SETTLED)
+
+            begun = time.monotonic()
+            await asyncio.sleep(WINDOW)
+            _judge(load, begun, "four gateways")
+
+            for stub in stubs:
+                waiting.call(stub, PLACES)
+            # Who is not let in has been refused by now, those in line too.
+            await until(lambda: len(waiting.calls) - waiting.in_flight() >= (GATEWAYS - 1) * PLACES, seconds=60)
+            assert waiting.in_flight() <= PLACES
+            assert waiting.in_flight() >= PLACES / 2
+
+            proxy.hold()
+            away = time.monotonic()
+            gateways[-1].kill()
+            tasks.pop().cancel()
+            await asyncio.sleep(SETTLED)
+            begun = time.monotonic()
+            await asyncio.sleep(max(AWAY - SETTLED, WINDOW))
+            _judge(load, begun, "three gateways, without the catalogue")
+            # All of it, with the time in which one was gone and nobody knew.
+            came, seconds = load.between(away, time.monotonic()), time.monotonic() - away
+            assert came <= RATE * (seconds + 2 * SECONDS), (came, seconds)
+
+            for stub in stubs[:-1]:
+                waiting.call(stub, PLACES)
+            await until(lambda: waiting.in_flight() <= PLACES, seconds=60)
+            await asyncio.sleep(SECONDS)
+            assert PLACES / 2 <= waiting.in_flight() <= PLACES, "what was the fourth's is the others'"
+
+            proxy.release()
+            again = Bound(target=BoundTarget(tenant="tenants/acme"), rate=0)
+            await admission.SetBound(SetBoundRequest(bound=again), timeout=60)
+            await asyncio.sleep(SETTLED)
+            begun = time.monotonic()
+            await asyncio.sleep(1.0)
+            assert load.between(begun, time.monotonic()) == 0, "what is set when it is back holds at once"
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            reasons = waiting.reasons()
+            await waiting.end()
+    assert not load.other.keys() - {"UNAVAILABLE", "CANCELLED"}, load.other
+    assert load.refused
+    # Those of the one that was killed hear of that.
+    assert reasons <= {"NOT_ADMITTED", "UNAVAILABLE"}
+
+
+def _judge(load: Load, begun: float, what: str) -> None:
+    seconds = time.monotonic() - begun
+    came = load.between(begun, begun + seconds)
+    tell(f"{what}: {came / seconds:.1f} jobs a second let in for {seconds:.0f} s, of a bound of {RATE}")
+    assert came <= RATE * (seconds + SECONDS), (what, came, seconds)
+    assert came >= RATE * seconds / 2, (what, came, seconds)
