@@ -21,7 +21,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 import uvloop
-from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from rowcall.errors import status_of
@@ -52,7 +52,7 @@ class Seen:
     accepted: int
     refused: int
     other: dict[str, int]
-    """Calls that ended otherwise, by code: there ought to be none."""
+    """Calls that ended otherwise, by code and reason."""
     jain: float
     """Of what tenants were let in: 1 where all got the same."""
     longest: float
@@ -179,7 +179,7 @@ class _Callers:
             except grpc.aio.AioRpcError as error:
                 delay = _delay(error)
                 if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED or delay is None:
-                    self.other[error.code().name] += 1
+                    self.other[_said(error)] += 1
                     await asyncio.sleep(1)
                     continue
                 self.refused += 1
@@ -217,7 +217,7 @@ class _Callers:
                 self.refused += 1
                 self.delays.append(delay)
             else:
-                self.other[error.code().name] += 1
+                self.other[_said(error)] += 1
         else:
             self.accepted[tenant] += 1
         self.late.append(time.monotonic() - began - DEADLINE)
@@ -230,6 +230,13 @@ class _Callers:
             await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
             self.health = max(self.health, time.monotonic() - began)
             await asyncio.sleep(0.2)
+
+
+def _said(error: grpc.aio.AioRpcError) -> str:
+    """Code and reason; a code alone is gRPC's own."""
+    found = ErrorInfo()
+    reasons = [found.reason for detail in status_of(error).details if detail.Unpack(found)]
+    return " ".join([error.code().name, *reasons])
 
 
 def _delay(error: grpc.aio.AioRpcError) -> float | None:

@@ -21,9 +21,9 @@ LONGEST_LINE: Final = 2.0
 SHARE: Final = 0.25
 """Of the time that is left to a call, what may go into waiting for its turn."""
 
-MOST_CALLS: Final = 1_000
+MOST_CALLS: Final = 2_000
 MOST_BYTES: Final = 16 * 2**20
-"""What all lines of a gateway hold at a time: calls, and bytes of their requests."""
+"""What all lines of a gateway hold at a time: calls, and bytes of their requests. One line holds no more than it leaves to the others."""
 
 _WINDOW: Final = 1.0
 """Seconds over which it is counted how fast calls end, while more come than may."""
@@ -36,9 +36,11 @@ class Hall:
         self.calls = 0
         self.size = 0
 
-    def has_room(self, size: int) -> bool:
-        """Whether another call may stand in a line; one that is alone always may."""
-        return self.calls < MOST_CALLS and (self.size + size <= MOST_BYTES or not self.calls)
+    def has_room(self, line: Line, size: int) -> bool:
+        """Whether another call may stand in a line: it is no longer then than what is left free. One that is alone always may."""
+        if not self.calls:
+            return True
+        return len(line) < MOST_CALLS - self.calls and line.size + size <= MOST_BYTES - self.size
 
 
 class _Place:
@@ -63,6 +65,7 @@ class Line:
         # Those that will not wait for their jobs, and so need not wait for the place of one that does.
         self._passing = 0
         self.jobs = 0
+        self.size = 0
         self.measure = Measure.IN_FLIGHT
         self._timer: asyncio.TimerHandle | None = None
         self._marked_at = float("-inf")
@@ -71,6 +74,8 @@ class Line:
 
     jobs: int
     """How many those who wait would submit."""
+    size: int
+    """The bytes of their requests."""
     measure: Measure
     """What the first of them waits for."""
 
@@ -95,7 +100,7 @@ class Line:
         expected = self._expected(measure, jobs, now, waits=waits)
         # Nearly as long as it may be, a line lets one in of several who come: where it let all in until it is full, those who were just served
         # would have each place that becomes free.
-        if expected > seconds * random.uniform(0.5, 1) or not self._hall.has_room(size):  # noqa: S311  a lot, no secret
+        if expected > seconds * random.uniform(0.5, 1) or not self._hall.has_room(self, size):  # noqa: S311  a lot, no secret
             return False
         loop = asyncio.get_running_loop()
         place = _Place(jobs, loop.create_future(), waits=waits)
@@ -105,6 +110,7 @@ class Line:
         self._meter.line, self._meter.lined = self, True
         self._hall.calls += 1
         self._hall.size += size
+        self.size += size
         end = loop.call_later(seconds, _end, place.wake)
         self.serve(now)
         try:
@@ -117,6 +123,7 @@ class Line:
             end.cancel()
             self._hall.calls -= 1
             self._hall.size -= size
+            self.size -= size
             self._leave(place)
 
     def put_back(self, jobs: int, *, waits: bool) -> None:
