@@ -437,13 +437,15 @@ async def test_what_is_scheduled_in_a_transaction_of_its_own_snapshot_is_counted
         for each in (one, other):
             await each.execute(f"begin isolation level {level}")
             await each.execute("select 1 from generate_series(1, 2)")
+        # What they begin from is over now.
+        await submit(service, run_at="2100-01-01T00:00:00Z")
         for each in (one, other):
             await submit(each, jobs=2, run_at="2100-01-01T00:00:00Z")
         for each in (one, other):
             await each.execute("commit")
-    assert await queue.value("select sum(scheduled)::bigint from rowcall.set_aside where tenant = 'acme'") == 5
+    assert await queue.value("select sum(scheduled)::bigint from rowcall.set_aside where tenant = 'acme'") == 6
     await queue.work.forget_turns(100)
-    assert await queue.value("select sum(scheduled)::bigint from rowcall.set_aside where tenant = 'acme'") == 5
+    assert await queue.value("select sum(scheduled)::bigint from rowcall.set_aside where tenant = 'acme'") == 6
     assert await queue.value("select count(*) from rowcall.set_aside where slot not between 0 and 15") == 0
 
 
