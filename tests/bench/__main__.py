@@ -59,6 +59,7 @@ BENCHMARKS: Final = (
     Benchmark("tail", 31, is_long=True),
     Benchmark("overload", 4, is_long=True),
     Benchmark("actions", 2, is_long=True),
+    Benchmark("bounded", 1, is_long=True),
 )
 
 

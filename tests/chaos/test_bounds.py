@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 import grpc
 import grpc.aio
 
+from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import EchoRequest, RunRequest
-from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceAsyncStub, ProbeServiceStub
 from rowcall.v1.admission_service_pb2 import Bound, BoundTarget, SetBoundRequest
 from rowcall.v1.admission_service_pb2_grpc import AdmissionServiceStub
 from tests.fix_cluster import Cluster
@@ -50,7 +50,7 @@ class Load:
         self.refused = 0
         self.other: Counter[str] = Counter()
 
-    async def at(self, stub: ProbeServiceAsyncStub) -> None:
+    async def at(self, stub: probe_pb2_grpc.ProbeServiceAsyncStub) -> None:
         """Calls one gateway until it is cancelled."""
         async with asyncio.TaskGroup() as calls:
             while True:
@@ -61,7 +61,7 @@ class Load:
         """How many were let in then."""
         return sum(begin <= at < end for at in self.came)
 
-    async def _call(self, stub: ProbeServiceAsyncStub) -> None:
+    async def _call(self, stub: probe_pb2_grpc.ProbeServiceAsyncStub) -> None:
         try:
             await stub.Run(RunRequest(payload=b"p"), timeout=10, metadata=tenant("acme", ("prefer", "wait=0")))
         except grpc.aio.AioRpcError as error:
@@ -79,7 +79,7 @@ class Waiting:
     def __init__(self) -> None:
         self.calls: list[asyncio.Task[object]] = []
 
-    def call(self, stub: ProbeServiceAsyncStub, count: int) -> None:
+    def call(self, stub: probe_pb2_grpc.ProbeServiceAsyncStub, count: int) -> None:
         async def one() -> object:
             return await stub.Echo(EchoRequest(payload=b"p"), timeout=600, metadata=tenant("bolt"))
 
@@ -122,7 +122,9 @@ async def test_a_bound_holds_over_four_gateways_with_one_killed_and_the_catalogu
         gateways = [services.start("rowcall-gateway", "--listen", "127.0.0.1:0", **variables) for _ in range(GATEWAYS)]
         addresses = await asyncio.gather(*(asyncio.to_thread(gateway.address) for gateway in gateways))
         async with channels(addresses) as opened:
-            stubs: list[ProbeServiceAsyncStub] = [ProbeServiceStub(each) for each in opened]
+            stubs: list[probe_pb2_grpc.ProbeServiceAsyncStub] = [
+                probe_pb2_grpc.ProbeServiceStub(each) for each in opened
+            ]
             admission = AdmissionServiceStub(opened[0])
             for name, bound in (("acme", Bound(rate=RATE)), ("bolt", Bound(in_flight=PLACES))):
                 bound.target.CopyFrom(BoundTarget(tenant=f"tenants/{name}"))

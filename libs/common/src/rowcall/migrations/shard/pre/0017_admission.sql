@@ -406,6 +406,33 @@ as $$
   )
 $$;
 
+-- Whether any job of a tenant is among the next ten thousand of a lane, or there are so many that nobody looks further. From the frontier on:
+-- dead entries lie below it.
+create function rowcall.is_in_line(p_tenant text, p_queue_id integer, p_lane smallint, p_frontier bigint)
+returns boolean
+language plpgsql stable
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+as $$
+declare
+  v_tenant text;
+  v_others integer := 0;
+begin
+  for v_tenant in
+    select j.tenant
+    from rowcall.job j
+    where j.state = 2 and j.held = 0 and j.queue_id = p_queue_id and j.lane = p_lane and j.order_key > p_frontier
+    order by j.queue_id, j.lane, j.order_key, j.job_id
+    limit 10000
+  loop
+    if v_tenant = p_tenant then
+      return true;
+    end if;
+    v_others := v_others + 1;
+  end loop;
+  return v_others = 10000;
+end
+$$;
+
 -- Whether a job that is to be READY would be beyond its tenant's backlog bound: its place in its tenant's line of
 -- this lane, which is how far its key is ahead of the frontier, in steps of the tenant's weight; or the tenant's jobs that are held, where
 -- those are more: some of them are behind the frontier, some ahead. Nothing is counted. Of jobs
@@ -424,29 +451,22 @@ language plpgsql stable
 as $$
 declare
   v_most bigint := rowcall.most_backlog(p_tenant, p_queue_id);
+  v_room double precision := v_most * rowcall.order_stride()::double precision;
+  v_held bigint;
 begin
   if v_most is null then
     return false;
   end if;
-  if p_step <= v_most * rowcall.order_stride()::double precision
-    and coalesce(
-      (
-        select sum(a.held)
-        from rowcall.set_aside a
-        where a.tenant = p_tenant and a.queue_id = p_queue_id and a.lane = p_lane
-      ),
-      0
-    ) < v_most
-    and (
-      greatest(p_known - p_frontier, 0) * p_weight + p_step <= v_most * rowcall.order_stride()::double precision
-      or not exists (
-        select
-        from rowcall.job j
-        where j.tenant = p_tenant and j.state = 2 and j.queue_id = p_queue_id and j.lane = p_lane
-      )
-    )
-  then
-    return false;
+  select coalesce(sum(a.held), 0) into v_held
+  from rowcall.set_aside a
+  where a.tenant = p_tenant and a.queue_id = p_queue_id and a.lane = p_lane;
+  if v_held < v_most and p_step <= v_room then
+    if greatest(p_known - p_frontier, 0) * p_weight + p_step <= v_room then
+      return false;
+    end if;
+    if v_held = 0 and not rowcall.is_in_line(p_tenant, p_queue_id, p_lane, p_frontier) then
+      return false;
+    end if;
   end if;
   return rowcall.is_new_key(p_tenant, p_method_id, p_request_id);
 end
