@@ -52,6 +52,8 @@ insert into rowcall.bound (tenant, queue, method, backlog, number, updated_at) v
 _CLAIM: Final = (
     "update rowcall.job set state = 3, held = 0, lease = lease + 1, started_at = clock_timestamp() where state = 2"
 )
+_COUNT: Final = "alter table rowcall.job enable trigger user"
+_DO_NOT_COUNT: Final = "alter table rowcall.job disable trigger user"
 _END: Final = "delete from rowcall.job where state = 3"
 
 
@@ -130,7 +132,7 @@ def _measure() -> tuple[float, float, float, float, float]:
 
         def counted(yes: bool) -> float:
             connection.execute("vacuum rowcall.job")
-            connection.execute(f"alter table rowcall.job {'enable' if yes else 'disable'} trigger user")
+            connection.execute(_COUNT if yes else _DO_NOT_COUNT)
             began = time.perf_counter()
             for _ in range(BATCHES):
                 connection.execute(_SUBMIT, {"queue": queue, "jobs": BATCH})
