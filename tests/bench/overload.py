@@ -65,6 +65,8 @@ class Seen:
     """Of the open loop: seconds behind their deadlines that answers came, p99.9."""
     sent: int = 0
     """Of the open loop: calls."""
+    lag: float = 0.0
+    """Seconds by which the callers' own process was late, p99.9: so much of what is late may be its doing."""
 
     @property
     def rate(self) -> float:
@@ -130,6 +132,7 @@ async def run(stage: Stage) -> list[Figure]:
             goal="<= 0.1",
             settings={**settings, "rate": f"{loose.sent / loose.seconds:,.0f}/s, each call with {DEADLINE:g} s"},
         ),
+        beside("open loop, the callers' own lag, p99.9", [loose.lag], "s", settings=settings),
         beside("open loop, goodput", [loose.rate], "calls/s", against="the peak", theirs=whole, settings=settings),
         beside("open loop, longest health check", [loose.health_longest], "s", settings=settings),
         beside("open loop, goodput in the 5 s behind it", [behind.rate], "calls/s", settings=settings),
@@ -165,6 +168,7 @@ class _Callers:
         self.longest = 0.0
         self.delays: list[float] = []
         self.late: list[float] = []
+        self.lag: list[float] = []
         self.health = 0.0
 
     async def call(self, stub: probe_pb2_grpc.ProbeServiceAsyncStub, tenant: str) -> None:
@@ -222,6 +226,12 @@ class _Callers:
             self.accepted[tenant] += 1
         self.late.append(time.monotonic() - began - DEADLINE)
 
+    async def tick(self) -> None:
+        """Sees how late this process itself is, a hundred times a second."""
+        while (due := time.monotonic() + 0.01) < self.end:
+            await asyncio.sleep(0.01)
+            self.lag.append(time.monotonic() - due)
+
     async def look(self, channel: grpc.aio.Channel) -> None:
         """Asks for health five times a second; raises where it is not answered."""
         stub: Any = health_pb2_grpc.HealthStub(channel)
@@ -230,6 +240,10 @@ class _Callers:
             await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
             self.health = max(self.health, time.monotonic() - began)
             await asyncio.sleep(0.2)
+
+
+def _p999(found: list[float]) -> float:
+    return sorted(found)[int(len(found) * 0.999)] if found else 0.0
 
 
 def _said(error: grpc.aio.AioRpcError) -> str:
@@ -257,11 +271,11 @@ async def _see(address: str, callers: int, seconds: float, rate: float) -> Seen:
         calls = [seen.fire(stubs, rate)]
     else:
         calls = [seen.call(stubs[number % CHANNELS], f"t{number % TENANTS}") for number in range(callers)]
-    await asyncio.gather(seen.look(channels[0]), *calls)
+    await asyncio.gather(seen.look(channels[0]), seen.tick(), *calls)
     for channel in channels:
         await channel.close()
     shares = [seen.accepted[f"t{number}"] for number in range(TENANTS)]
-    delays, late = sorted(seen.delays), sorted(seen.late)
+    delays = sorted(seen.delays)
     return Seen(
         seconds=time.monotonic() - seen.began,
         accepted=sum(shares),
@@ -272,8 +286,9 @@ async def _see(address: str, callers: int, seconds: float, rate: float) -> Seen:
         longest=seen.longest,
         retry_p95=delays[int(len(delays) * 0.95)] if delays else 0.0,
         health_longest=seen.health,
-        late=max(late[int(len(late) * 0.999)], 0.0) if late else 0.0,
-        sent=len(late),
+        late=max(_p999(seen.late), 0.0),
+        sent=len(seen.late),
+        lag=_p999(seen.lag),
     )
 
 
