@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,15 +24,16 @@ METHOD = cast("JobMethod", SimpleNamespace(name="acme.v1.Print/Print", policy=Si
 
 
 class Shard:
-    """A shard that knows of nobody else."""
+    """A shard that some other gateways have told that they are there."""
 
-    def __init__(self) -> None:
+    def __init__(self, others: int = 0) -> None:
+        self.others = others
         self.looked: list[str] = []
 
     async def keep(self, bounds: object) -> None: ...
 
     async def lease(self, gateway_id: UUID, needs: list[Need]) -> list[OthersNeed]:
-        return [NOBODY_NEEDS] * len(needs)
+        return [replace(NOBODY_NEEDS, gateways=0 if need.target else self.others) for need in needs]
 
     async def leave(self, gateway_id: UUID) -> None: ...
 
@@ -64,6 +66,13 @@ async def test_shares_that_were_not_renewed_are_halved_though_calls_do_not_ask(m
     await until(lambda: meter.places == 5)
     assert [found.enter("acme", METHOD, waits=False) is not None for _ in range(5)] == [True] * 4 + [False]
     task.cancel()
+
+
+async def test_a_gateway_has_its_part_of_a_bound_that_nobody_was_asked_for_yet() -> None:
+    """Four that are called at one moment would each let all of it in otherwise."""
+    found = admission(Shard(others=3), bound(Target("acme"), in_flight=20))
+    await found._leases["one"].renew()
+    assert [found.enter("acme", METHOD, waits=False) is not None for _ in range(20)] == [True] * 5 + [False] * 15
 
 
 async def test_queues_that_are_bounded_as_a_whole_are_looked_at_though_nobody_calls() -> None:

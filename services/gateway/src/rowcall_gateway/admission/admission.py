@@ -27,7 +27,7 @@ from rowcall_gateway.admission.passes import Pass
 from rowcall_gateway.admission.refusals import count, described, not_admitted, waited
 
 FIRST_LOOK: Final = 1.0
-"""Seconds that a gateway's start waits for the bounds."""
+"""Seconds that a gateway's start waits for the bounds, and for what the shards know of other gateways."""
 
 LAPSE_EVERY: Final = 0.25
 """Seconds between two looks at which shares were not renewed."""
@@ -67,8 +67,9 @@ class Admission:
                 shard,
                 store,
                 gateway_id,
-                lambda shard=shard: self._of_shard(shard),  # type: ignore[misc]
-                lambda: self.known.looked,
+                meters=lambda shard=shard: self._of_shard(shard),  # type: ignore[misc]
+                queues=lambda: self.known.looked,
+                present=lambda: self.known.any,
             )
             for shard, store in stores.items()
         }
@@ -90,7 +91,13 @@ class Admission:
         loop = asyncio.get_running_loop()
         first = loop.create_task(self.known.look(), name="reading bounds")
         await asyncio.wait({first}, timeout=FIRST_LOOK)
+        # Before any call comes: how many others there are, of whose bounds it has its part.
+        heard = [loop.create_task(each.renew(), name="leasing") for each in self._leases.values()]
+        if heard:
+            await asyncio.wait(heard, timeout=FIRST_LOOK)
         self._tasks = [
+            first,
+            *heard,
             loop.create_task(self.known.run(), name="reading bounds"),
             loop.create_task(self._lapse(), name="halving shares"),
             loop.create_task(self._sweep(), name="telling of refusals"),

@@ -11,6 +11,7 @@ from uuid import UUID
 import structlog
 
 from rowcall.errors import RowcallError
+from rowcall.queue.model import Need
 from rowcall.queue.protocol import AdmissionStore
 from rowcall.queue.sweeps import Pace
 from rowcall_gateway.admission.meters import Meter
@@ -26,6 +27,9 @@ _LONGEST_PAUSE: Final = 30.0
 MOST: Final = 5_000
 """Meters that one shard is told of, those that were asked most: of the others each gateway goes by its part of the bound."""
 
+PRESENT: Final = Need("", 0.0, 0, 0, 0, 0)
+"""What every gateway needs while there are bounds: it is known so how many there are, of a bound too that none was asked for yet."""
+
 _LAST_WORD: Final = 1.0
 """Seconds for telling that it ends."""
 
@@ -38,8 +42,10 @@ class Leases:
         shard: str,
         store: AdmissionStore,
         gateway_id: UUID,
+        *,
         meters: Callable[[], Sequence[Meter]],
         queues: Callable[[], Sequence[str]],
+        present: Callable[[], bool],
     ) -> None:
         """
         Args:
@@ -49,11 +55,13 @@ class Leases:
             meters: Those of the shard that are asked.
             queues: Those that are bounded as a whole. They are looked at whether or not a meter is asked: the shard goes by it for what
                 is submitted there by handlers and in SQL.
+            present: Whether there are bounds at all: then the others are to know of this gateway before it is asked for any.
         """
         self._store = store
         self._gateway_id = gateway_id
         self._meters = meters
         self._queues = queues
+        self._present = present
         self._log = structlog.get_logger(__name__).bind(shard=shard)
         self._pace = Pace(LOAD_SHARE, _LONGEST_PAUSE)
         self._away = False
@@ -61,7 +69,7 @@ class Leases:
         self.other_gateways = 0
 
     other_gateways: int
-    """How many others were heard of last, of the bound that most of them go by."""
+    """How many others were heard of last."""
 
     async def run(self, every: float = EVERY) -> None:
         """Goes on until it is cancelled."""
@@ -95,7 +103,7 @@ class Leases:
                 return
 
     async def _lease(self, meters: Sequence[Meter]) -> None:
-        if not meters and not self._told:
+        if not meters and not self._told and not self._present():
             return
         if len(meters) > MOST:
             busiest = sorted(meters, key=lambda meter: meter.busy, reverse=True)
@@ -104,9 +112,9 @@ class Leases:
                 meter.set(meter.bound, now, self.other_gateways)
         # Before the question: what is let in meanwhile belongs to the next second.
         needs = [meter.need(time.monotonic()) for meter in meters]
-        others = await self._store.lease(self._gateway_id, needs)
-        self._told = bool(meters)
-        self.other_gateways = max((each.gateways for each in others), default=0)
+        present, *others = await self._store.lease(self._gateway_id, [PRESENT, *needs])
+        self._told = bool(meters) or self._present()
+        self.other_gateways = present.gateways
         now = time.monotonic()
         for meter, need, each in zip(meters, needs, others, strict=True):
             meter.lease(need, each, now)
