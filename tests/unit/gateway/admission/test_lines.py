@@ -77,9 +77,10 @@ async def until_came(at: At, *names: str) -> None:
 async def test_whoever_came_first_is_served_first_and_nobody_goes_ahead() -> None:
     at = At(in_flight=2)
     at.full()
-    for number, name in enumerate("ab"):
-        at.stand(name)
-        await at.standing(number + 1)
+    first = at.stand("a")
+    await at.standing(1)
+    second = at.stand("b")
+    await at.standing(2)
     at.meter.ended += 1
     assert not Pass([at.meter], waits=False).enter(time.monotonic()), "there is a place, and somebody who came before"
     at.line.serve(time.monotonic())
@@ -87,6 +88,7 @@ async def test_whoever_came_first_is_served_first_and_nobody_goes_ahead() -> Non
     assert at.meter.in_flight == 2, "who has a turn has the place"
     at.end()
     await until_came(at, "a", "b")
+    assert (await first, await second) == (True, True)
     assert not at.meter.lined
     at.end()
     assert Pass([at.meter], waits=False).enter(time.monotonic())
@@ -159,12 +161,13 @@ async def test_who_leaves_makes_room_and_who_left_with_a_turn_gives_it_back() ->
 async def test_who_does_not_wait_for_a_job_does_not_wait_behind_those_who_do() -> None:
     at = At(waiters=1)
     at.full()
-    at.stand("waits")
+    waits = at.stand("waits")
     await at.standing(1)
     assert await asyncio.wait_for(at.stand("passes", waits=False), 1) is True
     assert at.came == ["passes"]
     at.end()
     await until_came(at, "passes", "waits")
+    assert await waits is True
 
 
 async def test_what_all_lines_hold_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,6 +142,7 @@ class Meter:
         self._seen = 0
         self._asked_at = now
         self._begun = now
+        self._lease_until = now
         self._need = 0.0
         self._load: QueueLoad | None = None
         self._others = NOBODY_NEEDS
