@@ -82,6 +82,7 @@ UNIQUE_WITHOUT_TENANT: dict[Kind, dict[str, str]] = {
         "policy": "a method's settings",
         "queue": "a queue, whoever uses it",
         "queue_lane": "a lane of a queue",
+        "queue_look": "a queue, whoever's jobs wait in it",
         "served": "a method, and who served it last",
         "serving": "a worker process",
         "shard_info": "the shard itself",
@@ -270,6 +271,8 @@ def test_nothing_goes_by_a_setting_that_a_session_could_say(cluster: Cluster, ki
         ("guard_worker", "'synchronous_commit'"),
         ("key_in_sql", "v_memory"),
         ("key_in_sql", "'transaction_isolation'"),
+        # In which slot its own jobs are counted, and no more.
+        ("aside_slot", "'transaction_isolation'"),
     } | {(name, "'synchronous_commit'") for name in sources}
 
 

@@ -403,6 +403,10 @@ async def test_as_many_jobs_of_a_tenant_are_scheduled_as_its_bound_lets_in(
     await submit(service, jobs=3, run_at="2100-01-01T00:00:00Z")
     with pytest.raises(psycopg.errors.ConfigurationLimitExceeded):
         await submit(service, run_at="2100-01-01T00:00:00Z")
+    await service.execute("begin isolation level serializable")
+    with pytest.raises(psycopg.errors.ConfigurationLimitExceeded):
+        await submit(service, run_at="2100-01-01T00:00:00Z")
+    await service.execute("rollback")
     await submit(service)
 
 

@@ -472,14 +472,15 @@ begin
 end
 $$;
 
--- A tenant's SCHEDULED jobs in a queue. Of two serializable transactions that both looked and both submitted, one would fail: they do not.
+-- A tenant's SCHEDULED jobs in a queue. Asked where a backlog is bounded only: of two serializable transactions that both look and both
+-- submit, one fails, and comes again as such transactions must.
 create function rowcall.scheduled(p_tenant text, p_queue_id integer)
 returns bigint
 language sql stable
 as $$
   select coalesce(sum(a.scheduled), 0)::bigint
   from rowcall.set_aside a
-  where a.tenant = p_tenant and a.queue_id = p_queue_id and current_setting('transaction_isolation') <> 'serializable'
+  where a.tenant = p_tenant and a.queue_id = p_queue_id
 $$;
 
 -- Whether a job that is to be SCHEDULED would be beyond it: of those a tenant may have as many in a queue as of READY ones in a lane.
