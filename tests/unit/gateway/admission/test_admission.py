@@ -47,11 +47,12 @@ def bound(target: Target, number: int = 1, **measures: Any) -> Bound:
     return Bound(target, **given, number=number, updated_at=datetime.now(UTC), actor=None, note=None)
 
 
-def admission(shard: Shard, *bounds: Bound) -> Admission:
+def admission(shard: Shard, *bounds: Bound, where: str | None = "one") -> Admission:
     async def read(number: int) -> list[Bound]:
         return [each for each in bounds if each.number > number]
 
-    made = Admission(read, {"one": cast("AdmissionStore", shard)}, lambda _: "one", uuid4())
+    stores = {name: cast("AdmissionStore", shard) for name in ("one", "other")}
+    made = Admission(read, stores, lambda _: where, uuid4())
     made.known._learn(bounds)
     return made
 
@@ -68,9 +69,10 @@ async def test_shares_that_were_not_renewed_are_halved_though_calls_do_not_ask(m
     task.cancel()
 
 
-async def test_a_gateway_has_its_part_of_a_bound_that_nobody_was_asked_for_yet() -> None:
-    """Four that are called at one moment would each let all of it in otherwise."""
-    found = admission(Shard(others=3), bound(Target("acme"), in_flight=20))
+@pytest.mark.parametrize("where", ["one", None])
+async def test_a_gateway_has_its_part_of_a_bound_that_nobody_was_asked_for_yet(where: str | None) -> None:
+    """Four that are called at one moment would each let all of it in otherwise; also where it is not known yet on which shard."""
+    found = admission(Shard(others=3), bound(Target("acme"), in_flight=20), where=where)
     await found._leases["one"].renew()
     assert [found.enter("acme", METHOD, waits=False) is not None for _ in range(20)] == [True] * 5 + [False] * 15
 

@@ -238,7 +238,7 @@ class Admission:
             key = ("" if target.tenant or shard is None else shard, target)
             meter = self._meters.get(key)
             if meter is None:
-                others = 0 if shard not in self._leases else self._leases[shard].other_gateways
+                others = self._others(shard)
                 meter = self._meters[key] = Meter(bound, target, now, others)
             elif meter.bound is not bound:
                 meter.set(bound, now)
@@ -248,6 +248,11 @@ class Admission:
         if shard is not None:
             (self._waiting if waits else self._passing)[tenant, method.name] = made
         return made
+
+    def _others(self, shard: str | None) -> int:
+        """How many other gateways there are of a shard; of any, where it is a tenant's first call here."""
+        told = self._leases.values() if shard is None else filter(None, [self._leases.get(shard)])
+        return max((each.other_gateways for each in told), default=0)
 
     def _of_shard(self, shard: str) -> Sequence[Meter]:
         """The meters of a shard, but for those that nobody asks any more."""
