@@ -102,6 +102,15 @@ def test_a_gateway_that_is_new_begins_with_its_part() -> None:
     assert let_in(meter(in_flight=100, others=3), NOW, 1000) == 25
 
 
+def test_one_that_is_new_keeps_to_its_part_until_the_others_had_time_to_tell() -> None:
+    found = meter(in_flight=100, others=3)
+    let_in(found, NOW, 1000)
+    found.lease(found.need(NOW + 1), NOBODY_NEEDS, NOW + 1, 3)
+    assert let_in(found, NOW + 1, 1000) == 0
+    found.lease(found.need(NOW + 2.1), NOBODY_NEEDS, NOW + 2.1, 3)
+    assert let_in(found, NOW + 2.1, 1000) == 75, "nobody else is asked for it"
+
+
 def test_a_share_that_cannot_be_renewed_is_halved_once() -> None:
     found = meter(rate=100, in_flight=100)
     renew(found, NOBODY_NEEDS, NOW)

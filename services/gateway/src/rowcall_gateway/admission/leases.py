@@ -117,7 +117,7 @@ class Leases:
         self.other_gateways = present.gateways
         now = time.monotonic()
         for meter, need, each in zip(meters, needs, others, strict=True):
-            meter.lease(need, each, now)
+            meter.lease(need, each, now, self.other_gateways)
             if meter.line is not None:
                 meter.line.serve(now)
 

@@ -26,6 +26,9 @@ SHORTEST: Final = 0.3
 LONGEST: Final = 2.4
 """Seconds after which a refused caller is told to call again, before they are spread by a quarter: under 3 s for everybody."""
 
+NEW: Final = 2.0
+"""Seconds for which a meter is new: until then others may be asked for the same and have not told of it yet."""
+
 ANY: Final = sys.maxsize
 """Places, where there is no bound on them."""
 
@@ -72,6 +75,7 @@ class Meter:
         "_jobs_refused",
         "_lease_until",
         "_load",
+        "_made",
         "_need",
         "_others",
         "_seen",
@@ -141,7 +145,7 @@ class Meter:
         self._told = 0
         self._seen = 0
         self._asked_at = now
-        self._begun = now
+        self._begun = self._made = now
         self._lease_until = now
         self._need = 0.0
         self._load: QueueLoad | None = None
@@ -285,10 +289,17 @@ class Meter:
         self._jobs_refused = self._in_flight_refused = self._waiters_refused = 0
         return need
 
-    def lease(self, need: Need, others: OthersNeed, now: float) -> None:
-        """The shard has heard of the need, and told of the others'."""
+    def lease(self, need: Need, others: OthersNeed, now: float, other_gateways: int = 0) -> None:
+        """The shard has heard of the need, and told of the others'.
+
+        Args:
+            need: Which was told.
+            others: What others have told of the same.
+            now: The time.
+            other_gateways: How many others there are at all.
+        """
         self._others = others
-        self._share(now, others.gateways, need)
+        self._share(now, others.gateways if now - self._made > NEW else max(others.gateways, other_gateways), need)
 
     def loaded(self, load: QueueLoad | None) -> None:
         """Its queue was looked at; None: it could not be, or is not known, and keeps nobody out."""
