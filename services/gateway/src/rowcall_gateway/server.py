@@ -445,7 +445,9 @@ class Gateway:
         changes = Changes(offered, router, links)
         queues = Queues(validator, links, changes)
         queue_service_pb2_grpc.add_QueueServiceServicer_to_server(queues, adding)
-        methods = Methods(validator, changes, offered=offered, images=router.images, publishing=self._publishing)
+        methods = Methods(
+            validator, changes, offered=offered, images=router.images, publishing=self._publishing, links=links
+        )
         catalogue_service_pb2_grpc.add_CatalogueServiceServicer_to_server(methods, adding)
         tenants = Tenants(validator, changes)
         tenant_service_pb2_grpc.add_TenantServiceServicer_to_server(tenants, adding)

@@ -497,6 +497,9 @@ class QueueAdmin(Protocol):
     async def serving(self, cap: int) -> list[QueueServing]:
         """Who serves every queue; methods that nobody serves are looked for among so many jobs of a lane."""
 
+    async def method_serving(self) -> dict[str, list[str]]:
+        """The living workers that serve each method, by name; methods that nobody serves are left out."""
+
     async def pauses(self, tenant: str) -> list[Pause]:
         """The queues and methods that are paused, and the tenant, if it is."""
 

@@ -232,3 +232,17 @@ begin
   order by b.name;
 end
 $$;
+
+-- Which living workers serve each method, by name.
+create function rowcall.method_serving()
+returns table (name text, workers text[])
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select m.name, array_agg(distinct s.worker order by s.worker)
+  from rowcall.serving s
+  cross join lateral rowcall.last_beat(s.worker_id) b
+  cross join lateral unnest(s.method_id) as u (method_id)
+  join rowcall.method m on m.method_id = u.method_id
+  where b.lease_until > clock_timestamp()
+  group by m.name
+$$;
