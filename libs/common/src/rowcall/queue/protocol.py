@@ -47,6 +47,7 @@ from rowcall.queue.model import (
     Submitted,
     Wait,
 )
+from rowcall.queue.tenants import TenantAdmin
 from rowcall.queue.transactions import TransactionLimits, Transactions
 
 
@@ -86,6 +87,9 @@ class QueueProvider(Protocol):
 
     def admission(self) -> AdmissionStore:
         """What a gateway lets in by, on this shard."""
+
+    def tenants(self) -> TenantAdmin:
+        """What operators see and do of all that is kept of a tenant, for a gateway."""
 
     def work(self) -> WorkQueue:
         """The worker's half."""
