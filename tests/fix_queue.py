@@ -22,11 +22,12 @@ from rowcall.queue.postgres.admin import PostgresQueueAdmin
 from rowcall.queue.postgres.admission import PostgresAdmissionStore
 from rowcall.queue.postgres.renewal import PostgresLeaseRenewal
 from rowcall.queue.postgres.store import PostgresJobStore
+from rowcall.queue.postgres.tenants import PostgresTenantAdmin
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from tests.fix_pooler import PASSWORD, Access, make_logins
 from tests.fix_postgres import Databases
 from tests.support.postgres_probe import PostgresProbe
-from tests.support.probe import Process
+from tests.support.probe import ErasureTimes, Process
 from tests.support.queues import Queue, opened
 
 
@@ -63,7 +64,11 @@ class PostgresImplementation:
             work = PostgresWorkQueue(worker, worker, worker)
             operators = PostgresQueueAdmin(gateway, gateway, shard="a")
             admission = PostgresAdmissionStore(gateway, gateway, shard="a")
-            yield Process(store, work, operators, admission, self._renewal)
+
+            def tenants(times: ErasureTimes) -> PostgresTenantAdmin:
+                return PostgresTenantAdmin(gateway, gateway, shard="a", **times._asdict())
+
+            yield Process(store, work, operators, admission, tenants, self._renewal)
             await store.close()
             await work.close()
             await operators.close()

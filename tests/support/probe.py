@@ -11,10 +11,22 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Protocol, TypedDict, Unpack
+from typing import NamedTuple, Protocol, TypedDict, Unpack
 from uuid import UUID
 
 from rowcall.queue.protocol import AdmissionStore, JobStore, LeaseRenewal, QueueAdmin, WorkQueue
+from rowcall.queue.tenants import TenantAdmin
+
+
+class ErasureTimes(NamedTuple):
+    """For how long an erasure waits for what."""
+
+    linger: timedelta = timedelta(0)
+    """Answers of what it cancelled are kept."""
+    grace: timedelta = timedelta(0)
+    """Jobs may still run."""
+    settle: timedelta = timedelta(0)
+    """What was on its way may still come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +37,8 @@ class Process:
     work: WorkQueue
     operators: QueueAdmin
     admission: AdmissionStore
+    tenants: Callable[[ErasureTimes], TenantAdmin]
+    """What operators do to tenants, where an erasure waits for so long."""
     renewal: Callable[[UUID, timedelta], LeaseRenewal]
     """Of a worker's lease, for so long from each renewal on. No session stands for the worker (see `Probe.standing`)."""
 

@@ -151,6 +151,15 @@ REQUESTS: Mapping[str, Make] = {
     "QueueService/ListPauses": lambda of: queues.ListPausesRequest(),
     "TenantService/PauseTenant": lambda of: tenants.PauseTenantRequest(name=f"tenants/{of['tenant']}"),
     "TenantService/ResumeTenant": lambda of: tenants.ResumeTenantRequest(name=f"tenants/{of['tenant']}"),
+    "TenantService/GetTenant": lambda of: tenants.GetTenantRequest(name=f"tenants/{of['tenant']}"),
+    "TenantService/ListTenants": lambda of: tenants.ListTenantsRequest(),
+    "TenantService/ExportTenant": lambda of: tenants.ExportTenantRequest(
+        name=f"tenants/{of['tenant']}", without_payloads=True
+    ),
+    "TenantService/EraseTenant": lambda of: tenants.EraseTenantRequest(
+        name=f"tenants/{of['tenant']}", validate_only=True
+    ),
+    "TenantService/ReopenTenant": lambda of: tenants.ReopenTenantRequest(name=f"tenants/{of['tenant']}"),
     "TenantService/SetTenantWeight": lambda of: tenants.SetTenantWeightRequest(
         name=f"tenants/{of['tenant']}", weight=2
     ),

@@ -73,7 +73,7 @@ async def test_an_image_is_compared_published_listed_and_rolled_back(
     assert "1 of 1 gateways" in rows[1]
     methods = await command("methods", "list")
     [buy] = [line.split() for line in methods.out.splitlines() if line.startswith("acme.v1.Shop/Buy")]
-    assert buy == ["acme.v1.Shop/Buy", "shop", "nobody", "none", "shop", listed[0]["digest"][:12]]
+    assert buy == ["acme.v1.Shop/Buy", "shop", "none", "nobody", "none", "shop", listed[0]["digest"][:12]]
 
 
 async def test_what_is_no_image_is_told(command: Command, build_image: ImageBuilder) -> None:

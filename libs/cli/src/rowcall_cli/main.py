@@ -24,7 +24,7 @@ from rowcall_cli import (
     queues,
     revocations,
     submit,
-    tenants,
+    tenant_data,
 )
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.output import say
@@ -49,7 +49,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(queues.app, name="queues")
 app.add_typer(methods.app, name="methods")
 app.add_typer(images.app, name="image")
-app.add_typer(tenants.app, name="tenants")
+app.add_typer(tenant_data.tenants, name="tenants")
 app.add_typer(admission.app, name="admission")
 app.add_typer(audit.app, name="audit")
 app.add_typer(incidents.app, name="errors")

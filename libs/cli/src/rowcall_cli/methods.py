@@ -10,6 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from rowcall.options.v1 import access_pb2
 from rowcall.security.access import AccessRule
 from rowcall.v1 import catalogue_service_pb2, catalogue_service_pb2_grpc
+from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.gateway import (
     DEFAULT_ADDRESS,
     DEFAULT_TENANT,
@@ -24,7 +25,7 @@ from rowcall_cli.pausing import NoteOption, PauserOption, by, say_paused, say_re
 
 app = typer.Typer(no_args_is_help=True, help="List methods, pause them and resume them.")
 
-COLUMNS = ("method", "queue", "callers", "by", "image", "digest")
+COLUMNS = ("method", "queue", "workers", "callers", "by", "image", "digest")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 MethodArgument = Annotated[
@@ -40,18 +41,25 @@ def list_methods(
     address: AddressOption = DEFAULT_ADDRESS,
     tenant: TenantOption = DEFAULT_TENANT,
 ) -> None:
-    """List the methods that the gateway serves: their queue, who may call them, and the image that they are of."""
+    """List the methods that the gateway serves: their queue, how many workers serve them, who may call them, and the image
+    that they are of. With --json, the workers by name.
+
+    Exits with 3 when a shard did not answer: workers that serve there alone are not told then.
+    """
     with connect(address, tenant) as gateway:
         request = catalogue_service_pb2.ListMethodsRequest()
         answer = _stub(gateway).ListMethods(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
     if as_json:
-        result_json({"methods": [MessageToDict(each, preserving_proto_field_name=True) for each in answer.methods]})
-        return
-    rows = [
-        (each.name, each.policy.queue, _who(each.access), each.access_source, each.image, each.image_digest[:12])
-        for each in answer.methods
-    ]
-    result_table(COLUMNS, rows, wide=wide)
+        result_json(
+            {
+                "methods": [MessageToDict(each, preserving_proto_field_name=True) for each in answer.methods],
+                "unreachable_shards": list(answer.unreachable_shards),
+            }
+        )
+    else:
+        result_table(COLUMNS, map(_row, answer.methods), wide=wide)
+    if answer.unreachable_shards:
+        raise CommandError(f"no answer from {', '.join(answer.unreachable_shards)}", ExitCode.UNREACHABLE)
 
 
 @app.command(
@@ -88,6 +96,18 @@ def resume(
         request = catalogue_service_pb2.ResumeMethodRequest(name=name)
         _stub(gateway).ResumeMethod(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
     say_resumed("method", name)
+
+
+def _row(method: catalogue_service_pb2.Method) -> tuple[str, ...]:
+    return (
+        method.name,
+        method.policy.queue,
+        str(len(method.workers)) if method.workers else "none",
+        _who(method.access),
+        method.access_source,
+        method.image,
+        method.image_digest[:12],
+    )
 
 
 def _who(rule: access_pb2.AccessRule) -> str:

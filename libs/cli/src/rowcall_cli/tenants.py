@@ -1,18 +1,31 @@
-"""`rowcall tenants`: tenants paused, resumed and weighed, through the gateway's TenantService."""
+"""`rowcall tenants`: tenants listed, shown, paused, resumed and weighed, through the gateway's TenantService; `tenant_data` adds what is done to
+all that is kept of one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from rowcall.names import parse_tenant_name, tenant_name
 from rowcall.v1 import tenant_service_pb2, tenant_service_pb2_grpc
+from rowcall.v1.tenant_service_pb2 import Tenant, TenantState
+from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.gateway import DEFAULT_ADDRESS, RPC_SECONDS, AddressOption, Gateway, connect
-from rowcall_cli.output import examples, say
+from rowcall_cli.job_output import message_json, time_text
+from rowcall_cli.output import WideOption, examples, result_fields, result_json, result_table, say
 from rowcall_cli.pausing import NoteOption, PauserOption, by, say_paused, say_resumed
 
-app = typer.Typer(no_args_is_help=True, help="Pause tenants, resume them, and set their shares.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="List tenants, show, pause and resume them, set their shares, export and erase all of one.",
+)
+
+COLUMNS = ("tenant", "shard", "state", "weight", "paused", "by", "note")
+
+_PAGE = 1000
 
 TenantArgument = Annotated[
     str,
@@ -32,6 +45,64 @@ CallerOption = Annotated[
         help="The tenant to call for. [default: the tenant that is meant]",
     ),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command("list", epilog=examples("rowcall tenants list", "rowcall tenants list --shard a --json"))
+def list_tenants(
+    *,
+    shard: Annotated[
+        str, typer.Option("--shard", metavar="NAME", help="Those that live on this shard only.", show_default=False)
+    ] = "",
+    as_json: JsonOption = False,
+    wide: WideOption = False,
+    address: AddressOption = DEFAULT_ADDRESS,
+) -> None:
+    """List all tenants by name: the shard that each lives on, its share, and whether it is paused or was erased.
+
+    Exits with 3 when a shard did not answer: of its tenants only names are known then.
+    """
+    found: list[Tenant] = []
+    unavailable: set[str] = set()
+    token = ""
+    with connect(address, "") as gateway:
+        while True:
+            request = tenant_service_pb2.ListTenantsRequest(page_size=_PAGE, page_token=token, shard=shard)
+            answer = stub(gateway).ListTenants(request, timeout=RPC_SECONDS)
+            found += answer.tenants
+            unavailable.update(answer.unreachable_shards)
+            token = answer.next_page_token
+            if not token:
+                break
+    if as_json:
+        result_json({"tenants": [message_json(each) for each in found], "unreachable_shards": sorted(unavailable)})
+    elif found:
+        result_table(COLUMNS, map(_row, found), wide=wide, prose=("note",))
+    else:
+        say("There is no tenant: each is placed at its first call.")
+    if unavailable:
+        raise CommandError(
+            f"no answer from {', '.join(sorted(unavailable))}: of their tenants only names are known.",
+            ExitCode.UNREACHABLE,
+        )
+
+
+@app.command(epilog=examples("rowcall tenants show acme", "rowcall tenants show acme --json"))
+def show(
+    name: TenantArgument,
+    *,
+    as_json: JsonOption = False,
+    address: AddressOption = DEFAULT_ADDRESS,
+    tenant: CallerOption = None,
+) -> None:
+    """Show a tenant: its shard, share and pause, what it has waiting and running, and its last erasure."""
+    with connect(address, tenant or name) as gateway:
+        request = tenant_service_pb2.GetTenantRequest(name=tenant_name(name))
+        found = stub(gateway).GetTenant(request, timeout=RPC_SECONDS, metadata=gateway.metadata()).tenant
+    if as_json:
+        result_json(message_json(found))
+    else:
+        result_fields(_fields(found))
 
 
 @app.command(epilog=examples("rowcall tenants pause acme", 'rowcall tenants pause acme --note "they move house"'))
@@ -49,7 +120,7 @@ def pause(
     """
     with connect(address, tenant or name) as gateway:
         request = tenant_service_pb2.PauseTenantRequest(name=tenant_name(name), note=note)
-        _stub(gateway).PauseTenant(request, timeout=RPC_SECONDS, metadata=gateway.metadata(*by(actor)))
+        stub(gateway).PauseTenant(request, timeout=RPC_SECONDS, metadata=gateway.metadata(*by(actor)))
     say_paused("tenant", name)
 
 
@@ -58,7 +129,7 @@ def resume(name: TenantArgument, *, address: AddressOption = DEFAULT_ADDRESS, te
     """End a tenant's pause, if there is one."""
     with connect(address, tenant or name) as gateway:
         request = tenant_service_pb2.ResumeTenantRequest(name=tenant_name(name))
-        _stub(gateway).ResumeTenant(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
+        stub(gateway).ResumeTenant(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
     say_resumed("tenant", name)
 
 
@@ -81,9 +152,55 @@ def weight(
     """
     with connect(address, tenant or name) as gateway:
         request = tenant_service_pb2.SetTenantWeightRequest(name=tenant_name(name), weight=value)
-        _stub(gateway).SetTenantWeight(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
+        stub(gateway).SetTenantWeight(request, timeout=RPC_SECONDS, metadata=gateway.metadata())
     say(f"The tenant {name} has the weight {value:g}.")
 
 
-def _stub(gateway: Gateway) -> tenant_service_pb2_grpc.TenantServiceStub:
+def _row(tenant: Tenant) -> tuple[str, ...]:
+    return (
+        parse_tenant_name(tenant.name) or tenant.name,
+        tenant.shard,
+        state_word(tenant.state),
+        f"{tenant.weight:g}" if tenant.state else "",
+        time_text(tenant.pause_time),
+        tenant.pause_actor,
+        tenant.pause_note,
+    )
+
+
+def _fields(tenant: Tenant) -> Sequence[tuple[str, str]]:
+    jobs, erasure = tenant.jobs, tenant.erasure
+    paused = [time_text(tenant.pause_time), tenant.pause_actor and f"by {tenant.pause_actor}"]
+    erased = [f"{each.rows} {each.kind}" for each in erasure.erased]
+    return [
+        ("tenant", tenant.name),
+        ("shard", tenant.shard),
+        ("state", state_word(tenant.state)),
+        ("weight", f"{tenant.weight:g}" if tenant.state else ""),
+        ("paused", ", ".join(filter(None, paused))),
+        ("note", tenant.pause_note),
+        ("scheduled", _count(jobs.scheduled)),
+        ("ready", _count(jobs.ready)),
+        ("held", _count(jobs.held)),
+        ("running", _count(jobs.running)),
+        ("waiting", _count(jobs.waiting)),
+        ("more", "there are more: only 10000 were looked at" if jobs.capped else ""),
+        ("erasure", f"{erasure.number}, begun {time_text(erasure.begin_time)}" if erasure.number else ""),
+        ("erased", ", ".join(erased)),
+        ("finished", time_text(erasure.finish_time)),
+    ]
+
+
+def _count(jobs: int) -> str:
+    return str(jobs) if jobs else ""
+
+
+def state_word(state: TenantState.ValueType) -> str:
+    """A state as people write it; empty where it is not known."""
+    found = TenantState.DESCRIPTOR.values_by_number.get(state)
+    return found.name.removeprefix("TENANT_STATE_").lower() if found is not None and state else ""
+
+
+def stub(gateway: Gateway) -> tenant_service_pb2_grpc.TenantServiceStub:
+    """What calls the gateway's TenantService."""
     return tenant_service_pb2_grpc.TenantServiceStub(gateway.channel)

@@ -127,9 +127,10 @@ class Resources:
         )
         return Operation(name=name, metadata=AnyMessage(type_url=_METADATA_URL, value=metadata.SerializeToString()))
 
-    def job(self, row: JobRow, principal: Principal, waits: Iterable[WaitRow] = ()) -> Job:
-        """The job as a caller may see it, with request and response where the row was read with them, and with what it waits for."""
-        sees = self._rights.sees_payloads(principal, row.method)
+    def job(self, row: JobRow, principal: Principal, waits: Iterable[WaitRow] = (), *, withheld: bool = False) -> Job:
+        """The job as a caller may see it, with request and response where the row was read with them, and with what it waits for.
+        Withheld: without payloads, whoever asks."""
+        sees = not withheld and self._rights.sees_payloads(principal, row.method)
         made = Job(
             name=operation_name(row.tenant, row.job_id),
             method=row.method,

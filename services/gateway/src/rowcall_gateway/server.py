@@ -66,9 +66,12 @@ from rowcall_gateway.services.audit import Audit
 from rowcall_gateway.services.bounds import Bounds
 from rowcall_gateway.services.catalogue import Methods
 from rowcall_gateway.services.changes import Changes
+from rowcall_gateway.services.erasures import Erasures
 from rowcall_gateway.services.errors import Errors
 from rowcall_gateway.services.exchange import Exchange
+from rowcall_gateway.services.exports import Exports
 from rowcall_gateway.services.heads import Heads
+from rowcall_gateway.services.homes import Homes
 from rowcall_gateway.services.jobs import Jobs
 from rowcall_gateway.services.operations import Operations
 from rowcall_gateway.services.publishing import Publishing
@@ -445,9 +448,19 @@ class Gateway:
         changes = Changes(offered, router, links)
         queues = Queues(validator, links, changes)
         queue_service_pb2_grpc.add_QueueServiceServicer_to_server(queues, adding)
-        methods = Methods(validator, changes, offered=offered, images=router.images, publishing=self._publishing)
+        methods = Methods(
+            validator, changes, offered=offered, images=router.images, publishing=self._publishing, links=links
+        )
         catalogue_service_pb2_grpc.add_CatalogueServiceServicer_to_server(methods, adding)
-        tenants = Tenants(validator, changes)
+        tenants = Tenants(
+            validator,
+            changes,
+            router=router,
+            links=links,
+            homes=Homes(router, links),
+            exports=Exports(resources),
+            erasures=Erasures(),
+        )
         tenant_service_pb2_grpc.add_TenantServiceServicer_to_server(tenants, adding)
         access = Access(validator, router.revocations, credentials)
         access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, adding)

@@ -63,7 +63,12 @@ NAMES: Final[Mapping[str, str]] = {
     "rowcall.v1.ListFailureGroupsRequest.parent": TENANT,
     "rowcall.v1.ListJobsRequest.page_token": TOKEN,
     "rowcall.v1.ListJobsRequest.parent": TENANT,
+    "rowcall.v1.EraseTenantRequest.name": TENANT,
+    "rowcall.v1.ExportTenantRequest.name": TENANT,
+    "rowcall.v1.ExportTenantRequest.page_token": TOKEN,
+    "rowcall.v1.GetTenantRequest.name": TENANT,
     "rowcall.v1.PauseTenantRequest.name": TENANT,
+    "rowcall.v1.ReopenTenantRequest.name": TENANT,
     "rowcall.v1.ResolveJobRequest.name": OPERATION,
     "rowcall.v1.ResumeTenantRequest.name": TENANT,
     "rowcall.v1.RetryJobRequest.name": OPERATION,
@@ -93,6 +98,7 @@ OF_NOBODY: Final = frozenset(
         "rowcall.v1.JobSpec.fairness_key",
         "rowcall.v1.PauseMethodRequest.note",
         "rowcall.v1.PauseQueueRequest.note",
+        "rowcall.v1.EraseTenantRequest.note",
         "rowcall.v1.PauseTenantRequest.note",
         "rowcall.v1.PublishImageRequest.note",
         "rowcall.v1.ResolveJobRequest.note",
@@ -118,6 +124,9 @@ OF_NOBODY: Final = frozenset(
         "rowcall.v1.ListImagesRequest.page_token",
         "rowcall.v1.ListRevocationsRequest.issuer",
         "rowcall.v1.ListRevocationsRequest.page_token",
+        # All tenants are what is listed.
+        "rowcall.v1.ListTenantsRequest.page_token",
+        "rowcall.v1.ListTenantsRequest.shard",
         "rowcall.v1.PublishImageRequest.name",
         "rowcall.v1.RevokeCredentialsRequest.issuer",
         "rowcall.v1.RevokeCredentialsRequest.subject",
@@ -215,11 +224,13 @@ class World:
         """The names that the other tenant's things of a kind have."""
         if kind != TOKEN:
             return self.there[kind]
-        request = rpc.request()
-        request.page_size = 1
-        answer = GetMessageClass(rpc.descriptor.output_type).FromString(
-            await rpc.call(self.channel, request, self.victim())
-        )
+        request = rpc.request(tenant=THEIRS)
+        if "page_size" in rpc.descriptor.input_type.fields_by_name:
+            request.page_size = 1
+        victim = self.victim()
+        if built_in_rules()[rpc.name].roles == {ADMIN}:
+            victim = (*self.issuer.metadata(tenant=THEIRS, roles=sorted(ROLES)), ("rowcall-tenant", THEIRS))
+        answer = GetMessageClass(rpc.descriptor.output_type).FromString(await rpc.call(self.channel, request, victim))
         token: str = getattr(answer, "next_page_token")  # noqa: B009 - a class made of a descriptor
         assert token
         return [token]

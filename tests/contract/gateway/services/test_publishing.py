@@ -43,6 +43,7 @@ service Shop {
 }
 """
 BUY = "acme.v1.Shop/Buy"
+ECHO = "rowcall.probe.v1.ProbeService/Echo"
 
 
 class Shop:
@@ -120,6 +121,9 @@ async def test_a_new_method_is_published_under_load_without_an_error(
     await asyncio.gather(*load)
 
     assert (await other.methods())[BUY] == "shop"
+    served = (await other.catalogue.ListMethods(ListMethodsRequest(), timeout=20)).methods
+    # The worker serves the probe alone.
+    assert {method.name: len(method.workers) for method in served if method.name in (BUY, ECHO)} == {BUY: 0, ECHO: 1}
     assert jobs(cluster, "method, queue").count((BUY, "shop")) == 2
 
 

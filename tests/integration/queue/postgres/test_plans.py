@@ -19,6 +19,7 @@ from uuid_utils.compat import uuid7
 from rowcall.queue.model import DONE, LIVE, ORDER_STRIDE, ClaimedJob, JobFilter, QueueStats, Settlement
 from rowcall.queue.postgres.admin import PostgresQueueAdmin
 from rowcall.queue.postgres.store import PostgresJobStore
+from rowcall.queue.postgres.tenants import PostgresTenantAdmin
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from tests.fix_queue import PostgresQueue
 from tests.support.queues import FROM_THE_FRONT, SCHEDULED, SUCCEEDED
@@ -289,6 +290,27 @@ async def test_jobs_are_looked_at_for_what_nobody_serves_only_where_there_is_suc
     assert 100 <= (await counted.touched(lambda: counted.admin.serving(100)))["job"] <= 100 + 10
     await counted.work.serve(worker, [queue.ids.method_id], None)
     assert await counted.touched(lambda: counted.admin.serving(100)) == {}
+
+
+async def test_what_is_done_to_all_of_a_tenant_touches_a_part_at_a_time(queue: PostgresQueue, counted: Counted) -> None:
+    none = timedelta(0)
+    tenants = PostgresTenantAdmin(counted.pool, counted.pool, shard="a", linger=none, grace=none, settle=none)
+    worker = await queue.worker()
+    await counted.claim(worker, 50)
+
+    async def export(after: UUID | None = None) -> UUID:
+        page = await tenants.export_jobs("acme", after=after, limit=100, limit_bytes=10**6, payloads=True)
+        assert len(page) == 100
+        return page[-1].job_id
+
+    async def erase() -> None:
+        assert await tenants.erase("acme", limit=100, by=None, note=None) is not None
+
+    assert sum((await counted.touched(export)).values()) <= 400
+    assert sum((await counted.touched(lambda: tenants.live_jobs("acme", 100))).values()) <= 200
+    await erase()
+    for _ in range(3):
+        assert sum((await counted.touched(erase)).values()) <= 1000
 
 
 async def test_a_claim_from_the_mark_does_not_walk_over_dead_entries(queue: PostgresQueue, counted: Counted) -> None:

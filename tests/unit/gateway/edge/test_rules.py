@@ -82,5 +82,6 @@ def test_calls_are_of_a_tenant_but_where_nothing_of_them_is_one_tenants() -> Non
         "rowcall.v1.QueueService/ListQueues",
         "rowcall.v1.QueueService/PauseQueue",
         "rowcall.v1.QueueService/ResumeQueue",
+        "rowcall.v1.TenantService/ListTenants",
     }
     assert rules.of("/no.Such/Method").of_tenant

@@ -47,6 +47,7 @@ from rowcall.queue.model import (
     Submitted,
     Wait,
 )
+from rowcall.queue.tenants import TenantAdmin
 from rowcall.queue.transactions import TransactionLimits, Transactions
 
 
@@ -86,6 +87,9 @@ class QueueProvider(Protocol):
 
     def admission(self) -> AdmissionStore:
         """What a gateway lets in by, on this shard."""
+
+    def tenants(self) -> TenantAdmin:
+        """What operators see and do of all that is kept of a tenant, for a gateway."""
 
     def work(self) -> WorkQueue:
         """The worker's half."""
@@ -496,6 +500,9 @@ class QueueAdmin(Protocol):
 
     async def serving(self, cap: int) -> list[QueueServing]:
         """Who serves every queue; methods that nobody serves are looked for among so many jobs of a lane."""
+
+    async def method_serving(self) -> dict[str, list[str]]:
+        """The living workers that serve each method, by name; methods that nobody serves are left out."""
 
     async def pauses(self, tenant: str) -> list[Pause]:
         """The queues and methods that are paused, and the tenant, if it is."""

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from rowcall.errors import RowcallError
-from rowcall.sharding.faults import catalogue_unavailable, is_catalogue_away, wrong_shard
+from rowcall.sharding.faults import catalogue_unavailable, is_catalogue_away, tenant_erased, wrong_shard
 from rowcall.sharding.flights import Flights
 from rowcall.sharding.model import Route, RouteState
 from rowcall.sharding.placement import place
@@ -110,14 +110,15 @@ class Directory:
         return await self._look_up(tenant) or self._cache.learn(await self._place(tenant))
 
     async def _ask_shards(self, tenant: str, cause: RowcallError) -> Route:
-        """The route without the catalogue: only if every shard answers, and one of them has the tenant."""
+        """The route without the catalogue: only if every shard answers, and one of them has the tenant. One that was erased is
+        still where it was, for operators; its shard says so to everybody else."""
         answers = await self._shards.ask(tenant)
         if answers.missing:
             shards = ", ".join(map(repr, sorted(answers.missing)))
             raise catalogue_unavailable(
                 f", and neither can shard {shards}, so that it cannot be told where tenant {tenant!r} lives"
             ) from cause
-        route = answers.active(tenant)
+        route = answers.active(tenant) or answers.erased(tenant)
         if route is None:
             raise catalogue_unavailable(
                 f", and no shard has tenant {tenant!r}; it alone can place a new one"
@@ -147,6 +148,8 @@ class Directory:
 
     def _home_of(self, tenant: str, answers: Answers) -> Route:
         home = answers.active(tenant)
+        if home is None and answers.erased(tenant) is not None:
+            raise tenant_erased(tenant)
         if home is None:
             raise wrong_shard(tenant, "lived on a shard that does not take it any more, and none has taken it over")
         _log.warning("tenant found on a shard but not in the catalogue", tenant=tenant, shard=home.shard)
@@ -156,6 +159,8 @@ class Directory:
         if route.shard not in self._weights:
             return  # not configured here, as whoever asks the router for it is told
         answer = await self._shards.adopt(route)
+        if answer.state is RouteState.ERASED:
+            raise tenant_erased(route.tenant)
         if answer.state is not RouteState.ACTIVE:
             raise wrong_shard(route.tenant, f"does not live on shard {route.shard!r} any more")
 
@@ -168,12 +173,18 @@ class Directory:
         except RowcallError as error:
             if not is_catalogue_away(error):
                 raise
-            return self._cache.learn(await self._ask_shards(tenant, error))
+            route = self._cache.learn(await self._ask_shards(tenant, error))
+            if (await self._shards.ask(tenant)).active(tenant) is None:
+                raise tenant_erased(tenant) from error
+            return route
         if told is not None and told.epoch > refused.epoch:
             return self._cache.learn(told)
         if told is None:
             return self._cache.learn(await self._place(tenant))
         answers = await self._shards.ask(tenant)
+        if answers.active(tenant) is None and answers.erased(tenant) is not None:
+            self._cache.learn(told)  # it is where it was, for operators
+            raise tenant_erased(tenant)
         taker = answers.active(tenant)
         if taker is not None and not answers.missing:
             return self._cache.learn(taker)

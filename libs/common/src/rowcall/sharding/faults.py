@@ -74,6 +74,15 @@ def wrong_shard(tenant: str, why: str) -> RowcallError:
     )
 
 
+def tenant_erased(tenant: str) -> RowcallError:
+    """The tenant was erased, or is being, and takes no calls."""
+    return RowcallError(
+        ErrorReason.ERROR_REASON_TENANT_ERASED,
+        f"Tenant {tenant!r} was erased, or is being erased, and takes no calls until an admin opens it again (ReopenTenant).",
+        metadata={"tenant": tenant},
+    )
+
+
 def is_wrong_shard(error: RowcallError) -> bool:
     """Whether a shard refused a tenant that does not live there."""
     return error.reason == ErrorReason.ERROR_REASON_WRONG_SHARD

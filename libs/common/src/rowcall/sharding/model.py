@@ -50,6 +50,8 @@ class RouteState(enum.IntEnum):
     """The tenant is being moved away; it refuses them."""
     MOVED = 3
     """The tenant lives elsewhere; it refuses them."""
+    ERASED = 4
+    """The tenant was erased, or is being: it refuses them, and nobody else takes it."""
 
 
 @dataclass(frozen=True, slots=True)

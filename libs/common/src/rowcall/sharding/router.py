@@ -31,6 +31,7 @@ from rowcall.sharding.revocations import Revocations
 from rowcall.sharding.routes import RouteCache
 from rowcall.sharding.shard import Shard, pool_sizes
 from rowcall.sharding.sources import ShardRoutes, TenantCatalogue
+from rowcall.sharding.tenants import PlacedTenants
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class Router:
         self._directory: Directory | None = None
         self._revocations: Revocations | None = None
         self._bounds: Bounds | None = None
+        self._placed: PlacedTenants | None = None
         self._audit: CatalogueAudit | None = None
         self._images: PublishedImages | None = None
         if Workload.READ in workloads:
@@ -73,6 +75,7 @@ class Router:
             catalogue = TenantCatalogue(self._catalogue, patience=patience)
             self._revocations = Revocations(catalogue.fetch)
             self._bounds = Bounds(catalogue.fetch)
+            self._placed = PlacedTenants(catalogue.fetch)
             self._audit = CatalogueAudit(catalogue.fetch)
             self._images = PublishedImages(catalogue.fetch)
             self._directory = Directory(
@@ -164,6 +167,17 @@ class Router:
         if self._images is None:
             raise LookupError("this router was opened without the workload 'read', so it has no catalogue")
         return self._images
+
+    @property
+    def tenants(self) -> PlacedTenants:
+        """Which tenants there are, as the catalogue has them.
+
+        Raises:
+            LookupError: The router has no catalogue.
+        """
+        if self._placed is None:
+            raise LookupError("this router was opened without the workload 'read', so it has no catalogue")
+        return self._placed
 
     @property
     def bounds(self) -> Bounds:

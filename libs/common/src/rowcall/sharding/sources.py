@@ -73,12 +73,15 @@ class Answers:
 
     def active(self, tenant: str) -> Route | None:
         """The shard that takes the tenant's writes; of several the one with the highest epoch."""
-        takers = [
-            Route(tenant, shard, answer.epoch)
-            for shard, answer in self.known.items()
-            if answer.state is RouteState.ACTIVE
-        ]
-        return max(takers, key=lambda route: (route.epoch, route.shard), default=None)
+        return self._latest(tenant, RouteState.ACTIVE)
+
+    def erased(self, tenant: str) -> Route | None:
+        """The shard that the tenant was erased on, or is being."""
+        return self._latest(tenant, RouteState.ERASED)
+
+    def _latest(self, tenant: str, state: RouteState) -> Route | None:
+        routes = [Route(tenant, shard, answer.epoch) for shard, answer in self.known.items() if answer.state is state]
+        return max(routes, key=lambda route: (route.epoch, route.shard), default=None)
 
 
 class ShardRoutes:

@@ -101,8 +101,9 @@ class AuditEntry(_message.Message):
     action: _builtins.str
     """What: "job.cancel", "job.retry", "job.resolve", "job.delete", "queue.pause",
     "queue.resume", "method.pause", "method.resume", "tenant.pause", "tenant.resume",
-    "tenant.weight", "payload.read", "credentials.revoke", "bound.set", "bound.delete",
-    "image.publish", "image.rollback", "incident.resolve", "audit.erase".
+    "tenant.weight", "tenant.export", "tenant.erase", "tenant.erased", "tenant.reopen",
+    "payload.read", "credentials.revoke", "bound.set", "bound.delete", "image.publish",
+    "image.rollback", "incident.resolve", "audit.erase".
     """
     target: _builtins.str
     """To what: "tenants/acme/operations/…", "queues/mail"."""

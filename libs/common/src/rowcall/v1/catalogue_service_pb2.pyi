@@ -147,6 +147,7 @@ class Method(_message.Message):
     ACCESS_SOURCE_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     IMAGE_DIGEST_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"package.Service/Method"."""
     request_type: _builtins.str
@@ -171,6 +172,10 @@ class Method(_message.Message):
     def access(self) -> _access_pb2.AccessRule:
         """Who may call it."""
 
+    @_builtins.property
+    def workers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The living workers that serve it, by name, on any shard."""
+
     def __init__(
         self,
         *,
@@ -183,10 +188,11 @@ class Method(_message.Message):
         access_source: _builtins.str = ...,
         image: _builtins.str = ...,
         image_digest: _builtins.str = ...,
+        workers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "access_source", b"access_source", "image", b"image", "image_digest", b"image_digest", "name", b"name", "policy", b"policy", "request_type", b"request_type", "response_type", b"response_type", "returns_operation", b"returns_operation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "access_source", b"access_source", "image", b"image", "image_digest", b"image_digest", "name", b"name", "policy", b"policy", "request_type", b"request_type", "response_type", b"response_type", "returns_operation", b"returns_operation", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -216,18 +222,24 @@ class ListMethodsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     METHODS_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_SHARDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___Method]:
         """By name."""
+
+    @_builtins.property
+    def unreachable_shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Shards that did not answer: which workers serve there is not told."""
 
     def __init__(
         self,
         *,
         methods: _abc.Iterable[Global___Method] | None = ...,
+        unreachable_shards: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["methods", b"methods"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["methods", b"methods", "unreachable_shards", b"unreachable_shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

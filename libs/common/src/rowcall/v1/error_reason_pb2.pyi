@@ -243,6 +243,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Keys: bound (what it is of), measure (one of rate, in_flight, waiters, backlog,
     oldest_age), limit.
     """
+    ERROR_REASON_TENANT_ERASED: _ErrorReason.ValueType  # 60
+    """FAILED_PRECONDITION. The tenant's data was erased, or is being erased, and it takes no
+    calls until an admin opens it again. Nothing was submitted. Keys: tenant.
+    """
+    ERROR_REASON_TENANT_NOT_ERASED: _ErrorReason.ValueType  # 61
+    """FAILED_PRECONDITION. What is asked for needs a tenant whose erasure is done, and this
+    one was never erased, or its erasure is under way. Keys: name.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or failed: google.rpc.ErrorInfo.reason, without the
@@ -480,5 +488,13 @@ ERROR_REASON_NOT_ADMITTED: ErrorReason.ValueType  # 58
 submitted. QuotaFailure names the bound. Call again after the RetryInfo's delay.
 Keys: bound (what it is of), measure (one of rate, in_flight, waiters, backlog,
 oldest_age), limit.
+"""
+ERROR_REASON_TENANT_ERASED: ErrorReason.ValueType  # 60
+"""FAILED_PRECONDITION. The tenant's data was erased, or is being erased, and it takes no
+calls until an admin opens it again. Nothing was submitted. Keys: tenant.
+"""
+ERROR_REASON_TENANT_NOT_ERASED: ErrorReason.ValueType  # 61
+"""FAILED_PRECONDITION. What is asked for needs a tenant whose erasure is done, and this
+one was never erased, or its erasure is under way. Keys: name.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

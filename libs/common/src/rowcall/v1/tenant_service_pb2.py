@@ -23,10 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from rowcall.options.v1 import access_pb2 as rowcall_dot_options_dot_v1_dot_access__pb2
+from rowcall.v1 import audit_service_pb2 as rowcall_dot_v1_dot_audit__service__pb2
+from rowcall.v1 import job_pb2 as rowcall_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frowcall/v1/tenant_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1frowcall/options/v1/access.proto\"N\n\x12PauseTenantRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\"\x15\n\x13PauseTenantResponse\"1\n\x13ResumeTenantRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\x16\n\x14ResumeTenantResponse\"e\n\x16SetTenantWeightRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12/\n\x06weight\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@){\x14\xaeG\xe1z\x84?R\x06weight\"\x19\n\x17SetTenantWeightResponse2\xc9\x02\n\rTenantService\x12\x65\n\x0bPauseTenant\x12\x1e.rowcall.v1.PauseTenantRequest\x1a\x1f.rowcall.v1.PauseTenantResponse\"\x15\xba\xa0\x19\x11\n\x08operator\n\x05\x61\x64min\x12h\n\x0cResumeTenant\x12\x1f.rowcall.v1.ResumeTenantRequest\x1a .rowcall.v1.ResumeTenantResponse\"\x15\xba\xa0\x19\x11\n\x08operator\n\x05\x61\x64min\x12g\n\x0fSetTenantWeight\x12\".rowcall.v1.SetTenantWeightRequest\x1a#.rowcall.v1.SetTenantWeightResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64minBH\n\x0e\x64\x65v.rowcall.v1B\x12TenantServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frowcall/v1/tenant_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frowcall/options/v1/access.proto\x1a\x1erowcall/v1/audit_service.proto\x1a\x14rowcall/v1/job.proto\"\xeb\x02\n\x06Tenant\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n\x05shard\x18\x02 \x01(\tR\x05shard\x12\x14\n\x05\x65poch\x18\x03 \x01(\x03R\x05\x65poch\x12-\n\x05state\x18\x04 \x01(\x0e\x32\x17.rowcall.v1.TenantStateR\x05state\x12\x16\n\x06weight\x18\x05 \x01(\x01R\x06weight\x12\x39\n\npause_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tpauseTime\x12\x1f\n\x0bpause_actor\x18\x07 \x01(\tR\npauseActor\x12\x1d\n\npause_note\x18\x08 \x01(\tR\tpauseNote\x12*\n\x04jobs\x18\t \x01(\x0b\x32\x16.rowcall.v1.TenantJobsR\x04jobs\x12-\n\x07\x65rasure\x18\n \x01(\x0b\x32\x13.rowcall.v1.ErasureR\x07\x65rasureJ\x04\x08\x0b\x10\x10\"\xa0\x01\n\nTenantJobs\x12\x1c\n\tscheduled\x18\x01 \x01(\x03R\tscheduled\x12\x14\n\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x12\n\x04held\x18\x03 \x01(\x03R\x04held\x12\x18\n\x07running\x18\x04 \x01(\x03R\x07running\x12\x18\n\x07waiting\x18\x05 \x01(\x03R\x07waiting\x12\x16\n\x06\x63\x61pped\x18\x06 \x01(\x08R\x06\x63\x61pped\"\xcf\x02\n\x07\x45rasure\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n\x05shard\x18\x02 \x01(\tR\x05shard\x12\x16\n\x06number\x18\x03 \x01(\x03R\x06number\x12\x39\n\nbegin_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tbeginTime\x12;\n\x0b\x66inish_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nfinishTime\x12\x14\n\x05\x61\x63tor\x18\x06 \x01(\tR\x05\x61\x63tor\x12\x12\n\x04note\x18\x07 \x01(\tR\x04note\x12.\n\x06\x65rased\x18\x08 \x03(\x0b\x32\x16.rowcall.v1.ErasedRowsR\x06\x65rased\x12\x1c\n\tremaining\x18\t \x01(\tR\tremaining\x12\x12\n\x04kept\x18\n \x03(\tR\x04kept\"4\n\nErasedRows\x12\x12\n\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n\x04rows\x18\x02 \x01(\x03R\x04rows\".\n\x10GetTenantRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"?\n\x11GetTenantResponse\x12*\n\x06tenant\x18\x01 \x01(\x0b\x32\x12.rowcall.v1.TenantR\x06tenant\"y\n\x12ListTenantsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\x12\x1e\n\x05shard\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\x05shard\"\x9a\x01\n\x13ListTenantsResponse\x12,\n\x07tenants\x18\x01 \x03(\x0b\x32\x12.rowcall.v1.TenantR\x07tenants\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12-\n\x12unreachable_shards\x18\x03 \x03(\tR\x11unreachableShards\"{\n\x13\x45xportTenantRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\x12)\n\x10without_payloads\x18\x03 \x01(\x08R\x0fwithoutPayloads\"t\n\x14\x45xportTenantResponse\x12\x34\n\x07records\x18\x01 \x03(\x0b\x32\x1a.rowcall.v1.ExportedRecordR\x07records\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xf6\x02\n\x0e\x45xportedRecord\x12,\n\x06tenant\x18\x01 \x01(\x0b\x32\x12.rowcall.v1.TenantH\x00R\x06tenant\x12+\n\x03key\x18\x02 \x01(\x0b\x32\x17.rowcall.v1.ExportedKeyH\x00R\x03key\x12#\n\x03job\x18\x03 \x01(\x0b\x32\x0f.rowcall.v1.JobH\x00R\x03job\x12\x31\n\x05spend\x18\x04 \x01(\x0b\x32\x19.rowcall.v1.ExportedSpendH\x00R\x05spend\x12;\n\tspend_sum\x18\x05 \x01(\x0b\x32\x1c.rowcall.v1.ExportedSpendSumH\x00R\x08spendSum\x12.\n\x05\x61udit\x18\x06 \x01(\x0b\x32\x16.rowcall.v1.AuditEntryH\x00R\x05\x61udit\x12:\n\x08incident\x18\x07 \x01(\x0b\x32\x1c.rowcall.v1.ExportedIncidentH\x00R\x08incidentB\x08\n\x06record\"\xd0\x01\n\x0b\x45xportedKey\x12\x16\n\x06method\x18\x01 \x01(\tR\x06method\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\x12\x10\n\x03job\x18\x03 \x01(\tR\x03job\x12;\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12;\n\x0brepeat_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nrepeatTime\"\xe8\x03\n\rExportedSpend\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n\x06method\x18\x02 \x01(\tR\x06method\x12\x12\n\x04kind\x18\x03 \x01(\tR\x04kind\x12\x1a\n\x08provider\x18\x04 \x01(\tR\x08provider\x12\x14\n\x05model\x18\x05 \x01(\tR\x05model\x12.\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12\x33\n\x07latency\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07latency\x12&\n\x0cinput_tokens\x18\x08 \x01(\x03H\x00R\x0binputTokens\x88\x01\x01\x12(\n\routput_tokens\x18\t \x01(\x03H\x01R\x0coutputTokens\x88\x01\x01\x12\x12\n\x04\x63ost\x18\n \x01(\tR\x04\x63ost\x12\x1a\n\x08\x63urrency\x18\x0b \x01(\tR\x08\x63urrency\x12\x18\n\x07verdict\x18\x0c \x01(\tR\x07verdict\x12\x19\n\x08trace_id\x18\r \x01(\tR\x07traceId\x12\x14\n\x05lease\x18\x0e \x01(\x03R\x05lease\x12\x12\n\x04\x63\x61ll\x18\x0f \x01(\x05R\x04\x63\x61llB\x0f\n\r_input_tokensB\x10\n\x0e_output_tokens\"\x90\x02\n\x10\x45xportedSpendSum\x12\x10\n\x03\x64\x61y\x18\x01 \x01(\tR\x03\x64\x61y\x12\x16\n\x06method\x18\x02 \x01(\tR\x06method\x12\x12\n\x04kind\x18\x03 \x01(\tR\x04kind\x12\x1a\n\x08provider\x18\x04 \x01(\tR\x08provider\x12\x14\n\x05model\x18\x05 \x01(\tR\x05model\x12\x1a\n\x08\x63urrency\x18\x06 \x01(\tR\x08\x63urrency\x12\x14\n\x05\x63\x61lls\x18\x07 \x01(\x03R\x05\x63\x61lls\x12!\n\x0cinput_tokens\x18\x08 \x01(\tR\x0binputTokens\x12#\n\routput_tokens\x18\t \x01(\tR\x0coutputTokens\x12\x12\n\x04\x63ost\x18\n \x01(\tR\x04\x63ost\"\xe2\x01\n\x10\x45xportedIncident\x12 \n\x0b\x66ingerprint\x18\x01 \x01(\tR\x0b\x66ingerprint\x12\x18\n\x07service\x18\x02 \x01(\tR\x07service\x12\x16\n\x06method\x18\x03 \x01(\tR\x06method\x12\x12\n\x04\x63ode\x18\x04 \x01(\x05R\x04\x63ode\x12\x12\n\x04kind\x18\x05 \x01(\tR\x04kind\x12\x37\n\tlast_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08lastTime\x12\x19\n\x08trace_id\x18\x07 \x01(\tR\x07traceId\"s\n\x12\x45raseTenantRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\x12#\n\rvalidate_only\x18\x03 \x01(\x08R\x0cvalidateOnly\"\x94\x01\n\x13\x45raseTenantResponse\x12\x12\n\x04\x64one\x18\x01 \x01(\x08R\x04\x64one\x12-\n\x07\x65rasure\x18\x02 \x01(\x0b\x32\x13.rowcall.v1.ErasureR\x07\x65rasure\x12:\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\nretryDelay\"1\n\x13ReopenTenantRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\x16\n\x14ReopenTenantResponse\"N\n\x12PauseTenantRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\"\x15\n\x13PauseTenantResponse\"1\n\x13ResumeTenantRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\x16\n\x14ResumeTenantResponse\"e\n\x16SetTenantWeightRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12/\n\x06weight\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@){\x14\xaeG\xe1z\x84?R\x06weight\"\x19\n\x17SetTenantWeightResponse*\x90\x01\n\x0bTenantState\x12\x1c\n\x18TENANT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TENANT_STATE_ACTIVE\x10\x01\x12\x17\n\x13TENANT_STATE_MOVING\x10\x02\x12\x18\n\x14TENANT_STATE_ERASING\x10\x03\x12\x17\n\x13TENANT_STATE_ERASED\x10\x04\x32\xac\x06\n\rTenantService\x12g\n\tGetTenant\x12\x1c.rowcall.v1.GetTenantRequest\x1a\x1d.rowcall.v1.GetTenantResponse\"\x1d\xba\xa0\x19\x19\n\x08operator\n\x06viewer\n\x05\x61\x64min\x12[\n\x0bListTenants\x12\x1e.rowcall.v1.ListTenantsRequest\x1a\x1f.rowcall.v1.ListTenantsResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12\x65\n\x0bPauseTenant\x12\x1e.rowcall.v1.PauseTenantRequest\x1a\x1f.rowcall.v1.PauseTenantResponse\"\x15\xba\xa0\x19\x11\n\x08operator\n\x05\x61\x64min\x12h\n\x0cResumeTenant\x12\x1f.rowcall.v1.ResumeTenantRequest\x1a .rowcall.v1.ResumeTenantResponse\"\x15\xba\xa0\x19\x11\n\x08operator\n\x05\x61\x64min\x12g\n\x0fSetTenantWeight\x12\".rowcall.v1.SetTenantWeightRequest\x1a#.rowcall.v1.SetTenantWeightResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12^\n\x0c\x45xportTenant\x12\x1f.rowcall.v1.ExportTenantRequest\x1a .rowcall.v1.ExportTenantResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12[\n\x0b\x45raseTenant\x12\x1e.rowcall.v1.EraseTenantRequest\x1a\x1f.rowcall.v1.EraseTenantResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12^\n\x0cReopenTenant\x12\x1f.rowcall.v1.ReopenTenantRequest\x1a .rowcall.v1.ReopenTenantResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64minBH\n\x0e\x64\x65v.rowcall.v1B\x12TenantServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,6 +38,20 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rowcall.v1.tenant_service_p
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016dev.rowcall.v1B\022TenantServiceProtoP\001Z rowcall.dev/rowcall/v1;rowcallv1'
+  _globals['_GETTENANTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETTENANTREQUEST'].fields_by_name['name']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_LISTTENANTSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTTENANTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTTENANTSREQUEST'].fields_by_name['shard']._loaded_options = None
+  _globals['_LISTTENANTSREQUEST'].fields_by_name['shard']._serialized_options = b'\272H\005r\003\030\377\001'
+  _globals['_EXPORTTENANTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_EXPORTTENANTREQUEST'].fields_by_name['name']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_ERASETENANTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ERASETENANTREQUEST'].fields_by_name['name']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_ERASETENANTREQUEST'].fields_by_name['note']._loaded_options = None
+  _globals['_ERASETENANTREQUEST'].fields_by_name['note']._serialized_options = b'\272H\005r\003\030\350\007'
+  _globals['_REOPENTENANTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_REOPENTENANTREQUEST'].fields_by_name['name']._serialized_options = b'\272H\003\310\001\001'
   _globals['_PAUSETENANTREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_PAUSETENANTREQUEST'].fields_by_name['name']._serialized_options = b'\272H\003\310\001\001'
   _globals['_PAUSETENANTREQUEST'].fields_by_name['note']._loaded_options = None
@@ -44,24 +62,74 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETTENANTWEIGHTREQUEST'].fields_by_name['name']._serialized_options = b'\272H\003\310\001\001'
   _globals['_SETTENANTWEIGHTREQUEST'].fields_by_name['weight']._loaded_options = None
   _globals['_SETTENANTWEIGHTREQUEST'].fields_by_name['weight']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000Y@){\024\256G\341z\204?'
+  _globals['_TENANTSERVICE'].methods_by_name['GetTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['GetTenant']._serialized_options = b'\272\240\031\031\n\010operator\n\006viewer\n\005admin'
+  _globals['_TENANTSERVICE'].methods_by_name['ListTenants']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['ListTenants']._serialized_options = b'\272\240\031\007\n\005admin'
   _globals['_TENANTSERVICE'].methods_by_name['PauseTenant']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['PauseTenant']._serialized_options = b'\272\240\031\021\n\010operator\n\005admin'
   _globals['_TENANTSERVICE'].methods_by_name['ResumeTenant']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['ResumeTenant']._serialized_options = b'\272\240\031\021\n\010operator\n\005admin'
   _globals['_TENANTSERVICE'].methods_by_name['SetTenantWeight']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['SetTenantWeight']._serialized_options = b'\272\240\031\007\n\005admin'
-  _globals['_PAUSETENANTREQUEST']._serialized_start=109
-  _globals['_PAUSETENANTREQUEST']._serialized_end=187
-  _globals['_PAUSETENANTRESPONSE']._serialized_start=189
-  _globals['_PAUSETENANTRESPONSE']._serialized_end=210
-  _globals['_RESUMETENANTREQUEST']._serialized_start=212
-  _globals['_RESUMETENANTREQUEST']._serialized_end=261
-  _globals['_RESUMETENANTRESPONSE']._serialized_start=263
-  _globals['_RESUMETENANTRESPONSE']._serialized_end=285
-  _globals['_SETTENANTWEIGHTREQUEST']._serialized_start=287
-  _globals['_SETTENANTWEIGHTREQUEST']._serialized_end=388
-  _globals['_SETTENANTWEIGHTRESPONSE']._serialized_start=390
-  _globals['_SETTENANTWEIGHTRESPONSE']._serialized_end=415
-  _globals['_TENANTSERVICE']._serialized_start=418
-  _globals['_TENANTSERVICE']._serialized_end=747
+  _globals['_TENANTSERVICE'].methods_by_name['ExportTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['ExportTenant']._serialized_options = b'\272\240\031\007\n\005admin'
+  _globals['_TENANTSERVICE'].methods_by_name['EraseTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['EraseTenant']._serialized_options = b'\272\240\031\007\n\005admin'
+  _globals['_TENANTSERVICE'].methods_by_name['ReopenTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['ReopenTenant']._serialized_options = b'\272\240\031\007\n\005admin'
+  _globals['_TENANTSTATE']._serialized_start=4020
+  _globals['_TENANTSTATE']._serialized_end=4164
+  _globals['_TENANT']._serialized_start=229
+  _globals['_TENANT']._serialized_end=592
+  _globals['_TENANTJOBS']._serialized_start=595
+  _globals['_TENANTJOBS']._serialized_end=755
+  _globals['_ERASURE']._serialized_start=758
+  _globals['_ERASURE']._serialized_end=1093
+  _globals['_ERASEDROWS']._serialized_start=1095
+  _globals['_ERASEDROWS']._serialized_end=1147
+  _globals['_GETTENANTREQUEST']._serialized_start=1149
+  _globals['_GETTENANTREQUEST']._serialized_end=1195
+  _globals['_GETTENANTRESPONSE']._serialized_start=1197
+  _globals['_GETTENANTRESPONSE']._serialized_end=1260
+  _globals['_LISTTENANTSREQUEST']._serialized_start=1262
+  _globals['_LISTTENANTSREQUEST']._serialized_end=1383
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=1386
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=1540
+  _globals['_EXPORTTENANTREQUEST']._serialized_start=1542
+  _globals['_EXPORTTENANTREQUEST']._serialized_end=1665
+  _globals['_EXPORTTENANTRESPONSE']._serialized_start=1667
+  _globals['_EXPORTTENANTRESPONSE']._serialized_end=1783
+  _globals['_EXPORTEDRECORD']._serialized_start=1786
+  _globals['_EXPORTEDRECORD']._serialized_end=2160
+  _globals['_EXPORTEDKEY']._serialized_start=2163
+  _globals['_EXPORTEDKEY']._serialized_end=2371
+  _globals['_EXPORTEDSPEND']._serialized_start=2374
+  _globals['_EXPORTEDSPEND']._serialized_end=2862
+  _globals['_EXPORTEDSPENDSUM']._serialized_start=2865
+  _globals['_EXPORTEDSPENDSUM']._serialized_end=3137
+  _globals['_EXPORTEDINCIDENT']._serialized_start=3140
+  _globals['_EXPORTEDINCIDENT']._serialized_end=3366
+  _globals['_ERASETENANTREQUEST']._serialized_start=3368
+  _globals['_ERASETENANTREQUEST']._serialized_end=3483
+  _globals['_ERASETENANTRESPONSE']._serialized_start=3486
+  _globals['_ERASETENANTRESPONSE']._serialized_end=3634
+  _globals['_REOPENTENANTREQUEST']._serialized_start=3636
+  _globals['_REOPENTENANTREQUEST']._serialized_end=3685
+  _globals['_REOPENTENANTRESPONSE']._serialized_start=3687
+  _globals['_REOPENTENANTRESPONSE']._serialized_end=3709
+  _globals['_PAUSETENANTREQUEST']._serialized_start=3711
+  _globals['_PAUSETENANTREQUEST']._serialized_end=3789
+  _globals['_PAUSETENANTRESPONSE']._serialized_start=3791
+  _globals['_PAUSETENANTRESPONSE']._serialized_end=3812
+  _globals['_RESUMETENANTREQUEST']._serialized_start=3814
+  _globals['_RESUMETENANTREQUEST']._serialized_end=3863
+  _globals['_RESUMETENANTRESPONSE']._serialized_start=3865
+  _globals['_RESUMETENANTRESPONSE']._serialized_end=3887
+  _globals['_SETTENANTWEIGHTREQUEST']._serialized_start=3889
+  _globals['_SETTENANTWEIGHTREQUEST']._serialized_end=3990
+  _globals['_SETTENANTWEIGHTRESPONSE']._serialized_start=3992
+  _globals['_SETTENANTWEIGHTRESPONSE']._serialized_end=4017
+  _globals['_TENANTSERVICE']._serialized_start=4167
+  _globals['_TENANTSERVICE']._serialized_end=4979
 # @@protoc_insertion_point(module_scope)

@@ -3,8 +3,15 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from rowcall.v1 import audit_service_pb2 as _audit_service_pb2
+from rowcall.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -15,6 +22,812 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _TenantState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TenantStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TenantState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TENANT_STATE_UNSPECIFIED: _TenantState.ValueType  # 0
+    """Not known: its shard did not answer, or has not taken it in yet."""
+    TENANT_STATE_ACTIVE: _TenantState.ValueType  # 1
+    """Its calls are taken."""
+    TENANT_STATE_MOVING: _TenantState.ValueType  # 2
+    """It is being moved to another shard."""
+    TENANT_STATE_ERASING: _TenantState.ValueType  # 3
+    """Its erasure has begun: its calls are refused."""
+    TENANT_STATE_ERASED: _TenantState.ValueType  # 4
+    """It was erased: its calls are refused until it is opened again."""
+
+class TenantState(_TenantState, metaclass=_TenantStateEnumTypeWrapper):
+    """What a tenant's shard does for it."""
+
+TENANT_STATE_UNSPECIFIED: TenantState.ValueType  # 0
+"""Not known: its shard did not answer, or has not taken it in yet."""
+TENANT_STATE_ACTIVE: TenantState.ValueType  # 1
+"""Its calls are taken."""
+TENANT_STATE_MOVING: TenantState.ValueType  # 2
+"""It is being moved to another shard."""
+TENANT_STATE_ERASING: TenantState.ValueType  # 3
+"""Its erasure has begun: its calls are refused."""
+TENANT_STATE_ERASED: TenantState.ValueType  # 4
+"""It was erased: its calls are refused until it is opened again."""
+Global___TenantState: _TypeAlias = TenantState  # noqa: Y015
+
+@_typing.final
+class Tenant(_message.Message):
+    """A tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    PAUSE_TIME_FIELD_NUMBER: _builtins.int
+    PAUSE_ACTOR_FIELD_NUMBER: _builtins.int
+    PAUSE_NOTE_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    ERASURE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"tenants/{tenant}"."""
+    shard: _builtins.str
+    """The shard that it lives on."""
+    epoch: _builtins.int
+    """1 where it was placed, one more at every move."""
+    state: Global___TenantState.ValueType
+    """What the shard does for it."""
+    weight: _builtins.float
+    """Its share of the workers beside other tenants'."""
+    pause_actor: _builtins.str
+    """Who paused it."""
+    pause_note: _builtins.str
+    """What for."""
+    @_builtins.property
+    def pause_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is paused; absent: it is not."""
+
+    @_builtins.property
+    def jobs(self) -> Global___TenantJobs:
+        """Its live jobs; only GetTenant counts them."""
+
+    @_builtins.property
+    def erasure(self) -> Global___Erasure:
+        """Its last erasure, if there was one."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        shard: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        state: Global___TenantState.ValueType = ...,
+        weight: _builtins.float = ...,
+        pause_time: _timestamp_pb2.Timestamp | None = ...,
+        pause_actor: _builtins.str = ...,
+        pause_note: _builtins.str = ...,
+        jobs: Global___TenantJobs | None = ...,
+        erasure: Global___Erasure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erasure", b"erasure", "jobs", b"jobs", "pause_time", b"pause_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "erasure", b"erasure", "jobs", b"jobs", "name", b"name", "pause_actor", b"pause_actor", "pause_note", b"pause_note", "pause_time", b"pause_time", "shard", b"shard", "state", b"state", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tenant: _TypeAlias = Tenant  # noqa: Y015
+
+@_typing.final
+class TenantJobs(_message.Message):
+    """A tenant's live jobs: all that run; the others counted among the 10,000 that were
+    submitted first.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULED_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    CAPPED_FIELD_NUMBER: _builtins.int
+    scheduled: _builtins.int
+    """Due later."""
+    ready: _builtins.int
+    """Those that wait for a worker, held ones too."""
+    held: _builtins.int
+    """Those of the ready ones that something holds."""
+    running: _builtins.int
+    """Those that run."""
+    waiting: _builtins.int
+    """Those that wait for others."""
+    capped: _builtins.bool
+    """There may be more of those that do not run."""
+    def __init__(
+        self,
+        *,
+        scheduled: _builtins.int = ...,
+        ready: _builtins.int = ...,
+        held: _builtins.int = ...,
+        running: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        capped: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capped", b"capped", "held", b"held", "ready", b"ready", "running", b"running", "scheduled", b"scheduled", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TenantJobs: _TypeAlias = TenantJobs  # noqa: Y015
+
+@_typing.final
+class Erasure(_message.Message):
+    """What was erased of a tenant, and is the receipt when it is done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    BEGIN_TIME_FIELD_NUMBER: _builtins.int
+    FINISH_TIME_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    ERASED_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"tenants/{tenant}"."""
+    shard: _builtins.str
+    """The shard that it was erased on."""
+    number: _builtins.int
+    """Of this tenant's erasures, counted from 1."""
+    actor: _builtins.str
+    """Who began it."""
+    note: _builtins.str
+    """What for."""
+    remaining: _builtins.str
+    """What there still is, or has to be waited for, in a sentence; empty: nothing."""
+    @_builtins.property
+    def begin_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def finish_time(self) -> _timestamp_pb2.Timestamp:
+        """When nothing was left; absent: it is not done."""
+
+    @_builtins.property
+    def erased(self) -> _containers.RepeatedCompositeFieldContainer[Global___ErasedRows]:
+        """What was erased so far: rows by what they are."""
+
+    @_builtins.property
+    def kept(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is kept on purpose, and what Rowcall cannot erase: a sentence each."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        shard: _builtins.str = ...,
+        number: _builtins.int = ...,
+        begin_time: _timestamp_pb2.Timestamp | None = ...,
+        finish_time: _timestamp_pb2.Timestamp | None = ...,
+        actor: _builtins.str = ...,
+        note: _builtins.str = ...,
+        erased: _abc.Iterable[Global___ErasedRows] | None = ...,
+        remaining: _builtins.str = ...,
+        kept: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "finish_time", b"finish_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "begin_time", b"begin_time", "erased", b"erased", "finish_time", b"finish_time", "kept", b"kept", "name", b"name", "note", b"note", "number", b"number", "remaining", b"remaining", "shard", b"shard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Erasure: _TypeAlias = Erasure  # noqa: Y015
+
+@_typing.final
+class ErasedRows(_message.Message):
+    """How much of one kind was erased."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"jobs", "history", "keys", "spend", "turns", "readers", "audit", "incidents"."""
+    rows: _builtins.int
+    """How many rows."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErasedRows: _TypeAlias = ErasedRows  # noqa: Y015
+
+@_typing.final
+class GetTenantRequest(_message.Message):
+    """Which tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"tenants/{tenant}"."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTenantRequest: _TypeAlias = GetTenantRequest  # noqa: Y015
+
+@_typing.final
+class GetTenantResponse(_message.Message):
+    """The tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tenant(self) -> Global___Tenant:
+        """As it stands."""
+
+    def __init__(
+        self,
+        *,
+        tenant: Global___Tenant | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTenantResponse: _TypeAlias = GetTenantResponse  # noqa: Y015
+
+@_typing.final
+class ListTenantsRequest(_message.Message):
+    """Which part of the list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many at most; 0: 100. Above 1000 is 1000."""
+    page_token: _builtins.str
+    """Of the page before; empty for the first."""
+    shard: _builtins.str
+    """Only those that live on this shard; empty: all."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        shard: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "shard", b"shard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTenantsRequest: _TypeAlias = ListTenantsRequest  # noqa: Y015
+
+@_typing.final
+class ListTenantsResponse(_message.Message):
+    """A part of the list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_SHARDS_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty after the last one."""
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tenant]:
+        """By name."""
+
+    @_builtins.property
+    def unreachable_shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The shards that did not answer: of their tenants only name, shard and epoch are told."""
+
+    def __init__(
+        self,
+        *,
+        tenants: _abc.Iterable[Global___Tenant] | None = ...,
+        next_page_token: _builtins.str = ...,
+        unreachable_shards: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "tenants", b"tenants", "unreachable_shards", b"unreachable_shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTenantsResponse: _TypeAlias = ListTenantsResponse  # noqa: Y015
+
+@_typing.final
+class ExportTenantRequest(_message.Message):
+    """Whose data, and from where on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    WITHOUT_PAYLOADS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"tenants/{tenant}"."""
+    page_token: _builtins.str
+    """Of the page before; empty for the first."""
+    without_payloads: _builtins.bool
+    """With a rowcall.v1.Withheld in place of each payload."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        page_token: _builtins.str = ...,
+        without_payloads: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_token", b"page_token", "without_payloads", b"without_payloads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportTenantRequest: _TypeAlias = ExportTenantRequest  # noqa: Y015
+
+@_typing.final
+class ExportTenantResponse(_message.Message):
+    """A page of an export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty after the last one."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExportedRecord]:
+        """In the order: the tenant, its keys, incidents, jobs, what they cost, sums of that, the
+        audit.
+        """
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[Global___ExportedRecord] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportTenantResponse: _TypeAlias = ExportTenantResponse  # noqa: Y015
+
+@_typing.final
+class ExportedRecord(_message.Message):
+    """One thing that is kept of a tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    SPEND_FIELD_NUMBER: _builtins.int
+    SPEND_SUM_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
+    INCIDENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tenant(self) -> Global___Tenant:
+        """The tenant itself."""
+
+    @_builtins.property
+    def key(self) -> Global___ExportedKey:
+        """An idempotency key."""
+
+    @_builtins.property
+    def job(self) -> _job_pb2.Job:
+        """A job, live or finished, with its payloads."""
+
+    @_builtins.property
+    def spend(self) -> Global___ExportedSpend:
+        """What a call of a model or provider cost."""
+
+    @_builtins.property
+    def spend_sum(self) -> Global___ExportedSpendSum:
+        """The sum of such calls of a day."""
+
+    @_builtins.property
+    def audit(self) -> _audit_service_pb2.AuditEntry:
+        """What its audit says, with the places in the chain."""
+
+    @_builtins.property
+    def incident(self) -> Global___ExportedIncident:
+        """A fault of ours that one of its jobs was the last to meet."""
+
+    def __init__(
+        self,
+        *,
+        tenant: Global___Tenant | None = ...,
+        key: Global___ExportedKey | None = ...,
+        job: _job_pb2.Job | None = ...,
+        spend: Global___ExportedSpend | None = ...,
+        spend_sum: Global___ExportedSpendSum | None = ...,
+        audit: _audit_service_pb2.AuditEntry | None = ...,
+        incident: Global___ExportedIncident | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "incident", b"incident", "job", b"job", "key", b"key", "record", b"record", "spend", b"spend", "spend_sum", b"spend_sum", "tenant", b"tenant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "incident", b"incident", "job", b"job", "key", b"key", "record", b"record", "spend", b"spend", "spend_sum", b"spend_sum", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["tenant", "key", "job", "spend", "spend_sum", "audit", "incident"]  # noqa: Y015
+    _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_record) -> _WhichOneofReturnType_record | None: ...
+
+Global___ExportedRecord: _TypeAlias = ExportedRecord  # noqa: Y015
+
+@_typing.final
+class ExportedKey(_message.Message):
+    """An idempotency key, and the job that it names."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    REPEAT_TIME_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """"package.Service/Method"."""
+    request_id: _builtins.str
+    """The key."""
+    job: _builtins.str
+    """The job's name; it may be gone before its key."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is forgotten."""
+
+    @_builtins.property
+    def repeat_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last sent again, if it was."""
+
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        job: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        repeat_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "repeat_time", b"repeat_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "job", b"job", "method", b"method", "repeat_time", b"repeat_time", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportedKey: _TypeAlias = ExportedKey  # noqa: Y015
+
+@_typing.final
+class ExportedSpend(_message.Message):
+    """What a call of a model or provider cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    CALL_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """The job's name; it may be gone before this."""
+    method: _builtins.str
+    """"package.Service/Method"."""
+    kind: _builtins.str
+    """"MODEL" or "PROVIDER"."""
+    provider: _builtins.str
+    """Who was called."""
+    model: _builtins.str
+    """Which model; empty: none."""
+    input_tokens: _builtins.int
+    """Tokens, where they were told."""
+    output_tokens: _builtins.int
+    """Tokens, where they were told."""
+    cost: _builtins.str
+    """Exactly, in decimal digits; empty: not known."""
+    currency: _builtins.str
+    """Of the cost."""
+    verdict: _builtins.str
+    """What was said of its outcome."""
+    trace_id: _builtins.str
+    """The W3C trace id."""
+    lease: _builtins.int
+    """Of the attempt that made the call."""
+    call: _builtins.int
+    """Which call of the attempt's it is."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was booked."""
+
+    @_builtins.property
+    def latency(self) -> _duration_pb2.Duration:
+        """How long the call took, where that was told."""
+
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        method: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        latency: _duration_pb2.Duration | None = ...,
+        input_tokens: _builtins.int | None = ...,
+        output_tokens: _builtins.int | None = ...,
+        cost: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        verdict: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
+        lease: _builtins.int = ...,
+        call: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input_tokens", b"_input_tokens", "_output_tokens", b"_output_tokens", "input_tokens", b"input_tokens", "latency", b"latency", "output_tokens", b"output_tokens", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_tokens", b"_input_tokens", "_output_tokens", b"_output_tokens", "call", b"call", "cost", b"cost", "currency", b"currency", "input_tokens", b"input_tokens", "job", b"job", "kind", b"kind", "latency", b"latency", "lease", b"lease", "method", b"method", "model", b"model", "output_tokens", b"output_tokens", "provider", b"provider", "time", b"time", "trace_id", b"trace_id", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__input_tokens: _TypeAlias = _typing.Literal["input_tokens"]  # noqa: Y015
+    _WhichOneofArgType__input_tokens: _TypeAlias = _typing.Literal["_input_tokens", b"_input_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__output_tokens: _TypeAlias = _typing.Literal["output_tokens"]  # noqa: Y015
+    _WhichOneofArgType__output_tokens: _TypeAlias = _typing.Literal["_output_tokens", b"_output_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__input_tokens) -> _WhichOneofReturnType__input_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_tokens) -> _WhichOneofReturnType__output_tokens | None: ...
+
+Global___ExportedSpend: _TypeAlias = ExportedSpend  # noqa: Y015
+
+@_typing.final
+class ExportedSpendSum(_message.Message):
+    """What calls of one kind cost in a day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAY_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    day: _builtins.str
+    """"2031-05-04", in UTC."""
+    method: _builtins.str
+    """"package.Service/Method"."""
+    kind: _builtins.str
+    """"MODEL" or "PROVIDER"."""
+    provider: _builtins.str
+    """Who was called."""
+    model: _builtins.str
+    """Which model; empty: none."""
+    currency: _builtins.str
+    """Of the cost; empty: of calls without a known cost."""
+    calls: _builtins.int
+    """How many."""
+    input_tokens: _builtins.str
+    """Of all of them, in decimal digits."""
+    output_tokens: _builtins.str
+    """Of all of them, in decimal digits."""
+    cost: _builtins.str
+    """Of all of them, exactly, in decimal digits."""
+    def __init__(
+        self,
+        *,
+        day: _builtins.str = ...,
+        method: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        calls: _builtins.int = ...,
+        input_tokens: _builtins.str = ...,
+        output_tokens: _builtins.str = ...,
+        cost: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "cost", b"cost", "currency", b"currency", "day", b"day", "input_tokens", b"input_tokens", "kind", b"kind", "method", b"method", "model", b"model", "output_tokens", b"output_tokens", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportedSpendSum: _TypeAlias = ExportedSpendSum  # noqa: Y015
+
+@_typing.final
+class ExportedIncident(_message.Message):
+    """A fault of ours that one of the tenant's jobs was the last to meet: what of it is the
+    tenant's.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.str
+    """Of all that are the same."""
+    service: _builtins.str
+    """Who met it: "gateway", "worker"."""
+    method: _builtins.str
+    """"package.Service/Method"."""
+    code: _builtins.int
+    """Of google.rpc."""
+    kind: _builtins.str
+    """The types of the exception and its causes."""
+    trace_id: _builtins.str
+    """The W3C trace id of the last time."""
+    @_builtins.property
+    def last_time(self) -> _timestamp_pb2.Timestamp:
+        """The last time."""
+
+    def __init__(
+        self,
+        *,
+        fingerprint: _builtins.str = ...,
+        service: _builtins.str = ...,
+        method: _builtins.str = ...,
+        code: _builtins.int = ...,
+        kind: _builtins.str = ...,
+        last_time: _timestamp_pb2.Timestamp | None = ...,
+        trace_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_time", b"last_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "fingerprint", b"fingerprint", "kind", b"kind", "last_time", b"last_time", "method", b"method", "service", b"service", "trace_id", b"trace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportedIncident: _TypeAlias = ExportedIncident  # noqa: Y015
+
+@_typing.final
+class EraseTenantRequest(_message.Message):
+    """Which tenant, and what for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"tenants/{tenant}"."""
+    note: _builtins.str
+    """What for; kept in the receipt. Of the first call of an erasure."""
+    validate_only: _builtins.bool
+    """Only say what there is to erase, each counted to 10,000 and no further, and do nothing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        note: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "note", b"note", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseTenantRequest: _TypeAlias = EraseTenantRequest  # noqa: Y015
+
+@_typing.final
+class EraseTenantResponse(_message.Message):
+    """How far it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_FIELD_NUMBER: _builtins.int
+    ERASURE_FIELD_NUMBER: _builtins.int
+    RETRY_DELAY_FIELD_NUMBER: _builtins.int
+    done: _builtins.bool
+    """Whether nothing is left: the erasure is its receipt then."""
+    @_builtins.property
+    def erasure(self) -> Global___Erasure:
+        """What was erased so far; with validate_only what there is."""
+
+    @_builtins.property
+    def retry_delay(self) -> _duration_pb2.Duration:
+        """Not done: when to call again."""
+
+    def __init__(
+        self,
+        *,
+        done: _builtins.bool = ...,
+        erasure: Global___Erasure | None = ...,
+        retry_delay: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erasure", b"erasure", "retry_delay", b"retry_delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "erasure", b"erasure", "retry_delay", b"retry_delay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseTenantResponse: _TypeAlias = EraseTenantResponse  # noqa: Y015
+
+@_typing.final
+class ReopenTenantRequest(_message.Message):
+    """Which tenant to open again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"tenants/{tenant}"."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReopenTenantRequest: _TypeAlias = ReopenTenantRequest  # noqa: Y015
+
+@_typing.final
+class ReopenTenantResponse(_message.Message):
+    """Its calls are taken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReopenTenantResponse: _TypeAlias = ReopenTenantResponse  # noqa: Y015
 
 @_typing.final
 class PauseTenantRequest(_message.Message):

@@ -36,6 +36,16 @@ class TenantServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.GetTenant = channel.unary_unary(
+                '/rowcall.v1.TenantService/GetTenant',
+                request_serializer=rowcall_dot_v1_dot_tenant__service__pb2.GetTenantRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_tenant__service__pb2.GetTenantResponse.FromString,
+                _registered_method=True)
+        self.ListTenants = channel.unary_unary(
+                '/rowcall.v1.TenantService/ListTenants',
+                request_serializer=rowcall_dot_v1_dot_tenant__service__pb2.ListTenantsRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_tenant__service__pb2.ListTenantsResponse.FromString,
+                _registered_method=True)
         self.PauseTenant = channel.unary_unary(
                 '/rowcall.v1.TenantService/PauseTenant',
                 request_serializer=rowcall_dot_v1_dot_tenant__service__pb2.PauseTenantRequest.SerializeToString,
@@ -51,12 +61,43 @@ class TenantServiceStub(object):
                 request_serializer=rowcall_dot_v1_dot_tenant__service__pb2.SetTenantWeightRequest.SerializeToString,
                 response_deserializer=rowcall_dot_v1_dot_tenant__service__pb2.SetTenantWeightResponse.FromString,
                 _registered_method=True)
+        self.ExportTenant = channel.unary_unary(
+                '/rowcall.v1.TenantService/ExportTenant',
+                request_serializer=rowcall_dot_v1_dot_tenant__service__pb2.ExportTenantRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_tenant__service__pb2.ExportTenantResponse.FromString,
+                _registered_method=True)
+        self.EraseTenant = channel.unary_unary(
+                '/rowcall.v1.TenantService/EraseTenant',
+                request_serializer=rowcall_dot_v1_dot_tenant__service__pb2.EraseTenantRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_tenant__service__pb2.EraseTenantResponse.FromString,
+                _registered_method=True)
+        self.ReopenTenant = channel.unary_unary(
+                '/rowcall.v1.TenantService/ReopenTenant',
+                request_serializer=rowcall_dot_v1_dot_tenant__service__pb2.ReopenTenantRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_tenant__service__pb2.ReopenTenantResponse.FromString,
+                _registered_method=True)
 
 
 class TenantServiceServicer(object):
     """Tenants, for operators. A tenant lives on one shard, and what is said of it is said
     there. Another tenant than the caller's is NOT_FOUND, like one that does not exist.
     """
+
+    def GetTenant(self, request, context):
+        """The tenant: its shard, share and pause, what it has waiting and running, and how
+        far its erasure is, if there was one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTenants(self, request, context):
+        """All tenants, by name. What only its shard knows of one is left out while that does
+        not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def PauseTenant(self, request, context):
         """Pauses a tenant: no job of it is claimed from now on. What runs goes on, and calls
@@ -80,9 +121,49 @@ class TenantServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportTenant(self, request, context):
+        """A page of everything that is kept of a tenant: what was there when the first page was
+        asked for is in one of them, once, as it stood when its own page was read. Each page is
+        audited. An export that was broken off goes on with the last page token.
+
+        It is for admins who see payloads too (payload-viewer), or leaves payloads out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseTenant(self, request, context):
+        """Erases everything that is kept of a tenant, a part of it with each call: call again
+        until it says done. From the first call on the tenant is closed: its calls are refused
+        (TENANT_ERASED), and none of its jobs is started. It takes some seconds at least, for
+        what was on its way. Called again afterwards, it erases what came late, or answers
+        with the receipt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReopenTenant(self, request, context):
+        """Opens a tenant again that was erased: it is empty. One whose erasure is not done
+        cannot be opened.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TenantServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'GetTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTenant,
+                    request_deserializer=rowcall_dot_v1_dot_tenant__service__pb2.GetTenantRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_tenant__service__pb2.GetTenantResponse.SerializeToString,
+            ),
+            'ListTenants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTenants,
+                    request_deserializer=rowcall_dot_v1_dot_tenant__service__pb2.ListTenantsRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_tenant__service__pb2.ListTenantsResponse.SerializeToString,
+            ),
             'PauseTenant': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseTenant,
                     request_deserializer=rowcall_dot_v1_dot_tenant__service__pb2.PauseTenantRequest.FromString,
@@ -98,6 +179,21 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     request_deserializer=rowcall_dot_v1_dot_tenant__service__pb2.SetTenantWeightRequest.FromString,
                     response_serializer=rowcall_dot_v1_dot_tenant__service__pb2.SetTenantWeightResponse.SerializeToString,
             ),
+            'ExportTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportTenant,
+                    request_deserializer=rowcall_dot_v1_dot_tenant__service__pb2.ExportTenantRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_tenant__service__pb2.ExportTenantResponse.SerializeToString,
+            ),
+            'EraseTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseTenant,
+                    request_deserializer=rowcall_dot_v1_dot_tenant__service__pb2.EraseTenantRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_tenant__service__pb2.EraseTenantResponse.SerializeToString,
+            ),
+            'ReopenTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReopenTenant,
+                    request_deserializer=rowcall_dot_v1_dot_tenant__service__pb2.ReopenTenantRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_tenant__service__pb2.ReopenTenantResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'rowcall.v1.TenantService', rpc_method_handlers)
@@ -110,6 +206,60 @@ class TenantService(object):
     """Tenants, for operators. A tenant lives on one shard, and what is said of it is said
     there. Another tenant than the caller's is NOT_FOUND, like one that does not exist.
     """
+
+    @staticmethod
+    def GetTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.TenantService/GetTenant',
+            rowcall_dot_v1_dot_tenant__service__pb2.GetTenantRequest.SerializeToString,
+            rowcall_dot_v1_dot_tenant__service__pb2.GetTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTenants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.TenantService/ListTenants',
+            rowcall_dot_v1_dot_tenant__service__pb2.ListTenantsRequest.SerializeToString,
+            rowcall_dot_v1_dot_tenant__service__pb2.ListTenantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def PauseTenant(request,
@@ -182,6 +332,87 @@ class TenantService(object):
             '/rowcall.v1.TenantService/SetTenantWeight',
             rowcall_dot_v1_dot_tenant__service__pb2.SetTenantWeightRequest.SerializeToString,
             rowcall_dot_v1_dot_tenant__service__pb2.SetTenantWeightResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.TenantService/ExportTenant',
+            rowcall_dot_v1_dot_tenant__service__pb2.ExportTenantRequest.SerializeToString,
+            rowcall_dot_v1_dot_tenant__service__pb2.ExportTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.TenantService/EraseTenant',
+            rowcall_dot_v1_dot_tenant__service__pb2.EraseTenantRequest.SerializeToString,
+            rowcall_dot_v1_dot_tenant__service__pb2.EraseTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReopenTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.TenantService/ReopenTenant',
+            rowcall_dot_v1_dot_tenant__service__pb2.ReopenTenantRequest.SerializeToString,
+            rowcall_dot_v1_dot_tenant__service__pb2.ReopenTenantResponse.FromString,
             options,
             channel_credentials,
             insecure,

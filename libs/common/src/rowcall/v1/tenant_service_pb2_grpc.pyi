@@ -35,6 +35,14 @@ class TenantServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TenantServiceAsyncStub: ...
+    GetTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.GetTenantRequest, _tenant_service_pb2.GetTenantResponse]
+    """The tenant: its shard, share and pause, what it has waiting and running, and how
+    far its erasure is, if there was one.
+    """
+    ListTenants: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.ListTenantsRequest, _tenant_service_pb2.ListTenantsResponse]
+    """All tenants, by name. What only its shard knows of one is left out while that does
+    not answer.
+    """
     PauseTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.PauseTenantRequest, _tenant_service_pb2.PauseTenantResponse]
     """Pauses a tenant: no job of it is claimed from now on. What runs goes on, and calls
     are still taken. A pause that is there already stays as it is.
@@ -43,6 +51,24 @@ class TenantServiceStub:
     """Ends a tenant's pause, if there is one."""
     SetTenantWeight: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.SetTenantWeightRequest, _tenant_service_pb2.SetTenantWeightResponse]
     """Sets a tenant's share of the workers beside other tenants'."""
+    ExportTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.ExportTenantRequest, _tenant_service_pb2.ExportTenantResponse]
+    """A page of everything that is kept of a tenant: what was there when the first page was
+    asked for is in one of them, once, as it stood when its own page was read. Each page is
+    audited. An export that was broken off goes on with the last page token.
+
+    It is for admins who see payloads too (payload-viewer), or leaves payloads out.
+    """
+    EraseTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.EraseTenantRequest, _tenant_service_pb2.EraseTenantResponse]
+    """Erases everything that is kept of a tenant, a part of it with each call: call again
+    until it says done. From the first call on the tenant is closed: its calls are refused
+    (TENANT_ERASED), and none of its jobs is started. It takes some seconds at least, for
+    what was on its way. Called again afterwards, it erases what came late, or answers
+    with the receipt.
+    """
+    ReopenTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.ReopenTenantRequest, _tenant_service_pb2.ReopenTenantResponse]
+    """Opens a tenant again that was erased: it is empty. One whose erasure is not done
+    cannot be opened.
+    """
 
 @_typing.type_check_only
 class TenantServiceAsyncStub(TenantServiceStub):
@@ -51,6 +77,14 @@ class TenantServiceAsyncStub(TenantServiceStub):
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    GetTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetTenantRequest, _tenant_service_pb2.GetTenantResponse]  # type: ignore[assignment]
+    """The tenant: its shard, share and pause, what it has waiting and running, and how
+    far its erasure is, if there was one.
+    """
+    ListTenants: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ListTenantsRequest, _tenant_service_pb2.ListTenantsResponse]  # type: ignore[assignment]
+    """All tenants, by name. What only its shard knows of one is left out while that does
+    not answer.
+    """
     PauseTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.PauseTenantRequest, _tenant_service_pb2.PauseTenantResponse]  # type: ignore[assignment]
     """Pauses a tenant: no job of it is claimed from now on. What runs goes on, and calls
     are still taken. A pause that is there already stays as it is.
@@ -59,11 +93,49 @@ class TenantServiceAsyncStub(TenantServiceStub):
     """Ends a tenant's pause, if there is one."""
     SetTenantWeight: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.SetTenantWeightRequest, _tenant_service_pb2.SetTenantWeightResponse]  # type: ignore[assignment]
     """Sets a tenant's share of the workers beside other tenants'."""
+    ExportTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ExportTenantRequest, _tenant_service_pb2.ExportTenantResponse]  # type: ignore[assignment]
+    """A page of everything that is kept of a tenant: what was there when the first page was
+    asked for is in one of them, once, as it stood when its own page was read. Each page is
+    audited. An export that was broken off goes on with the last page token.
+
+    It is for admins who see payloads too (payload-viewer), or leaves payloads out.
+    """
+    EraseTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.EraseTenantRequest, _tenant_service_pb2.EraseTenantResponse]  # type: ignore[assignment]
+    """Erases everything that is kept of a tenant, a part of it with each call: call again
+    until it says done. From the first call on the tenant is closed: its calls are refused
+    (TENANT_ERASED), and none of its jobs is started. It takes some seconds at least, for
+    what was on its way. Called again afterwards, it erases what came late, or answers
+    with the receipt.
+    """
+    ReopenTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ReopenTenantRequest, _tenant_service_pb2.ReopenTenantResponse]  # type: ignore[assignment]
+    """Opens a tenant again that was erased: it is empty. One whose erasure is not done
+    cannot be opened.
+    """
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     """Tenants, for operators. A tenant lives on one shard, and what is said of it is said
     there. Another tenant than the caller's is NOT_FOUND, like one that does not exist.
     """
+
+    @_abc_1.abstractmethod
+    def GetTenant(
+        self,
+        request: _tenant_service_pb2.GetTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.GetTenantResponse, _abc.Awaitable[_tenant_service_pb2.GetTenantResponse]]:
+        """The tenant: its shard, share and pause, what it has waiting and running, and how
+        far its erasure is, if there was one.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTenants(
+        self,
+        request: _tenant_service_pb2.ListTenantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.ListTenantsResponse, _abc.Awaitable[_tenant_service_pb2.ListTenantsResponse]]:
+        """All tenants, by name. What only its shard knows of one is left out while that does
+        not answer.
+        """
 
     @_abc_1.abstractmethod
     def PauseTenant(
@@ -90,5 +162,41 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.SetTenantWeightResponse, _abc.Awaitable[_tenant_service_pb2.SetTenantWeightResponse]]:
         """Sets a tenant's share of the workers beside other tenants'."""
+
+    @_abc_1.abstractmethod
+    def ExportTenant(
+        self,
+        request: _tenant_service_pb2.ExportTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.ExportTenantResponse, _abc.Awaitable[_tenant_service_pb2.ExportTenantResponse]]:
+        """A page of everything that is kept of a tenant: what was there when the first page was
+        asked for is in one of them, once, as it stood when its own page was read. Each page is
+        audited. An export that was broken off goes on with the last page token.
+
+        It is for admins who see payloads too (payload-viewer), or leaves payloads out.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseTenant(
+        self,
+        request: _tenant_service_pb2.EraseTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.EraseTenantResponse, _abc.Awaitable[_tenant_service_pb2.EraseTenantResponse]]:
+        """Erases everything that is kept of a tenant, a part of it with each call: call again
+        until it says done. From the first call on the tenant is closed: its calls are refused
+        (TENANT_ERASED), and none of its jobs is started. It takes some seconds at least, for
+        what was on its way. Called again afterwards, it erases what came late, or answers
+        with the receipt.
+        """
+
+    @_abc_1.abstractmethod
+    def ReopenTenant(
+        self,
+        request: _tenant_service_pb2.ReopenTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.ReopenTenantResponse, _abc.Awaitable[_tenant_service_pb2.ReopenTenantResponse]]:
+        """Opens a tenant again that was erased: it is empty. One whose erasure is not done
+        cannot be opened.
+        """
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

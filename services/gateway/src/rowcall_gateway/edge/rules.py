@@ -31,6 +31,7 @@ OUR_SERVICES: Final = (
 _OF_NO_TENANT: Final = frozenset(
     {OPERATIONS, ACCESS_SERVICE, ADMISSION_SERVICE, AUDIT_SERVICE, CATALOGUE_SERVICE, ERROR_SERVICE}
     | {f"rowcall.v1.QueueService/{name}" for name in ("ListQueues", "GetQueue", "PauseQueue", "ResumeQueue")}
+    | {"rowcall.v1.TenantService/ListTenants"}
 )
 """Services and methods that an admin need not name a tenant for: an operation's name or a chain's does, or nothing of it is a tenant's."""
 

@@ -380,10 +380,15 @@ def _rewritten(place: int) -> Fault:
 
 
 def _entry(entry: Entry, piece: _Piece) -> AuditEntry:
+    return audit_entry(entry, chain=piece.name, database=piece.database)
+
+
+def audit_entry(entry: Entry, *, chain: str, database: str) -> AuditEntry:
+    """An entry of a chain, and of a database, by their names."""
     content = entry.content
     return AuditEntry(
-        chain=piece.name,
-        database=piece.database,
+        chain=chain,
+        database=database,
         place=entry.place or 0,
         create_time=timestamp(content.at),
         actor=content.actor or "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -48,6 +48,8 @@ from rowcall_gateway.resources import timestamp
 from rowcall_gateway.services.changes import Changes
 from rowcall_gateway.services.publishing import PATIENCE, Proposal, Publishing
 from rowcall_gateway.services.tokens import number_of, number_token
+from rowcall_gateway.shards.everywhere import ask_everywhere
+from rowcall_gateway.shards.links import Links, ShardLink
 
 _PAGE: Final = 100
 _LARGEST_PAGE: Final = 1000
@@ -69,6 +71,7 @@ class Methods(CatalogueServiceServicer):
         offered: Offered,
         images: PublishedImages,
         publishing: Publishing,
+        links: Links,
     ) -> None:
         """
         Args:
@@ -77,22 +80,31 @@ class Methods(CatalogueServiceServicer):
             offered: What is served.
             images: What was published, as the catalogue has it.
             publishing: What was published, as this gateway serves it.
+            links: The shards, which know who serves what.
         """
         self._validator = validator
         self._changes = changes
         self._offered = offered
         self._images = images
         self._publishing = publishing
+        self._links = links
 
     async def ListMethods(self, request: ListMethodsRequest, context: Any) -> ListMethodsResponse:  # noqa: ARG002, N802
-        """What this gateway serves."""
+        """What this gateway serves, and which workers do."""
         self._validator.check(request)
+        answers = await ask_everywhere(self._links, _serving, incoming.current())
+        workers: dict[str, set[str]] = {}
+        for found in answers.given.values():
+            for name, names in found.items():
+                workers.setdefault(name, set()).update(names)
         catalogue, table = self._offered.catalogue, self._offered.table
         owners = {name: image for image in reversed(catalogue.images) for name in image.methods}
         return ListMethodsResponse(
             methods=[
-                _method(method, table.methods[name], owners[name]) for name, method in sorted(catalogue.methods.items())
-            ]
+                _method(method, table.methods[name], owners[name], workers.get(name, ()))
+                for name, method in sorted(catalogue.methods.items())
+            ],
+            unreachable_shards=sorted(answers.missing),
         )
 
     async def ListImages(self, request: ListImagesRequest, context: Any) -> ListImagesResponse:  # noqa: ARG002, N802
@@ -180,7 +192,11 @@ def _act(note: str) -> Act:
     return replace(act, reason=note) if note else act
 
 
-def _method(method: JobMethod, access: MethodAccess, image: LoadedImage) -> Method:
+async def _serving(link: ShardLink) -> dict[str, list[str]]:
+    return await link.admin.method_serving()
+
+
+def _method(method: JobMethod, access: MethodAccess, image: LoadedImage, workers: Iterable[str]) -> Method:
     rule = access.rule
     return Method(
         name=method.name,
@@ -192,6 +208,7 @@ def _method(method: JobMethod, access: MethodAccess, image: LoadedImage) -> Meth
         access_source=access.source,
         image=image.label,
         image_digest=image.digest,
+        workers=sorted(workers),
     )
 
 

@@ -11,7 +11,6 @@ from typing import Literal
 
 from rowcall.catalogue.model import JobMethod
 from rowcall.errors import RowcallError
-from rowcall.names import parse_tenant_name
 from rowcall.sharding import Router
 from rowcall.sharding.faults import RETRY_AFTER
 from rowcall.v1.error_reason_pb2 import ErrorReason
@@ -19,6 +18,7 @@ from rowcall_gateway.calls.drafts import check_text
 from rowcall_gateway.edge.failures import not_known
 from rowcall_gateway.edge.incoming import IncomingCall
 from rowcall_gateway.edge.offered import Offered
+from rowcall_gateway.services.homes import own_tenant
 from rowcall_gateway.shards.everywhere import ask_everywhere, listed
 from rowcall_gateway.shards.links import Links, ShardLink
 
@@ -70,7 +70,7 @@ class Changes:
             RowcallError: INVALID_REQUEST, INVALID_NAME, NOT_KNOWN, or what the shard raises.
         """
         check_text(note, "note")
-        tenant, actor = _own_tenant(call, name), call.principal.actor
+        tenant, actor = own_tenant(call, name), call.principal.actor
 
         async def pause(link: ShardLink) -> bool:
             return await link.admin.pause("tenant", tenant, by=actor, note=note or None, act=call.act)
@@ -83,7 +83,7 @@ class Changes:
         Raises:
             RowcallError: INVALID_NAME, NOT_KNOWN, or what the shard raises.
         """
-        tenant = _own_tenant(call, name)
+        tenant = own_tenant(call, name)
 
         async def resume(link: ShardLink) -> bool:
             return await link.admin.resume("tenant", tenant, act=call.act)
@@ -96,7 +96,7 @@ class Changes:
         Raises:
             RowcallError: INVALID_NAME, NOT_KNOWN, or what the shard raises.
         """
-        tenant = _own_tenant(call, name)
+        tenant = own_tenant(call, name)
 
         async def weigh(link: ShardLink) -> bool:
             return await link.admin.weigh(tenant, weight, act=call.act)
@@ -149,17 +149,3 @@ class Changes:
             self._router.invalidate(call.tenant, route.epoch)
             route = await self._router.find(call.tenant)
         raise not_known("tenant", name)
-
-
-def _own_tenant(call: IncomingCall, name: str) -> str:
-    """The tenant of a name, which must be the caller's. Raises RowcallError: INVALID_NAME, NOT_KNOWN."""
-    tenant = parse_tenant_name(name)
-    if tenant is None:
-        raise RowcallError(
-            ErrorReason.ERROR_REASON_INVALID_NAME,
-            "The name is not that of a tenant: tenants/{tenant}.",
-            metadata={"name": name},
-        )
-    if tenant != call.tenant:
-        raise not_known("tenant", name)
-    return tenant

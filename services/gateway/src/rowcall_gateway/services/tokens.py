@@ -59,6 +59,65 @@ def _hash(key: bytes, about: bytes, last: UUID) -> bytes:
     return hashlib.blake2b(last.bytes + about, digest_size=_HASH_BYTES, key=key, person=b"page token").digest()
 
 
+def make_text(key: bytes, about: bytes, position: str) -> str:
+    """`make`, of a page that ends with a text."""
+    data = position.encode()
+    return base64.urlsafe_b64encode(_hash_of(key, about, data) + data).decode()
+
+
+def read_text(key: bytes, about: bytes, token: str) -> str:
+    """`read`, of a page that ends with a text.
+
+    Raises:
+        RowcallError: INVALID_PAGE_TOKEN.
+    """
+    data = _decoded(token)
+    if len(data) > _HASH_BYTES and hmac.compare_digest(data[:_HASH_BYTES], _hash_of(key, about, data[_HASH_BYTES:])):
+        return data[_HASH_BYTES:].decode()
+    raise _invalid("send next_page_token back as it was, with the same request, or none for the first page.")
+
+
+def text_token(text: str) -> str:
+    """The page token of a list that ends with a text."""
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+def text_of(token: str) -> str:
+    """The text that a page token stands for; empty without one. It keeps nothing secret: whoever may list may list all.
+
+    Raises:
+        RowcallError: INVALID_PAGE_TOKEN.
+    """
+    if not token:
+        return ""
+    try:
+        text = _decoded(token).decode()
+    except UnicodeDecodeError:
+        text = ""
+    if not text or "\0" in text:
+        raise _invalid("send next_page_token back as it was, or none for the first page.")
+    return text
+
+
+def _hash_of(key: bytes, about: bytes, position: bytes) -> bytes:
+    # Which of both it is of is told apart by their lengths.
+    hashed = len(about).to_bytes(4, "big") + about + position
+    return hashlib.blake2b(hashed, digest_size=_HASH_BYTES, key=key, person=b"text token").digest()
+
+
+def _decoded(token: str) -> bytes:
+    try:
+        return base64.b64decode(token, altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def _invalid(todo: str) -> RowcallError:
+    return RowcallError(
+        ErrorReason.ERROR_REASON_INVALID_PAGE_TOKEN, f"The page token is not one that this list gave out; {todo}"
+    )
+
+
 def number_token(number: int) -> str:
     """The page token of a list that ends with a number."""
     return base64.urlsafe_b64encode(number.to_bytes(8, "big")).decode()

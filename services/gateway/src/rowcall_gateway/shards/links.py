@@ -15,6 +15,7 @@ from rowcall.catalogue.shapes import Shape
 from rowcall.queue.hints import Hint
 from rowcall.queue.model import Cancelled, Submission
 from rowcall.queue.protocol import AdmissionStore, JobStore, QueueAdmin, QueueProvider
+from rowcall.queue.tenants import TenantAdmin
 from rowcall.v1.job_pb2 import JobState
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_gateway.shards.rows import Rows
@@ -34,6 +35,8 @@ class ShardLink:
     """Its queues, for operators."""
     admission: AdmissionStore
     """What is let in by there."""
+    tenants: TenantAdmin
+    """What is kept of its tenants, for operators."""
     rows: Rows
     """Reads single jobs, together."""
     submitter: Submitter
@@ -56,6 +59,7 @@ class ShardLink:
         self.store = queue.store(key_ttl=settings.key_ttl)
         self.admin = queue.admin()
         self.admission = queue.admission()
+        self.tenants = queue.tenants()
         self.rows = Rows(self.store)
         self.submitter = Submitter(
             self.store,
@@ -120,6 +124,7 @@ class ShardLink:
         await self.store.close()
         await self.admin.close()
         await self.admission.close()
+        await self.tenants.close()
 
     def _hint(self, submissions: Sequence[Submission]) -> Hint | None:
         """What tells workers of rows that are about to be written."""

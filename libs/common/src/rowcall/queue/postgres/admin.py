@@ -41,6 +41,10 @@ class PostgresQueueAdmin:
         """See QueueAdmin.serving."""
         return [QueueServing(*row) for row in await self._read.rows("queue_serving", {"cap": cap})]
 
+    async def method_serving(self) -> dict[str, list[str]]:
+        """See QueueAdmin.method_serving."""
+        return dict(await self._read.rows("method_serving"))
+
     async def pauses(self, tenant: str) -> list[Pause]:
         """See QueueAdmin.pauses."""
         return [Pause(*row) for row in await self._read.rows("pauses", {"tenant": tenant})]

@@ -27,6 +27,7 @@ from rowcall.queue.postgres.hints import (
 )
 from rowcall.queue.postgres.renewal import PostgresLeaseRenewal
 from rowcall.queue.postgres.store import PostgresJobStore
+from rowcall.queue.postgres.tenants import PostgresTenantAdmin
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.security import passwords
 from rowcall.settings import ClusterSettings, SettingsError
@@ -83,6 +84,10 @@ class PostgresQueueProvider:
         return PostgresAdmissionStore(
             self._shard.pool(Workload.SUBMIT), self._shard.pool(Workload.READ), shard=self.shard
         )
+
+    def tenants(self) -> PostgresTenantAdmin:
+        """See QueueProvider.tenants."""
+        return PostgresTenantAdmin(self._shard.pool(Workload.SUBMIT), self._shard.pool(Workload.READ), shard=self.shard)
 
     def work(self) -> PostgresWorkQueue:
         """See QueueProvider.work."""

@@ -19,8 +19,9 @@ create table rowcall.shard_info (
 create table rowcall.tenant_route (
   tenant text primary key,
   epoch bigint not null,
-  -- 1 ACTIVE, 2 FENCED (being moved away: no new rows), 3 MOVED (lives elsewhere)
-  state smallint not null check (state in (1, 2, 3)),
+  -- 1 ACTIVE, 2 FENCED (being moved away: no new rows), 3 MOVED (lives elsewhere), 4 ERASED (or being
+  -- erased: no new rows, until it is opened again)
+  state smallint not null check (state in (1, 2, 3, 4)),
   changed_at timestamptz not null default clock_timestamp(),
   -- Its share of a queue beside the other tenants': one of weight 3 is served three
   -- times as often as one of weight 1.

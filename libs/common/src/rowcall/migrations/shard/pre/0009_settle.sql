@@ -234,7 +234,8 @@ create type rowcall.spent as (
 );
 
 -- Books what was spent, in the transaction that tells of it; how much of it was new. What is told again is counted
--- once. Whether the lease is still the worker's is not asked: the money is gone in any case. In one order, entries
+-- once. Whether the lease is still the worker's is not asked: the money is gone in any case. What is told late of a
+-- tenant that was erased is not kept. In one order, entries
 -- first and then their sums, behind whatever jobs the transaction writes: no deadlocks between them.
 create function rowcall.book_spend(p_spent rowcall.spent[])
 returns bigint
@@ -254,6 +255,7 @@ begin
       s.tenant, s.job_id, s.lease, s.call, s.method_id, s.kind, s.trace_id, s.input_tokens, s.output_tokens, s.cost,
       s.latency, s.provider, s.model, s.currency, s.verdict
     from unnest(p_spent) s
+    where not exists (select from rowcall.tenant_route r where r.tenant = s.tenant and r.state = 4)
     order by s.tenant, s.job_id, s.lease, s.call
     on conflict (tenant, job_id, lease, call) do nothing
     returning

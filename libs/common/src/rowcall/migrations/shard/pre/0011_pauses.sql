@@ -38,7 +38,7 @@ as $$
   select exists (select from changed)
 $$;
 
--- A tenant that moved away is paused where it lives now.
+-- A tenant that moved away is paused where it lives now; one that was erased has nothing to pause.
 create function rowcall.pause_tenant(p_tenant text, p_paused boolean, p_by text, p_note text)
 returns boolean
 language sql security definer set search_path = pg_catalog, pg_temp
@@ -50,7 +50,7 @@ as $$
       paused_by = case when p_paused then case when r.paused_at is null then p_by else r.paused_by end end,
       pause_note = case when p_paused then case when r.paused_at is null then p_note else r.pause_note end end,
       holding = p_paused or r.holding
-    where r.tenant = p_tenant and r.state <> 3
+    where r.tenant = p_tenant and r.state in (1, 2)
     returning 1
   )
   select exists (select from changed)
@@ -62,7 +62,7 @@ returns boolean
 language sql security definer set search_path = pg_catalog, pg_temp
 as $$
   with changed as (
-    update rowcall.tenant_route r set weight = p_weight where r.tenant = p_tenant and r.state <> 3 returning 1
+    update rowcall.tenant_route r set weight = p_weight where r.tenant = p_tenant and r.state in (1, 2) returning 1
   )
   select exists (select from changed)
 $$;
@@ -231,4 +231,18 @@ begin
   left join lateral rowcall.last_server(b.method_id, b.name) l on s.workers = '{}'
   order by b.name;
 end
+$$;
+
+-- Which living workers serve each method, by name.
+create function rowcall.method_serving()
+returns table (name text, workers text[])
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select m.name, array_agg(distinct s.worker order by s.worker)
+  from rowcall.serving s
+  cross join lateral rowcall.last_beat(s.worker_id) b
+  cross join lateral unnest(s.method_id) as u (method_id)
+  join rowcall.method m on m.method_id = u.method_id
+  where b.lease_until > clock_timestamp()
+  group by m.name
 $$;

@@ -8,7 +8,7 @@ grant execute on function
   rowcall.exchange_turns, rowcall.kept_fingerprint, rowcall.same_request,
   rowcall.submit_jobs, rowcall.read_jobs, rowcall.read_outcomes, rowcall.find_jobs, rowcall.group_failures,
   rowcall.leave_job, rowcall.pauses,
-  rowcall.queue_stats, rowcall.find_lacks, rowcall.job_waits, rowcall.queue_serving
+  rowcall.queue_stats, rowcall.find_lacks, rowcall.job_waits, rowcall.queue_serving, rowcall.method_serving
 to rowcall_gateway;
 
 -- Of these, queue_id to submit_jobs are for the jobs that handlers submit.

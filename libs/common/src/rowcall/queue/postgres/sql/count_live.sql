@@ -1,0 +1,1 @@
+select scheduled, ready, held, running, waiting, capped from rowcall.count_live(p_tenant => %(tenant)s, p_cap => %(cap)s)

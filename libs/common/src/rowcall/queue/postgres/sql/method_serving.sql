@@ -1,0 +1,1 @@
+select name, workers from rowcall.method_serving()

@@ -1,0 +1,1 @@
+select rowcall.reopen_tenant(p_tenant => %(tenant)s, p_act => %(act)s::jsonb)

@@ -1,0 +1,1 @@
+select name, tenant_column from rowcall.tenant_tables()
