@@ -78,7 +78,7 @@ async def test_a_self_killing_job_ends_in_the_dead_letters_and_no_other_does(
     assert found == {"SUCCEEDED": JOBS - 1, "FAILED": 1}
     # Nobody died but by the poison. Two workers, which made it a suspect; then it had its three chances alone, in processes
     # that had nothing else to lose, and perhaps one more in company.
-    apart = [json.loads(line) for line in log if SUSPECTS_DIED in line]
+    apart = sorted((json.loads(line) for line in log if SUSPECTS_DIED in line), key=lambda line: str(line["timestamp"]))
     assert ended == [EXIT_CODE] * 2
     assert {line["exit_code"] for line in apart} == {EXIT_CODE}
     assert 2 + len(apart) == starts[poison]

@@ -7,7 +7,8 @@ Modules: `errors` (the error envelope), `context` (who calls, bound to the code 
 `stderr` (which nobody waits for), `validation` (a message held to its proto's rules), `starting` (what imports need not do),
 `signals` (before a service's own handlers are there), `ending` (that a process ends when it is told to), `forks` (what becomes of
 a child that a handler forks), `names` (of tenants and operations), `bounds` (how much is let in, as values), `liveness` (of an idle connection), `sessions` (what one of
-Postgres must be to serve), `garbage` (what the collector need not look at).
+Postgres must be to serve), `garbage` (what the collector need not look at), `heaps` (that
+threads share).
 
 It imports no service.
 """

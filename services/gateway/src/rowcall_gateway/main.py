@@ -16,6 +16,7 @@ from rowcall import ending, logs
 from rowcall.catalogue.images import ImageError
 from rowcall.errors import RowcallError
 from rowcall.garbage import spare_collections
+from rowcall.heaps import share_heaps
 from rowcall.processes import Member, supervise
 from rowcall.settings import SettingsError, load_settings
 from rowcall_gateway.edge.head_export import head_export_from_environment
@@ -33,6 +34,7 @@ _LAST_SPANS: Final = 5.0
 
 def main() -> None:
     """Runs a gateway until SIGTERM or SIGINT, then drains it."""
+    share_heaps()
     member = Member.from_environment()
     settings = load_settings(GatewaySettings)
     logs.configure(

@@ -23,6 +23,7 @@ import uvloop
 
 from rowcall import ending, logs
 from rowcall.garbage import spare_collections
+from rowcall.heaps import share_heaps
 from rowcall.processes import Member, kill_children, own_command, supervise
 from rowcall.settings import load_settings
 from rowcall.signals import end_on_signals
@@ -66,6 +67,7 @@ def serve(arguments: Sequence[str]) -> int:
     shard = None if member is None else shard_of(member.told)
     if member is not None and shard is not None:
         return run_apart(settings, member, shard)
+    share_heaps()
     logs.configure(settings.log_level, settings.log_format, "serve", process=None if member is None else member.number)
     if member is not None:
         settings = settings.model_copy(update={"listen": member.told})
