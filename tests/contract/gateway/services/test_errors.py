@@ -153,11 +153,19 @@ async def test_a_bug_of_a_handlers_is_kept_without_what_it_says_and_a_considered
 
 async def test_a_status_that_a_handler_gives_is_no_incident(gateways: Gateways, workers: Workers) -> None:
     client = Client(await gateways.channel(await gateways.start()))
-    await workers.start()
+    probe = ProbeServiceStub(client.channel)
+    await workers.start(lambda worker: add_ProbeServiceServicer_to_server(Faulty("faulty"), worker))
     said = await refused(
-        ProbeServiceStub(client.channel).Await(
-            AwaitRequest(fail_code=Code.INTERNAL), timeout=30, metadata=tenant("acme")
-        )
+        probe.Await(AwaitRequest(fail_code=Code.INTERNAL), timeout=30, metadata=tenant("acme")),
     )
     assert said.code() is grpc.StatusCode.INTERNAL
-    assert await client.list() == []
+    # Met by the same worker later, and written with or after whatever it noted of the status.
+    await refused(probe.Echo(EchoRequest(payload=b"x"), timeout=30, metadata=tenant("acme", ("prefer", "wait=0"))))
+    found: list[str] = []
+
+    async def there() -> bool:
+        found[:] = [each.method for each in await client.list()]
+        return "rowcall.probe.v1.ProbeService/Echo" in found
+
+    await until(there)
+    assert found == ["rowcall.probe.v1.ProbeService/Echo"]
