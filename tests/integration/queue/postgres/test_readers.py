@@ -231,7 +231,7 @@ async def test_who_acts_as_another_reader_still_sees_what_his_login_may(queue: P
     [
         ("test_acme", {"tenant_jobs"}),
         ("test_reader", {"finished_totals", "queue_totals"}),
-        ("test_auditor", {"jobs"}),
+        ("test_auditor", {"audit", "audit_checkpoint", "audit_seal", "erasure", "incident", "jobs"}),
         ("test_servicer", set()),
         ("test_nobody", set()),
     ],
