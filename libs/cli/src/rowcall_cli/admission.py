@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, timedelta
+from datetime import timedelta
 from typing import Annotated
 
 import typer
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.json_format import MessageToDict
 
 from rowcall.bounds import EACH_TENANT
 from rowcall.names import parse_tenant_name, tenant_name
 from rowcall.v1 import admission_service_pb2, admission_service_pb2_grpc
+from rowcall_cli.answers import as_dict, second_text
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.flags import span_flag
 from rowcall_cli.gateway import DEFAULT_ADDRESS, RPC_SECONDS, AddressOption, Gateway, connect
@@ -199,7 +199,7 @@ def _row(bound: admission_service_pb2.Bound) -> tuple[str, ...]:
         str(bound.waiters) if bound.HasField("waiters") else "",
         str(bound.backlog) if bound.HasField("backlog") else "",
         _span(bound.oldest_age) if bound.HasField("oldest_age") else "",
-        bound.update_time.ToDatetime(tzinfo=UTC).astimezone().isoformat(sep=" ", timespec="seconds"),
+        second_text(bound.update_time),
         bound.actor,
         bound.note,
     )
@@ -212,8 +212,7 @@ def _span(duration: Duration) -> str:
 
 def _as_dict(bound: admission_service_pb2.Bound) -> dict[str, object]:
     """The bound for scripts; its backlog as a number, which protobuf's JSON would write as a text."""
-    result: dict[str, object] = MessageToDict(bound, preserving_proto_field_name=True)
-    return result | ({"backlog": bound.backlog} if bound.HasField("backlog") else {})
+    return as_dict(bound) | ({"backlog": bound.backlog} if bound.HasField("backlog") else {})
 
 
 def _stub(gateway: Gateway) -> admission_service_pb2_grpc.AdmissionServiceStub:

@@ -6,13 +6,10 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from rowcall.names import tenant_name
 from rowcall.v1.audit_service_pb2 import (
@@ -24,6 +21,7 @@ from rowcall.v1.audit_service_pb2 import (
     VerifyAuditChainRequest,
 )
 from rowcall.v1.audit_service_pb2_grpc import AuditServiceStub
+from rowcall_cli.answers import as_dict, complete, second_text
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.gateway import (
     DEFAULT_ADDRESS,
@@ -107,12 +105,12 @@ def list_(
             if not token:
                 break
     if as_json:
-        result_json({"entries": [_as_dict(each) for each in found], "unreachable_databases": sorted(missing)})
+        result_json({"entries": [as_dict(each) for each in found], "unreachable_databases": sorted(missing)})
     elif found:
         result_table(COLUMNS, map(_row, found), prose=("before", "after", "reason"), wide=wide)
     else:
         say("Nothing was done.")
-    _complete(missing)
+    complete(missing)
 
 
 @app.command(epilog=examples("rowcall audit head --tenant acme", "rowcall audit head --system --json > heads.json"))
@@ -138,7 +136,7 @@ def head(
     if as_json:
         result_json(
             {
-                "heads": [_as_dict(each) for each in answer.heads],
+                "heads": [as_dict(each) for each in answer.heads],
                 "unreachable_databases": list(answer.unreachable_databases),
             }
         )
@@ -149,13 +147,13 @@ def head(
                 each.database,
                 str(each.place),
                 each.hash,
-                _time(each.seal_time) if each.HasField("seal_time") else "",
+                second_text(each.seal_time) if each.HasField("seal_time") else "",
                 str(each.unsealed) if each.unsealed else "",
             )
             for each in answer.heads
         ]
         result_table(HEAD_COLUMNS, rows, wide=wide)
-    _complete(answer.unreachable_databases)
+    complete(answer.unreachable_databases)
 
 
 @app.command(
@@ -197,7 +195,7 @@ def verify(
         heads = stub.ListAuditHeads(
             ListAuditHeadsRequest(chain=chain), timeout=RPC_SECONDS, metadata=_metadata(gateway)
         )
-        _complete(heads.unreachable_databases)
+        complete(heads.unreachable_databases)
         told = [
             _verified(stub, gateway, VerifyAuditChainRequest(chain=chain, database=each.database, earlier_heads=places))
             | {"chain": each.chain}
@@ -313,7 +311,7 @@ def _row(entry: AuditEntry) -> tuple[str, ...]:
     if entry.roles:
         who += f" ({', '.join(entry.roles)})"
     return (
-        _time(entry.create_time),
+        second_text(entry.create_time),
         who,
         entry.action,
         entry.target,
@@ -323,17 +321,3 @@ def _row(entry: AuditEntry) -> tuple[str, ...]:
         entry.trace_id,
         str(entry.place) if entry.place else "",
     )
-
-
-def _complete(missing: Sequence[str] | set[str]) -> None:
-    """Raises CommandError (UNREACHABLE) where something is missing."""
-    if missing:
-        raise CommandError(f"Not all of it: no answer from {', '.join(sorted(missing))}.", ExitCode.UNREACHABLE)
-
-
-def _time(time: Timestamp) -> str:
-    return time.ToDatetime(tzinfo=UTC).astimezone().isoformat(sep=" ", timespec="seconds")
-
-
-def _as_dict(message: Any) -> dict[str, Any]:
-    return MessageToDict(message, preserving_proto_field_name=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from google.protobuf.json_format import MessageToDict
 
 from rowcall.v1 import catalogue_service_pb2, catalogue_service_pb2_grpc
 from rowcall.v1.catalogue_service_pb2 import Image, ImageChange, ImageChangeKind
+from rowcall_cli.answers import as_dict
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.gateway import DEFAULT_ADDRESS, RPC_SECONDS, AddressOption, Gateway, connect
 from rowcall_cli.job_output import time_text
@@ -85,7 +85,7 @@ def diff(
     with connect(address, "") as gateway:
         answer = _stub(gateway).PublishImage(request, timeout=RPC_SECONDS)
     if as_json:
-        result_json(MessageToDict(answer, preserving_proto_field_name=True))
+        result_json(as_dict(answer))
     else:
         _print_changes(answer.changes, wide=wide)
     if any(change.breaking for change in answer.changes):
@@ -167,7 +167,7 @@ def list_images(
             if not token:
                 break
     if as_json:
-        result_json({"images": [MessageToDict(each, preserving_proto_field_name=True) for each in found]})
+        result_json({"images": [as_dict(each) for each in found]})
     elif found:
         result_table(COLUMNS, map(_row, found), wide=wide, prose=("note",))
     else:
@@ -193,7 +193,7 @@ def _tell(
     wide: bool,
 ) -> None:
     if as_json:
-        result_json(MessageToDict(answer, preserving_proto_field_name=True))
+        result_json(as_dict(answer))
     elif answer.changes:
         _print_changes(answer.changes, wide=wide)
     if answer.HasField("image"):

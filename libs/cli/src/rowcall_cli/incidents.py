@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.code_pb2 import Code
 
 from rowcall.v1.error_service_pb2 import (
@@ -19,7 +15,7 @@ from rowcall.v1.error_service_pb2 import (
     ResolveIncidentRequest,
 )
 from rowcall.v1.error_service_pb2_grpc import ErrorServiceStub
-from rowcall_cli.errors import CommandError, ExitCode
+from rowcall_cli.answers import as_dict, complete, second_text
 from rowcall_cli.gateway import DEFAULT_ADDRESS, RPC_SECONDS, AddressOption, connect
 from rowcall_cli.output import WideOption, examples, result_fields, result_json, result_table, say
 from rowcall_cli.pausing import by
@@ -55,7 +51,7 @@ def list_(
     if as_json:
         result_json(
             {
-                "incidents": [_as_dict(each) for each in answer.incidents],
+                "incidents": [as_dict(each) for each in answer.incidents],
                 "unreachable_shards": list(answer.unreachable_shards),
             }
         )
@@ -63,7 +59,7 @@ def list_(
         result_table(COLUMNS, map(_row, answer.incidents), prose=("what",), wide=wide)
     else:
         say("Nothing went wrong." if all_ else "Nothing is open.")
-    _complete(answer.unreachable_shards)
+    complete(answer.unreachable_shards)
 
 
 @app.command(epilog=examples("rowcall errors show 5f0c8c9be0f5be0f6f6f1f0c8c9be0f5"))
@@ -76,10 +72,10 @@ def show(
             GetIncidentRequest(fingerprint=fingerprint), timeout=RPC_SECONDS
         )
     if as_json:
-        result_json({**_as_dict(answer.incident), "unreachable_shards": list(answer.unreachable_shards)})
+        result_json({**as_dict(answer.incident), "unreachable_shards": list(answer.unreachable_shards)})
     else:
         result_fields(_fields(answer.incident))
-    _complete(answer.unreachable_shards)
+    complete(answer.unreachable_shards)
 
 
 @app.command(epilog=examples('rowcall errors resolve 5f0c8c9be0f5be0f6f6f1f0c8c9be0f5 --note "fixed in 0.2.1"'))
@@ -111,7 +107,7 @@ def _row(one: Incident) -> tuple[str, ...]:
         one.fingerprint,
         _state(one),
         str(one.count),
-        _time(one.last_time),
+        second_text(one.last_time),
         one.method,
         Code.Name(one.code),
         one.kind,
@@ -129,10 +125,10 @@ def _fields(one: Incident) -> list[tuple[str, str]]:
         ("what", one.kind),
         ("where", one.location),
         ("count", str(one.count)),
-        ("first", f"{_time(one.first_time)} (version {one.first_version})"),
-        ("last", f"{_time(one.last_time)} (version {one.last_version})"),
+        ("first", f"{second_text(one.first_time)} (version {one.first_version})"),
+        ("last", f"{second_text(one.last_time)} (version {one.last_version})"),
         ("trace", one.trace_id),
-        ("resolved", _time(one.resolve_time) if one.HasField("resolve_time") else ""),
+        ("resolved", second_text(one.resolve_time) if one.HasField("resolve_time") else ""),
         ("by", one.actor),
         ("note", one.note),
         ("regressions", str(one.regressions) if one.regressions else ""),
@@ -141,16 +137,3 @@ def _fields(one: Incident) -> list[tuple[str, str]]:
 
 def _state(one: Incident) -> str:
     return IncidentState.Name(one.state).removeprefix("INCIDENT_STATE_").lower()
-
-
-def _complete(missing: Sequence[str]) -> None:
-    if missing:
-        raise CommandError(f"Not all of it: no answer from {', '.join(missing)}.", ExitCode.UNREACHABLE)
-
-
-def _time(time: Timestamp) -> str:
-    return time.ToDatetime(tzinfo=UTC).astimezone().isoformat(sep=" ", timespec="seconds")
-
-
-def _as_dict(message: Any) -> dict[str, Any]:
-    return MessageToDict(message, preserving_proto_field_name=True)

@@ -11,6 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from rowcall.v1 import queue_service_pb2, queue_service_pb2_grpc
+from rowcall_cli.answers import second_text
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.gateway import (
     DEFAULT_ADDRESS,
@@ -161,7 +162,9 @@ def _fields(queue: queue_service_pb2.Queue) -> list[tuple[str, str]]:
     more = "+" if queue.capped else ""
     paused = ""
     if queue.HasField("pause"):
-        paused = " ".join(part for part in (_time(queue.pause.pause_time), queue.pause.actor, queue.pause.note) if part)
+        paused = " ".join(
+            part for part in (second_text(queue.pause.pause_time), queue.pause.actor, queue.pause.note) if part
+        )
     values = (
         queue.name,
         f"{queue.ready}{more}",
@@ -192,7 +195,7 @@ def _served_by(queue: queue_service_pb2.Queue) -> str:
         if queue.workers:
             nobody += f" on {', '.join(queue.unserved.shards)}"
         if queue.unserved.HasField("start_time"):
-            nobody += f" since {_time(queue.unserved.start_time)}, when {queue.unserved.worker} was gone"
+            nobody += f" since {second_text(queue.unserved.start_time)}, when {queue.unserved.worker} was gone"
         elif not queue.workers:
             nobody += " yet"
         parts.append(nobody)
@@ -221,11 +224,7 @@ def _as_dict(queue: queue_service_pb2.Queue) -> dict[str, object]:
 def _row(one: queue_service_pb2.Pause) -> tuple[str, ...]:
     kind = one.WhichOneof("paused") or ""
     name = {"queue": one.queue, "method": one.method, "tenant": one.tenant.removeprefix("tenants/")}.get(kind, "")
-    return (kind, name, _time(one.info.pause_time), one.info.actor, one.info.note, ", ".join(one.missing_shards))
-
-
-def _time(timestamp: Timestamp) -> str:
-    return timestamp.ToDatetime(tzinfo=UTC).astimezone().isoformat(sep=" ", timespec="seconds")
+    return (kind, name, second_text(one.info.pause_time), one.info.actor, one.info.note, ", ".join(one.missing_shards))
 
 
 def _age(since: Timestamp) -> str:

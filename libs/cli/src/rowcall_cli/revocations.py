@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC
 from typing import Annotated
 
 import typer
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from rowcall.v1 import access_service_pb2, access_service_pb2_grpc
+from rowcall_cli.answers import as_dict, second_text
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.flags import past_flag
 from rowcall_cli.gateway import DEFAULT_ADDRESS, RPC_SECONDS, AddressOption, Gateway, connect
@@ -78,9 +76,9 @@ def revoke(
         answer = _stub(gateway).RevokeCredentials(request, timeout=RPC_SECONDS, metadata=by(actor))
     revoked = answer.revocation
     if as_json:
-        result_json(_as_dict(revoked))
+        result_json(as_dict(revoked))
     else:
-        said = _time(revoked.before_time)
+        said = second_text(revoked.before_time)
         say(
             f"Tokens of {revoked.subject or 'everybody'} from {revoked.issuer} that were issued before {said} are refused."
         )
@@ -107,7 +105,7 @@ def revocations(
             if not token:
                 break
     if as_json:
-        result_json({"revocations": [_as_dict(each) for each in found]})
+        result_json({"revocations": [as_dict(each) for each in found]})
         return
     if not found:
         say("Nothing is revoked.")
@@ -116,22 +114,14 @@ def revocations(
         (
             each.issuer,
             each.subject or "everybody",
-            _time(each.before_time),
-            _time(each.create_time),
+            second_text(each.before_time),
+            second_text(each.create_time),
             each.actor,
             each.note,
         )
         for each in found
     ]
     result_table(COLUMNS, rows, prose=("note",), wide=wide)
-
-
-def _time(time: Timestamp) -> str:
-    return time.ToDatetime(tzinfo=UTC).astimezone().isoformat(sep=" ", timespec="seconds")
-
-
-def _as_dict(revoked: access_service_pb2.Revocation) -> dict[str, object]:
-    return MessageToDict(revoked, preserving_proto_field_name=True)
 
 
 def _stub(gateway: Gateway) -> access_service_pb2_grpc.AccessServiceStub:
