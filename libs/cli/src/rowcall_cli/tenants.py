@@ -12,7 +12,7 @@ import typer
 from rowcall.names import parse_tenant_name, tenant_name
 from rowcall.v1 import tenant_service_pb2, tenant_service_pb2_grpc
 from rowcall.v1.tenant_service_pb2 import Tenant, TenantState
-from rowcall_cli.errors import CommandError, ExitCode
+from rowcall_cli.answers import complete
 from rowcall_cli.gateway import DEFAULT_ADDRESS, RPC_SECONDS, AddressOption, Gateway, connect
 from rowcall_cli.job_output import message_json, time_text
 from rowcall_cli.output import WideOption, examples, result_fields, result_json, result_table, say
@@ -80,11 +80,7 @@ def list_tenants(
         result_table(COLUMNS, map(_row, found), wide=wide, prose=("note",))
     else:
         say("There is no tenant: each is placed at its first call.")
-    if unavailable:
-        raise CommandError(
-            f"no answer from {', '.join(sorted(unavailable))}: of their tenants only names are known.",
-            ExitCode.UNREACHABLE,
-        )
+    complete(unavailable)
 
 
 @app.command(epilog=examples("rowcall tenants show acme", "rowcall tenants show acme --json"))
