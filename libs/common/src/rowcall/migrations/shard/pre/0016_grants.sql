@@ -13,7 +13,7 @@ to rowcall_gateway;
 
 -- Of these, queue_id to submit_jobs are for the jobs that handlers submit.
 grant execute on function
-  rowcall.queue_id, rowcall.policy_id, rowcall.publish_method, rowcall.submit_jobs,
+  rowcall.queue_id, rowcall.policy_id, rowcall.publish_method, rowcall.tenant_route, rowcall.submit_jobs,
   rowcall.kept_fingerprint, rowcall.same_request, rowcall.shard_facts, rowcall.method_id, rowcall.policies, rowcall.queues,
   rowcall.register_worker, rowcall.guard_worker, rowcall.renew_worker, rowcall.retire_worker, rowcall.elect,
   rowcall.make_history_days, rowcall.drop_history_day, rowcall.analyze_history, rowcall.forget_turns,
