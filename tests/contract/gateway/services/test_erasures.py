@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
 
 import grpc
 import psycopg
@@ -14,7 +12,6 @@ import pytest
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, RunRequest, RunResponse
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceStub
-from rowcall.queue.postgres.tenants import PostgresTenantAdmin
 from rowcall.security.roles import ADMIN, PAYLOAD_VIEWER
 from rowcall.sharding import Route
 from rowcall.v1.audit_service_pb2 import VerifyAuditChainRequest
@@ -47,13 +44,7 @@ ADA = ("rowcall-actor", "ada")
 ACME = "tenants/acme"
 
 
-@pytest.fixture(autouse=True)
-def quick_erasures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Erasures of this process's gateways wait for as good as nothing; for how long they do is the conformance suite's."""
-    for name in ("linger", "settle"):
-        monkeypatch.setitem(
-            cast("dict[str, Any]", PostgresTenantAdmin.__init__.__kwdefaults__), name, timedelta(seconds=1)
-        )
+pytestmark = pytest.mark.usefixtures("quick_erasures")
 
 
 class Client:
