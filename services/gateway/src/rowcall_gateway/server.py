@@ -47,7 +47,7 @@ from rowcall_gateway.calls.drafts import Drafts
 from rowcall_gateway.calls.job_calls import JobCalls
 from rowcall_gateway.calls.submissions import Submissions
 from rowcall_gateway.edge.access import Rights
-from rowcall_gateway.edge.address import Address
+from rowcall.address import Address
 from rowcall_gateway.edge.gate import Gate
 from rowcall_gateway.edge.handlers import NOBODYS_BYTES, Collected
 from rowcall_gateway.edge.head_export import HeadExport

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from rowcall.audit.signing import read_key
 from rowcall.catalogue.served import ServedSettings
 from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFile
-from rowcall_gateway.edge.address import DEFAULT_LISTEN, Address
+from rowcall.address import DEFAULT_LISTEN, Address
 from rowcall_gateway.edge.identity import IdentityMode, check_address, check_needed
 from rowcall_gateway.edge.port import CertificateFiles, Plaintext, check_plaintext
 

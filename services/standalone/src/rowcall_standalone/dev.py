@@ -16,7 +16,7 @@ import grpc
 
 from rowcall import logs
 from rowcall.embedded import Postgres
-from rowcall_gateway.edge.address import Address
+from rowcall.address import Address
 from rowcall_gateway.edge.identity import IdentityMode
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_standalone.databases import Databases, prepare, start_postgres

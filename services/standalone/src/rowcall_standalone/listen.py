@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from rowcall_gateway.edge.address import Address
+from rowcall.address import Address
 from rowcall_gateway.edge.identity import IdentityMode, check_address
 from rowcall_standalone.errors import StandaloneError
 

@@ -27,7 +27,7 @@ from rowcall.heaps import share_heaps
 from rowcall.processes import Member, kill_children, own_command, supervise
 from rowcall.settings import load_settings
 from rowcall.signals import end_on_signals
-from rowcall_gateway.edge.address import Address
+from rowcall.address import Address
 from rowcall_gateway.edge.head_export import head_export_from_environment
 from rowcall_gateway.edge.reserved import reserved
 from rowcall_gateway.edge.telemetry import provider_from_environment

@@ -26,6 +26,7 @@ from google.protobuf.message import DecodeError, Message
 
 from rowcall import context as calls_context
 from rowcall.errors import Origin, RowcallError, envelope, grpc_code, our_reason, read_envelope, reason_name, trailers
+from rowcall.telemetry import metrics
 from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.edge import incoming, telemetry
@@ -94,6 +95,8 @@ class _Refusal:
     """ErrorInfo.reason."""
     cause: str | None = None
     """The type of what lies behind it, such as the database's error."""
+    origin: Origin = Origin.GATEWAY
+    """Whose it is."""
 
     async def abort(self, context: ServicerContext) -> None:
         """Ends the call with it, by the exception that gRPC wants."""
@@ -168,7 +171,7 @@ class CallInterceptor:
                 refusal = _refusal(internal(), None, trace)
                 _log.error("a call failed", method=path[1:], trace_id=trace.trace_id, exc_info=error)
             if refusal is not None:
-                _report(path, None, trace, refusal, started, traced=False)
+                _report(path, None, trace, refusal, started, traced=False, told_as=path[1:])
                 await refusal.abort(context)
             async for response in behaviour(requests, context):
                 yield response
@@ -221,6 +224,7 @@ class CallInterceptor:
         gate, traced = self._gate, self._spans is not None
         limit_bytes, reads, of_tenant = rules.limit_bytes, not rules.writes, rules.of_tenant
         answer = _answering(path, handler, rules)
+        told_as = metrics.UNKNOWN_METHOD if handler is None else path[1:]
 
         async def behave(_: object, context: ServicerContext) -> bytes | _Refusal:
             started = time.perf_counter()
@@ -260,7 +264,7 @@ class CallInterceptor:
                 ended = _refusal(internal(), call, trace)
                 self._failed("a call failed", error, path, ended, trace=trace)
             finally:
-                _report(path, call, trace, ended, started, traced=traced)
+                _report(path, call, trace, ended, started, traced=traced, told_as=told_as)
             if isinstance(ended, _Refusal) and not traced:
                 await ended.abort(context)
             return ended
@@ -399,6 +403,7 @@ def _job_failure(failure: JobFailure) -> _Refusal:
         trailers=trailers(failure.status, no_retry=True)
         + _operation_trailer(None if info is None else info.metadata.get("operation")),
         reason="" if info is None else our_reason(info),
+        origin=Origin.JOB,
     )
 
 
@@ -414,8 +419,10 @@ def _report(
     started: float,
     *,
     traced: bool,
+    told_as: str,
 ) -> None:
-    """Ends the span and writes the request line."""
+    """Ends the span, takes the call's measure under a method's name, and writes the request line."""
+    seconds = time.perf_counter() - started
     if ended is None:
         code, reason, cause = grpc.StatusCode.CANCELLED, None, None
     elif isinstance(ended, _Refusal):
@@ -424,12 +431,15 @@ def _report(
         code, reason, cause = grpc.StatusCode.OK, None, None
     if traced:
         telemetry.end(code, reason)
+    metrics.CALL_DURATION.record(seconds, metrics.GRPC, told_as, code.name)
+    if isinstance(ended, _Refusal):
+        metrics.CALL_ERRORS.add(1, told_as, code.name, ended.reason, ended.origin.value)
     write_request_line(
         method=path[1:],
         code=code.name,
         reason=reason,
         exception=cause,
-        duration_ms=round((time.perf_counter() - started) * 1000, 3),
+        duration_ms=round(seconds * 1000, 3),
         trace_id=trace.trace_id,
         tenant=None if call is None else call.tenant,
         actor=None if call is None else call.principal.actor,
