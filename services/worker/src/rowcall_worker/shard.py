@@ -20,6 +20,7 @@ from rowcall.audit.signing import read_key
 from rowcall.catalogue.images import Catalogue
 from rowcall.errors import RowcallError
 from rowcall.incidents.model import Noted
+from rowcall.queue.depths import KnownDepths
 from rowcall.queue.model import ClaimedJob, QueueRow
 from rowcall.queue.protocol import LeaseRenewal, QueueProvider
 from rowcall.queue.sweeps import Horizon
@@ -42,6 +43,7 @@ from rowcall_worker.serving.handlers import ServedMethod
 from rowcall_worker.serving.progress import ProgressBoard
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.settling.settler import Settler
+from rowcall_worker.upkeep.load import Load
 from rowcall_worker.upkeep.maintainer import Maintainer
 from rowcall_worker.upkeep.maintenance import Maintenance, Telling
 from rowcall_worker.upkeep.presence import Presence
@@ -170,12 +172,22 @@ class ShardWorker:
         self._apart = apart
         self._suspects: Suspects | None = None
         self._presence: Presence | None = None
+        self._load: Load | None = None
+        self.depths = KnownDepths(self.name, self._queue.depths)
+        """What the shard stands at, where somebody asks this process."""
         self._quarantine: Quarantine | None = None
         self._groups: Groups | None = None
         self._known_queues: frozenset[int] = frozenset()
         self._looked_at = 0
         self._look_for_queues = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing is claimed here now; empty: it is."""
+        if self._intake is None:
+            return "was not joined yet"
+        return "" if self._registrar.worker_id is not None else "has no lease here, and is registering again"
 
     async def record_incidents(self, noted: Sequence[Noted]) -> Sequence[str]:
         """See WorkQueue.record_incidents."""
@@ -205,7 +217,27 @@ class ShardWorker:
                 queues=self._shares.names,
             )
             self._presence.start()
-        self._intake = Intake(self._queue, self._registrar, self._executor, self._telling, methods=by_id)
+        self._load = Load(
+            self._queue,
+            shard=self.name,
+            worker_id=lambda: self._registrar.worker_id,
+            methods={method_id: method.name for method_id, method in by_id.items()},
+            slots={method_id: self._executor.slots_of(method) for method_id, method in by_id.items()},
+            share_of=self._shares.of,
+            running=self._running,
+        )
+        if self._apart is None:
+            self._load.start()
+        if self._settings.ops_listen is not None:
+            self.depths.start()
+        self._intake = Intake(
+            self._queue,
+            self._registrar,
+            self._executor,
+            self._telling,
+            methods=by_id,
+            queue_of=self._load.queue_of,
+        )
         if self._apart is None:
             self._claim_for(self._intake, by_id)
         else:
@@ -321,6 +353,9 @@ class ShardWorker:
         await self._maintainer.stop()
         if self._presence is not None:
             await self._presence.stop()
+        if self._load is not None:
+            await self._load.stop()
+        await self.depths.stop()
         await self._abilities.progress.stop()
         await self._settler.stop()
         await self._registrar.leave()
@@ -352,6 +387,14 @@ class ShardWorker:
             for registration in self._registrar.registrations
             for attempt in registration.attempts
             if not attempt.settled
+        ]
+
+    def _running(self) -> list[int]:
+        return [
+            attempt.job.method_id
+            for registration in self._registrar.registrations
+            for attempt in registration.attempts
+            if attempt.begun
         ]
 
     def _return_late(self, registration: Registration, jobs: Sequence[ClaimedJob]) -> None:

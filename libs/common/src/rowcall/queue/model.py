@@ -600,3 +600,45 @@ class QueueLoad:
     """READY jobs, as far as gateways have told of them within a second."""
     oldest: timedelta | None
     """For how long the oldest of the next ones has waited; None: none waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneDepth:
+    """How much waits in one lane of a queue, never counted."""
+
+    queue: str
+    lane: int
+    """From 1, which is claimed from first."""
+    ready: int
+    """READY jobs, as `QueueLoad.backlog` has it."""
+    held: int
+    """READY jobs that are held back."""
+    scheduled: int
+    """SCHEDULED jobs."""
+    oldest: timedelta | None
+    """As `QueueLoad.oldest`."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLoad:
+    """What one worker, or all living ones, run of a queue."""
+
+    queue: str
+    slots: int
+    """Jobs of the queue that could run at once."""
+    running: int
+    """Jobs of it that run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Depths:
+    """What a shard stands at, as somebody has seen it."""
+
+    age: timedelta
+    """For how long it is known."""
+    lanes: Sequence[LaneDepth]
+    """Of every queue."""
+    workers: Sequence[WorkerLoad]
+    """Of the queues that a living worker serves."""
+    oldest_snapshot: timedelta | None
+    """How old the oldest snapshot of the server is; None: the server does not let the shard's owner see it."""

@@ -23,6 +23,7 @@ from rowcall.queue.model import (
     EVERY_JOB,
     Cancelled,
     ClaimedJob,
+    Depths,
     Ended,
     FailureGroup,
     JobFilter,
@@ -46,6 +47,7 @@ from rowcall.queue.model import (
     Submission,
     Submitted,
     Wait,
+    WorkerLoad,
 )
 from rowcall.queue.tenants import TenantAdmin
 from rowcall.queue.transactions import TransactionLimits, Transactions
@@ -340,6 +342,16 @@ class WorkQueue(Protocol):
             queues: Names, whether there are such queues or not; None: every queue.
         """
 
+    async def tell_load(self, worker_id: UUID, loads: Sequence[WorkerLoad]) -> None:
+        """Says what a registered worker runs and could run, in place of what it said before."""
+
+    async def depths(self, fresh: timedelta) -> Depths | None:
+        """What waits and what runs in every queue, as it was seen within a time by whomever, or else is seen now.
+
+        It may be older: all such looks together take little of the shard's time. None: nobody has looked yet, and somebody does just
+        now.
+        """
+
     async def retire_worker(self, worker_id: UUID, *, unharmed: bool = False) -> None:
         """Ends a worker's lease; what it still holds is rescued: as lost, unless it did the worker no harm."""
 
@@ -503,6 +515,9 @@ class QueueAdmin(Protocol):
 
     async def method_serving(self) -> dict[str, list[str]]:
         """The living workers that serve each method, by name; methods that nobody serves are left out."""
+
+    async def depths(self, fresh: timedelta) -> Depths | None:
+        """See WorkQueue.depths."""
 
     async def pauses(self, tenant: str) -> list[Pause]:
         """The queues and methods that are paused, and the tenant, if it is."""

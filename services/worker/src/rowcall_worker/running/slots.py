@@ -166,6 +166,8 @@ class Cap:
     """The most jobs of one queue that run at once in this process, on whichever shard and in whichever slots."""
 
     def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        """How many may run at once."""
         self._free = capacity
         self._wake: list[Callable[[], None]] = []
 

@@ -18,6 +18,7 @@ import structlog
 from rowcall.migrations import HISTORY_DAYS
 from rowcall.queue.protocol import WorkQueue
 from rowcall.queue.sweeps import Horizon, Pace, Sweep
+from rowcall.telemetry import metrics
 from rowcall_worker.upkeep.chores import Chore, Chores, paced, sweep_through
 from rowcall_worker.upkeep.maintenance import Telling
 from rowcall_worker.upkeep.sealing import Sealing
@@ -141,6 +142,8 @@ class Maintainer:
 
     async def _expire_jobs(self, since: datetime | None) -> int:
         ended = await self._queue.expire_jobs(BATCH, since)
+        if ended:
+            metrics.DEAD_LETTERS.add(len(ended), self._shard, "expired")
         self._telling.ended((job.job_id, job.waiter_id) for job in ended)
         return len(ended)
 

@@ -17,6 +17,7 @@ import structlog
 from rowcall.queue.model import DONE, Rescued
 from rowcall.queue.protocol import WorkQueue
 from rowcall.queue.sweeps import FRONT_SHARE, Horizon, Sweep
+from rowcall.telemetry import metrics
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.upkeep.chores import Chore, Chores, sweep_through
 
@@ -55,10 +56,14 @@ class Telling:
                 jobs=len(jobs),
                 worker=", ".join(sorted({job.worker for job in jobs})),
             )
-            self.taken_back(jobs)
+            metrics.RESCUES.add(len(jobs), shard, "overdue")
+            self.taken_back(jobs, shard, "overdue")
 
-    def taken_back(self, jobs: Sequence[Rescued]) -> None:
-        """Jobs were taken from their worker, whichever way."""
+    def taken_back(self, jobs: Sequence[Rescued], shard: str, cause: str) -> None:
+        """Jobs were taken from their worker, whichever way; `cause`: what those died of that failed, as metrics.DEAD_LETTERS has it."""
+        failed = sum(job.state == JobState.JOB_STATE_FAILED for job in jobs)
+        if failed:
+            metrics.DEAD_LETTERS.add(failed, shard, cause)
         ready = {job.queue_id for job in jobs if job.state == JobState.JOB_STATE_READY}
         if ready:
             self.ready(ready)
@@ -158,5 +163,6 @@ class Maintenance:
                     rescued=len(rescued),
                     worker=", ".join(sorted({job.worker for job in rescued})),
                 )
-                self._telling.taken_back(rescued)
+                metrics.RESCUES.add(len(rescued), self._shard, "dead_worker")
+                self._telling.taken_back(rescued, self._shard, "lost")
             full = len(rescued) >= RESCUE_BATCH

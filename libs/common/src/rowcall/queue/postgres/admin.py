@@ -8,8 +8,8 @@ from uuid import UUID
 
 from rowcall.audit.model import Act, Checkpoint, Entry, Erased, Head, Link, Unplaced
 from rowcall.incidents.model import IncidentRow, Noted
-from rowcall.queue.model import Pause, QueueServing, QueueStats
-from rowcall.queue.postgres import auditing, triage
+from rowcall.queue.model import Depths, Pause, QueueServing, QueueStats
+from rowcall.queue.postgres import auditing, rows, triage
 from rowcall.queue.postgres.auditing import said
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.wire.connection import Shield
@@ -44,6 +44,10 @@ class PostgresQueueAdmin:
     async def method_serving(self) -> dict[str, list[str]]:
         """See QueueAdmin.method_serving."""
         return dict(await self._read.rows("method_serving"))
+
+    async def depths(self, fresh: timedelta) -> Depths | None:
+        """See WorkQueue.depths."""
+        return rows.depths(await self._write.rows("look_at_depths", {"fresh": fresh}))
 
     async def pauses(self, tenant: str) -> list[Pause]:
         """See QueueAdmin.pauses."""

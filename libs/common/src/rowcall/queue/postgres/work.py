@@ -15,6 +15,7 @@ from rowcall.queue.hints import Hint
 from rowcall.queue.model import (
     ATTEMPT_GRACE,
     ClaimedJob,
+    Depths,
     Ended,
     MethodIds,
     PolicyRow,
@@ -23,6 +24,7 @@ from rowcall.queue.model import (
     Rescued,
     Settled,
     Settlement,
+    WorkerLoad,
 )
 from rowcall.queue.postgres import auditing, rows, triage
 from rowcall.queue.postgres.registry import Registry
@@ -130,6 +132,22 @@ class PostgresWorkQueue:
                 "queues": None if queues is None else TextArray(queues),
             },
         )
+
+    async def tell_load(self, worker_id: UUID, loads: Sequence[WorkerLoad]) -> None:
+        """See WorkQueue.tell_load."""
+        await self._house.rows(
+            "tell_load",
+            {
+                "worker_id": worker_id,
+                "queue": TextArray([load.queue for load in loads]),
+                "slots": IntegerArray([load.slots for load in loads]),
+                "running": IntegerArray([load.running for load in loads]),
+            },
+        )
+
+    async def depths(self, fresh: timedelta) -> Depths | None:
+        """See WorkQueue.depths."""
+        return rows.depths(await self._house.rows("look_at_depths", {"fresh": fresh}))
 
     async def retire_worker(self, worker_id: UUID, *, unharmed: bool = False) -> None:
         """See WorkQueue.retire_worker."""

@@ -158,10 +158,10 @@ as $$
   delete from rowcall.admitting a where a.gateway_id = p_gateway_id
 $$;
 
--- How much waits in queues, never counted: their tenants' leads, as gateways have told of them within a second, and
--- for how long the oldest of the next jobs of each lane has waited. Dead entries lie below the frontier, where this begins. By place.
-create function rowcall.queue_loads(p_queue text[])
-returns table (place bigint, backlog bigint, oldest interval)
+-- How much waits in each lane of a queue, never counted: its tenants' leads, as gateways have told of them within a second, and
+-- for how long the oldest of its next jobs has waited. Dead entries lie below the frontier, where this begins.
+create function rowcall.lane_loads(p_queue_id integer)
+returns table (lane smallint, backlog double precision, oldest interval)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
@@ -169,7 +169,7 @@ as $$
 begin
   return query
   select
-    i.place,
+    l.lane,
     (
       select coalesce(
         sum(
@@ -177,32 +177,42 @@ begin
             * coalesce(r.weight, 1) / rowcall.order_stride()
         ),
         0
-      )::bigint
-      from rowcall.queue_lane l
-      cross join lateral (select coalesce(pg_sequence_last_value(l.frontier), 0) as frontier offset 0) f
-      join rowcall.turn t on t.queue_id = l.queue_id and t.lane = l.lane
+      )
+      from rowcall.turn t
       left join rowcall.tenant_route r on r.tenant = t.tenant
-      where l.queue_id = q.queue_id
+      where t.queue_id = l.queue_id and t.lane = l.lane
     ),
     (
       select clock_timestamp() - min(n.ready_at)
-      from rowcall.queue_lane l
-      cross join lateral (
+      from (
         select j.ready_at
         from rowcall.job j
         where j.state = 2
           and j.held = 0
           and j.queue_id = l.queue_id
           and j.lane = l.lane
-          and j.order_key >= coalesce(pg_sequence_last_value(l.frontier), 0)
+          and j.order_key >= f.frontier
         order by j.queue_id, j.lane, j.order_key, j.job_id
         limit 100
       ) n
-      where l.queue_id = q.queue_id
     )
-  from unnest(p_queue) with ordinality as i (queue, place)
-  join rowcall.queue q on q.name = i.queue;
+  from rowcall.queue_lane l
+  cross join lateral (select coalesce(pg_sequence_last_value(l.frontier), 0) as frontier offset 0) f
+  where l.queue_id = p_queue_id;
 end
+$$;
+
+-- The same of queues, by place.
+create function rowcall.queue_loads(p_queue text[])
+returns table (place bigint, backlog bigint, oldest interval)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select i.place, l.backlog, l.oldest
+  from unnest(p_queue) with ordinality as i (queue, place)
+  join rowcall.queue q on q.name = i.queue
+  cross join lateral (
+    select coalesce(sum(n.backlog), 0)::bigint as backlog, max(n.oldest) as oldest from rowcall.lane_loads(q.queue_id) n
+  ) l
 $$;
 
 -- What was seen of the queues that are bounded as a whole, for what is submitted here by handlers and in SQL: a row with the next
