@@ -1,7 +1,7 @@
 """What a caller is told that is not let in, and what is counted of it. Called by `admission`.
 
-Counted for OpenTelemetry as `rowcall.admission.refused`, by measure, queue and method, never by tenant, of which there may be
-any number, and what waited in line as `rowcall.admission.waited`; and told in the log, by bound, each ten seconds at most.
+Counted by measure, queue and method, never by tenant, of which there may be any number, as is what waited in line
+(`rowcall.telemetry.metrics`); and told in the log, by bound, each ten seconds at most.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from datetime import timedelta
 from typing import Final
 
 from google.rpc.error_details_pb2 import QuotaFailure
-from opentelemetry import metrics
 
 from rowcall.bounds import EACH_TENANT, Target
 from rowcall.errors import RowcallError
 from rowcall.names import tenant_name
+from rowcall.telemetry import metrics
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.admission.meters import Measure
 
@@ -29,13 +29,6 @@ _SAID: Final = {
     Measure.BACKLOG: "has {limit} jobs that wait for a worker, as many as it may",
     Measure.OLDEST_AGE: "has had a job waiting for longer than {limit}",
 }
-
-_refused = metrics.get_meter("rowcall.gateway").create_counter(
-    "rowcall.admission.refused", unit="{call}", description="Calls that bounds did not let in."
-)
-_waited = metrics.get_meter("rowcall.gateway").create_histogram(
-    "rowcall.admission.waited", unit="s", description="For how long calls waited in line before they were let in."
-)
 
 
 def not_admitted(target: Target, measure: Measure, limit: float | timedelta | None, seconds: float) -> RowcallError:
@@ -62,12 +55,12 @@ def not_admitted(target: Target, measure: Measure, limit: float | timedelta | No
 
 def count(measure: Measure, queue: str, method: str) -> None:
     """Counts a call that was refused."""
-    _refused.add(1, {"measure": measure.value, "queue": queue, "method": method})
+    metrics.ADMISSION_REFUSED.add(1, measure.value, queue, method)
 
 
 def waited(seconds: float, queue: str, method: str) -> None:
     """Counts a call that came after a while in line."""
-    _waited.record(seconds, {"queue": queue, "method": method})
+    metrics.ADMISSION_WAITED.record(seconds, queue, method)
 
 
 def described(target: Target) -> str:

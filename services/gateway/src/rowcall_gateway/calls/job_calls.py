@@ -18,7 +18,9 @@ from rowcall.errors import RowcallError
 from rowcall.names import operation_name
 from rowcall.options.v1.job_pb2 import OnAbandon
 from rowcall.queue.model import JobRow, Outcome, SubmitOutcome, Submitted
+from rowcall.telemetry import metrics
 from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall.v1.job_pb2 import JobState
 from rowcall_gateway.admission.admission import Admission
 from rowcall_gateway.calls.background import Background
 from rowcall_gateway.calls.drafts import Draft, Drafts
@@ -44,6 +46,7 @@ _ANSWERS_WITHIN: Final = 0.5
 """Seconds within which a shard that is well has taken a row, neighbours included: some hundred times a commit."""
 
 _NOT_AT_ALL: Final = timedelta(0)
+_SUCCEEDED: Final = JobState.JOB_STATE_SUCCEEDED
 _CANCEL: Final = OnAbandon.ON_ABANDON_CANCEL_IF_NOT_STARTED
 
 
@@ -108,8 +111,10 @@ class JobCalls:
                 del draft
                 outcome = await self._outcome(job, method, budget, keyed=keyed)
         if outcome is None:
+            metrics.ANSWERS.add(1, method.name, "still_running")
             raise still_running(keyed=keyed)
         found, trace = outcome
+        metrics.ANSWERS.add(1, method.name, _answered(job, done=found.state == _SUCCEEDED))
         return response_bytes(found, trace)
 
     async def operation(self, method: JobMethod, request: bytes, call: IncomingCall) -> bytes:
@@ -138,11 +143,14 @@ class JobCalls:
             job, submitted = await self._submit(call, draft, budget)
             if wait <= _NOT_AT_ALL and job.created:
                 # Just written, and nobody waits for more: there is nothing to ask the database for.
+                metrics.ANSWERS.add(1, draft.method.name, "operation")
                 return self._resources.operation_submitted(draft.method, job.name, submitted, job.trace_id), False
             await self._outcome(job, draft.method, budget, keyed=draft.request_id is not None, named=True)
             row = await job.link.rows.read(job.key, response=True)
         if row is None:
             raise operation_deleted(job.name)
+        done = row.state == _SUCCEEDED if row.done else None
+        metrics.ANSWERS.add(1, draft.method.name, _answered(job, done=done))
         return self._resources.operation(row, call.principal), not job.created
 
     def _budget(self, call: IncomingCall, wait: timedelta | None) -> Budget:
@@ -171,6 +179,8 @@ class JobCalls:
                 self._background.spawn(_leave_when_written(flight, call.tenant), "abandon a submission")
             raise
         created = submitted.outcome is SubmitOutcome.CREATED
+        if created:
+            metrics.SENT.add(1, metrics.ROWCALL, metrics.SEND, draft.method.policy.queue)
         return _Job(link, (call.tenant, submitted.job_id), name, created, call.trace.trace_id), submitted
 
     async def _in_time(
@@ -237,6 +247,15 @@ class JobCalls:
         """The call no longer waits. Whether another one does, of this gateway or not, the row knows."""
         if keyed or cancel:
             self._background.spawn(_leave(job.link, job.key, cancel=cancel), f"leave {job.name}")
+
+
+def _answered(job: _Job, *, done: bool | None) -> str:
+    """How a call was answered, as metrics.ANSWERS has it; `done`: whether its job succeeded, or None: it goes on."""
+    if done is None:
+        return "operation"
+    if not done:
+        return "failed"
+    return "in_time" if job.created else "joined"
 
 
 def _not_written_in_time(flight: Flight) -> RowcallError:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from rowcall.catalogue.model import JobMethod
 from rowcall.catalogue.shapes import Shape
+from rowcall.queue.depths import KnownDepths
 from rowcall.queue.hints import Hint
 from rowcall.queue.model import Cancelled, Submission
 from rowcall.queue.protocol import AdmissionStore, JobStore, QueueAdmin, QueueProvider
@@ -43,6 +44,8 @@ class ShardLink:
     """Writes calls as rows."""
     waiters: Waiters
     """The calls that wait for results."""
+    depths: KnownDepths
+    """What the shard stands at, where somebody asks this process."""
 
     def __init__(
         self,
@@ -61,8 +64,11 @@ class ShardLink:
         self.admission = queue.admission()
         self.tenants = queue.tenants()
         self.rows = Rows(self.store)
+        self.depths = KnownDepths(self.name, self.admin.depths)
+        self._tells = settings.ops_listen is not None
         self.submitter = Submitter(
             self.store,
+            shard=self.name,
             gather=settings.gather,
             gather_above=settings.gather_above,
             batch=settings.submit_batch,
@@ -103,6 +109,8 @@ class ShardLink:
         self.submitter.start()
         self.waiters.start()
         self._upkeep.start()
+        if self._tells:
+            self.depths.start()
         if self._listener is not None:
             self._listener.start()
         if self._notifier is not None:
@@ -116,6 +124,7 @@ class ShardLink:
         """Writes what is on its way and stops."""
         await self.submitter.close()
         await self._upkeep.close()
+        await self.depths.stop()
         await self.waiters.close()
         if self._listener is not None:
             await self._listener.close()

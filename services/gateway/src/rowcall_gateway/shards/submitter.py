@@ -19,6 +19,7 @@ from rowcall.errors import RowcallError
 from rowcall.queue.hints import Hint
 from rowcall.queue.model import Submission, SubmitOutcome, Submitted
 from rowcall.queue.protocol import JobStore
+from rowcall.telemetry import metrics
 from rowcall_gateway.edge.failures import draining, internal, rebuilt
 from rowcall_gateway.shards.time_limits import TimeIsUp, TimeLimits, Wake
 
@@ -106,6 +107,7 @@ class Submitter:
         self,
         store: JobStore,
         *,
+        shard: str,
         gather: timedelta,
         gather_above: int,
         batch: int,
@@ -116,6 +118,7 @@ class Submitter:
         """
         Args:
             store: The shard.
+            shard: Its name, for figures.
             gather: How long to wait for neighbours at most while many calls are in flight.
             gather_above: How many calls in flight are many.
             batch: How many calls are written at a time, at most.
@@ -124,6 +127,7 @@ class Submitter:
             written: Told of each batch's submissions that are new rows now, unless that was told. Neither, likewise.
         """
         self._store = store
+        self._shard = shard
         self._gather = gather.total_seconds()
         self._gather_above = gather_above
         self._batch = batch
@@ -212,10 +216,14 @@ class Submitter:
         answers: Sequence[Submitted | Exception]
         submissions = [ticket.submission for ticket in batch]
         hint = self._hint(submissions)
+        began = self._loop.time()
         try:
             answers = await self._store.submit(submissions, hint)
         except Exception as error:  # noqa: BLE001 - every call of the batch is answered, and the flusher lives on
             answers = [error] * len(batch)
+        metrics.WRITE_DURATION.record(self._loop.time() - began, self._shard, "submit")
+        if all(isinstance(answer, Exception) for answer in answers):
+            metrics.WRITE_ERRORS.add(1, self._shard, "submit")
         self._company = self._in_flight()
         self._company_until = self._loop.time() + self._gather
         if hint is None or not hint.sent:

@@ -7,11 +7,13 @@ knows that these jobs are this worker's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rowcall.errors import RowcallError
 from rowcall.queue.model import ClaimedJob, PolicyRow
 from rowcall.queue.protocol import WorkQueue
+from rowcall.telemetry import metrics
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.membership.registration import Registrar, Registration
@@ -33,6 +35,7 @@ class Intake:
         telling: Telling,
         *,
         methods: Mapping[int, ServedMethod],
+        queue_of: Callable[[int], str],
     ) -> None:
         """Args:
         queue: The shard's.
@@ -40,12 +43,14 @@ class Intake:
         executor: Runs the attempts.
         telling: Is told of jobs that ended because they were handed back after they had been cancelled.
         methods: What is served, by the shard's method ids.
+        queue_of: The queue that a method is submitted to, for figures.
         """
         self._queue = queue
         self._registrar = registrar
         self._executor = executor
         self._telling = telling
         self._methods = methods
+        self._queue_of = queue_of
         self._policies = _Policies(queue)
         self._closed = False
         self._returning: set[asyncio.Task[None]] = set()
@@ -65,6 +70,8 @@ class Intake:
         """
         if not jobs:
             return ()
+        for method_id, count in Counter(job.method_id for job in jobs).items():
+            metrics.CONSUMED.add(count, metrics.ROWCALL, metrics.RECEIVE, self._queue_of(method_id))
         if self._closed:
             await self._give_back(registration, jobs)
             return ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
@@ -22,11 +23,13 @@ from rowcall.queue.faults import ChildRefusedError
 from rowcall.queue.hints import Hint
 from rowcall.queue.model import Settled, Settlement
 from rowcall.queue.protocol import WorkQueue
+from rowcall.telemetry import metrics
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.running import outcomes, settlements
 from rowcall_worker.running.attempt import Attempt
 from rowcall_worker.serving.transaction import AttemptTransaction
+from rowcall_worker.settling.figures import count_outcomes
 
 BATCH: Final = 1000
 """The most outcomes in one commit."""
@@ -72,12 +75,14 @@ class Holder(Protocol):
 class Outcome:
     """An outcome on its way into the row."""
 
-    __slots__ = ("attempt", "holder", "replaced", "settlement", "tried")
+    __slots__ = ("attempt", "holder", "replaced", "settlement", "took", "tried")
 
     def __init__(self, holder: Holder, attempt: Attempt, settlement: Settlement) -> None:
         self.holder = holder
         self.attempt = attempt
         self.settlement = settlement
+        self.took = time.monotonic() - attempt.began_at
+        """Seconds from the attempt's beginning, if it had one, to its outcome."""
         self.tried = False
         """Whether it was sent before, perhaps with success."""
         self.replaced = False
@@ -235,10 +240,14 @@ class Settler:
         while batch := [outcome for outcome in batch if not outcome.holder.lost]:
             answers: Sequence[Settled | Exception]
             hint = self._hint(batch)
+            began = time.monotonic()
             try:
                 answers = await self._queue.settle([outcome.settlement for outcome in batch], hint)
             except Exception as error:  # noqa: BLE001  a queue that raises has refused them all
                 answers = [error] * len(batch)
+            metrics.WRITE_DURATION.record(time.monotonic() - began, self._shard, "settle")
+            if all(isinstance(answer, Exception) for answer in answers):
+                metrics.WRITE_ERRORS.add(1, self._shard, "settle")
             batch = self._written(batch, answers, told=hint is not None and hint.sent)
             if batch:
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  spreads, guards nothing
@@ -265,6 +274,8 @@ class Settler:
             answers: What became of each.
             told: Whether the gateways that the claims knew of were told.
         """
+        # Before what is told below makes of an outcome another one.
+        count_outcomes(self._shard, batch, answers)
         again: list[Outcome] = []
         done: dict[UUID, list[UUID]] = {}
         let_go: Counter[Holder] = Counter()
