@@ -20,13 +20,16 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from opentelemetry.trace import TracerProvider
 
 from rowcall import logs
+from rowcall.address import Address
 from rowcall.audit.signing import read_key
 from rowcall.catalogue.grants import AccessTable, access_table
 from rowcall.catalogue.images import Catalogue, ImageError, load_catalogue
 from rowcall.errors import RowcallError
 from rowcall.incidents.model import Noted
 from rowcall.incidents.recorder import Incidents
+from rowcall.ops.standing import DRAINING, NO_SHARD, STARTING, Standing
 from rowcall.queue.choice import queue_of
+from rowcall.queue.depths import KnownDepths
 from rowcall.settings import Problem, SettingsError
 from rowcall.sharding import GATEWAY_WORKLOADS, Router
 from rowcall.sharding.bounded import bounded
@@ -47,7 +50,6 @@ from rowcall_gateway.calls.drafts import Drafts
 from rowcall_gateway.calls.job_calls import JobCalls
 from rowcall_gateway.calls.submissions import Submissions
 from rowcall_gateway.edge.access import Rights
-from rowcall.address import Address
 from rowcall_gateway.edge.gate import Gate
 from rowcall_gateway.edge.handlers import NOBODYS_BYTES, Collected
 from rowcall_gateway.edge.head_export import HeadExport
@@ -149,6 +151,7 @@ class Gateway:
         self._certificate: KeptCertificate | None = None
         self._port = 0
         self._health_port = 0
+        self._leaving = False
 
     @property
     def port(self) -> int:
@@ -164,6 +167,27 @@ class Gateway:
     def health_port(self) -> int:
         """The port on which it tells of its health alone, once it is started; 0: it has none."""
         return self._health_port
+
+    @property
+    def service(self) -> str:
+        """See rowcall.ops.standing.Service."""
+        return "gateway"
+
+    @property
+    def depths(self) -> Sequence[KnownDepths]:
+        """See rowcall.ops.standing.Service."""
+        return [link.depths for link in self._links or ()]
+
+    def standing(self) -> Standing:
+        """Whether it takes calls, by what it needs. See rowcall.ops.standing.Service."""
+        shards = {f"shard {known.shard}": known.trouble for known in self.depths}
+        catalogue = "" if self._admission is None or not self._admission.known.away else "does not answer"
+        checks = {**shards, "catalogue": catalogue}
+        if self._leaving:
+            return Standing(DRAINING, checks)
+        if self._server is None:
+            return Standing(STARTING, checks)
+        return Standing(NO_SHARD if all(shards.values()) else "", checks)
 
     async def start(self) -> None:
         """Loads the images, looks at the databases, and serves.
@@ -192,6 +216,7 @@ class Gateway:
             grace: How long it may take; None: as the settings say.
         """
         grace = self._settings.grace if grace is None else grace
+        self._leaving = True
         _log.info("draining", in_flight=self._gate.inside, grace_s=grace.total_seconds())
         await self._health.enter_graceful_shutdown()
         if self._settings.drain_notice:
@@ -219,6 +244,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Stops now. Calls that wait are cut off; their jobs go on, and what is being written is written."""
+        self._leaving = True
         await self._health.enter_graceful_shutdown()
         self._gate.close()
         if self._server is not None:

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Final
 from pydantic import BeforeValidator, Field, field_validator
 
 from rowcall.audit.signing import read_key
+from rowcall.ops.settings import OpsSettings
 from rowcall.queue.transactions import TransactionLimits
 from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFiles
 from rowcall_worker.claiming.shares import QueueChoice
@@ -27,7 +28,7 @@ def _queue_choice(value: object) -> object:
     return QueueChoice.parse(value) if isinstance(value, str) else value
 
 
-class WorkerSettings(ClusterSettings):
+class WorkerSettings(ClusterSettings, OpsSettings):
     """How a worker runs: what it serves, how much at once, how long it holds on."""
 
     program: ClassVar[str] = "rowcall-worker"
@@ -184,8 +185,8 @@ class WorkerSettings(ClusterSettings):
 
 
 def settings_apart(settings: WorkerSettings, shard: str) -> WorkerSettings:
-    """A worker's settings for the process that runs the suspects of one shard: with small pools, and without a sign of life,
-    for whoever started it has one."""
+    """A worker's settings for the process that runs the suspects of one shard: with small pools, and without a sign of life
+    and an operations port, for whoever started it has them."""
     return settings.model_copy(
         update={
             "shards": {shard: settings.shards[shard]},
@@ -195,6 +196,7 @@ def settings_apart(settings: WorkerSettings, shard: str) -> WorkerSettings:
             "pool_settle": 1,
             "pool_maintenance": 1,
             "health_file": None,
+            "ops_listen": None,
         }
     )
 

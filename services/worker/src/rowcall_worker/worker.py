@@ -10,7 +10,7 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Final
@@ -24,10 +24,14 @@ from rowcall.catalogue.images import Catalogue, load_catalogue
 from rowcall.errors import RowcallError
 from rowcall.incidents.model import Noted
 from rowcall.incidents.recorder import Incidents
+from rowcall.ops.standing import DRAINING, NO_SHARD, STARTING, Standing
 from rowcall.probe.v1.probe_pb2_grpc import add_ProbeServiceServicer_to_server
 from rowcall.queue.choice import queue_of
+from rowcall.queue.depths import KnownDepths
 from rowcall.sharding import WORKER_WORKLOADS, Router
 from rowcall.sharding.bounded import bounded
+from rowcall.telemetry import metrics
+from rowcall.telemetry.tallies import Labels, watch_all
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_worker import servicers
 from rowcall_worker.claiming.quarantine import Apart, Command
@@ -88,6 +92,9 @@ class Worker(grpc.aio.Server):
         self._started = False
         self._draining: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
+        self._known: Sequence[ShardWorker] = ()
+        """All shards, joined or not."""
+        self._leave_gauges: Callable[[], None] | None = None
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         """"{host}-{process}-{short id}": in rows, attempts and log lines."""
 
@@ -95,6 +102,25 @@ class Worker(grpc.aio.Server):
     def registered(self) -> int:
         """How many handlers were registered so far."""
         return self._registry.size
+
+    @property
+    def service(self) -> str:
+        """See rowcall.ops.standing.Service."""
+        return "worker"
+
+    @property
+    def depths(self) -> Sequence[KnownDepths]:
+        """See rowcall.ops.standing.Service."""
+        return [shard.depths for shard in self._known]
+
+    def standing(self) -> Standing:
+        """Whether it claims jobs, by its shards. See rowcall.ops.standing.Service."""
+        checks = {f"shard {shard.name}": shard.trouble for shard in self._known}
+        if self._draining is not None:
+            return Standing(DRAINING, checks)
+        if not checks:
+            return Standing(STARTING, checks)
+        return Standing(NO_SHARD if all(checks.values()) else "", checks)
 
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Message, Message]]
@@ -239,6 +265,8 @@ class Worker(grpc.aio.Server):
             )
             for shard in router.shards.values()
         ]
+        self._known = shards
+        self._leave_gauges = _watch_slots(self._executor)
         _log.info("worker starts", worker=self.name, methods=sorted(served.methods), shards=[s.name for s in shards])
         results = await asyncio.gather(*(shard.join() for shard in shards), return_exceptions=True)
         for shard, result in zip(shards, results, strict=True):
@@ -291,7 +319,26 @@ class Worker(grpc.aio.Server):
         await asyncio.gather(*(shard.leave() for shard in self._shards))
         if self._loop_lag is not None:
             await self._loop_lag.stop()
+        if self._leave_gauges is not None:
+            self._leave_gauges()
+            self._leave_gauges = None
         if self._executor is not None:
             self._executor.close()
         if self._router is not None:
             await self._router.close()
+
+
+def _watch_slots(executor: Executor) -> Callable[[], None]:
+    """Has the gauges tell of an executor's slots, until what this returns is called."""
+    kinds = (("async", executor.async_slots), ("sync", executor.sync_slots))
+
+    def capacity() -> Mapping[Labels, float]:
+        return {(kind,): slots.capacity for kind, slots in kinds}
+
+    def taken() -> Mapping[Labels, float]:
+        return {(kind,): slots.capacity - slots.free for kind, slots in kinds}
+
+    def stuck() -> Mapping[Labels, float]:
+        return {(kind,): slots.stuck for kind, slots in kinds}
+
+    return watch_all(((metrics.SLOTS, capacity), (metrics.SLOTS_TAKEN, taken), (metrics.SLOTS_STUCK, stuck)))
