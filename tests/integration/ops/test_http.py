@@ -136,7 +136,7 @@ async def test_a_stop_waits_for_nobody(port: HttpPort) -> None:
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(HERE, port.port)
     try:
-        left = await reader.read()
+        left = await asyncio.wait_for(reader.read(), 2)
     except ConnectionError:
         left = b""
     assert left == b""

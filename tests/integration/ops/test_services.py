@@ -112,7 +112,8 @@ async def run(address: str) -> None:
         await refused(probe.Await(failing, timeout=20, metadata=acme))
         waiting = AwaitRequest(work=Duration(seconds=2))
         await refused(probe.Await(waiting, timeout=1, metadata=(*acme, *keyed("w"))))
-        await refused(channel.unary_unary("/no.such.Service/Method")(b"", timeout=20, metadata=acme))
+        nobodys: Callable[..., Awaitable[bytes]] = channel.unary_unary("/no.such.Service/Method")
+        await refused(nobodys(b"", timeout=20, metadata=acme))
         # Everything has ended.
         await probe.Await(waiting, timeout=20, metadata=(*acme, *keyed("w")))
         await finished(lambda: probe.Run(again, timeout=20, metadata=(*acme, *keyed("r", ("prefer", "wait=5")))))
@@ -174,6 +175,7 @@ async def test_a_run_is_told_as_it_was(services: Services) -> None:
         assert value(jobs, "rowcall_write_duration_seconds_count", statement=statement) >= 1
     assert value(jobs, "rowcall_worker_slots", kind="async") == 200
     assert value(jobs, "rowcall_worker_slots", kind="sync") == 16
+    assert value(jobs, "rowcall_worker_slots_used") == 0
     assert value(jobs, "rowcall_fence_rejected_total") == 0
     assert value(jobs, "process_resident_memory_bytes") > 10_000_000
     assert not [labels for _, labels in (*calls, *jobs) if "acme" in dict(labels).values()], "no tenant's name"

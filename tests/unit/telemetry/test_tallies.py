@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 
 import pytest
 
 from rowcall.telemetry import metrics, tallies
-from rowcall.telemetry.tallies import OTHER, Counter, Gauge, Histogram, all_of, watch_all
+from rowcall.telemetry.tallies import OTHER, Counter, Gauge, Histogram, Labels, all_of, watch_all
 
 
 @pytest.fixture(autouse=True)
@@ -77,10 +78,20 @@ def test_beyond_so_many_kinds_all_others_are_one(
     assert (of_others if isinstance(of_others, float | int) else sum(of_others.buckets)) == 7
 
 
+class Standing:
+    """What says what a gauge stands at."""
+
+    def __init__(self, values: Mapping[Labels, float]) -> None:
+        self._values = values
+
+    def read(self) -> Mapping[Labels, float]:
+        return self._values
+
+
 def test_a_gauge_asks_whoever_watches_until_they_leave() -> None:
     seen, own = Gauge("seen", "What all see.", ("a",)), Gauge("own", "What each has.", ("a",), combine=operator.add)
-    readings = [{("x",): 1.0}, {("x",): 3.0, ("y",): 2.0}]
-    leaving = [watch_all(((seen, lambda it=each: it), (own, lambda it=each: it))) for each in readings]
+    readings = [Standing({("x",): 1.0}), Standing({("x",): 3.0, ("y",): 2.0})]
+    leaving = [watch_all(((seen, each.read), (own, each.read))) for each in readings]
     assert seen.values() == {("x",): 3.0, ("y",): 2.0}
     assert own.values() == {("x",): 4.0, ("y",): 2.0}
     leaving[1]()

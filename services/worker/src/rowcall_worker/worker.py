@@ -335,10 +335,10 @@ def _watch_slots(executor: Executor) -> Callable[[], None]:
     def capacity() -> Mapping[Labels, float]:
         return {(kind,): slots.capacity for kind, slots in kinds}
 
-    def taken() -> Mapping[Labels, float]:
-        return {(kind,): slots.capacity - slots.free for kind, slots in kinds}
+    def used() -> Mapping[Labels, float]:
+        return {(kind,): slots.used for kind, slots in kinds}
 
     def stuck() -> Mapping[Labels, float]:
         return {(kind,): slots.stuck for kind, slots in kinds}
 
-    return watch_all(((metrics.SLOTS, capacity), (metrics.SLOTS_TAKEN, taken), (metrics.SLOTS_STUCK, stuck)))
+    return watch_all(((metrics.SLOTS, capacity), (metrics.SLOTS_USED, used), (metrics.SLOTS_STUCK, stuck)))

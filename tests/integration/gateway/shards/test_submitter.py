@@ -48,6 +48,7 @@ class Rig:
         self.told: list[Submission] = []
         self.submitter = Submitter(
             store,
+            shard="a",
             gather=timedelta(milliseconds=20),
             gather_above=4,
             batch=50,

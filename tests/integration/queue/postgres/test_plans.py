@@ -16,7 +16,7 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
-from rowcall.queue.model import DONE, LIVE, ORDER_STRIDE, ClaimedJob, JobFilter, QueueStats, Settlement
+from rowcall.queue.model import DONE, LIVE, ORDER_STRIDE, ClaimedJob, Depths, JobFilter, QueueStats, Settlement
 from rowcall.queue.postgres.admin import PostgresQueueAdmin
 from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.queue.postgres.tenants import PostgresTenantAdmin
@@ -264,6 +264,22 @@ async def test_the_queues_are_counted_no_further_than_the_cap(queue: PostgresQue
     assert (row.ready, row.scheduled, row.held, row.running, row.capped) == (100, 100, 100, 50, True)
     [whole] = await counted.admin.stats(BACKLOG)
     assert (whole.ready + whole.scheduled + whole.held, whole.capped) == (BACKLOG - 50, False)
+
+
+async def test_a_look_at_what_waits_reads_the_next_jobs_only(queue: PostgresQueue, counted: Counted) -> None:
+    """A hundred of each lane, for their age; nothing of history, and none of those that run."""
+    await counted.work.settle(settlements(await counted.claim(await queue.worker(), 300), SUCCEEDED))
+    await counted.claim(await queue.worker(), 300)
+    found: list[Depths | None] = []
+
+    async def look() -> None:
+        found[:] = [await counted.admin.depths(timedelta(0))]
+
+    touched = await counted.touched(look)
+    assert 100 <= touched.pop("job") <= 100 + 10
+    assert touched == {}
+    assert found[0] is not None
+    assert len(found[0].lanes) == 4
 
 
 async def test_what_a_job_waits_for_is_looked_up_and_those_before_it_are_counted_to_the_bound(

@@ -120,8 +120,8 @@ SLOTS: Final = Gauge(
     ("kind",),
     combine=operator.add,
 )
-SLOTS_TAKEN: Final = Gauge(
-    "rowcall.worker.slots_taken", "Slots that are taken, or claimed for.", ("kind",), combine=operator.add
+SLOTS_USED: Final = Gauge(
+    "rowcall.worker.slots_used", "Slots that handlers run in now.", ("kind",), combine=operator.add
 )
 SLOTS_STUCK: Final = Gauge(
     "rowcall.worker.slots_stuck",

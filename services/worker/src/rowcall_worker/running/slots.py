@@ -55,6 +55,11 @@ class Slots:
         return max(self._free, 0)
 
     @property
+    def used(self) -> int:
+        """How many handlers run in them now."""
+        return self._running
+
+    @property
     def ahead(self) -> int:
         """How many jobs may be claimed beyond the free slots: as many as end while a claim is made, at the pace of late."""
         now = time.monotonic()
