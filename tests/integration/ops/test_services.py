@@ -9,6 +9,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
@@ -237,8 +238,8 @@ async def test_it_is_ready_until_it_drains_and_ends_in_time(services: Services) 
 async def test_a_shard_that_is_away_is_named_and_its_figures_are_kept_for_a_while(
     restartable_cluster: RestartableCluster,
 ) -> None:
-    process = ServiceProcess("rowcall-gateway", GATEWAY, restartable_cluster.gateway.variables)
-    try:
+    with ExitStack() as stack:
+        process = Services(restartable_cluster, stack).start("rowcall-gateway", *GATEWAY)
         await asyncio.to_thread(process.ready)
         ops = Ops(process)
 
@@ -254,8 +255,6 @@ async def test_a_shard_that_is_away_is_named_and_its_figures_are_kept_for_a_whil
         assert set(page["services"]["gateway"]["checks"].values()) != {"ok"}
         restartable_cluster.postgres.start()
         await until(lambda: standing(True), seconds=40, every=0.1)
-    finally:
-        process.put_down()
 
 
 @pytest.mark.parametrize("program", ["rowcall-gateway", "rowcall-worker", "rowcall"])

@@ -25,6 +25,7 @@ from rowcall.queue.model import ClaimedJob, QueueRow
 from rowcall.queue.protocol import LeaseRenewal, QueueProvider
 from rowcall.queue.sweeps import Horizon
 from rowcall.settings import SettingsError
+from rowcall.telemetry.tallies import OTHER
 from rowcall_worker.claiming.claimer import Claimer
 from rowcall_worker.claiming.groups import Groups
 from rowcall_worker.claiming.intake import Intake
@@ -177,7 +178,8 @@ class ShardWorker:
         """What the shard stands at, where somebody asks this process."""
         self._quarantine: Quarantine | None = None
         self._groups: Groups | None = None
-        self._known_queues: frozenset[int] = frozenset()
+        self._queue_names: Mapping[int, str] = {}
+        """Of all queues that are known."""
         self._looked_at = 0
         self._look_for_queues = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
@@ -237,6 +239,7 @@ class ShardWorker:
             self._telling,
             methods=by_id,
             queue_of=self._load.queue_of,
+            queue_name=lambda queue_id: self._queue_names.get(queue_id, OTHER),
         )
         if self._apart is None:
             self._claim_for(self._intake, by_id)
@@ -415,7 +418,7 @@ class ShardWorker:
                 self._look_at(await self._queue.queues())
 
     def _look_at(self, queues: Sequence[QueueRow]) -> None:
-        self._known_queues = frozenset(queue.queue_id for queue in queues)
+        self._queue_names = {queue.queue_id: queue.name for queue in queues}
         found = {queue.queue_id: self._shares.of(queue.name) for queue in queues}
         wanted: dict[int, Share] = {queue_id: share for queue_id, share in found.items() if share is not None}
         self._looked_at = len(wanted)
@@ -451,7 +454,7 @@ class ShardWorker:
     def _have_work(self, queue_ids: Sequence[int]) -> None:
         for claimer in self._claimers:
             claimer.hinted(queue_ids)
-        if not self._known_queues.issuperset(queue_ids):
+        if not self._queue_names.keys() >= set(queue_ids):
             self._look_for_queues.set()
 
     def _ready(self, queue_ids: Iterable[int]) -> None:

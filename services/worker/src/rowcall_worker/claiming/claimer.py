@@ -342,7 +342,7 @@ class Claimer:
         started = 0
         try:
             jobs = await self._fetch(registration, source, limit, scan, began)
-            started = len(await self._intake.start(registration, jobs, source.share.cap))
+            started = len(await self._intake.start(registration, jobs, source.share.cap, queue_id=source.queue_id))
         except Exception as error:  # noqa: BLE001  a claimer that ended would end the worker's work
             self._failed(registration, error)
             return False

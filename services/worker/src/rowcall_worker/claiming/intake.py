@@ -36,6 +36,7 @@ class Intake:
         *,
         methods: Mapping[int, ServedMethod],
         queue_of: Callable[[int], str],
+        queue_name: Callable[[int], str],
     ) -> None:
         """Args:
         queue: The shard's.
@@ -44,6 +45,7 @@ class Intake:
         telling: Is told of jobs that ended because they were handed back after they had been cancelled.
         methods: What is served, by the shard's method ids.
         queue_of: The queue that a method is submitted to, for figures.
+        queue_name: A queue's name, likewise.
         """
         self._queue = queue
         self._registrar = registrar
@@ -51,6 +53,7 @@ class Intake:
         self._telling = telling
         self._methods = methods
         self._queue_of = queue_of
+        self._queue_name = queue_name
         self._policies = _Policies(queue)
         self._closed = False
         self._returning: set[asyncio.Task[None]] = set()
@@ -60,18 +63,28 @@ class Intake:
         self._closed = True
 
     async def start(
-        self, registration: Registration, jobs: Sequence[ClaimedJob], cap: Cap | None = None
+        self,
+        registration: Registration,
+        jobs: Sequence[ClaimedJob],
+        cap: Cap | None = None,
+        *,
+        queue_id: int | None = None,
     ) -> Sequence[Attempt]:
         """Starts what was claimed under an identity, or hands it back; those that were started.
 
         Their slots were taken, and their places under the queue's cap: both are given back as the handlers end.
 
         Raises RowcallError: their policies could not be read; they were handed back.
+
+        Args:
+            registration: The identity.
+            jobs: What was claimed.
+            cap: The queue's, where they are of one that has one.
+            queue_id: The queue that all of them are of; None: of several.
         """
         if not jobs:
             return ()
-        for method_id, count in Counter(job.method_id for job in jobs).items():
-            metrics.CONSUMED.add(count, metrics.ROWCALL, metrics.RECEIVE, self._queue_of(method_id))
+        self._count(jobs, queue_id)
         if self._closed:
             await self._give_back(registration, jobs)
             return ()
@@ -88,6 +101,15 @@ class Intake:
         ]
         registration.attempts.update(attempts)
         return attempts
+
+    def _count(self, jobs: Sequence[ClaimedJob], queue_id: int | None) -> None:
+        counts = (
+            {self._queue_name(queue_id): len(jobs)}
+            if queue_id is not None
+            else Counter(self._queue_of(job.method_id) for job in jobs)
+        )
+        for queue, count in counts.items():
+            metrics.CONSUMED.add(count, metrics.ROWCALL, metrics.RECEIVE, queue)
 
     async def release(self, jobs: Sequence[ClaimedJob]) -> None:
         """Hands jobs back, and tells who waits for those that were to be cancelled: they are. Raises RowcallError."""
