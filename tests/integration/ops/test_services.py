@@ -235,7 +235,7 @@ async def test_it_is_ready_until_it_drains_and_ends_in_time(services: Services) 
     silent.close()
 
 
-async def test_a_shard_that_is_away_is_named_and_its_figures_are_kept_for_a_while(
+async def test_while_no_shard_answers_it_is_not_ready_and_names_them(
     restartable_cluster: RestartableCluster,
 ) -> None:
     with ExitStack() as stack:

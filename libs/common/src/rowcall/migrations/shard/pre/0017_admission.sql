@@ -158,10 +158,37 @@ as $$
   delete from rowcall.admitting a where a.gateway_id = p_gateway_id
 $$;
 
--- How much waits in each lane of a queue, never counted: its tenants' leads, as gateways have told of them within a second, and
--- for how long the oldest of its next jobs has waited. Dead entries lie below the frontier, where this begins.
-create function rowcall.lane_loads(p_queue_id integer)
-returns table (lane smallint, backlog double precision, oldest interval)
+-- How much waits in each lane of some queues, never counted: their tenants' leads, as gateways have told of them within a second.
+create function rowcall.lane_backlogs(p_queue_id integer[])
+returns table (queue_id integer, lane smallint, backlog double precision)
+-- All turns are read, once, whatever whoever calls has switched off.
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = on set enable_hashjoin = on set jit = off
+as $$
+#variable_conflict use_column
+begin
+  return query
+  select
+    l.queue_id, l.lane,
+    coalesce(
+      sum(
+        (greatest(t.last_key - f.frontier, 0) + greatest(t.again_key - f.frontier, 0))
+          * coalesce(r.weight, 1) / rowcall.order_stride()
+      ),
+      0
+    )
+  from rowcall.queue_lane l
+  cross join lateral (select coalesce(pg_sequence_last_value(l.frontier), 0) as frontier offset 0) f
+  left join rowcall.turn t on t.queue_id = l.queue_id and t.lane = l.lane
+  left join rowcall.tenant_route r on r.tenant = t.tenant
+  where l.queue_id = any (p_queue_id)
+  group by l.queue_id, l.lane;
+end
+$$;
+
+-- For how long the oldest of the next jobs of each lane has waited. Dead entries lie below the frontier, where this begins.
+create function rowcall.lane_ages(p_queue_id integer[])
+returns table (queue_id integer, lane smallint, oldest interval)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
@@ -169,19 +196,7 @@ as $$
 begin
   return query
   select
-    l.lane,
-    (
-      select coalesce(
-        sum(
-          (greatest(t.last_key - f.frontier, 0) + greatest(t.again_key - f.frontier, 0))
-            * coalesce(r.weight, 1) / rowcall.order_stride()
-        ),
-        0
-      )
-      from rowcall.turn t
-      left join rowcall.tenant_route r on r.tenant = t.tenant
-      where t.queue_id = l.queue_id and t.lane = l.lane
-    ),
+    l.queue_id, l.lane,
     (
       select clock_timestamp() - min(n.ready_at)
       from (
@@ -191,28 +206,40 @@ begin
           and j.held = 0
           and j.queue_id = l.queue_id
           and j.lane = l.lane
-          and j.order_key >= f.frontier
+          and j.order_key >= coalesce(pg_sequence_last_value(l.frontier), 0)
         order by j.queue_id, j.lane, j.order_key, j.job_id
         limit 100
       ) n
     )
   from rowcall.queue_lane l
-  cross join lateral (select coalesce(pg_sequence_last_value(l.frontier), 0) as frontier offset 0) f
-  where l.queue_id = p_queue_id;
+  where l.queue_id = any (p_queue_id);
 end
 $$;
 
--- The same of queues, by place.
+-- Both, of whole queues, by place.
 create function rowcall.queue_loads(p_queue text[])
 returns table (place bigint, backlog bigint, oldest interval)
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-  select i.place, l.backlog, l.oldest
-  from unnest(p_queue) with ordinality as i (queue, place)
-  join rowcall.queue q on q.name = i.queue
-  cross join lateral (
-    select coalesce(sum(n.backlog), 0)::bigint as backlog, max(n.oldest) as oldest from rowcall.lane_loads(q.queue_id) n
-  ) l
+  with asked as materialized (
+    select i.place, q.queue_id
+    from unnest(p_queue) with ordinality as i (queue, place)
+    join rowcall.queue q on q.name = i.queue
+  ),
+  backlogs as materialized (
+    select b.queue_id, sum(b.backlog)::bigint as backlog
+    from rowcall.lane_backlogs(array(select a.queue_id from asked a)) b
+    group by b.queue_id
+  ),
+  ages as materialized (
+    select g.queue_id, max(g.oldest) as oldest
+    from rowcall.lane_ages(array(select a.queue_id from asked a)) g
+    group by g.queue_id
+  )
+  select a.place, b.backlog, g.oldest
+  from asked a
+  join backlogs b on b.queue_id = a.queue_id
+  join ages g on g.queue_id = a.queue_id
 $$;
 
 -- What was seen of the queues that are bounded as a whole, for what is submitted here by handlers and in SQL: a row with the next

@@ -85,33 +85,36 @@ as $$
   end
 $$;
 
--- What there is to see. What waits is never counted (lane_loads); what is set aside is added up as it was counted when it came and went
--- (set_aside); what runs, living workers have told of.
+-- What there is to see. What waits is never counted (lane_backlogs); what is set aside is added up as it was counted when it came and
+-- went (set_aside); what runs, living workers have told of.
 create function rowcall.depths()
 returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
-set jit = off
+set enable_seqscan = on set enable_hashjoin = on set jit = off
 as $$
+declare
+  v_queue_ids integer[] := array(select q.queue_id from rowcall.queue q);
 begin
   return jsonb_build_object(
     'lanes', (
       select coalesce(
         jsonb_agg(
           jsonb_build_object(
-            'queue', q.name, 'lane', l.lane, 'ready', round(l.backlog::numeric), 'held', coalesce(a.held, 0),
-            'scheduled', coalesce(a.scheduled, 0), 'oldest', extract(epoch from l.oldest)
+            'queue', q.name, 'lane', b.lane, 'ready', round(b.backlog::numeric), 'held', coalesce(a.held, 0),
+            'scheduled', coalesce(a.scheduled, 0), 'oldest', extract(epoch from g.oldest)
           )
-          order by q.name, l.lane
+          order by q.name, b.lane
         ),
         '[]'
       )
-      from rowcall.queue q
-      cross join lateral rowcall.lane_loads(q.queue_id) l
+      from rowcall.lane_backlogs(v_queue_ids) b
+      join rowcall.queue q on q.queue_id = b.queue_id
+      join rowcall.lane_ages(v_queue_ids) g on g.queue_id = b.queue_id and g.lane = b.lane
       left join (
         select s.queue_id, s.lane, sum(s.held) as held, sum(s.scheduled) as scheduled
         from rowcall.set_aside s
         group by s.queue_id, s.lane
-      ) a on a.queue_id = q.queue_id and a.lane = l.lane
+      ) a on a.queue_id = b.queue_id and a.lane = b.lane
     ),
     'workers', (
       select coalesce(jsonb_agg(jsonb_build_object('queue', w.queue, 'slots', w.slots, 'running', w.running)), '[]')
