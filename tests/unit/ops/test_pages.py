@@ -98,8 +98,9 @@ async def test_how_busy_a_queue_is_adds_shards_up_and_counts_slots_once() -> Non
         await known("a", depths(30, WorkerLoad("documents", 20, 5), WorkerLoad("ask", 4, 4))),
         await known("b", depths(10, WorkerLoad("documents", 20, 15))),
     ]
-    # Gateway and worker of one process know the same.
-    pages = OpsPages([OneService("gateway", Standing("", {}), shards), OneService("worker", Standing("", {}), shards)])
+    # Gateway and worker of one process know the same; a worker that was not let in yet knows nothing.
+    other = [await known("a", None), await known("b", depths(10, WorkerLoad("documents", 20, 15)))]
+    pages = OpsPages([OneService("gateway", Standing("", {}), shards), OneService("worker", Standing("", {}), other)])
     assert told(pages, "/scale/documents") == (
         HTTPStatus.OK,
         {"queue": "documents", "ready": 40, "running": 20, "slots": 20, "value": 3.0},

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from rowcall.ops.http import JSON, Page
 from rowcall.ops.standing import Service
-from rowcall.queue.depths import scale_of
+from rowcall.queue.depths import KnownDepths, scale_of
 from rowcall.telemetry import metrics
 from rowcall.telemetry.exposition import CONTENT_TYPE, exposition
 from rowcall.telemetry.process import process_tallies
@@ -82,8 +82,11 @@ class OpsPages:
                 {"error": "this is no name of a queue: lower-case letters, digits, - and _, 63 at most"},
                 HTTPStatus.BAD_REQUEST,
             )
-        # Gateway and workers of one process see the same shards.
-        shards = {known.shard: known for service in self._services for known in service.depths}
+        # Gateway and workers of one process see the same shards, and one of them may have seen more.
+        shards: dict[str, KnownDepths] = {}
+        for known in (each for service in self._services for each in service.depths):
+            if known.shard not in shards or shards[known.shard].depths is None:
+                shards[known.shard] = known
         if not shards:
             return _json({"error": "no shard was joined yet; ask again"}, HTTPStatus.SERVICE_UNAVAILABLE)
         try:
