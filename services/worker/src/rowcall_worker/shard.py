@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -20,10 +20,12 @@ from rowcall.audit.signing import read_key
 from rowcall.catalogue.images import Catalogue
 from rowcall.errors import RowcallError
 from rowcall.incidents.model import Noted
-from rowcall.queue.model import ClaimedJob, QueueRow
+from rowcall.queue.model import ClaimedJob, Program, QueueRow
 from rowcall.queue.protocol import LeaseRenewal, QueueProvider
 from rowcall.queue.sweeps import Horizon
+from rowcall.queue.tally import TELL_EVERY, Tally
 from rowcall.settings import SettingsError
+from rowcall.sharding.bounded import bounded
 from rowcall_worker.claiming.claimer import Claimer
 from rowcall_worker.claiming.groups import Groups
 from rowcall_worker.claiming.intake import Intake
@@ -42,6 +44,7 @@ from rowcall_worker.serving.handlers import ServedMethod
 from rowcall_worker.serving.progress import ProgressBoard
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.settling.settler import Settler
+from rowcall_worker.upkeep.chores import Chore, Chores
 from rowcall_worker.upkeep.maintainer import Maintainer
 from rowcall_worker.upkeep.maintenance import Maintenance, Telling
 from rowcall_worker.upkeep.presence import Presence
@@ -59,6 +62,8 @@ _LAST_WRITES: Final = timedelta(seconds=5)
 """How long a drain waits for outcomes to be written after the last handler has ended."""
 _CLEAN_UP: Final = 1.0
 """Seconds that handlers get to end when a drain has cancelled them."""
+_LAST_COUNTS: Final = 1.0
+"""Seconds for the counts that were not told yet."""
 _APART: Final = 2.0
 """Seconds beyond the grace in which the process for suspects, which drains meanwhile, must have ended."""
 
@@ -77,6 +82,7 @@ class ShardWorker:
         catalogue: Catalogue,
         *,
         name: str,
+        program: Callable[[], Program],
         shares: Shares,
         solitude: Solitude,
         loop_lag: LoopLag,
@@ -90,6 +96,7 @@ class ShardWorker:
         settings: The process's.
         catalogue: The methods that handlers may submit jobs of.
         name: The worker process's name.
+        program: What the process is, for people.
         shares: What each queue may have of the process.
         solitude: The process's.
         loop_lag: The process's.
@@ -112,7 +119,9 @@ class ShardWorker:
         )
         self._shares = shares
         self._solitude = solitude
-        self._telling = telling = Telling(self._ready, self._done)
+        self._tally = Tally()
+        self._telling = telling = Telling(self._ready, self._done, self._tally)
+        self._counting = Chores((Chore("tell what happened to jobs", self._tell, TELL_EVERY),), shard=self.name)
 
         def worker_id() -> UUID | None:
             return self._registrar.worker_id
@@ -141,6 +150,7 @@ class ShardWorker:
             done=self._done,
             again=self._maintenance.due_in,
             ready=self._ready,
+            tally=self._tally,
             hints=settings.uses_hints,
         )
         self._abilities = Abilities(
@@ -155,6 +165,7 @@ class ShardWorker:
             self._renewal,
             self._abilities,
             name=name,
+            program=program,
             shard=self.name,
             length=settings.lease,
             release=self._return_late,
@@ -193,6 +204,7 @@ class ShardWorker:
         await self._registrar.register()
         self._settler.start()
         self._registrar.start()
+        self._counting.start()
         if self._apart is None:
             # What comes round is for those to do that are there for long; and who has suspects only serves no queue.
             self._maintenance.start()
@@ -205,7 +217,7 @@ class ShardWorker:
                 queues=self._shares.names,
             )
             self._presence.start()
-        self._intake = Intake(self._queue, self._registrar, self._executor, self._telling, methods=by_id)
+        self._intake = Intake(self._queue, self._registrar, self._executor, self._telling, self._tally, methods=by_id)
         if self._apart is None:
             self._claim_for(self._intake, by_id)
         else:
@@ -324,9 +336,15 @@ class ShardWorker:
         await self._abilities.progress.stop()
         await self._settler.stop()
         await self._registrar.leave()
+        await self._counting.stop()
+        with contextlib.suppress(RowcallError, TimeoutError):
+            await bounded(self._tell(), _LAST_COUNTS)
         if self._notifier is not None:
             await self._notifier.close()
         await self._queue.close()
+
+    async def _tell(self) -> None:
+        await self._tally.tell(self._queue.tell)
 
     async def _hand_back(self) -> int:
         unfinished = self._unfinished()

@@ -10,6 +10,7 @@ import asyncio
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from rowcall.incidents.model import Noted
 from rowcall.incidents.recorder import Incidents
 from rowcall.probe.v1.probe_pb2_grpc import add_ProbeServiceServicer_to_server
 from rowcall.queue.choice import queue_of
+from rowcall.queue.model import Program
 from rowcall.sharding import WORKER_WORKLOADS, Router
 from rowcall.sharding.bounded import bounded
 from rowcall.v1.error_reason_pb2 import ErrorReason
@@ -90,6 +92,7 @@ class Worker(grpc.aio.Server):
         self._stopped = asyncio.Event()
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         """"{host}-{process}-{short id}": in rows, attempts and log lines."""
+        self._made_at = time.monotonic()
 
     @property
     def registered(self) -> int:
@@ -231,6 +234,7 @@ class Worker(grpc.aio.Server):
                 self._settings,
                 catalogue,
                 name=self.name,
+                program=self._program,
                 shares=shares,
                 solitude=solitude,
                 loop_lag=self._loop_lag,
@@ -264,6 +268,17 @@ class Worker(grpc.aio.Server):
         if failed is not None:
             raise failed
         return []
+
+    def _program(self) -> Program:
+        return Program(
+            host=socket.gethostname(),
+            release=version("rowcall-worker"),
+            version=self._settings.deployed_version,
+            slots=self._settings.slots,
+            threads=self._settings.threads,
+            apart=self._apart is not None,
+            up=timedelta(seconds=time.monotonic() - self._made_at),
+        )
 
     def _join_later(self, shard: ShardWorker) -> None:
         async def join() -> None:

@@ -21,6 +21,8 @@ from rowcall.incidents.model import IncidentRow, Noted
 from rowcall.queue.hints import Hint, Listener, Notifier
 from rowcall.queue.model import (
     EVERY_JOB,
+    IDLE,
+    Busy,
     Cancelled,
     ClaimedJob,
     Ended,
@@ -33,7 +35,9 @@ from rowcall.queue.model import (
     Outcome,
     Pause,
     PolicyRow,
+    Program,
     Progress,
+    QueueActivity,
     QueueLoad,
     QueueRow,
     QueueServing,
@@ -46,7 +50,10 @@ from rowcall.queue.model import (
     Submission,
     Submitted,
     Wait,
+    WorkerJob,
+    WorkerRow,
 )
+from rowcall.queue.tally import Told
 from rowcall.queue.tenants import TenantAdmin
 from rowcall.queue.transactions import TransactionLimits, Transactions
 
@@ -145,11 +152,12 @@ class QueueProvider(Protocol):
 class LeaseRenewal(Protocol):
     """Renews one worker's lease on one shard; blocking, for one thread, so that no handler can hold it up."""
 
-    def renew(self, loop_lag: timedelta | None = None) -> Renewed:
+    def renew(self, loop_lag: timedelta | None = None, busy: Busy = IDLE) -> Renewed:
         """Renews the lease; what the worker must know. Connects anew after an error.
 
         Args:
             loop_lag: How late the worker's event loop was at worst since the renewal before.
+            busy: What the worker is at on this shard.
 
         Raises:
             RowcallError: SHARD_UNAVAILABLE and others, when the shard does not answer; call again.
@@ -257,9 +265,9 @@ class JobStore(Protocol):
         """A tenant's jobs that match, newest first, with ids below `before`."""
 
     async def failure_groups(
-        self, tenant: str, *, method: str | None = None, finished_from: datetime | None = None, limit: int
+        self, tenant: str | None, *, method: str | None = None, finished_from: datetime | None = None, limit: int
     ) -> Sequence[FailureGroup]:
-        """A tenant's failed jobs by method and what they died of, most first."""
+        """A tenant's failed jobs, or all tenants', by method and what they died of, most first."""
 
     async def cancel(self, tenant: str, job_id: UUID, *, act: Act | None = None) -> Cancelled | None:
         """Cancels a waiting job, marks a running one; None if there is no live job.
@@ -297,6 +305,9 @@ class JobStore(Protocol):
         To be called about once a second; fairness between gateways rests on it, nothing else.
         """
 
+    async def tell(self, told: Told) -> None:
+        """Adds to what happened to jobs today; see `tally`."""
+
     async def delete(self, tenant: str, job_id: UUID, *, act: Act | None = None) -> bool:
         """Erases a finished job; False if there is none."""
 
@@ -328,8 +339,10 @@ class WorkQueue(Protocol):
     async def published(self) -> Mapping[str, str]:
         """The methods that gateways have published here, each with the name of the queue that it is submitted to."""
 
-    async def register_worker(self, worker_id: UUID, name: str, lease: timedelta) -> None:
-        """Registers a worker process under an identity that is new at each start."""
+    async def register_worker(
+        self, worker_id: UUID, name: str, lease: timedelta, program: Program | None = None
+    ) -> None:
+        """Registers a worker process under an identity that is new at each start; with what it is, for people."""
 
     async def serve(self, worker_id: UUID, method_ids: Sequence[int], queues: Sequence[str] | None) -> None:
         """Says what a registered worker serves, for whoever asks what a job waits for; claims do not go by it.
@@ -463,6 +476,9 @@ class WorkQueue(Protocol):
             front: Whether to look in any case, not only where something was resumed.
         """
 
+    async def tell(self, told: Told) -> None:
+        """Adds to what happened to jobs today; see `tally`."""
+
     async def forget_turns(self, limit: int) -> int:
         """Forgets turns that the frontier has passed; how many."""
 
@@ -503,6 +519,15 @@ class QueueAdmin(Protocol):
 
     async def method_serving(self) -> dict[str, list[str]]:
         """The living workers that serve each method, by name; methods that nobody serves are left out."""
+
+    async def workers(self, name: str | None = None) -> list[WorkerRow]:
+        """The living workers by name, those of one name where one is given: an entry for each identity."""
+
+    async def worker_jobs(self, name: str, tenant: str | None = None) -> list[WorkerJob]:
+        """The jobs that a worker runs, of a tenant where one is given: as it said with its last renewal, the longest first."""
+
+    async def activity(self) -> list[QueueActivity]:
+        """What every queue has waiting and running, and what happened to it today; nothing is counted for it."""
 
     async def pauses(self, tenant: str) -> list[Pause]:
         """The queues and methods that are paused, and the tenant, if it is."""

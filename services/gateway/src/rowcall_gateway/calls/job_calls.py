@@ -262,7 +262,7 @@ async def _leave_when_written(flight: Flight, tenant: str) -> None:
 async def _leave(link: ShardLink, key: tuple[str, UUID], *, cancel: bool) -> None:
     cancelled = await link.store.leave(*key, cancel=cancel)
     if cancelled is not None:
-        link.cancelled({key[1]: cancelled})
+        link.cancelled(key[0], {key[1]: cancelled})
 
 
 def _outcome_of(row: JobRow) -> Outcome:

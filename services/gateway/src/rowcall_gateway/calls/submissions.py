@@ -148,7 +148,7 @@ class Submissions:
             submitted = await link.store.submit_atomic(submissions)
             _refuse_wrong_shard(submitted, call.tenant, shard)
             if not any(each.outcome is SubmitOutcome.KEY_REUSED for each in submitted):
-                link.tell_workers(
+                link.created(
                     [
                         submission
                         for submission, each in zip(submissions, submitted, strict=True)

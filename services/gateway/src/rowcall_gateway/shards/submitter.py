@@ -19,6 +19,7 @@ from rowcall.errors import RowcallError
 from rowcall.queue.hints import Hint
 from rowcall.queue.model import Submission, SubmitOutcome, Submitted
 from rowcall.queue.protocol import JobStore
+from rowcall.queue.tally import Tally, What
 from rowcall_gateway.edge.failures import draining, internal, rebuilt
 from rowcall_gateway.shards.time_limits import TimeIsUp, TimeLimits, Wake
 
@@ -112,6 +113,7 @@ class Submitter:
         in_flight: Callable[[], int],
         hint: Callable[[Sequence[Submission]], Hint | None],
         written: Callable[[Sequence[Submission]], None],
+        tally: Tally,
     ) -> None:
         """
         Args:
@@ -122,6 +124,7 @@ class Submitter:
             in_flight: How many calls this gateway serves now.
             hint: What is to be told as soon as a batch's rows are written. Must neither wait nor raise.
             written: Told of each batch's submissions that are new rows now, unless that was told. Neither, likewise.
+            tally: Counts what was written.
         """
         self._store = store
         self._gather = gather.total_seconds()
@@ -130,6 +133,7 @@ class Submitter:
         self._in_flight = in_flight
         self._hint = hint
         self._written = written
+        self._tally = tally
         self._queue: deque[Ticket] = deque()
         self._limits = TimeLimits()
         self._loop = asyncio.get_running_loop()
@@ -229,6 +233,8 @@ class Submitter:
             )
         for ticket, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Submitted):
+                if answer.outcome is SubmitOutcome.CREATED:
+                    self._tally.count(ticket.submission.tenant, ticket.submission.ids.queue_id, What.ACCEPTED)
                 ticket.answer(answer)
             else:
                 # An error of its own for each call: tracebacks would pile up on a shared one.

@@ -22,6 +22,7 @@ from rowcall.queue.faults import ChildRefusedError
 from rowcall.queue.hints import Hint
 from rowcall.queue.model import Settled, Settlement
 from rowcall.queue.protocol import WorkQueue
+from rowcall.queue.tally import Tally, What
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.running import outcomes, settlements
@@ -95,6 +96,7 @@ class Settler:
         done: Callable[[UUID, Sequence[UUID]], None],
         again: Callable[[float], None],
         ready: Callable[[Iterable[int]], None],
+        tally: Tally,
         hints: bool,
     ) -> None:
         """Args:
@@ -103,12 +105,14 @@ class Settler:
         done: Called after a commit, for each gateway with the jobs it may be waiting for.
         again: Called with the seconds after which a retried job is due.
         ready: Called after a commit with the queues that handlers submitted jobs to.
+        tally: Counts what became of attempts and jobs, and what handlers submitted.
         hints: Whether gateways may be told on the way, behind a commit.
         """
         self._queue = queue
         self._shard = shard
         self._done = done
         self._tell_ready = ready
+        self._tally = tally
         self._hints = hints
         self._again = again
         self._waiting: deque[Outcome] = deque()
@@ -278,10 +282,13 @@ class Settler:
             elif not answer.settled:
                 self._stale(outcome)
             elif answer.state == _SCHEDULED:
+                if not outcome.settlement.snoozed:
+                    self._count(outcome, What.FAILED)
                 delay = outcome.settlement.delay
                 seconds = 0.0 if delay is None else delay.total_seconds()
                 soonest = seconds if soonest is None else min(seconds, soonest)
             else:
+                self._count_end(outcome, answer.state)
                 if answer.waiter_id is not None and not (told and answer.waiter_id == _known_waiter(outcome)):
                     done.setdefault(answer.waiter_id, []).append(outcome.settlement.job_id)
                 ready.update(child.ids.queue_id for child in outcome.settlement.children if child.run_at is None)
@@ -295,6 +302,22 @@ class Settler:
         for holder, count in let_go.items():
             holder.let_go(count)
         return again
+
+    def _count_end(self, outcome: Outcome, state: int | None) -> None:
+        """Counts the end of a job, as far as it was one."""
+        if state == _SUCCEEDED:
+            self._count(outcome, What.SUCCEEDED)
+            for child in outcome.settlement.children:
+                self._tally.count(child.tenant, child.ids.queue_id, What.ACCEPTED)
+        elif state == JobState.JOB_STATE_FAILED:
+            self._count(outcome, What.FAILED)
+            self._count(outcome, What.DEAD)
+        elif state == JobState.JOB_STATE_CANCELLED:
+            self._count(outcome, What.CANCELLED)
+
+    def _count(self, outcome: Outcome, what: What) -> None:
+        job = outcome.attempt.job
+        self._tally.count(job.tenant, job.queue_id, what)
 
     def _refused(self, outcome: Outcome, error: Exception) -> bool:
         """Whether an outcome that the shard did not take is to be written again."""

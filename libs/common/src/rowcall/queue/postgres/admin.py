@@ -8,7 +8,7 @@ from uuid import UUID
 
 from rowcall.audit.model import Act, Checkpoint, Entry, Erased, Head, Link, Unplaced
 from rowcall.incidents.model import IncidentRow, Noted
-from rowcall.queue.model import Pause, QueueServing, QueueStats
+from rowcall.queue.model import Counts, Pause, QueueActivity, QueueServing, QueueStats, WorkerJob, WorkerRow
 from rowcall.queue.postgres import auditing, triage
 from rowcall.queue.postgres.auditing import said
 from rowcall.queue.postgres.session import Session
@@ -44,6 +44,21 @@ class PostgresQueueAdmin:
     async def method_serving(self) -> dict[str, list[str]]:
         """See QueueAdmin.method_serving."""
         return dict(await self._read.rows("method_serving"))
+
+    async def workers(self, name: str | None = None) -> list[WorkerRow]:
+        """See QueueAdmin.workers."""
+        return [WorkerRow(*row) for row in await self._read.rows("list_workers", {"name": name})]
+
+    async def worker_jobs(self, name: str, tenant: str | None = None) -> list[WorkerJob]:
+        """See QueueAdmin.worker_jobs."""
+        return [WorkerJob(*row) for row in await self._read.rows("worker_jobs", {"name": name, "tenant": tenant})]
+
+    async def activity(self) -> list[QueueActivity]:
+        """See QueueAdmin.activity."""
+        return [
+            QueueActivity(name, paused, waiting, oldest, running, Counts(*counts))
+            for name, paused, waiting, oldest, running, *counts in await self._read.rows("queue_activity")
+        ]
 
     async def pauses(self, tenant: str) -> list[Pause]:
         """See QueueAdmin.pauses."""

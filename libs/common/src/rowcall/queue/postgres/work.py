@@ -18,13 +18,14 @@ from rowcall.queue.model import (
     Ended,
     MethodIds,
     PolicyRow,
+    Program,
     Progress,
     QueueRow,
     Rescued,
     Settled,
     Settlement,
 )
-from rowcall.queue.postgres import auditing, rows, triage
+from rowcall.queue.postgres import auditing, rows, tallies, triage
 from rowcall.queue.postgres.registry import Registry
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.settling import NOT_OURS, Settler
@@ -34,6 +35,7 @@ from rowcall.queue.postgres.transaction import PostgresTransactions
 from rowcall.queue.postgres.wire.arrays import BigintArray, IntegerArray, RealArray, TextArray, UuidArray
 from rowcall.queue.postgres.wire.connection import Shield
 from rowcall.queue.postgres.wire.types import Pool
+from rowcall.queue.tally import Told
 from rowcall.queue.transactions import TransactionLimits
 from rowcall.queue.turns import Turns
 
@@ -116,9 +118,25 @@ class PostgresWorkQueue:
         """See WorkQueue.published."""
         return {row[0]: row[1] for row in await self._house.rows("published_methods")}
 
-    async def register_worker(self, worker_id: UUID, name: str, lease: timedelta) -> None:
+    async def register_worker(
+        self, worker_id: UUID, name: str, lease: timedelta, program: Program | None = None
+    ) -> None:
         """See WorkQueue.register_worker."""
-        await self._house.rows("register_worker", {"worker_id": worker_id, "name": name, "lease": lease})
+        await self._house.rows(
+            "register_worker",
+            {
+                "worker_id": worker_id,
+                "name": name,
+                "lease": lease,
+                "host": None if program is None else program.host,
+                "release": None if program is None else program.release,
+                "version": None if program is None else program.version,
+                "slots": None if program is None else program.slots,
+                "threads": None if program is None else program.threads,
+                "apart": None if program is None else program.apart,
+                "up": None if program is None else program.up,
+            },
+        )
 
     async def serve(self, worker_id: UUID, method_ids: Sequence[int], queues: Sequence[str] | None) -> None:
         """See WorkQueue.serve."""
@@ -313,6 +331,10 @@ class PostgresWorkQueue:
     async def free_resumed(self, limit: int, *, front: bool = True) -> dict[int, int]:
         """See WorkQueue.free_resumed."""
         return {row[0]: row[1] for row in await self._house.rows("free_resumed", {"limit": limit, "front": front})}
+
+    async def tell(self, told: Told) -> None:
+        """See WorkQueue.tell."""
+        await tallies.tell(self._house, told)
 
     async def forget_turns(self, limit: int) -> int:
         """See WorkQueue.forget_turns."""

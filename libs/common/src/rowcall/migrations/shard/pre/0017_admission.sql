@@ -205,6 +205,63 @@ begin
 end
 $$;
 
+-- How many jobs of tenants are READY and held by nothing, by their leads in every queue and lane, as queue_loads has it; those
+-- that have none are left out.
+create function rowcall.tenant_leads(p_tenant text[])
+returns table (tenant text, waiting bigint)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+  select d.tenant, d.waiting
+  from (
+    select
+      a.tenant,
+      sum(
+        (greatest(t.last_key - f.frontier, 0) + greatest(t.again_key - f.frontier, 0))
+          * coalesce(r.weight, 1) / rowcall.order_stride()
+      )::bigint as waiting
+    from unnest(p_tenant) as a (tenant)
+    cross join rowcall.queue_lane l
+    cross join lateral (select coalesce(pg_sequence_last_value(l.frontier), 0) as frontier offset 0) f
+    join rowcall.turn t on t.tenant = a.tenant and t.queue_id = l.queue_id and t.lane = l.lane
+    left join rowcall.tenant_route r on r.tenant = a.tenant
+    group by a.tenant
+  ) d
+  where d.waiting > 0
+$$;
+
+-- Every queue as whoever watches sees it: what waits (queue_loads), what runs as workers said with their last renewals, and
+-- what happened today. Nothing is counted.
+create function rowcall.queue_activity()
+returns table (
+  name text, paused boolean, waiting bigint, oldest interval, running bigint, accepted bigint, started bigint,
+  succeeded bigint, failed bigint, dead bigint, cancelled bigint
+)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+  with named as materialized (
+    select q.queue_id, q.name, q.paused_at is not null as paused, row_number() over (order by q.name) as place
+    from rowcall.queue q
+  ),
+  runs as materialized (
+    select u.queue_id, sum(u.jobs)::bigint as jobs
+    from rowcall.worker w
+    cross join lateral rowcall.last_beat(w.worker_id) b
+    cross join lateral unnest(b.busy_queue_id, b.busy_jobs) as u (queue_id, jobs)
+    where w.dead_at is null
+    group by u.queue_id
+  )
+  select
+    n.name, n.paused, l.backlog, l.oldest, coalesce(r.jobs, 0), coalesce(t.accepted, 0), coalesce(t.started, 0),
+    coalesce(t.succeeded, 0), coalesce(t.failed, 0), coalesce(t.dead, 0), coalesce(t.cancelled, 0)
+  from named n
+  join rowcall.queue_loads(array(select a.name from named a order by a.place)) l on l.place = n.place
+  left join runs r on r.queue_id = n.queue_id
+  left join rowcall.queue_tallies() t on t.queue_id = n.queue_id
+  order by n.name
+$$;
+
 -- What was seen of the queues that are bounded as a whole, for what is submitted here by handlers and in SQL: a row with the next
 -- number each time, and the one before taken away, read from the highest down (as worker_beat).
 create table rowcall.queue_look (
@@ -561,5 +618,6 @@ end
 $$;
 
 grant execute on function
-  rowcall.keep_bounds, rowcall.kept_bounds, rowcall.lease_bounds, rowcall.leave_bounds, rowcall.look_at_queues
+  rowcall.keep_bounds, rowcall.kept_bounds, rowcall.lease_bounds, rowcall.leave_bounds, rowcall.look_at_queues,
+  rowcall.queue_activity, rowcall.tenant_leads
 to rowcall_gateway;
