@@ -26,6 +26,7 @@ from rowcall.v1 import (
     job_service_pb2,
     queue_service_pb2,
     tenant_service_pb2,
+    worker_service_pb2,
 )
 from tests.fix_commands import Ran
 
@@ -44,6 +45,7 @@ FILES: Sequence[Any] = [
         job_service_pb2,
         queue_service_pb2,
         tenant_service_pb2,
+        worker_service_pb2,
         probe_pb2,
         reflection_pb2,
     )

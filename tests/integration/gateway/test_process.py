@@ -340,6 +340,7 @@ def test_buf_curl_calls_what_reflection_shows(services: Services, build_image: I
         "rowcall.v1.JobService",
         "rowcall.v1.QueueService",
         "rowcall.v1.TenantService",
+        "rowcall.v1.WorkerService",
     }
 
     echo = buf_curl(address, "rowcall.probe.v1.ProbeService/Echo", '{"payload": "aGVsbG8="}')

@@ -95,6 +95,7 @@ async def test_it_answers_over_reflection_health_and_the_queue(standing_dev: Dev
         "rowcall.v1.JobService",
         "rowcall.v1.QueueService",
         "rowcall.v1.TenantService",
+        "rowcall.v1.WorkerService",
     } <= set(reflection.get_services())
 
 

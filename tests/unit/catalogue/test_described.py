@@ -113,6 +113,7 @@ def test_our_own_services_are_described(described: DescribedFiles) -> None:
         "rowcall.v1.JobService",
         "rowcall.v1.QueueService",
         "rowcall.v1.TenantService",
+        "rowcall.v1.WorkerService",
         "google.longrunning.Operations",
     ):
         assert pool_of(described.by_symbol(name)).FindServiceByName(name).methods

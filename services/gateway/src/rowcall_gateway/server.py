@@ -40,6 +40,7 @@ from rowcall.v1 import (
     job_service_pb2_grpc,
     queue_service_pb2_grpc,
     tenant_service_pb2_grpc,
+    worker_service_pb2_grpc,
 )
 from rowcall_gateway.admission.admission import Admission
 from rowcall_gateway.calls.background import Background
@@ -62,6 +63,7 @@ from rowcall_gateway.edge.telemetry import span_interceptor
 from rowcall_gateway.edge.transport import server_options
 from rowcall_gateway.resources import Resources
 from rowcall_gateway.services.access import Access
+from rowcall_gateway.services.activity import QueueWatch
 from rowcall_gateway.services.audit import Audit
 from rowcall_gateway.services.bounds import Bounds
 from rowcall_gateway.services.catalogue import Methods
@@ -79,6 +81,7 @@ from rowcall_gateway.services.queues import Queues
 from rowcall_gateway.services.reading import JobReader
 from rowcall_gateway.services.reflection import Reflection
 from rowcall_gateway.services.tenants import Tenants
+from rowcall_gateway.services.workers import LivingWorkers
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_gateway.shards.links import Links
 from rowcall_gateway.shards.schema import check_schemas
@@ -417,6 +420,7 @@ class Gateway:
             gateway_id=gateway_id,
             name=f"{socket.gethostname()}-{os.getpid()}-{gateway_id.hex[:6]}",
             version=version("rowcall-gateway"),
+            deployed=settings.deployed_version,
             check=exchange.check,
             serve=exchange.serve,
         )
@@ -446,7 +450,7 @@ class Gateway:
         operations = Operations(reader, resources, slots, max_call_wait=settings.max_call_wait)
         operations_pb2_grpc.add_OperationsServicer_to_server(operations, adding)
         changes = Changes(offered, router, links)
-        queues = Queues(validator, links, changes)
+        queues = Queues(validator, links, changes, QueueWatch(links))
         queue_service_pb2_grpc.add_QueueServiceServicer_to_server(queues, adding)
         methods = Methods(
             validator, changes, offered=offered, images=router.images, publishing=self._publishing, links=links
@@ -462,6 +466,8 @@ class Gateway:
             erasures=Erasures(),
         )
         tenant_service_pb2_grpc.add_TenantServiceServicer_to_server(tenants, adding)
+        workers = LivingWorkers(validator, links, rights)
+        worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(workers, adding)
         access = Access(validator, router.revocations, credentials)
         access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, adding)
         bounds = Bounds(validator, router.bounds, admission.known)

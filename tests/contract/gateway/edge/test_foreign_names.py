@@ -124,7 +124,11 @@ OF_NOBODY: Final = frozenset(
         "rowcall.v1.ListImagesRequest.page_token",
         "rowcall.v1.ListRevocationsRequest.issuer",
         "rowcall.v1.ListRevocationsRequest.page_token",
+        # A worker is nobody's; of what it runs the caller's own is told.
+        "rowcall.v1.GetWorkerRequest.name",
+        "rowcall.v1.ListWorkersRequest.page_token",
         # All tenants are what is listed.
+        "rowcall.v1.ListTenantFailuresRequest.method",
         "rowcall.v1.ListTenantsRequest.page_token",
         "rowcall.v1.ListTenantsRequest.shard",
         "rowcall.v1.PublishImageRequest.name",

@@ -69,6 +69,7 @@ from rowcall.v1 import (
     job_service_pb2,
     queue_service_pb2,
     tenant_service_pb2,
+    worker_service_pb2,
 )
 from rowcall.validation import RulesError, Validator
 
@@ -99,6 +100,7 @@ COMMON: Final[Sequence[AnyFileDescriptor]] = (
     status_pb2.DESCRIPTOR,
     struct_pb2.DESCRIPTOR,
     tenant_service_pb2.DESCRIPTOR,
+    worker_service_pb2.DESCRIPTOR,
     timestamp_pb2.DESCRIPTOR,
     type_pb2.DESCRIPTOR,
     validate_pb2.DESCRIPTOR,
