@@ -11,7 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from rowcall.v1 import queue_service_pb2, queue_service_pb2_grpc
-from rowcall_cli.answers import second_text
+from rowcall_cli.answers import second_text, span_text
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.gateway import (
     DEFAULT_ADDRESS,
@@ -229,8 +229,4 @@ def _row(one: queue_service_pb2.Pause) -> tuple[str, ...]:
 
 def _age(since: Timestamp) -> str:
     """For how long something has waited, by this machine's clock."""
-    seconds = max((datetime.now(UTC) - since.ToDatetime(tzinfo=UTC)).total_seconds(), 0)
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.1f} s"
+    return span_text(max((datetime.now(UTC) - since.ToDatetime(tzinfo=UTC)).total_seconds(), 0))
