@@ -11,8 +11,9 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from rowcall.audit.signing import read_key
 from rowcall.queue.transactions import TransactionLimits
-from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFiles
+from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFile, ReadableFiles
 from rowcall_worker.claiming.shares import QueueChoice
+from rowcall_worker.serving.prices import read_prices
 
 _SERVICER: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _MIN_LEASE: Final = timedelta(seconds=1)
@@ -121,6 +122,13 @@ class WorkerSettings(ClusterSettings):
         "which key that is signed.",
         examples=["400d"],
     )
+    prices: ReadableFile | None = Field(
+        default=None,
+        description="A TOML file with what providers ask for their models, from which day on, for calls that do not say themselves "
+        "what they cost (docs/spend.md). Read again when it changes.",
+        examples=["/etc/rowcall/prices.toml"],
+        json_schema_extra={"metavar": "FILE"},
+    )
     health_file: Path | None = Field(
         default=None,
         description="A file to touch every second as a sign of life, for `python -m rowcall_worker.healthcheck`.",
@@ -166,6 +174,13 @@ class WorkerSettings(ClusterSettings):
     def _check_audit_key_file(cls, file: Path | None) -> Path | None:
         if file is not None:
             read_key(file)
+        return file
+
+    @field_validator("prices")
+    @classmethod
+    def _check_prices(cls, file: Path | None) -> Path | None:
+        if file is not None:
+            read_prices(file)
         return file
 
     @field_validator("audit_retention")

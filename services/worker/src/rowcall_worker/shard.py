@@ -39,6 +39,7 @@ from rowcall_worker.running.executor import Executor
 from rowcall_worker.serving.abilities import Abilities
 from rowcall_worker.serving.children import Children
 from rowcall_worker.serving.handlers import ServedMethod
+from rowcall_worker.serving.prices import Prices
 from rowcall_worker.serving.progress import ProgressBoard
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.settling.settler import Settler
@@ -79,6 +80,7 @@ class ShardWorker:
         name: str,
         shares: Shares,
         solitude: Solitude,
+        prices: Prices,
         loop_lag: LoopLag,
         command: Command | None = None,
         apart: Apart | None = None,
@@ -92,6 +94,7 @@ class ShardWorker:
         name: The worker process's name.
         shares: What each queue may have of the process.
         solitude: The process's.
+        prices: The process's.
         loop_lag: The process's.
         command: What executes this program anew; None: suspects run in this process.
         apart: This is the process that runs suspects and nothing else; None: it is not.
@@ -146,7 +149,7 @@ class ShardWorker:
         self._abilities = Abilities(
             transactions=self._queue.transactions(settings.transaction_limits),
             children=Children(catalogue, self._queue, max_request_bytes=settings.max_request_bytes),
-            progress=ProgressBoard(self._queue, shard=self.name),
+            progress=ProgressBoard(self._queue, prices, shard=self.name),
         )
         self._registrar = Registrar(
             self._queue,

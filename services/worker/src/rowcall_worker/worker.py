@@ -26,6 +26,8 @@ from rowcall.incidents.model import Noted
 from rowcall.incidents.recorder import Incidents
 from rowcall.probe.v1.probe_pb2_grpc import add_ProbeServiceServicer_to_server
 from rowcall.queue.choice import queue_of
+from rowcall.settings import Problem, SettingsError
+from rowcall.settings.files import WatchedFile
 from rowcall.sharding import WORKER_WORKLOADS, Router
 from rowcall.sharding.bounded import bounded
 from rowcall.v1.error_reason_pb2 import ErrorReason
@@ -38,6 +40,7 @@ from rowcall_worker.probe import ProbeServicer
 from rowcall_worker.running.executor import Executor
 from rowcall_worker.serving.descriptors import image_of
 from rowcall_worker.serving.handlers import RegistrationError, Registry, Served
+from rowcall_worker.serving.prices import Prices, PricesError, read_prices
 from rowcall_worker.settings import WorkerSettings, connections_apart
 from rowcall_worker.shard import DEDICATED_CONNECTIONS, ShardWorker
 
@@ -83,6 +86,8 @@ class Worker(grpc.aio.Server):
         self._executor: Executor | None = None
         self._loop_lag: LoopLag | None = None
         self._incidents = Incidents("worker", self._write_incidents, version=version("rowcall-worker"))
+        self._prices = Prices()
+        self._price_watch: asyncio.Task[None] | None = None
         self._shards: list[ShardWorker] = []
         self._joining: set[asyncio.Task[None]] = set()
         self._started = False
@@ -130,7 +135,7 @@ class Worker(grpc.aio.Server):
         Raises:
             RegistrationError: Something cannot be served.
             ImageError: An image cannot be used.
-            SettingsError: The pools are more than a server allows.
+            SettingsError: The pools are more than a server allows, or the price table cannot be used any more.
             RowcallError: SCHEMA_MISMATCH: a shard's schema is not one that this release works with.
         """
         self._check_not_started()
@@ -220,6 +225,7 @@ class Worker(grpc.aio.Server):
         self._incidents.start()
         self._loop_lag = LoopLag(worker=self.name)
         self._loop_lag.start()
+        self._watch_prices()
         methods = list(served.methods.values())
         shares = Shares(self._settings.queues)
         solitude = Solitude((self._executor.async_slots, self._executor.sync_slots))
@@ -233,6 +239,7 @@ class Worker(grpc.aio.Server):
                 name=self.name,
                 shares=shares,
                 solitude=solitude,
+                prices=self._prices,
                 loop_lag=self._loop_lag,
                 command=self._command,
                 apart=self._apart,
@@ -252,6 +259,19 @@ class Worker(grpc.aio.Server):
                 raise result
         if not self._shards:
             await asyncio.wait(self._joining, return_when=asyncio.FIRST_COMPLETED)
+
+    def _watch_prices(self) -> None:
+        file = self._settings.prices
+        if file is not None:
+            # Before it is read: what changes meanwhile is read again.
+            watched = WatchedFile(file, read_prices, self._prices.replace)
+            try:
+                self._prices.replace(read_prices(file))
+            except PricesError as error:
+                # It was right when the settings were read.
+                problem = Problem("ROWCALL_PRICES (--prices)", f"names a file that cannot be used any more: {error}")
+                raise SettingsError(self._settings.program, [problem]) from error
+            self._price_watch = asyncio.create_task(watched.watch(), name="watch prices")
 
     async def _write_incidents(self, noted: Sequence[Noted]) -> Sequence[str]:
         """Writes them to whichever shard takes them first: one that is away may be what they are about."""
@@ -289,6 +309,9 @@ class Worker(grpc.aio.Server):
         # Before the shards' queues are closed.
         await self._incidents.close()
         await asyncio.gather(*(shard.leave() for shard in self._shards))
+        if self._price_watch is not None:
+            self._price_watch.cancel()
+            await asyncio.gather(self._price_watch, return_exceptions=True)
         if self._loop_lag is not None:
             await self._loop_lag.stop()
         if self._executor is not None:

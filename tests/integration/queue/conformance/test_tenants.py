@@ -16,7 +16,7 @@ import pytest
 from rowcall.audit.chain import ERASE, Walk
 from rowcall.audit.model import SYSTEM, Act
 from rowcall.catalogue.model import Policy
-from rowcall.queue.model import FollowUp, JobRow, Progress, Running, SubmitOutcome
+from rowcall.queue.model import FollowUp, JobRow, Running, Spent, SubmitOutcome
 from rowcall.queue.spend import Spend, SpendKind
 from rowcall.queue.tenants import Erased, ErasurePhase, TenantAdmin
 from tests.support.probe import ErasureTimes
@@ -191,9 +191,7 @@ async def test_what_is_told_late_of_an_erased_tenant_is_not_kept(queue: Queue) -
 
     for job in (mine, theirs):
         await queue.settle(job, response=b"answer", spend=[spent(queue)])
-        await queue.work.report_progress(
-            [Progress(Running(job.tenant, job.job_id, job.lease), 0.5, "half", [spent(queue, 2)])]
-        )
+        await queue.work.report_progress([], [Spent(Running(job.tenant, job.job_id, job.lease), spent(queue, 2))])
 
     assert sum((await tenants.erasable("acme", 10)).values()) == 0
     assert (await tenants.erasable("bolt", 10))["spend"] == 3

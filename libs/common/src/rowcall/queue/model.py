@@ -485,8 +485,15 @@ class Progress:
     fraction: float | None
     """0 to 1; None: not known."""
     message: str | None
-    spend: Sequence[Spend] = ()
-    """What calls of models and providers have cost so far: booked whether or not the job is still the worker's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a call of a model or provider cost that an attempt has made."""
+
+    job: Running
+    """Under whose lease number it was made; whether that is still the worker's is not asked."""
+    spend: Spend
 
 
 @dataclass(frozen=True, slots=True)

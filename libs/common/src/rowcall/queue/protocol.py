@@ -43,6 +43,7 @@ from rowcall.queue.model import (
     Running,
     Settled,
     Settlement,
+    Spent,
     Submission,
     Submitted,
     Wait,
@@ -405,10 +406,10 @@ class WorkQueue(Protocol):
         They are READY again, or CANCELLED where that was asked for meanwhile.
         """
 
-    async def report_progress(self, progress: Sequence[Progress]) -> list[Progress]:
+    async def report_progress(self, progress: Sequence[Progress], spent: Sequence[Spent] = ()) -> list[Progress]:
         """Keeps how far running jobs are; those whose lease is still the worker's.
 
-        What was spent is booked, as in `settle`.
+        What was spent, by these and by others, is booked as in `settle`: in the same transaction, each call once.
         """
 
     async def promote(self, limit: int, since: datetime | None = None) -> dict[int, int]:

@@ -58,6 +58,7 @@ NEIGHBOURS: Final[Mapping[str, frozenset[str]]] = {
             "ROWCALL_MAX_REQUEST_BYTES",
             "ROWCALL_MAX_RESPONSE_BYTES",
             "ROWCALL_POLL",
+            "ROWCALL_PRICES",
             "ROWCALL_PROBE",
             "ROWCALL_PROCESSES",
             "ROWCALL_QUEUES",

@@ -20,7 +20,7 @@ from rowcall.context import bind
 from rowcall.errors import RowcallError
 from rowcall.queue.faults import ChildRefusedError
 from rowcall.queue.hints import Hint
-from rowcall.queue.model import Settled, Settlement
+from rowcall.queue.model import Running, Settled, Settlement, Spent
 from rowcall.queue.protocol import WorkQueue
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
@@ -190,6 +190,7 @@ class Settler:
                 if transaction is None:
                     pass
                 elif outcome.settlement.state == _SUCCEEDED and not outcome.holder.lost:
+                    _add_spend(outcome)
                     settled = await transaction.settle(outcome.settlement)
                 else:
                     await transaction.roll_back()
@@ -234,6 +235,9 @@ class Settler:
         pause = _FIRST_PAUSE
         while batch := [outcome for outcome in batch if not outcome.holder.lost]:
             answers: Sequence[Settled | Exception]
+            for outcome in batch:
+                if outcome.attempt.calls:
+                    _add_spend(outcome)
             hint = self._hint(batch)
             try:
                 answers = await self._queue.settle([outcome.settlement for outcome in batch], hint)
@@ -285,6 +289,8 @@ class Settler:
                 if answer.waiter_id is not None and not (told and answer.waiter_id == _known_waiter(outcome)):
                     done.setdefault(answer.waiter_id, []).append(outcome.settlement.job_id)
                 ready.update(child.ids.queue_id for child in outcome.settlement.children if child.run_at is None)
+            if outcome.settlement.spend:
+                _spend_written(outcome)
             let_go[outcome.holder] += 1
         for waiter, jobs in done.items():
             self._done(waiter, jobs)
@@ -327,6 +333,20 @@ class Settler:
                     method=outcome.attempt.method.name,
                     lease=outcome.settlement.lease,
                 )
+
+
+def _add_spend(outcome: Outcome) -> None:
+    """Has an outcome tell what its attempt has spent and is not written yet."""
+    attempt = outcome.attempt
+    if attempt.calls:
+        spend = attempt.sink.abilities.progress.spending.of(attempt.job)
+        outcome.settlement = outcome.settlement._replace(spend=spend)
+
+
+def _spend_written(outcome: Outcome) -> None:
+    attempt = outcome.attempt
+    job = Running(attempt.job.tenant, attempt.job.job_id, attempt.job.lease)
+    attempt.sink.abilities.progress.spending.written(Spent(job, spend) for spend in outcome.settlement.spend)
 
 
 def _known_waiter(outcome: Outcome) -> UUID | None:

@@ -23,12 +23,13 @@ from rowcall.queue.model import (
     Rescued,
     Settled,
     Settlement,
+    Spent,
 )
 from rowcall.queue.postgres import auditing, rows, triage
 from rowcall.queue.postgres.registry import Registry
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.settling import NOT_OURS, Settler
-from rowcall.queue.postgres.spending import spent
+from rowcall.queue.postgres.spending import booked
 from rowcall.queue.postgres.submitting import Submitter
 from rowcall.queue.postgres.transaction import PostgresTransactions
 from rowcall.queue.postgres.wire.arrays import BigintArray, IntegerArray, RealArray, TextArray, UuidArray
@@ -233,9 +234,9 @@ class PostgresWorkQueue:
             answers[order[place - 1]] = Settled(settled=True, state=state, waiter_id=waiter_id)
         return answers
 
-    async def report_progress(self, progress: Sequence[Progress]) -> list[Progress]:
+    async def report_progress(self, progress: Sequence[Progress], spent: Sequence[Spent] = ()) -> list[Progress]:
         """See WorkQueue.report_progress."""
-        if not progress:
+        if not progress and not spent:
             return []
         order = sorted(progress, key=lambda each: (each.job.tenant, each.job.job_id))
         said: dict[str, object] = {
@@ -245,9 +246,9 @@ class PostgresWorkQueue:
             "progress": RealArray([each.fraction for each in order]),
             "message": TextArray([each.message for each in order]),
         }
-        entries = [(each.job.tenant, each.job.job_id, each.job.lease, call) for each in order for call in each.spend]
-        if entries:
-            found = await self._settle.rows("report_and_book", {**said, "spent": spent(entries)})
+        if spent:
+            entries = [(each.job.tenant, each.job.job_id, each.job.lease, each.spend) for each in spent]
+            found = await self._settle.rows("report_and_book", {**said, "spent": booked(entries)})
         else:
             found = await self._settle.rows("report_progress", said)
         return [order[row[0] - 1] for row in found]
