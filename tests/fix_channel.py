@@ -19,6 +19,7 @@ from rowcall.errors import trailers
 from rowcall.probe.v1 import probe_pb2
 from rowcall.v1 import (
     access_service_pb2,
+    action_service_pb2,
     admission_service_pb2,
     audit_service_pb2,
     catalogue_service_pb2,
@@ -37,6 +38,7 @@ FILES: Sequence[Any] = [
     each.DESCRIPTOR
     for each in (
         access_service_pb2,
+        action_service_pb2,
         admission_service_pb2,
         audit_service_pb2,
         catalogue_service_pb2,

@@ -23,6 +23,7 @@ from rowcall.options.v1 import access_pb2
 from rowcall.options.v1.job_pb2 import job
 from rowcall.probe.v1 import probe_pb2
 from rowcall.v1 import access_service_pb2 as access
+from rowcall.v1 import action_service_pb2 as actions
 from rowcall.v1 import admission_service_pb2 as admission
 from rowcall.v1 import audit_service_pb2 as audit
 from rowcall.v1 import catalogue_service_pb2 as catalogue
@@ -106,6 +107,7 @@ Make = Callable[[Mapping[str, str]], Message]
 REQUESTS: Mapping[str, Make] = {
     "AccessService/RevokeCredentials": lambda of: access.RevokeCredentialsRequest(issuer=ISSUER, subject="nobody"),
     "AccessService/ListRevocations": lambda of: access.ListRevocationsRequest(),
+    "ActionService/GetSpend": lambda of: actions.GetSpendRequest(operation=of["operation"]),
     "AdmissionService/ListBounds": lambda of: admission.ListBoundsRequest(),
     "AdmissionService/GetBound": lambda of: admission.GetBoundRequest(target=_target()),
     "AdmissionService/SetBound": lambda of: admission.SetBoundRequest(

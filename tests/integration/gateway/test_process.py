@@ -333,6 +333,7 @@ def test_buf_curl_calls_what_reflection_shows(services: Services, build_image: I
         "grpc.reflection.v1alpha.ServerReflection",
         "rowcall.probe.v1.ProbeService",
         "rowcall.v1.AccessService",
+        "rowcall.v1.ActionService",
         "rowcall.v1.AdmissionService",
         "rowcall.v1.AuditService",
         "rowcall.v1.CatalogueService",

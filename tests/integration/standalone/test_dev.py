@@ -88,6 +88,7 @@ async def test_it_answers_over_reflection_health_and_the_queue(standing_dev: Dev
         "grpc.health.v1.Health",
         "rowcall.probe.v1.ProbeService",
         "rowcall.v1.AccessService",
+        "rowcall.v1.ActionService",
         "rowcall.v1.AdmissionService",
         "rowcall.v1.AuditService",
         "rowcall.v1.CatalogueService",

@@ -106,6 +106,7 @@ def test_extensions_are_those_of_every_image(described: DescribedFiles) -> None:
 def test_our_own_services_are_described(described: DescribedFiles) -> None:
     for name in (
         "rowcall.v1.AccessService",
+        "rowcall.v1.ActionService",
         "rowcall.v1.AdmissionService",
         "rowcall.v1.AuditService",
         "rowcall.v1.CatalogueService",

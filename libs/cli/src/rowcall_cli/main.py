@@ -23,6 +23,7 @@ from rowcall_cli import (
     probe,
     queues,
     revocations,
+    spend,
     submit,
     tenant_data,
 )
@@ -53,6 +54,7 @@ app.add_typer(tenant_data.tenants, name="tenants")
 app.add_typer(admission.app, name="admission")
 app.add_typer(audit.app, name="audit")
 app.add_typer(incidents.app, name="errors")
+app.command(epilog=spend.EXAMPLES)(spend.spend)
 app.command(epilog=revocations.REVOKE_EXAMPLES)(revocations.revoke)
 app.command(epilog=revocations.LIST_EXAMPLES)(revocations.revocations)
 app.command(epilog=access.EXAMPLES)(access.access)

@@ -60,6 +60,7 @@ from rowcall.options.v1 import job_pb2 as options_pb2
 from rowcall.probe.v1 import probe_pb2
 from rowcall.v1 import (
     access_service_pb2,
+    action_service_pb2,
     admission_service_pb2,
     audit_service_pb2,
     catalogue_service_pb2,
@@ -88,6 +89,7 @@ COMMON: Final[Sequence[AnyFileDescriptor]] = (
     empty_pb2.DESCRIPTOR,
     error_details_pb2.DESCRIPTOR,
     error_reason_pb2.DESCRIPTOR,
+    action_service_pb2.DESCRIPTOR,
     error_service_pb2.DESCRIPTOR,
     field_mask_pb2.DESCRIPTOR,
     job_pb2.DESCRIPTOR,

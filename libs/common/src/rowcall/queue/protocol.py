@@ -8,7 +8,7 @@ promises by tests/integration/queue/conformance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
@@ -48,6 +48,7 @@ from rowcall.queue.model import (
     Submitted,
     Wait,
 )
+from rowcall.queue.spend import SpendBy, SpendFilter, SpendSum
 from rowcall.queue.tenants import TenantAdmin
 from rowcall.queue.transactions import TransactionLimits, Transactions
 
@@ -575,6 +576,9 @@ class QueueAdmin(Protocol):
         self, fingerprint: str, *, by: str | None, note: str | None, act: Act | None = None
     ) -> bool:
         """Says that an incident is done with; False: there is none here."""
+
+    async def spend(self, wanted: SpendFilter, by: Collection[SpendBy], *, limit: int) -> list[SpendSum]:
+        """What calls of models and providers cost, in sums, the dearest of each currency first."""
 
     async def close(self) -> None:
         """Waits for the statements in flight; before the connections are closed."""

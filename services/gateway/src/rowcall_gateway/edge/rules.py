@@ -11,6 +11,7 @@ from rowcall_gateway.edge.interceptor import MethodRules
 JOB_SERVICE: Final = "rowcall.v1.JobService"
 OPERATIONS: Final = "google.longrunning.Operations"
 ACCESS_SERVICE: Final = "rowcall.v1.AccessService"
+ACTION_SERVICE: Final = "rowcall.v1.ActionService"
 ADMISSION_SERVICE: Final = "rowcall.v1.AdmissionService"
 AUDIT_SERVICE: Final = "rowcall.v1.AuditService"
 CATALOGUE_SERVICE: Final = "rowcall.v1.CatalogueService"
@@ -19,6 +20,7 @@ OUR_SERVICES: Final = (
     JOB_SERVICE,
     OPERATIONS,
     ACCESS_SERVICE,
+    ACTION_SERVICE,
     ADMISSION_SERVICE,
     AUDIT_SERVICE,
     CATALOGUE_SERVICE,
@@ -29,7 +31,7 @@ OUR_SERVICES: Final = (
 """The services that every gateway serves, beside the catalogue's."""
 
 _OF_NO_TENANT: Final = frozenset(
-    {OPERATIONS, ACCESS_SERVICE, ADMISSION_SERVICE, AUDIT_SERVICE, CATALOGUE_SERVICE, ERROR_SERVICE}
+    {OPERATIONS, ACCESS_SERVICE, ACTION_SERVICE, ADMISSION_SERVICE, AUDIT_SERVICE, CATALOGUE_SERVICE, ERROR_SERVICE}
     | {f"rowcall.v1.QueueService/{name}" for name in ("ListQueues", "GetQueue", "PauseQueue", "ResumeQueue")}
     | {"rowcall.v1.TenantService/ListTenants"}
 )

@@ -2,7 +2,7 @@
 
 Here: `jobs` (rowcall.v1.JobService), `operations` (google.longrunning.Operations), `queues` (rowcall.v1.QueueService), `catalogue`
 (rowcall.v1.CatalogueService), `tenants` (rowcall.v1.TenantService), `access` (rowcall.v1.AccessService), `bounds`
-(rowcall.v1.AdmissionService), `audit` (rowcall.v1.AuditService), `errors` (rowcall.v1.ErrorService) and `reflection`
+(rowcall.v1.AdmissionService), `audit` (rowcall.v1.AuditService), `errors` (rowcall.v1.ErrorService), `spend` (rowcall.v1.ActionService) and `reflection`
 (grpc.reflection.v1alpha.ServerReflection). `job_lists`, `filters`, `selections` and `actions` serve `jobs`;
 `heads` tells where chains of the audit end; `disclosures` serves `jobs` and `operations`, `listing` `operations`; `publishing` (images that were published) and `exchange` (what is served, exchanged)
 serve `catalogue`; `exports` (all that is kept of one), `erasures` and

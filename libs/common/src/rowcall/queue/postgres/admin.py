@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from uuid import UUID
 
@@ -12,8 +13,10 @@ from rowcall.queue.model import Pause, QueueServing, QueueStats
 from rowcall.queue.postgres import auditing, triage
 from rowcall.queue.postgres.auditing import said
 from rowcall.queue.postgres.session import Session
+from rowcall.queue.postgres.wire.arrays import TextArray
 from rowcall.queue.postgres.wire.connection import Shield
 from rowcall.queue.postgres.wire.types import Pool
+from rowcall.queue.spend import SpendBy, SpendFilter, SpendSum
 
 
 class PostgresQueueAdmin:
@@ -106,6 +109,13 @@ class PostgresQueueAdmin:
     async def incidents(self, *, fingerprint: str = "", limit: int) -> list[IncidentRow]:
         """See QueueAdmin.incidents."""
         return await triage.incidents(self._read, fingerprint, limit)
+
+    async def spend(self, wanted: SpendFilter, by: Collection[SpendBy], *, limit: int) -> list[SpendSum]:
+        """See QueueAdmin.spend."""
+        rows = await self._read.rows(
+            "sum_spend", {**asdict(wanted), "by": TextArray([each.value for each in by]), "limit": limit}
+        )
+        return [SpendSum(*row) for row in rows]
 
     async def resolve_incident(
         self, fingerprint: str, *, by: str | None, note: str | None, act: Act | None = None

@@ -332,6 +332,8 @@ create table rowcall.spend_entry (
   check ((cost is null) = (currency is null)),
   primary key (tenant, job_id, lease, call)
 );
+-- All that an action cost.
+create index spend_entry_trace on rowcall.spend_entry (trace_id) where trace_id is not null;
 
 -- The same in sums of days (UTC, of spent_at). Each sum is that of all its slots: who writes takes one of
 -- sixteen, so that few wait for each other.
@@ -351,6 +353,8 @@ create table rowcall.spend (
   cost numeric not null,
   primary key (tenant, day, method_id, kind, provider, model, currency, slot)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+-- Of all tenants together.
+create index spend_day on rowcall.spend (day);
 
 -- The finished jobs, by retention class and the day (UTC) they finished, in
 -- database time. There is no default partition (it would block DETACH CONCURRENTLY);
