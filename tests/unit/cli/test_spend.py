@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from rowcall.v1.action_service_pb2 import GetSpendRequest, GetSpendResponse, SpendDimension, SpendSum
 
+from rowcall.v1.action_service_pb2 import GetSpendRequest, GetSpendResponse, SpendDimension, SpendSum
 from rowcall_cli.errors import ExitCode
 from tests.fix_channel import SECONDS, FakeGateway
 

@@ -9,11 +9,11 @@ from typing import Any
 import grpc.aio
 import psycopg
 import pytest
-from rowcall.v1.action_service_pb2 import GetSpendRequest, GetSpendResponse, SpendDimension
-from rowcall.v1.action_service_pb2_grpc import ActionServiceStub
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall.security.roles import ADMIN, CALLER, OPERATOR, VIEWER
+from rowcall.v1.action_service_pb2 import GetSpendRequest, GetSpendResponse, SpendDimension
+from rowcall.v1.action_service_pb2_grpc import ActionServiceStub
 from rowcall_worker import telemetry
 from rowcall_worker.serving.context import AsyncJobContext
 from tests.fix_cluster import Cluster

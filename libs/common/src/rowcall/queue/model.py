@@ -10,6 +10,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
 
@@ -607,3 +608,13 @@ class QueueLoad:
     """READY jobs, as far as gateways have told of them within a second."""
     oldest: timedelta | None
     """For how long the oldest of the next ones has waited; None: none waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What a tenant has spent of a budget."""
+
+    spent: Decimal
+    """In this period and the budget's currency, as far as it is booked."""
+    time_left: timedelta
+    """Until the next period begins."""

@@ -14,7 +14,7 @@ from typing import Protocol
 from uuid import UUID
 
 from rowcall.audit.model import Act, Checkpoint, Entry, Erased, Head, Link, Sealed, Unplaced
-from rowcall.bounds import Bound
+from rowcall.bounds import Bound, Budget
 from rowcall.catalogue.model import JobMethod, Policy
 from rowcall.catalogue.shapes import Shape
 from rowcall.incidents.model import IncidentRow, Noted
@@ -43,6 +43,7 @@ from rowcall.queue.model import (
     Running,
     Settled,
     Settlement,
+    Spending,
     Spent,
     Submission,
     Submitted,
@@ -607,6 +608,9 @@ class AdmissionStore(Protocol):
 
     async def loads(self, queues: Sequence[str]) -> dict[str, QueueLoad]:
         """How much waits in queues, by name; one that the shard does not know is left out."""
+
+    async def spent(self, budgets: Sequence[tuple[str, Budget]]) -> Sequence[Spending]:
+        """What tenants have spent of budgets, in their order."""
 
     async def close(self) -> None:
         """Waits for the statements in flight; before the connections are closed."""

@@ -96,6 +96,12 @@ class Spend:
             raise ValueError(f"Spend.currency is {self.currency!r}; three letters of ISO 4217 are possible, as EUR")
 
 
+def plain(amount: Decimal) -> str:
+    """An amount for people and messages: all its digits, without what is nought at the end."""
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 class SpendBy(enum.StrEnum):
     """What sums are made by, beside the currency."""
 

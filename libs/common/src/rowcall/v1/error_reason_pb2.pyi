@@ -243,6 +243,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Keys: bound (what it is of), measure (one of rate, in_flight, waiters, backlog,
     oldest_age), limit.
     """
+    ERROR_REASON_BUDGET_SPENT: _ErrorReason.ValueType  # 59
+    """RESOURCE_EXHAUSTED. The tenant has spent what operators let it spend in this period;
+    nothing was submitted. QuotaFailure names the budget. Call again when the next period
+    begins, as RetryInfo says, or have an admin set another budget. Keys: bound (what it is
+    of), limit, currency, period (day or month), spent.
+    """
     ERROR_REASON_TENANT_ERASED: _ErrorReason.ValueType  # 60
     """FAILED_PRECONDITION. The tenant's data was erased, or is being erased, and it takes no
     calls until an admin opens it again. Nothing was submitted. Keys: tenant.
@@ -488,6 +494,12 @@ ERROR_REASON_NOT_ADMITTED: ErrorReason.ValueType  # 58
 submitted. QuotaFailure names the bound. Call again after the RetryInfo's delay.
 Keys: bound (what it is of), measure (one of rate, in_flight, waiters, backlog,
 oldest_age), limit.
+"""
+ERROR_REASON_BUDGET_SPENT: ErrorReason.ValueType  # 59
+"""RESOURCE_EXHAUSTED. The tenant has spent what operators let it spend in this period;
+nothing was submitted. QuotaFailure names the budget. Call again when the next period
+begins, as RetryInfo says, or have an admin set another budget. Keys: bound (what it is
+of), limit, currency, period (day or month), spent.
 """
 ERROR_REASON_TENANT_ERASED: ErrorReason.ValueType  # 60
 """FAILED_PRECONDITION. The tenant's data was erased, or is being erased, and it takes no

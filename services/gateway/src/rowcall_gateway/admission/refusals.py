@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import random
 from datetime import timedelta
+from decimal import Decimal
 from typing import Final
 
 from google.rpc.error_details_pb2 import QuotaFailure
 from opentelemetry import metrics
 
-from rowcall.bounds import EACH_TENANT, Target
+from rowcall.bounds import EACH_TENANT, Budget, Target
 from rowcall.errors import RowcallError
 from rowcall.names import tenant_name
+from rowcall.queue.spend import plain
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.admission.meters import Measure
 
@@ -27,6 +29,7 @@ _SAID: Final = {
     Measure.IN_FLIGHT: "has {limit} calls in flight, as many as it may",
     Measure.WAITERS: "has {limit} calls that wait for their jobs, as many as it may",
     Measure.BACKLOG: "has {limit} jobs that wait for a worker, as many as it may",
+    Measure.BUDGET: "has spent {limit}",
     Measure.OLDEST_AGE: "has had a job waiting for longer than {limit}",
 }
 
@@ -57,6 +60,34 @@ def not_admitted(target: Target, measure: Measure, limit: float | timedelta | No
         metadata={"bound": name, "measure": measure.value, "limit": value},
         details=[QuotaFailure(violations=[QuotaFailure.Violation(subject=name, description=said)])],
         retry_after=timedelta(seconds=delay),
+    )
+
+
+def budget_spent(target: Target, budget: Budget, spent: Decimal, seconds: float) -> RowcallError:
+    """A tenant has spent what it may; nothing was submitted.
+
+    Args:
+        target: What the budget is of.
+        budget: What was set.
+        spent: What was booked in this period.
+        seconds: Until the next one begins.
+    """
+    name = described(target)
+    period = budget.period.name.lower()
+    said = f"{name} has spent {plain(spent)} of {plain(budget.amount)} {budget.currency} that it may in a {period}"
+    return RowcallError(
+        ErrorReason.ERROR_REASON_BUDGET_SPENT,
+        f"Not let in: {said}. Nothing was submitted; call again when the next {period} of UTC begins, or have an admin set another budget.",
+        metadata={
+            "bound": name,
+            "limit": plain(budget.amount),
+            "currency": budget.currency,
+            "period": period,
+            "spent": plain(spent),
+        },
+        details=[QuotaFailure(violations=[QuotaFailure.Violation(subject=name, description=said)])],
+        # Never before it begins: those who are refused together would be refused again.
+        retry_after=timedelta(seconds=seconds + random.uniform(0, 2)),  # noqa: S311  spread, not secrecy
     )
 
 

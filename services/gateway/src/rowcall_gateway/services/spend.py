@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import date
-from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from rowcall.v1.action_service_pb2 import GetSpendRequest, GetSpendResponse, SpendDimension, SpendSum
-from rowcall.v1.action_service_pb2_grpc import ActionServiceServicer
-
 from rowcall.errors import RowcallError
 from rowcall.names import parse_tenant_name, tenant_name
-from rowcall.queue.spend import SpendBy, SpendFilter
+from rowcall.queue.spend import SpendBy, SpendFilter, plain
 from rowcall.queue.spend import SpendSum as Sum
 from rowcall.security.roles import ADMIN
+from rowcall.v1.action_service_pb2 import GetSpendRequest, GetSpendResponse, SpendDimension, SpendSum
+from rowcall.v1.action_service_pb2_grpc import ActionServiceServicer
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.validation import Validator
 from rowcall_gateway.calls.drafts import check_text
@@ -172,11 +170,5 @@ def _shown(one: Sum) -> SpendSum:
         calls=one.calls,
         input_tokens=int(one.input_tokens),
         output_tokens=int(one.output_tokens),
-        cost=_amount(one.cost) if one.currency else "",
+        cost=plain(one.cost) if one.currency else "",
     )
-
-
-def _amount(cost: Decimal) -> str:
-    """All digits, without what is nought at the end."""
-    text = f"{cost:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text

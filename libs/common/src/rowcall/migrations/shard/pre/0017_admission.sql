@@ -17,6 +17,9 @@ create table rowcall.bound (
   updated_at timestamptz not null,
   actor text,
   note text,
+  budget numeric,
+  budget_currency text,
+  budget_period smallint,
   primary key (tenant, queue, method)
 );
 
@@ -48,14 +51,16 @@ returns void
 language sql security definer set search_path = pg_catalog, pg_temp
 as $$
   insert into rowcall.bound as b (
-    tenant, queue, method, rate, in_flight, waiters, backlog, oldest_age, number, updated_at, actor, note
+    tenant, queue, method, rate, in_flight, waiters, backlog, oldest_age, number, updated_at, actor, note,
+    budget, budget_currency, budget_period
   )
   select
     i.tenant, i.queue, i.method, i.rate, i.in_flight, i.waiters, i.backlog, make_interval(secs => i.oldest_age), i.number,
-    i.updated_at, i.actor, i.note
+    i.updated_at, i.actor, i.note, i.budget, i.budget_currency, i.budget_period
   from jsonb_to_recordset(p_bounds) as i (
     tenant text, queue text, method text, rate double precision, in_flight integer, waiters integer, backlog bigint,
-    oldest_age double precision, number bigint, updated_at timestamptz, actor text, note text
+    oldest_age double precision, number bigint, updated_at timestamptz, actor text, note text,
+    budget numeric, budget_currency text, budget_period smallint
   )
   -- In one order: two gateways would deadlock otherwise.
   order by i.tenant, i.queue, i.method
@@ -69,7 +74,10 @@ as $$
     number = excluded.number,
     updated_at = excluded.updated_at,
     actor = excluded.actor,
-    note = excluded.note
+    note = excluded.note,
+    budget = excluded.budget,
+    budget_currency = excluded.budget_currency,
+    budget_period = excluded.budget_period
   where b.number < excluded.number
 $$;
 
@@ -386,7 +394,7 @@ as $$
     where b.tenant in (p_tenant, '-')
       and b.method = ''
       and b.queue in ('', (select q.name from rowcall.queue q where q.queue_id = p_queue_id))
-      and num_nonnulls(b.rate, b.in_flight, b.waiters, b.backlog, b.oldest_age) > 0
+      and num_nonnulls(b.rate, b.in_flight, b.waiters, b.backlog, b.oldest_age, b.budget) > 0
     order by b.queue, b.tenant = '-'
   ) m
 $$;

@@ -119,7 +119,31 @@ select
 from rowcall.spend_by_day s
 group by s.day, s.method, s.kind, s.provider, s.model, s.currency;
 
-grant execute on function rowcall.sum_spend to rowcall_gateway;
+-- What tenants have spent of their budgets: in a currency, since the beginning of a day (1) or month (2) of UTC, and how long that goes on. By
+-- place (from 1).
+create function rowcall.spent_of_budgets(p_tenant text[], p_currency text[], p_period smallint[])
+returns table (place bigint, spent numeric, time_left interval)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set jit = off
+as $$
+  select
+    i.place,
+    (
+      select coalesce(sum(s.cost), 0)
+      from rowcall.spend s
+      where s.tenant = i.tenant and s.day >= p.since::date and s.currency = i.currency
+    ),
+    p.since + p.length - n.now
+  from unnest(p_tenant, p_currency, p_period) with ordinality as i (tenant, currency, period, place)
+  cross join (select clock_timestamp() at time zone 'UTC' as now) n
+  cross join lateral (
+    select
+      date_trunc(case i.period when 1 then 'day' else 'month' end, n.now) as since,
+      case i.period when 1 then interval '1 day' else interval '1 month' end as length
+  ) p
+$$;
+
+grant execute on function rowcall.sum_spend, rowcall.spent_of_budgets to rowcall_gateway;
 grant select on rowcall.spend_by_day to rowcall_auditor;
 grant select on rowcall.tenant_spend to rowcall_tenant_reader;
 grant select on rowcall.spend_totals to rowcall_reader;
