@@ -16,7 +16,7 @@ from rowcall.v1.admission_service_pb2 import Bound, BoundTarget, Budget, BudgetP
 from rowcall.v1.admission_service_pb2_grpc import AdmissionServiceStub
 from rowcall_worker import telemetry
 from rowcall_worker.serving.context import AsyncJobContext
-from tests.fix_gateway import Gateways, info_of, refused, retry_delay_of, tenant
+from tests.fix_gateway import Gateways, info_of, refused, retry_delay_of, tenant, trailer
 from tests.fix_worker import Workers, serve
 from tests.support.waiting import until
 
@@ -75,6 +75,7 @@ async def test_who_has_spent_its_budget_is_let_in_no_more_and_others_are(client:
     delay = retry_delay_of(error)
     assert delay is not None
     assert timedelta(0) < delay <= timedelta(days=31, seconds=2)
+    assert trailer(error, "grpc-retry-pushback-ms") == "-1", "gRPC's own retries would hold it until its deadline"
     found = QuotaFailure()
     assert any(detail.Unpack(found) for detail in status_of(error).details)
     assert [violation.subject for violation in found.violations] == ["tenants/acme"]

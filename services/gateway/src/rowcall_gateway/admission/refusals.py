@@ -88,6 +88,8 @@ def budget_spent(target: Target, budget: Budget, spent: Decimal, seconds: float)
         details=[QuotaFailure(violations=[QuotaFailure.Violation(subject=name, description=said)])],
         # Never before it begins: those who are refused together would be refused again.
         retry_after=timedelta(seconds=seconds + random.uniform(0, 2)),  # noqa: S311  spread, not secrecy
+        # gRPC's own retries would hold the call until its deadline.
+        no_retry=True,
     )
 
 
