@@ -11,6 +11,7 @@ import pytest
 from rowcall.bounds import Bound, Budget, BudgetPeriod, Target
 from rowcall.queue.model import NOBODY_NEEDS, Need, OthersNeed, QueueLoad, Spending
 from rowcall_gateway.admission.meters import IDLE, LEASE, LONGEST, SHORTEST, Measure, Meter
+from rowcall_gateway.admission.passes import Pass
 
 NOW = 1000.0
 ACME = Target("acme")
@@ -223,3 +224,12 @@ def test_another_budget_is_looked_at_anew() -> None:
     assert found.refuses(NOW, 1, waits=False) is None
     found.set(bound(rate=5.0), NOW)
     assert (found.unseen, found.looks) == (False, False)
+
+
+def test_a_rate_of_nothing_lets_nothing_in_however_late_its_share_is_renewed() -> None:
+    found = meter(rate=0.0)
+    at_a_glance = Pass([found], waits=False)
+    for later in (0, 0.5, 5, 60):
+        assert not at_a_glance.enter(NOW + later)
+        assert found.refuses(NOW + later, 1, waits=False) is Measure.RATE
+        assert found.until(NOW + later, 1) == float("inf"), "nobody waits in line for it"

@@ -234,6 +234,8 @@ class Meter:
 
     def until(self, now: float, jobs: int) -> float:
         """Seconds until the rate lets so many jobs in; infinite where it lets in none."""
+        if self.interval == float("inf"):
+            return self.interval
         return max(self.full_at - now - max(self._burst - jobs * self.interval, 0.0), 0.0) if self.interval else 0.0
 
     def wait(self, measure: Measure, jobs: int) -> float:
@@ -401,7 +403,7 @@ class Meter:
         self.interval = interval
         if interval == float("inf"):
             self._burst = 0.0
-            self.room = -1.0
+            self.room = float("-inf")
             self.full_at = now
             return
         self._burst = max(1.0, interval) if interval else 0.0
