@@ -124,7 +124,14 @@ async def run(stage: Stage) -> list[Figure]:
         beside(
             "overload, other errors", [float(sum(o.other.values())) for o in overs], "", goal="<= 0", settings=settings
         ),
-        beside("overload, goodput in the 5 s behind it", [after.rate], "calls/s", settings=settings),
+        beside(
+            "overload, goodput in the 5 s behind it",
+            [after.rate],
+            "calls/s",
+            against="the peak",
+            theirs=whole,
+            settings=settings,
+        ),
         beside(
             "open loop, answers behind their deadlines, p99.9",
             [loose.late],
@@ -135,7 +142,14 @@ async def run(stage: Stage) -> list[Figure]:
         beside("open loop, the callers' own lag, p99.9", [loose.lag], "s", settings=settings),
         beside("open loop, goodput", [loose.rate], "calls/s", against="the peak", theirs=whole, settings=settings),
         beside("open loop, longest health check", [loose.health_longest], "s", settings=settings),
-        beside("open loop, goodput in the 5 s behind it", [behind.rate], "calls/s", settings=settings),
+        beside(
+            "open loop, goodput in the 5 s behind it",
+            [behind.rate],
+            "calls/s",
+            against="the peak",
+            theirs=whole,
+            settings=settings,
+        ),
         beside("overload, gateway's memory", [grown], "MiB more", settings=settings),
     ]
 
