@@ -51,6 +51,8 @@ class Load:
     """Tell of each so many seconds too."""
     tokens: Path | None = None
     """A file of bearer tokens, one a line, which calls bring in turn."""
+    deadline: float = 60.0
+    """That each call has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Times:
     calls: int
     p50: float
     p99: float
+    p999: float
     longest: float
 
 
@@ -130,7 +133,7 @@ class _Run:
 
     async def _connect(self) -> None:
         host, _, port = self._load.address.rpartition(":")
-        headers = template(self._load.path, self._load.metadata, self._load.address)
+        headers = template(self._load.path, self._load.metadata, self._load.address, self._load.deadline)
         tokens = [] if self._load.tokens is None else self._load.tokens.read_bytes().split()
         for _ in range(min(CONNECTIONS, self._load.in_flight)):
             _, wire = await asyncio.get_running_loop().create_connection(
@@ -190,7 +193,7 @@ def _times(took: list[float]) -> Times:
     def share(part: float) -> float:
         return took[min(int(len(took) * part), len(took) - 1)] * 1000 if took else 0.0
 
-    return Times(len(took), share(0.5), share(0.99), share(1.0))
+    return Times(len(took), share(0.5), share(0.99), share(0.999), share(1.0))
 
 
 def _cpu() -> float:
@@ -226,7 +229,7 @@ def read(text: bytes) -> Answered:
 
 
 def _options(load: Load) -> dict[str, object]:
-    names = ("address", "path", "in_flight", "seconds", "calls", "rate", "window", "tokens")
+    names = ("address", "path", "in_flight", "seconds", "calls", "rate", "window", "tokens", "deadline")
     return {name: value for name in names if (value := getattr(load, name)) is not None}
 
 
@@ -248,6 +251,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, help="calls a second; without it, as fast as they are answered")
     parser.add_argument("--window", type=float, help="tell of each so many seconds too")
     parser.add_argument("--tokens", type=Path, help="a file of bearer tokens, one a line, which calls bring in turn")
+    parser.add_argument("--deadline", type=float, default=60.0, help="seconds that each call has (60)")
     options = vars(parser.parse_args())
     if options["seconds"] is None and options["calls"] is None:
         parser.error("say --seconds or --calls")

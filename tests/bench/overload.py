@@ -14,9 +14,8 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
@@ -29,6 +28,8 @@ from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import RunRequest
 from rowcall.v1.admission_service_pb2 import Bound, BoundTarget, SetBoundRequest
 from rowcall.v1.admission_service_pb2_grpc import AdmissionServiceStub
+from rowcall_gateway.edge.transport import MAX_STREAMS
+from tests.bench import load
 from tests.bench.figures import Figure, beside
 from tests.bench.memory import resident
 from tests.bench.requests import PAYLOAD
@@ -61,17 +62,31 @@ class Seen:
     """Seconds that RetryInfo said."""
     health_longest: float
     """Seconds that a health check took, at most; each is answered."""
-    late: float = 0.0
-    """Of the open loop: seconds behind their deadlines that answers came, p99.9."""
-    sent: int = 0
-    """Of the open loop: calls."""
-    lag: float = 0.0
-    """Seconds by which the callers' own process was late, p99.9: so much of what is late may be its doing."""
 
     @property
     def rate(self) -> float:
         """Calls a second that were let in."""
         return self.accepted / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Loose:
+    """What became of an open loop."""
+
+    seconds: float
+    """For which calls came."""
+    sent: int
+    statuses: dict[str, int]
+    """How many calls ended with which grpc-status; "-1": with none."""
+    late: float
+    """Seconds behind their deadlines that answers came, p99.9."""
+    health_longest: float
+    """Seconds that a health check took, at most; each is answered."""
+
+    @property
+    def rate(self) -> float:
+        """Calls a second that were let in."""
+        return self.statuses.get("0", 0) / self.seconds
 
 
 async def run(stage: Stage) -> list[Figure]:
@@ -93,9 +108,9 @@ async def run(stage: Stage) -> list[Figure]:
             )
         after = await _apart(address, CALLERS, 5)
         wanted = 2 * max(peak.rate for peak in peaks)
-        loose = await _apart(address, CALLERS * TIMES, SECONDS / 2, rate=wanted)
+        loose = await _loose(address, wanted, SECONDS / 2)
         say(
-            f"open loop: {loose.sent / loose.seconds:,.0f}/s of {wanted:,.0f}, {loose.rate:,.0f}/s let in, {loose.other} else"
+            f"open loop: {loose.sent / loose.seconds:,.0f}/s of {wanted:,.0f}, {loose.rate:,.0f}/s let in, by grpc-status {loose.statuses}"
         )
         behind = await _apart(address, CALLERS, 5)
         grown = (resident(gateway.process.pid) - before) / 2**20
@@ -139,7 +154,6 @@ async def run(stage: Stage) -> list[Figure]:
             goal="<= 0.1",
             settings={**settings, "rate": f"{loose.sent / loose.seconds:,.0f}/s, each call with {DEADLINE:g} s"},
         ),
-        beside("open loop, the callers' own lag, p99.9", [loose.lag], "s", settings=settings),
         beside("open loop, goodput", [loose.rate], "calls/s", against="the peak", theirs=whole, settings=settings),
         beside("open loop, longest health check", [loose.health_longest], "s", settings=settings),
         beside(
@@ -154,13 +168,46 @@ async def run(stage: Stage) -> list[Figure]:
     ]
 
 
-async def _apart(address: str, callers: int, seconds: float, rate: float = 0) -> Seen:
-    """Callers in a process of their own; with a rate, in an open loop. Raises RuntimeError with what it said if it fails."""
+async def _loose(address: str, rate: float, seconds: float) -> Loose:
+    """Calls that come at a rate, whatever became of those before. Not by gRPC's client: at such rates it is late itself."""
+    body = RunRequest(payload=PAYLOAD, response_bytes=100).SerializeToString()
+    *answered, health = await asyncio.gather(
+        *(
+            load.apart(
+                load.Load(
+                    address,
+                    "/rowcall.probe.v1.ProbeService/Run",
+                    body,
+                    (("rowcall-tenant", f"t{number}"), ("prefer", "wait=0")),
+                    # What a gateway takes on as many connections.
+                    in_flight=load.CONNECTIONS * MAX_STREAMS,
+                    seconds=seconds,
+                    rate=rate / TENANTS,
+                    deadline=DEADLINE,
+                )
+            )
+            for number in range(TENANTS)
+        ),
+        _apart(address, 0, seconds),
+    )
+    loads = cast("list[load.Answered]", answered)
+    statuses = sum((Counter(each.statuses) for each in loads), Counter())
+    return Loose(
+        seconds,
+        statuses.total(),
+        dict(statuses),
+        max(0.0, *(each.times.p999 / 1000 - DEADLINE for each in loads)),
+        cast("Seen", health).health_longest,
+    )
+
+
+async def _apart(address: str, callers: int, seconds: float) -> Seen:
+    """Callers in a process of their own. Raises RuntimeError with what it said if it fails."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "tests.bench.overload",
-        *(f"--address={address}", f"--callers={callers}", f"--seconds={seconds}", f"--rate={rate}"),
+        *(f"--address={address}", f"--callers={callers}", f"--seconds={seconds}"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -181,8 +228,6 @@ class _Callers:
         self.other: Counter[str] = Counter()
         self.longest = 0.0
         self.delays: list[float] = []
-        self.late: list[float] = []
-        self.lag: list[float] = []
         self.health = 0.0
 
     async def call(self, stub: probe_pb2_grpc.ProbeServiceAsyncStub, tenant: str) -> None:
@@ -210,42 +255,6 @@ class _Callers:
                 last = now
         self.longest = max(self.longest, time.monotonic() - last)
 
-    async def fire(self, stubs: Sequence[probe_pb2_grpc.ProbeServiceAsyncStub], rate: float) -> None:
-        """So many calls a second, whatever becomes of them; ends when all are answered."""
-        async with asyncio.TaskGroup() as group:
-            due, number = time.monotonic(), 0
-            while due < self.end:
-                await asyncio.sleep(max(due - time.monotonic(), 0))
-                group.create_task(self.once(stubs[number % len(stubs)], f"t{number % TENANTS}"))
-                due += random.expovariate(rate)
-                number += 1
-
-    async def once(self, stub: probe_pb2_grpc.ProbeServiceAsyncStub, tenant: str) -> None:
-        """One call with a deadline, which is not made again."""
-        began = time.monotonic()
-        try:
-            await stub.Run(
-                RunRequest(payload=PAYLOAD, response_bytes=100),
-                timeout=DEADLINE,
-                metadata=(("rowcall-tenant", tenant), ("prefer", "wait=0")),
-            )
-        except grpc.aio.AioRpcError as error:
-            delay = _delay(error)
-            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and delay is not None:
-                self.refused += 1
-                self.delays.append(delay)
-            else:
-                self.other[_said(error)] += 1
-        else:
-            self.accepted[tenant] += 1
-        self.late.append(time.monotonic() - began - DEADLINE)
-
-    async def tick(self) -> None:
-        """Sees how late this process itself is, a hundred times a second."""
-        while (due := time.monotonic() + 0.01) < self.end:
-            await asyncio.sleep(0.01)
-            self.lag.append(time.monotonic() - due)
-
     async def look(self, channel: grpc.aio.Channel) -> None:
         """Asks for health five times a second; raises where it is not answered."""
         stub: Any = health_pb2_grpc.HealthStub(channel)
@@ -254,10 +263,6 @@ class _Callers:
             await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
             self.health = max(self.health, time.monotonic() - began)
             await asyncio.sleep(0.2)
-
-
-def _p999(found: list[float]) -> float:
-    return sorted(found)[int(len(found) * 0.999)] if found else 0.0
 
 
 def _said(error: grpc.aio.AioRpcError) -> str:
@@ -275,17 +280,14 @@ def _delay(error: grpc.aio.AioRpcError) -> float | None:
     return None
 
 
-async def _see(address: str, callers: int, seconds: float, rate: float) -> Seen:
+async def _see(address: str, callers: int, seconds: float) -> Seen:
     channels = [
         grpc.aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) for _ in range(CHANNELS)
     ]
     seen = _Callers(seconds)
     stubs: list[probe_pb2_grpc.ProbeServiceAsyncStub] = [probe_pb2_grpc.ProbeServiceStub(each) for each in channels]
-    if rate:
-        calls = [seen.fire(stubs, rate)]
-    else:
-        calls = [seen.call(stubs[number % CHANNELS], f"t{number % TENANTS}") for number in range(callers)]
-    await asyncio.gather(seen.look(channels[0]), seen.tick(), *calls)
+    calls = [seen.call(stubs[number % CHANNELS], f"t{number % TENANTS}") for number in range(callers)]
+    await asyncio.gather(seen.look(channels[0]), *calls)
     for channel in channels:
         await channel.close()
     shares = [seen.accepted[f"t{number}"] for number in range(TENANTS)]
@@ -300,9 +302,6 @@ async def _see(address: str, callers: int, seconds: float, rate: float) -> Seen:
         longest=seen.longest,
         retry_p95=delays[int(len(delays) * 0.95)] if delays else 0.0,
         health_longest=seen.health,
-        late=max(_p999(seen.late), 0.0),
-        sent=len(seen.late),
-        lag=_p999(seen.lag),
     )
 
 
@@ -317,9 +316,8 @@ def main() -> None:
     parser.add_argument("--address", required=True, help="HOST:PORT")
     parser.add_argument("--callers", type=int, default=CALLERS * TIMES, help="how many (320)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for how long (60)")
-    parser.add_argument("--rate", type=float, default=0, help="calls a second in an open loop, instead (0: none)")
     options = parser.parse_args()
-    print(json.dumps(asdict(uvloop.run(_see(options.address, options.callers, options.seconds, options.rate)))))
+    print(json.dumps(asdict(uvloop.run(_see(options.address, options.callers, options.seconds)))))
 
 
 if __name__ == "__main__":

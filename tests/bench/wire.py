@@ -35,15 +35,15 @@ _CUT: Final = -1
 """The status of a call that was answered by no status: its stream or connection was ended."""
 
 
-def template(path: str, metadata: Sequence[tuple[str, str]], authority: str) -> bytes:
-    """The HPACK block of a call's headers: literals, so that a number can be put into it."""
+def template(path: str, metadata: Sequence[tuple[str, str]], authority: str, deadline: float = 60.0) -> bytes:
+    """The HPACK block of a call's headers: literals, so that a number can be put into it; `deadline`: seconds that it has."""
     block = bytearray(b"\x83\x86")  # :method POST, :scheme http
     for name, value in (
         (":path", path),
         (":authority", authority),
         ("te", "trailers"),
         ("content-type", "application/grpc"),
-        ("grpc-timeout", "60S"),
+        ("grpc-timeout", f"{deadline * 1000:.0f}m"),
         *metadata,
     ):
         for text in (name.encode(), value.encode()):
