@@ -52,6 +52,7 @@ from rowcall_gateway.edge.gate import Gate
 from rowcall_gateway.edge.handlers import NOBODYS_BYTES, Collected
 from rowcall_gateway.edge.head_export import HeadExport
 from rowcall_gateway.edge.identity import BelievedCallers, IdentityMode
+from rowcall_gateway.edge.intake import make_server
 from rowcall_gateway.edge.interceptor import CallInterceptor
 from rowcall_gateway.edge.offered import Offered
 from rowcall_gateway.edge.port import open_port
@@ -342,8 +343,8 @@ class Gateway:
 
     async def _serve_health(self, address: Address) -> Serving:
         """Health on a port of its own, which asks nobody for anything and serves nothing else."""
-        server = grpc.aio.server(
-            options=server_options(
+        server = make_server(
+            server_options(
                 shares_port=self._shares_port,
                 max_message_bytes=NOBODYS_BYTES,
                 longest_call=timedelta(0),
@@ -478,8 +479,8 @@ class Gateway:
                 lambda: (*self._services(offered.catalogue), health.SERVICE_NAME, reflection.SERVICE_NAME),
             )
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, adding)  # type: ignore[no-untyped-call]
-        server = grpc.aio.server(
-            options=server_options(
+        server = make_server(
+            server_options(
                 shares_port=self._shares_port,
                 max_message_bytes=settings.max_message_bytes,
                 longest_call=settings.max_call_wait,
