@@ -52,6 +52,7 @@ from rowcall_gateway.edge.gate import Gate
 from rowcall_gateway.edge.handlers import NOBODYS_BYTES, Collected
 from rowcall_gateway.edge.head_export import HeadExport
 from rowcall_gateway.edge.identity import BelievedCallers, IdentityMode
+from rowcall_gateway.edge.in_time import InTime
 from rowcall_gateway.edge.intake import make_server
 from rowcall_gateway.edge.interceptor import CallInterceptor
 from rowcall_gateway.edge.offered import Offered
@@ -142,6 +143,7 @@ class Gateway:
         self._publishing: Publishing | None = None
         self._incidents = Incidents("gateway", self._write_incidents, version=version("rowcall-gateway"))
         self._refused = RefusedCalls()
+        self._in_time = InTime()
         self._head_export = head_export
         self._heads: Heads | None = None
         self._credentials: Credentials | None = None
@@ -234,6 +236,7 @@ class Gateway:
         await self._background.close()
         await self._incidents.close()
         await self._refused.close()
+        await self._in_time.close()
         if self._heads is not None:
             await self._heads.close()
             self._heads = None
@@ -316,6 +319,7 @@ class Gateway:
         await self._admission.start()
         self._incidents.start()
         self._refused.start()
+        self._in_time.start()
         self._heads = Heads(self._router.audit, {link.name: link.admin for link in self._links}, self._head_export)
         self._heads.start()
         self._server = await Serving.start(server)
@@ -429,6 +433,7 @@ class Gateway:
             spans=None if self._tracer_provider is None else span_interceptor(self._tracer_provider),
             note=self._incidents.note,
             refused=self._refused,
+            in_time=self._in_time,
         )
         served = Collected()
         # The stubs know gRPC's own servers only.

@@ -93,11 +93,7 @@ async def test_a_burst_is_answered(gateways: Gateways) -> None:
     probes = [await gateways.probe(gateway) for _ in range(4)]
 
     answers = await asyncio.gather(
-        *(
-            probe.Run(RunRequest(), timeout=60, metadata=tenant("acme", NOW))
-            for probe in probes
-            for _ in range(500)
-        )
+        *(probe.Run(RunRequest(), timeout=60, metadata=tenant("acme", NOW)) for probe in probes for _ in range(500))
     )
 
     assert len({answer.name for answer in answers}) == 2_000, "each is a job of its own"
@@ -109,7 +105,6 @@ async def test_calls_that_came_too_late_are_told_so() -> None:
         await come(raw, MANY)
         await started.stop(5)
         await until(lambda: raw.seen[http2.HEADERS] >= MANY)
-        assert raw.seen[http2.RST_STREAM] == 0 or raw.seen[http2.HEADERS] >= MANY
         assert not intake._kept
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator
 from typing import Any
 
 import pytest
 
 from rowcall_gateway.edge import intake
 from rowcall_gateway.edge.intake import AHEAD, Intake
+
+
+class Ended(Exception):
+    """No call comes any more."""
 
 
 class Core:
@@ -31,9 +35,14 @@ class Core:
 
 
 @pytest.fixture
-async def core() -> Core:
-    """One that was asked for nothing yet."""
-    return Core()
+async def core() -> AsyncIterator[Core]:
+    """One that was asked for nothing yet; it lets go of what it was asked for, as a server that stops."""
+    core = Core()
+    yield core
+    for future in core.asked:
+        if not future.done():
+            future.set_exception(Ended)
+    await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -105,15 +114,39 @@ async def test_what_was_asked_for_outlives_who_asked() -> None:
 
 
 async def test_what_ends_without_a_call_is_told_who_takes_them_in(core: Core, calls: Intake) -> None:
-    class Stopped(Exception):
-        """As gRPC raises it of each."""
-
     following = calls.next()
     for future in core.asked:
-        future.set_exception(Stopped)
-    with pytest.raises(Stopped):
+        future.set_exception(Ended)
+    with pytest.raises(Ended):
         await following
     await calls.close()
+
+
+async def test_a_stop_waits_for_who_came_too_late(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    async def tell(call: str, _: object) -> None:
+        await asyncio.sleep(0.01)
+        told.append(call)
+
+    monkeypatch.setattr(intake, "_refuse", tell)
+    taking = asyncio.ensure_future(taken_by_a_task(core))
+    late = await taking
+    for future in core.asked:
+        future.set_exception(Ended)
+    await late.close()
+    assert told == ["b", "c"], "a was begun with"
+
+
+async def taken_by_a_task(core: Core) -> Intake:
+    """What is left when the task that takes calls in has ended after the first of three."""
+    calls = Intake(core.request)
+    following = calls.next()
+    core.send("a", "b")
+    assert await following == "a"
+    core.send("c")
+    await asyncio.sleep(0)
+    return calls
 
 
 async def test_a_question_that_is_not_taken_is_raised(core: Core) -> None:

@@ -20,9 +20,11 @@ from rowcall.options.v1.job_pb2 import OnAbandon
 from rowcall.queue.model import JobRow, Outcome, SubmitOutcome, Submitted
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.admission.admission import Admission
+from rowcall_gateway.admission.passes import Pass
 from rowcall_gateway.calls.background import Background
 from rowcall_gateway.calls.drafts import Draft, Drafts
 from rowcall_gateway.calls.submissions import Flight, Submissions
+from rowcall_gateway.edge import in_time
 from rowcall_gateway.edge.deadlines import Budget
 from rowcall_gateway.edge.failures import (
     commit_unknown,
@@ -96,8 +98,8 @@ class JobCalls:
         wait = call.metadata.wait
         # Before it is decoded: what is refused costs no more than that.
         waits = wait is None or wait > _NOT_AT_ALL
-        with self._admission.enter(call.tenant, method, waits=waits) or await self._admission.turn(
-            call.tenant, method, waits=waits, size=len(request), remaining=call.remaining()
+        with self._admission.enter(call.tenant, method, waits=waits) or await self.turn(
+            call, method, waits=waits, size=len(request)
         ):
             draft = self._drafts.of_call(method, request, call)
             keyed = draft.request_id is not None
@@ -120,8 +122,8 @@ class JobCalls:
         """
         wait = method.policy.wait if call.metadata.wait is None else call.metadata.wait
         waits = wait > _NOT_AT_ALL
-        with self._admission.enter(call.tenant, method, waits=waits) or await self._admission.turn(
-            call.tenant, method, waits=waits, size=len(request), remaining=call.remaining()
+        with self._admission.enter(call.tenant, method, waits=waits) or await self.turn(
+            call, method, waits=waits, size=len(request)
         ):
             draft = self._drafts.of_call(method, request, call)
             operation, _ = await self.operation_of(draft, call, wait)
@@ -144,6 +146,16 @@ class JobCalls:
         if row is None:
             raise operation_deleted(job.name)
         return self._resources.operation(row, call.principal), not job.created
+
+    async def turn(self, call: IncomingCall, method: JobMethod, *, waits: bool, size: int) -> Pass:
+        """Lets a call in that may not come at once, after its turn has come; see Admission.turn.
+
+        Raises:
+            RowcallError: NOT_ADMITTED.
+        """
+        # How long it takes to become a row is not for want of time then.
+        in_time.left()
+        return await self._admission.turn(call.tenant, method, waits=waits, size=size, remaining=call.remaining())
 
     def _budget(self, call: IncomingCall, wait: timedelta | None) -> Budget:
         return Budget.of(self._loop.time(), call.remaining(), max_call_wait=self._max_call_wait, wait=wait)

@@ -142,6 +142,23 @@ def draining(leaving_in: float = 0.0) -> RowcallError:
     )
 
 
+def too_late(seconds: float, *, repeatable: bool) -> RowcallError:
+    """The gateway has more calls than it can answer in time; nothing was submitted.
+
+    Args:
+        seconds: When it is worth calling again.
+        repeatable: Whether gRPC's own retries may repeat the call.
+    """
+    return RowcallError(
+        ErrorReason.ERROR_REASON_NOT_ADMITTED,
+        "Not let in: the gateway has more calls than it can answer in time, and this one would have been answered too late. Nothing was "
+        "submitted; call again after RetryInfo's delay.",
+        metadata={"bound": "gateway", "measure": "time"},
+        retry_after=timedelta(seconds=seconds),
+        no_retry=not repeatable,
+    )
+
+
 def too_many_waiters(limit: int) -> RowcallError:
     """As many calls wait as may."""
     return RowcallError(

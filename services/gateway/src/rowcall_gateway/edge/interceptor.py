@@ -1,6 +1,6 @@
 """What every call goes through, put around each handler once, when the server is assembled.
 
-It resolves the tenant, refuses who may not call, and only then has the request come in; refuses what is too large, makes an
+It refuses who would be answered too late, resolves the tenant, refuses who may not call, and only then has the request come in; refuses what is too large, makes an
 envelope of every error and writes the request line. Health checks pass by it; reflection, a stream, is only asked who calls.
 
 To gRPC every method is one whose request is a stream, of one message: where it is not, gRPC asks for the message before it asks us, and
@@ -17,6 +17,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 import grpc
@@ -30,12 +31,13 @@ from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.edge import incoming, telemetry
 from rowcall_gateway.edge.access import Resolve, Rights
-from rowcall_gateway.edge.failures import JobFailure, internal, too_large
+from rowcall_gateway.edge.failures import JobFailure, internal, too_large, too_late
 from rowcall_gateway.edge.gate import Gate
 from rowcall_gateway.edge.handlers import ByPath, Handler, MethodPath, decoding, message_of, unary, undecodable
 from rowcall_gateway.edge.identity import Peer, Principal, ServicerContext, TenantScope, tenant_required
+from rowcall_gateway.edge.in_time import InTime
 from rowcall_gateway.edge.incoming import IncomingCall
-from rowcall_gateway.edge.metadata import OPERATION, CallMetadata, read_metadata
+from rowcall_gateway.edge.metadata import IDEMPOTENCY_KEY, OPERATION, CallMetadata, read_metadata
 from rowcall_gateway.edge.refused import RefusedCalls
 from rowcall_gateway.edge.request_line import write_request_line
 
@@ -48,6 +50,9 @@ less was allowed when it was done."""
 
 _SHOWN: Final = 255
 """Of the path of a method that there is not: so many characters."""
+
+_CALL_AGAIN: Final = tuple(1 + 2 * n / 15 for n in range(16))
+"""Seconds after which those are to call again who would have been answered too late: spread, so that they do not come back together."""
 
 _FAULTS: Final = frozenset({ErrorReason.ERROR_REASON_INTERNAL, ErrorReason.ERROR_REASON_SCHEMA_MISMATCH})
 
@@ -116,6 +121,7 @@ class CallInterceptor:
         spans: grpc.aio.ServerInterceptor | None,
         note: Note | None = None,
         refused: RefusedCalls | None = None,
+        in_time: InTime | None = None,
     ) -> None:
         """
         Args:
@@ -126,6 +132,7 @@ class CallInterceptor:
             spans: OpenTelemetry's interceptor, where spans are wanted.
             note: Is told of each failure that is a fault of ours; waits for nothing and raises nothing. None: nobody is.
             refused: Counts calls that are refused for who makes them. None: nobody does.
+            in_time: Says whether a call that submits would be answered in time. None: each is tried.
         """
         self._scope = scope
         self._rights = rights
@@ -134,6 +141,9 @@ class CallInterceptor:
         self._spans = spans
         self._note = note
         self._refused_calls = refused
+        self._in_time = in_time
+        # Made beforehand: refusing must cost little where there are too many calls. Without a key gRPC must not repeat them.
+        self._late = {repeatable: cycle(_late(repeatable=repeatable)) for repeatable in (True, False)}
 
     async def guard(self, handlers: Mapping[str, Handler]) -> ByPath:
         """The same handlers, by their paths, each with everything that a call needs; and an answer for every other path."""
@@ -265,7 +275,25 @@ class CallInterceptor:
                 await ended.abort(context)
             return ended
 
-        return behave
+        return behave if self._in_time is None or not rules.writes else self._timely(behave, self._in_time)
+
+    def _timely(self, behave: Behaviour, in_time: InTime) -> Behaviour:
+        """The behaviour of a method that submits, with calls refused that would be answered too late, before anything is read of them."""
+        late, traced = self._late, self._spans is not None
+
+        async def timely(requests: object, context: ServicerContext) -> bytes | _Refusal:
+            if in_time.refuses(context.time_remaining()):
+                items = context.invocation_metadata() or ()
+                refusal = next(late[any(name == IDEMPOTENCY_KEY for name, _ in items)])
+                if traced:
+                    telemetry.end(refusal.code, refusal.reason)
+                else:
+                    await refusal.abort(context)
+                return refusal
+            with in_time.take():
+                return cast("bytes | _Refusal", await behave(requests, context))
+
+        return timely
 
     def _refused(self, error: RowcallError, path: str, ended: _Refusal, trace: TraceContext) -> None:
         """Logs what is a bug, notes it with all else that nobody meant, and counts who was refused for who it is."""
@@ -380,6 +408,15 @@ def _refusal(error: RowcallError, call: IncomingCall | None, trace: TraceContext
         reason=reason_name(error.reason),
         cause=_root(error),
     )
+
+
+def _late(*, repeatable: bool) -> Iterable[_Refusal]:
+    """What calls are told that would have been answered too late, none of which anything is known of."""
+    for seconds in _CALL_AGAIN:
+        error = too_late(seconds, repeatable=repeatable)
+        status = envelope(error, origin=Origin.GATEWAY, trace_id="")
+        found = trailers(status, no_retry=error.no_retry)
+        yield _Refusal(error.code, status.message, found, reason_name(error.reason))
 
 
 def _root(error: BaseException) -> str | None:
