@@ -102,10 +102,10 @@ async def test_who_stands_in_line_makes_no_crowd(gateways: Gateways, monkeypatch
     bound = Bound(target=BoundTarget(tenant="tenants/acme"), rate=1)
     await bounds.SetBound(SetBoundRequest(bound=bound), timeout=20, metadata=tenant("acme"))
     monkeypatch.setattr(in_time, "FEW", 0)
-    monkeypatch.setattr(in_time, "SHARE", 0.02)
-    monkeypatch.setattr(in_time, "SEEN_FOR", 0.4)
+    monkeypatch.setattr(in_time, "SHARE", 0.035)
+    monkeypatch.setattr(in_time, "SEEN_FOR", 0.3)
     probe = await gateways.probe(gateway, ("grpc.enable_retries", 0))
-    for _ in range(3):
+    for _ in range(5):
         assert (await probe.Run(RunRequest(), timeout=20, metadata=tenant("acme", NOW))).name
 
 

@@ -85,7 +85,7 @@ async def test_calls_that_are_there_are_begun_together() -> None:
         await come(raw, MANY)
         count()
         await until(lambda: len(begun) == MANY)
-    assert begun[-1] - begun[0] < MANY / 2
+    assert max(Counter(begun).values()) > MANY / 10, "in one round"
 
 
 async def test_a_burst_is_answered(gateways: Gateways) -> None:

@@ -96,13 +96,16 @@ def test_where_nothing_becomes_a_row_nobody_is_refused(known: InTime, clock: Clo
     assert not known.refuses(2.0)
 
 
-def test_it_goes_by_what_was_seen_just_before(known: InTime, clock: Clock) -> None:
+def test_it_goes_by_what_was_seen_last(known: InTime, clock: Clock) -> None:
     crowd(known)
-    became(known, clock, 5.0)
-    clock.now += SEEN_FOR
     became(known, clock, 0.1)
-    assert known.refuses(2.0), "the moment that it is has seen little yet"
     clock.now += SEEN_FOR
+    assert not known.refuses(2.0)
+    became(known, clock, 5.0)
+    assert known.refuses(2.0)
+    clock.now += SEEN_FOR
+    assert known.refuses(2.0), "nothing has been seen since"
+    became(known, clock, 0.1)
     assert not known.refuses(2.0)
 
 

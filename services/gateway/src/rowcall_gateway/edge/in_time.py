@@ -33,8 +33,8 @@ PATIENCE: Final = 2.0
 FEW: Final = 64
 """Calls that are being taken in, with which there is no crowd."""
 
-SEEN_FOR: Final = 0.2
-"""Seconds of which the quickest is remembered, and for which it says something afterwards: what has become rows since speaks for itself."""
+SEEN_FOR: Final = 1.0
+"""Seconds of which the quickest is remembered, and for which it says something afterwards where nothing has become a row since."""
 
 TELL_EVERY: Final = 10.0
 """Seconds between two lines of the log."""
@@ -127,7 +127,7 @@ class InTime:
         if self.inside < FEW:
             return False
         self._look(self._clock())
-        least = self._least if self._before is None else self._before
+        least = self._before if self._least is None else self._least
         if least is None or least * (self.inside + 1) <= (PATIENCE if remaining is None else remaining * SHARE):
             return False
         self._refused += 1
