@@ -100,7 +100,7 @@ async def test_who_stands_in_line_makes_no_crowd(gateways: Gateways, monkeypatch
     gateway = await gateways.start()
     bounds = AdmissionServiceStub(await gateways.channel(gateway))
     bound = Bound(target=BoundTarget(tenant="tenants/acme"), rate=1)
-    await bounds.SetBound(SetBoundRequest(bound=bound), timeout=20, metadata=tenant("acme"))
+    await bounds.SetBound(SetBoundRequest(bound=bound), timeout=20)
     monkeypatch.setattr(in_time, "FEW", 0)
     monkeypatch.setattr(in_time, "SHARE", 0.035)
     monkeypatch.setattr(in_time, "SEEN_FOR", 0.3)

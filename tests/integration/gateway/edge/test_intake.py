@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
@@ -42,7 +42,7 @@ async def serving(behave: Behaviour) -> AsyncIterator[tuple[Serving, int]]:
     server = make_server(
         server_options(shares_port=False, max_message_bytes=4096, longest_call=timedelta(0), max_waiters=0)
     )
-    handler: Handler = grpc.unary_unary_rpc_method_handler(behave)  # type: ignore[arg-type]
+    handler: Handler = grpc.unary_unary_rpc_method_handler(cast("Any", behave))
     server.add_generic_rpc_handlers((ByPath({PATH: handler}, lambda _: None),))
     port = server.add_insecure_port("127.0.0.1:0")
     started = await Serving.start(server)

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from contextvars import Context
 from functools import partial
 from types import coroutine
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import grpc.aio
 import structlog
@@ -68,9 +68,7 @@ class _Next(asyncio.Future[Any]):
 
     _asked_for = False
 
-    def add_done_callback(
-        self, callback: Callable[[asyncio.Future[Any]], object], *, context: Context | None = None
-    ) -> None:
+    def add_done_callback(self, callback: Callable[[Self], object], *, context: Context | None = None) -> None:
         """Calls back at once, who asks first, where the call is there."""
         if self._asked_for or not self.done() or self.cancelled():
             super().add_done_callback(callback, context=context)
@@ -163,10 +161,10 @@ class Intake:
 
 async def _refuse(call: Any, loop: asyncio.AbstractEventLoop) -> None:
     """Tells a caller that the gateway is being stopped (GATEWAY_DRAINING), whatever was called."""
-    context = grpcs._ServicerContext(call, None, None, loop)  # noqa: SLF001 - see the module
-    trace = TraceContext.from_metadata(context.invocation_metadata() or ())
-    status = envelope(draining(), origin=Origin.GATEWAY, trace_id=trace.trace_id)
     try:
+        context = grpcs._ServicerContext(call, None, None, loop)  # noqa: SLF001 - see the module
+        trace = TraceContext.from_metadata(context.invocation_metadata() or ())
+        status = envelope(draining(), origin=Origin.GATEWAY, trace_id=trace.trace_id)
         await context.abort(grpc_code(status), status.message, trailers(status, no_retry=False))
     except grpc.aio.AbortError:
         return
