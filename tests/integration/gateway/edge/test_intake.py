@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 import grpc
 import grpc.aio
 import pytest
-from grpc._cython import cygrpc as grpcs
+from grpc._cython import cygrpc as grpcs  # type: ignore[attr-defined]
 from structlog.testing import capture_logs
 
 from rowcall.probe.v1.probe_pb2 import RunRequest
@@ -68,7 +68,8 @@ async def echo(request: bytes, _: object) -> bytes:
 
 async def test_calls_that_are_there_are_begun_together() -> None:
     """One at a time, as gRPC does it, each takes rounds of its own."""
-    rounds, begun = 0, []
+    rounds = 0
+    begun: list[int] = []
 
     def count() -> None:
         nonlocal rounds

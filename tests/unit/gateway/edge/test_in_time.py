@@ -61,9 +61,10 @@ def test_with_twice_as_many_before_it_a_call_would_need_twice_as_long(known: InT
 
 def test_a_burst_that_comes_to_few_is_let_in(known: InTime, clock: Clock) -> None:
     """What one call alone needs is not needed for each that is before it."""
-    crowd(known, 10 * FEW)
-    became(known, clock, 0.01, inside=1)
-    assert not known.refuses(0.1 / SHARE + 0.1)
+    crowd(known, 30 * FEW)
+    became(known, clock, 0.7, inside=1)
+    assert not known.refuses(1.4 / SHARE + 0.1)
+    assert known.refuses(1.4 / SHARE - 0.1)
 
 
 def test_without_a_deadline_it_has_two_seconds(known: InTime, clock: Clock) -> None:

@@ -103,7 +103,7 @@ async def test_what_was_asked_for_outlives_who_asked() -> None:
     """The core writes there, whoever is gone."""
     core = Core()
     before = len(intake._kept)
-    Intake(core.request).next()
+    _ = Intake(core.request).next()
     asked = list(core.asked)
     gc.collect()
     assert len(intake._kept) == before + AHEAD
@@ -157,7 +157,7 @@ async def test_a_question_that_is_not_taken_is_raised(core: Core) -> None:
         raise Refused
 
     with pytest.raises(Refused):
-        Intake(request).next()
+        _ = Intake(request).next()
 
 
 async def test_a_question_that_awaits_otherwise_goes_on_in_a_task() -> None:
@@ -173,6 +173,6 @@ async def test_a_question_that_awaits_otherwise_goes_on_in_a_task() -> None:
         return await Bare()
 
     with pytest.raises(intake._Otherwise) as found:
-        Intake(request).next()
+        _ = Intake(request).next()
     assert await asyncio.ensure_future(intake._gone_on(found.value.asking, found.value.awaited)) == "a"
     intake._kept.discard(found.value.asking)

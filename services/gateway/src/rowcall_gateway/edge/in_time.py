@@ -2,9 +2,9 @@
 
 More calls than a gateway can do wait, all of them: in the rounds of its event loop, and for the database. Each is then worked on until its
 deadline is over, and none is answered. So a call that submits is refused where it would need more than `SHARE` of the time that it has
-left to become a row: as long as the quickest of those that have just become rows, and longer by as much as there are more before it. It is
-the quickest that says it: what waits for a shard that hangs, or for a caller who sends slowly, is no sign of a crowd, and is before all of
-them alike. Where few calls are being taken in there is none either, however slow the database is.
+left to become a row: as long as the quickest of those that have just become rows, and longer, twice at the most, by as much as there are
+more before it. It is the quickest that says it: what waits for a shard that hangs, or for a caller who sends slowly, is no sign of a crowd,
+and is before all of them alike. Where few calls are being taken in there is none either, however slow the database is.
 
 How many were refused is counted for OpenTelemetry (`rowcall.admission.late`) and told in the log, each ten seconds at most: a line each would
 cost what there is no time for.
@@ -35,6 +35,10 @@ FEW: Final = 64
 
 SEEN_FOR: Final = 1.0
 """Seconds of which the quickest is remembered, and for which it says something afterwards where nothing has become a row since."""
+
+MOST: Final = 2.0
+"""How many times as long as the quickest a call may be thought to need: what that one waited for once, such as what the shard is asked first of
+a method, is not waited for by each that is before it."""
 
 TELL_EVERY: Final = 10.0
 """Seconds between two lines of the log."""
@@ -106,10 +110,10 @@ class InTime:
         self.inside = 0
         """How many calls are being taken in."""
         self._clock = clock
-        # Seconds of each call before it that the quickest needed, of this moment, SEEN_FOR long, and of the one before.
+        # Seconds that the quickest needed, and how many were inside when it came; of this moment, SEEN_FOR long, and of the one before.
         self._moment = 0
-        self._least: float | None = None
-        self._before: float | None = None
+        self._least: tuple[float, int] | None = None
+        self._before: tuple[float, int] | None = None
         self._refused = 0
         self._telling: asyncio.Task[None] | None = None
 
@@ -128,7 +132,10 @@ class InTime:
             return False
         self._look(self._clock())
         least = self._before if self._least is None else self._least
-        if least is None or least * (self.inside + 1) <= (PATIENCE if remaining is None else remaining * SHARE):
+        if least is None:
+            return False
+        took, inside = least
+        if took * min((self.inside + 1) / inside, MOST) <= (PATIENCE if remaining is None else remaining * SHARE):
             return False
         self._refused += 1
         _late.add(1)
@@ -143,10 +150,10 @@ class InTime:
         """
         now = self._clock()
         self._look(now)
-        # Among few, a call needs as long as it needs: none is before it.
-        each = (now - since) / max(inside, FEW, 1)
-        if self._least is None or each < self._least:
-            self._least = each
+        took = now - since
+        if self._least is None or took < self._least[0]:
+            # Among few, a call needs as long as it needs: none is before it.
+            self._least = took, max(inside, FEW, 1)
 
     def start(self) -> None:
         """Begins to tell."""

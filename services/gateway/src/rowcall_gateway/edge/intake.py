@@ -27,7 +27,7 @@ from typing import Any, Final, Self
 
 import grpc.aio
 import structlog
-from grpc._cython import cygrpc as grpcs
+from grpc._cython import cygrpc as grpcs  # type: ignore[attr-defined]
 
 from rowcall.errors import Origin, envelope, grpc_code, trailers
 from rowcall.tracing import TraceContext
