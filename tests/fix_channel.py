@@ -19,6 +19,7 @@ from rowcall.errors import trailers
 from rowcall.probe.v1 import probe_pb2
 from rowcall.v1 import (
     access_service_pb2,
+    action_service_pb2,
     admission_service_pb2,
     audit_service_pb2,
     catalogue_service_pb2,
@@ -26,6 +27,7 @@ from rowcall.v1 import (
     job_service_pb2,
     queue_service_pb2,
     tenant_service_pb2,
+    worker_service_pb2,
 )
 from tests.fix_commands import Ran
 
@@ -37,6 +39,7 @@ FILES: Sequence[Any] = [
     each.DESCRIPTOR
     for each in (
         access_service_pb2,
+        action_service_pb2,
         admission_service_pb2,
         audit_service_pb2,
         catalogue_service_pb2,
@@ -44,6 +47,7 @@ FILES: Sequence[Any] = [
         job_service_pb2,
         queue_service_pb2,
         tenant_service_pb2,
+        worker_service_pb2,
         probe_pb2,
         reflection_pb2,
     )

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, LiteralString
+from typing import Any, LiteralString, cast
 from uuid import UUID, uuid4
 
 import grpc.aio
@@ -32,6 +32,7 @@ from rowcall.options.v1.job_pb2 import Priority
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.queue.model import ClaimedJob, Progress, Settlement
 from rowcall.queue.postgres.hints import PostgresNotifier
+from rowcall.queue.postgres.tenants import PostgresTenantAdmin
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.sharding import GATEWAY_WORKLOADS, WORKER_WORKLOADS, Router, Workload
 from rowcall.v1.job_pb2 import JobState
@@ -309,6 +310,15 @@ async def gateways(cluster: Cluster) -> AsyncIterator[Gateways]:
     """Starts gateways on the test's cluster; they are stopped after it."""
     async with AsyncExitStack() as stack:
         yield Gateways(cluster, stack)
+
+
+@pytest.fixture
+def quick_erasures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Erasures of this process's gateways wait for as good as nothing; for how long they do is the conformance suite's."""
+    for name in ("linger", "settle"):
+        monkeypatch.setitem(
+            cast("dict[str, Any]", PostgresTenantAdmin.__init__.__kwdefaults__), name, timedelta(seconds=0.5)
+        )
 
 
 @pytest.fixture

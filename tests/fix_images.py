@@ -25,6 +25,17 @@ modules:
   - path: protos/third_party/protovalidate
 """
 
+_MONEY = 'syntax = "proto3"; package common; message Money {{ int64 units = 1; {} }}'
+_TILL = """\
+syntax = "proto3";
+package {0}.v1;
+import "common/money.proto";
+import "rowcall/options/v1/job.proto";
+service TillService {{ rpc Pay(PayRequest) returns (PayResponse) {{ option (rowcall.options.v1.job) = {{}}; }} }}
+message PayRequest {{ common.Money amount = 1; }}
+message PayResponse {{}}
+"""
+
 
 class ImageBuilder:
     """Builds images in a folder of the test's own."""
@@ -68,3 +79,15 @@ class ImageBuilder:
 def build_image(tmp_path: Path) -> ImageBuilder:
     """Builds a descriptor image of proto sources: `build_image({"acme/v1/a.proto": …})`."""
     return ImageBuilder(tmp_path)
+
+
+@pytest.fixture
+def tills(build_image: ImageBuilder) -> tuple[str, ...]:
+    """What a gateway is told to serve two images with two versions of one file (case 19): red.v1.TillService pays units,
+    blue.v1.TillService in a currency too."""
+    versions = {"red": _MONEY.format(""), "blue": _MONEY.format("string currency = 2;")}
+    images = [
+        build_image({"common/money.proto": version, f"{team}/v1/till.proto": _TILL.format(team)})
+        for team, version in versions.items()
+    ]
+    return tuple(word for image in images for word in ("--image", str(image)))

@@ -49,7 +49,11 @@ LAYERS = (
         bounds=True,
     ),
     Layer("rls", "row level security for reads", built=False),
-    Layer("metrics", "OpenTelemetry metrics", built=False),
+    Layer(
+        "metrics",
+        "everything counted, an operations port in each service, and looks at what queues stand at; nobody reads it",
+        {"ROWCALL_OPS_LISTEN": "0"},
+    ),
 )
 
 

@@ -9,24 +9,30 @@ from psycopg import sql
 
 from tests.fix_cluster import Cluster
 
-UPKEEP = frozenset({
-    # Where tenants' turns stand, who looks after what.
-    "rowcall.turn",
-    "rowcall.elected",
-    # That gateways and workers live, and what gateways need of bounds: a row each second, once there is a bound.
-    "rowcall_catalogue.gateway",
-    "rowcall.worker_beat",
-    "rowcall.admitting",
-    "rowcall.admitting_beat",
-    # What images' types are.
-    "rowcall.message_type",
-    # What is copied from tables that are compared: the catalogue's bounds, the audit's rows into their chain.
-    "rowcall.bound",
-    "rowcall.audit_seal",
-    "rowcall.audit_sealer",
-    # How long queues are, looked at for bounds.
-    "rowcall.queue_look",
-})
+UPKEEP = frozenset(
+    {
+        # Where tenants' turns stand, who looks after what.
+        "rowcall.turn",
+        "rowcall.elected",
+        # That gateways and workers live, and what gateways need of bounds: a row each second, once there is a bound.
+        "rowcall_catalogue.gateway",
+        "rowcall.worker_beat",
+        "rowcall.admitting",
+        "rowcall.admitting_beat",
+        # What images' types are.
+        "rowcall.message_type",
+        # What is copied from tables that are compared: the catalogue's bounds, the audit's rows into their chain.
+        "rowcall.bound",
+        "rowcall.audit_seal",
+        "rowcall.audit_sealer",
+        # What happened to jobs, as gateways and workers counted it.
+        "rowcall.tally",
+        # How long queues are, looked at for bounds.
+        "rowcall.queue_look",
+        # What queues and workers stand at, looked at for gauges.
+        "rowcall.depth_look",
+    }
+)
 """Tables that a gateway writes to without being asked."""
 
 Contents = Mapping[tuple[str, str], tuple[str, ...]]

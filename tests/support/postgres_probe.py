@@ -237,7 +237,10 @@ class PostgresProbe:
     async def renewing(self, worker_id: UUID, lease: timedelta) -> AsyncIterator[None]:
         """See Probe.renewing."""
         async with await psycopg.AsyncConnection.connect(self._direct) as session:
-            await session.execute("select rowcall.renew_worker(%s, %s, null, null)", [worker_id, lease])
+            await session.execute(
+                "select rowcall.renew_worker(%s, %s, null, null, null, null, null, null, null, null, null)",
+                [worker_id, lease],
+            )
             yield
 
     @asynccontextmanager

@@ -16,10 +16,13 @@ from uuid_utils.compat import uuid7
 from rowcall.catalogue.model import Policy
 from rowcall.errors import RowcallError, reason_name
 from rowcall.queue.model import (
+    IDLE,
     LIVE,
+    Busy,
     ClaimedJob,
     JobRow,
     MethodIds,
+    Program,
     Renewed,
     Rescued,
     Settled,
@@ -94,10 +97,10 @@ class Queue:
         """Submits calls, all of which must be taken."""
         return [taken(answer) for answer in await (store or self.store).submit(calls)]
 
-    async def worker(self, name: str = "worker", lease: timedelta = LEASE) -> UUID:
+    async def worker(self, name: str = "worker", lease: timedelta = LEASE, program: Program | None = None) -> UUID:
         """Registers a worker."""
         worker_id = uuid4()
-        await self.work.register_worker(worker_id, name, lease)
+        await self.work.register_worker(worker_id, name, lease, program)
         return worker_id
 
     async def claim(
@@ -144,11 +147,11 @@ class Queue:
         """The jobs that are not finished, by their ids."""
         return [job for job in await self.probe.jobs() if job.state in LIVE]
 
-    async def renew(self, worker_id: UUID, lease: timedelta = LEASE) -> Renewed:
+    async def renew(self, worker_id: UUID, lease: timedelta = LEASE, busy: Busy = IDLE) -> Renewed:
         """Renews a worker's lease."""
         renewal = self.process.renewal(worker_id, lease)
         try:
-            return await asyncio.to_thread(renewal.renew)
+            return await asyncio.to_thread(renewal.renew, None, busy)
         finally:
             renewal.close()
 

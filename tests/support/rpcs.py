@@ -23,6 +23,7 @@ from rowcall.options.v1 import access_pb2
 from rowcall.options.v1.job_pb2 import job
 from rowcall.probe.v1 import probe_pb2
 from rowcall.v1 import access_service_pb2 as access
+from rowcall.v1 import action_service_pb2 as actions
 from rowcall.v1 import admission_service_pb2 as admission
 from rowcall.v1 import audit_service_pb2 as audit
 from rowcall.v1 import catalogue_service_pb2 as catalogue
@@ -30,6 +31,7 @@ from rowcall.v1 import error_service_pb2 as errors
 from rowcall.v1 import job_service_pb2 as jobs
 from rowcall.v1 import queue_service_pb2 as queues
 from rowcall.v1 import tenant_service_pb2 as tenants
+from rowcall.v1 import worker_service_pb2 as workers
 from rowcall_gateway.edge.rules import OUR_SERVICES
 from tests.support.tokens import ISSUER
 
@@ -106,6 +108,7 @@ Make = Callable[[Mapping[str, str]], Message]
 REQUESTS: Mapping[str, Make] = {
     "AccessService/RevokeCredentials": lambda of: access.RevokeCredentialsRequest(issuer=ISSUER, subject="nobody"),
     "AccessService/ListRevocations": lambda of: access.ListRevocationsRequest(),
+    "ActionService/GetSpend": lambda of: actions.GetSpendRequest(operation=of["operation"]),
     "AdmissionService/ListBounds": lambda of: admission.ListBoundsRequest(),
     "AdmissionService/GetBound": lambda of: admission.GetBoundRequest(target=_target()),
     "AdmissionService/SetBound": lambda of: admission.SetBoundRequest(
@@ -117,6 +120,7 @@ REQUESTS: Mapping[str, Make] = {
     "AuditService/VerifyAuditChain": lambda of: audit.VerifyAuditChainRequest(chain=f"tenants/{of['tenant']}"),
     "CatalogueService/ListMethods": lambda of: catalogue.ListMethodsRequest(),
     "CatalogueService/ListImages": lambda of: catalogue.ListImagesRequest(),
+    "CatalogueService/ListGateways": lambda of: catalogue.ListGatewaysRequest(),
     "CatalogueService/PublishImage": lambda of: catalogue.PublishImageRequest(
         name="hello", content=HELLO_IMAGE, validate_only=True
     ),
@@ -145,6 +149,7 @@ REQUESTS: Mapping[str, Make] = {
         name=of["operation"], timeout=Duration()
     ),
     "QueueService/ListQueues": lambda of: queues.ListQueuesRequest(),
+    "QueueService/ListQueueActivity": lambda of: queues.ListQueueActivityRequest(),
     "QueueService/GetQueue": lambda of: queues.GetQueueRequest(name="probe"),
     "QueueService/PauseQueue": lambda of: queues.PauseQueueRequest(name="probe"),
     "QueueService/ResumeQueue": lambda of: queues.ResumeQueueRequest(name="probe"),
@@ -152,6 +157,7 @@ REQUESTS: Mapping[str, Make] = {
     "TenantService/PauseTenant": lambda of: tenants.PauseTenantRequest(name=f"tenants/{of['tenant']}"),
     "TenantService/ResumeTenant": lambda of: tenants.ResumeTenantRequest(name=f"tenants/{of['tenant']}"),
     "TenantService/GetTenant": lambda of: tenants.GetTenantRequest(name=f"tenants/{of['tenant']}"),
+    "TenantService/ListTenantFailures": lambda of: tenants.ListTenantFailuresRequest(),
     "TenantService/ListTenants": lambda of: tenants.ListTenantsRequest(),
     "TenantService/ExportTenant": lambda of: tenants.ExportTenantRequest(
         name=f"tenants/{of['tenant']}", without_payloads=True
@@ -163,6 +169,8 @@ REQUESTS: Mapping[str, Make] = {
     "TenantService/SetTenantWeight": lambda of: tenants.SetTenantWeightRequest(
         name=f"tenants/{of['tenant']}", weight=2
     ),
+    "WorkerService/ListWorkers": lambda of: workers.ListWorkersRequest(),
+    "WorkerService/GetWorker": lambda of: workers.GetWorkerRequest(name="nobody"),
     "ProbeService/Echo": lambda of: probe_pb2.EchoRequest(payload=b"x"),
     "ProbeService/Run": lambda of: probe_pb2.RunRequest(payload=b"x"),
     "ProbeService/Await": lambda of: probe_pb2.AwaitRequest(payload=b"x"),

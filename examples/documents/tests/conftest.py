@@ -21,7 +21,7 @@ from documents.v1.documents_pb2_grpc import DocumentServiceStub, add_DocumentSer
 from documents_example.servicer import create
 from documents_example.settings import Settings
 from rowcall import embedded
-from rowcall_worker import response
+from rowcall_worker import AsyncOutcomeInterceptor, response
 
 if TYPE_CHECKING:
     from documents.v1.documents_pb2_grpc import DocumentServiceAsyncStub
@@ -77,7 +77,7 @@ def documents_dsn(documents_postgres: embedded.Postgres) -> str:
 async def client(documents_dsn: str) -> AsyncIterator[Client]:
     """A client of the servicer as it is registered by default, behind a plain grpc.aio server."""
     servicer = create(Settings(documents_dsn, "hashed"))
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    server = grpc.aio.server(interceptors=[AsyncOutcomeInterceptor()], options=(("grpc.so_reuseport", 0),))
     add_DocumentServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any, Final
 
 from tests.bench.figures import BUILD
 from tests.bench.stage import count
+from tests.support.golang import VARIABLES, NoGo, find_go
 from tests.support.places import ROOT
 
 HERE: Final = Path(__file__).parent
@@ -129,26 +129,15 @@ def _go(name: str, folder: str, module: str) -> Peer:
     home = _home(name)
 
     def install() -> str:
-        go = shutil.which("go")
-        least = re.search(r"^go ([\d.]+)$", (HERE / folder / "go.mod").read_text(), re.MULTILINE)
-        assert least is not None
-        if go is None:
-            raise NoToolchain(f"there is no go on PATH; install Go {least[1]} or later")
+        try:
+            go = find_go(HERE / folder)
+        except NoGo as error:
+            raise NoToolchain(str(error)) from error
         _copy(folder, home, "go.mod", "go.sum", "drive.go")
-        # The toolchain that is there, and the modules that go.sum names.
-        with_what = {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
-        has = _run([go, "env", "GOVERSION"], home, **with_what).strip().removeprefix("go")
-        if _numbers(has) < _numbers(least[1]):
-            raise NoToolchain(f"{go} is Go {has}; install Go {least[1]} or later")
-        _run([go, "build", "-o", "drive", "."], home, **with_what)
-        return _run([go, "list", "-m", "-f", "{{.Version}}", module], home, **with_what).strip().removeprefix("v")
+        _run([go, "build", "-o", "drive", "."], home, **VARIABLES)
+        return _run([go, "list", "-m", "-f", "{{.Version}}", module], home, **VARIABLES).strip().removeprefix("v")
 
     return Peer(name, lambda: [str(home / "drive")], install)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """Of "1.26.8" or "1.27rc1": what is compared."""
-    return tuple(map(int, re.findall(r"\d+", version)[:3]))
 
 
 def _uv(name: str, folder: str, distribution: str = "") -> Peer:

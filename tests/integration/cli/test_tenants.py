@@ -7,19 +7,18 @@ import base64
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from rowcall.probe.v1.probe_pb2 import RunRequest
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceStub
-from rowcall.queue.postgres.tenants import PostgresTenantAdmin
 from rowcall_gateway.server import Gateway
 from rowcall_gateway.services import exports
 from tests.fix_commands import Ran
 from tests.fix_gateway import Gateways, tenant
+
+pytestmark = pytest.mark.usefixtures("quick_erasures")
 
 Command = Callable[..., Awaitable[Ran]]
 
@@ -27,10 +26,6 @@ Command = Callable[..., Awaitable[Ran]]
 @pytest.fixture
 async def gateway(gateways: Gateways, monkeypatch: pytest.MonkeyPatch) -> Gateway:
     """One whose erasures wait for as good as nothing, and whose exports have small pages; with jobs of acme and bolt."""
-    for name in ("linger", "settle"):
-        monkeypatch.setitem(
-            cast("dict[str, Any]", PostgresTenantAdmin.__init__.__kwdefaults__), name, timedelta(seconds=0.5)
-        )
     monkeypatch.setattr(exports, "ROWS", 2)
     made = await gateways.start()
     probe = ProbeServiceStub(await gateways.channel(made))

@@ -333,6 +333,7 @@ def test_buf_curl_calls_what_reflection_shows(services: Services, build_image: I
         "grpc.reflection.v1alpha.ServerReflection",
         "rowcall.probe.v1.ProbeService",
         "rowcall.v1.AccessService",
+        "rowcall.v1.ActionService",
         "rowcall.v1.AdmissionService",
         "rowcall.v1.AuditService",
         "rowcall.v1.CatalogueService",
@@ -340,6 +341,7 @@ def test_buf_curl_calls_what_reflection_shows(services: Services, build_image: I
         "rowcall.v1.JobService",
         "rowcall.v1.QueueService",
         "rowcall.v1.TenantService",
+        "rowcall.v1.WorkerService",
     }
 
     echo = buf_curl(address, "rowcall.probe.v1.ProbeService/Echo", '{"payload": "aGVsbG8="}')
@@ -361,28 +363,11 @@ def test_buf_curl_calls_what_reflection_shows(services: Services, build_image: I
     assert (violation.field, violation.reason) == ("item", "string.min_len")
 
 
-TILL = """\
-syntax = "proto3";
-package {0}.v1;
-import "common/money.proto";
-import "rowcall/options/v1/job.proto";
-service TillService {{ rpc Pay(PayRequest) returns (PayResponse) {{ option (rowcall.options.v1.job) = {{}}; }} }}
-message PayRequest {{ common.Money amount = 1; }}
-message PayResponse {{}}
-"""
-
-
 def test_two_images_with_two_versions_of_one_file_are_served_together(
-    services: Services, build_image: ImageBuilder, cluster: Cluster
+    services: Services, tills: tuple[str, ...], cluster: Cluster
 ) -> None:
-    """Case 19: each service is described, and its calls are read, as its own image has it."""
-    money = 'syntax = "proto3"; package common; message Money {{ int64 units = 1; {} }}'
-    versions = {"red": money.format(""), "blue": money.format("string currency = 2;")}
-    images = [
-        str(build_image({"common/money.proto": version, f"{team}/v1/till.proto": TILL.format(team)}))
-        for team, version in versions.items()
-    ]
-    address = services.gateway("127.0.0.1:0", *(word for image in images for word in ("--image", image))).address()
+    """Each service is described, and its calls are read, as its own image has it. With grpcurl: tests/polyglot."""
+    address = services.gateway("127.0.0.1:0", *tills).address()
 
     def pay(team: str, amount: dict[str, object]) -> dict[str, object]:
         """Nobody serves it, so its end is a refusal: that of a request that cannot be, or a job that waits."""

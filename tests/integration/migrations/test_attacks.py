@@ -311,7 +311,7 @@ TAKEN_IN: Sequence[tuple[str, str, str]] = (
     ),
     (
         "test_worker",
-        "select rowcall.register_worker('00000000-0000-0000-0000-000000000007', 'taken in', interval '1 minute')",
+        "select rowcall.register_worker('00000000-0000-0000-0000-000000000007', 'taken in', interval '1 minute', null, null, null, null, null, null, null)",
         "select count(*) = 1 from rowcall.worker where name = 'taken in' and started_at > '2020-01-01'",
     ),
 )

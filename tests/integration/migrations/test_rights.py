@@ -75,6 +75,7 @@ UNIQUE_WITHOUT_TENANT: dict[Kind, dict[str, str]] = {
         "admitting_beat": "a gateway process",
         "applied": "a migration",
         "audit_sealer": "what is sealed of the shard's audit",
+        "depth_look": "the shard itself, as somebody has seen it",
         "elected": "what one worker of the shard does",
         "incident": "a kind of failure, whoever's calls met it",
         "message_type": "a type of an image, whoever uses it",

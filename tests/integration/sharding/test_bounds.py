@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from decimal import Decimal
 
 import psycopg
 import pytest
 
-from rowcall.bounds import Target
+from rowcall.bounds import Budget, BudgetPeriod, Target
 from rowcall.errors import RowcallError, reason_name
 from rowcall.settings import ClusterSettings
 from rowcall.sharding import GATEWAY_WORKLOADS, Router
@@ -35,10 +36,13 @@ async def test_a_bound_is_set_as_a_whole_and_read_once(bounds: Bounds) -> None:
     assert (first.target, first.rate, first.in_flight, first.waiters, first.actor) == (ACME, 2.5, 3, None, "root")
     assert (queue.waiters, queue.backlog, queue.oldest_age) == (0, 10**10, hour)
     assert await bounds.since(0) == [first, queue]
+    budget = Budget(Decimal("9.5"), "USD", BudgetPeriod.DAY)
+    spending = await bounds.set(Target("bolt"), budget=budget, by=None, note=None)
+    assert spending.budget == budget
     again = await bounds.set(ACME, in_flight=4, by="ann", note=None)
     assert (again.rate, again.in_flight, again.note) == (None, 4, None), "what is not said holds no more"
-    assert await bounds.since(queue.number) == [again]
-    assert [each.target for each in await bounds.since(0)] == [queue.target, ACME], "one of each target"
+    assert await bounds.since(queue.number) == [spending, again]
+    assert [each.target for each in await bounds.since(0)] == [queue.target, Target("bolt"), ACME], "one of each target"
 
 
 async def test_one_that_is_taken_away_is_told_of(bounds: Bounds) -> None:
@@ -52,7 +56,7 @@ async def test_whoever_has_read_up_to_a_number_never_meets_a_lower_one(cluster: 
     """A transaction that was first and is committed last would be missed by everybody who reads by numbers."""
     async with await psycopg.AsyncConnection.connect(cluster.catalogue_dsn) as slow:
         await slow.execute(
-            "select from rowcall_catalogue.set_bound('slow', '', '', 1, null, null, null, null, null, null)"
+            "select from rowcall_catalogue.set_bound('slow', '', '', 1, null, null, null, null, null, null, null, null, null)"
         )
         quick = asyncio.create_task(bounds.set(ACME, rate=1, by=None, note=None))
         _, waits = await asyncio.wait({quick}, timeout=0.5)

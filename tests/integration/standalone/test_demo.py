@@ -70,6 +70,7 @@ PROMISES = {
     "a call that outlives its deadline is joined by its key, having run once",
     "an operation is seen unfinished, awaited and answered",
     "a document ingested again without a change changes nothing",
+    "what each call of a model cost is in the books",
 }
 
 
@@ -100,6 +101,11 @@ def test_documents_go_in_and_questions_are_answered(rowcall_process: Rowcall, do
     assert result["repeated"]["changed"] is False
     # Each call but the one that joined is a row: the canary, five documents, five questions, and three for the rest.
     assert (result["calls"]["total"], result["calls"]["rows"]) == (15, 14)
+    [cost] = result["costs"]
+    assert (cost["model"], cost["calls"], cost["currency"]) == ("hashed-1-512", 10, "EUR"), (
+        "five documents, five questions"
+    )
+    assert float(cost["cost"]) > 0
     assert left_running(dev_dir) == []
 
     # The second run is warm: the same documents change nothing, and its answers are its own.
@@ -107,6 +113,7 @@ def test_documents_go_in_and_questions_are_answered(rowcall_process: Rowcall, do
     again = rowcall_process("demo", "--docs", str(documents), "--data-dir", str(dev_dir), "--json").json
     assert again["ok"] is True
     assert (again["documents"]["ingested"], again["documents"]["changed"]) == (5, 1)
+    assert again["costs"][0]["calls"] == 16, "what is there already is not embedded again"
     assert again["outlived"]["operation"] != outlived["operation"]
 
 

@@ -88,6 +88,7 @@ async def test_it_answers_over_reflection_health_and_the_queue(standing_dev: Dev
         "grpc.health.v1.Health",
         "rowcall.probe.v1.ProbeService",
         "rowcall.v1.AccessService",
+        "rowcall.v1.ActionService",
         "rowcall.v1.AdmissionService",
         "rowcall.v1.AuditService",
         "rowcall.v1.CatalogueService",
@@ -95,6 +96,7 @@ async def test_it_answers_over_reflection_health_and_the_queue(standing_dev: Dev
         "rowcall.v1.JobService",
         "rowcall.v1.QueueService",
         "rowcall.v1.TenantService",
+        "rowcall.v1.WorkerService",
     } <= set(reflection.get_services())
 
 

@@ -106,6 +106,7 @@ def test_extensions_are_those_of_every_image(described: DescribedFiles) -> None:
 def test_our_own_services_are_described(described: DescribedFiles) -> None:
     for name in (
         "rowcall.v1.AccessService",
+        "rowcall.v1.ActionService",
         "rowcall.v1.AdmissionService",
         "rowcall.v1.AuditService",
         "rowcall.v1.CatalogueService",
@@ -113,6 +114,7 @@ def test_our_own_services_are_described(described: DescribedFiles) -> None:
         "rowcall.v1.JobService",
         "rowcall.v1.QueueService",
         "rowcall.v1.TenantService",
+        "rowcall.v1.WorkerService",
         "google.longrunning.Operations",
     ):
         assert pool_of(described.by_symbol(name)).FindServiceByName(name).methods

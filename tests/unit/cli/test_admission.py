@@ -11,6 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rowcall.v1.admission_service_pb2 import (
     Bound,
     BoundTarget,
+    Budget,
+    BudgetPeriod,
     DeleteBoundResponse,
     ListBoundsResponse,
     SetBoundResponse,
@@ -68,6 +70,30 @@ def test_an_age_is_a_span_of_time(fake_gateway: FakeGateway) -> None:
     ran: Ran = fake_gateway.start("admission", "set", "--queue", "q", "--oldest-age", "soon").result(SECONDS)
     assert ran.code == ExitCode.USAGE
     assert "--oldest-age 'soon' is no span of time: write 90s, 10m, 2h or 1d." in ran.err
+
+
+BUDGETED = Bound(
+    target=BoundTarget(tenant="tenants/acme"),
+    budget=Budget(amount="250.50", currency="EUR", period=BudgetPeriod.BUDGET_PERIOD_MONTH),
+)
+
+
+def test_a_budget_is_listed_as_it_is_set(fake_gateway: FakeGateway) -> None:
+    command = fake_gateway.start("admission", "list", "--wide")
+    fake_gateway.take().answer(ListBoundsResponse(bounds=[BUDGETED]))
+    assert "250.50:EUR/month" in command.result(SECONDS).out
+
+
+def test_a_budget_is_an_amount_for_a_period(fake_gateway: FakeGateway) -> None:
+    command = fake_gateway.start("admission", "set", "--tenant", "acme", "--budget", "250.50:EUR/month")
+    call = fake_gateway.take()
+    assert call.request.bound == BUDGETED
+    call.answer(SetBoundResponse())
+    assert command.result(SECONDS).code == ExitCode.OK
+    for wrong in ("250", "250:EUR", "250:EUR/week", "-1:EUR/day", "1e3:EUR/day"):
+        ran: Ran = fake_gateway.start("admission", "set", "--tenant", "acme", "--budget", wrong).result(SECONDS)
+        assert ran.code == ExitCode.USAGE
+        assert f"--budget is '{wrong}'; write 250:EUR/month, or 9.50:USD/day." in ran.err
 
 
 @pytest.mark.parametrize(

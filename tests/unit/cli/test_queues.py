@@ -131,7 +131,7 @@ def test_what_lacks_shards_is_shown_and_said_to_lack_them(
     fake_gateway.take().answer(answer)
     ran = command.result(SECONDS)
     assert (ran.code, ran.json["unreachable_shards"]) == (ExitCode.UNREACHABLE, ["a", "b"])
-    assert ran.err == "rowcall: Not all is shown: these shards did not answer: a, b.\n"
+    assert ran.err == "rowcall: Not all of it: no answer from a, b.\n"
 
 
 @pytest.mark.parametrize(

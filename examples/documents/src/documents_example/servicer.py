@@ -1,12 +1,14 @@
 """DocumentService, done: an ordinary servicer of the generated base class.
 
-A worker serves it with `--servicer documents_example.servicer:register`; a grpc.aio server serves the same object.
+A worker serves it with `--servicer documents_example.servicer:register`; a grpc.aio server with AsyncOutcomeInterceptor
+serves the same object. What its calls of the embedder cost is recorded with the job (`rowcall spend`), by prices.toml.
 The methods may run more than once for one call (a worker may die between a commit and its answer): both can, since
 ingesting what is there already changes nothing, and asking only reads.
 """
 
 import asyncio
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -34,11 +36,13 @@ from documents_example.reader import Reader, TextReader, UnreadableDocument
 from documents_example.settings import Settings
 from documents_example.sources import locate
 from documents_example.tenancy import tenant_of
-from rowcall_worker import finished
+from rowcall_worker import finished, telemetry
 
 _DEFAULT_SOURCES = 5
 _PASSAGES = 60
 """How many passages are fetched to find that many documents among them."""
+_PROVIDER = "local"
+"""Who serves the embedder, for what it costs: this very process."""
 _QUOTE = 360
 """The length of a source's snippet in characters, at most."""
 
@@ -95,7 +99,7 @@ class DocumentServicer(DocumentServiceServicer):
         context: grpc.aio.ServicerContext[Message, Message],
     ) -> AskDocumentsResponse:
         """Searches the tenant's documents and answers from the best passage of each."""
-        vector = await asyncio.to_thread(self._embedder.question, request.question)
+        [vector] = await asyncio.to_thread(self._embed, [request.question], self._embed_question)
         query = Query(request.question, vector, self._embedder.name, self._embedder.weight)
         try:
             passages = await self._index.search(tenant_of(context), query, _PASSAGES)
@@ -124,8 +128,18 @@ class DocumentServicer(DocumentServiceServicer):
     def _prepare(self, path: str, content: bytes) -> _Prepared:
         text = self._reader.read(path, content)
         chunks = self._chunker.chunks(path, text)
-        vectors = self._embedder.passages([f"{path}\n{chunk.heading}\n{chunk.text}" for chunk in chunks])
+        vectors = self._embed([f"{path}\n{chunk.heading}\n{chunk.text}" for chunk in chunks], self._embedder.passages)
         return _Prepared(weight_of(text), chunks, vectors)
+
+    def _embed(self, texts: Sequence[str], embed: Callable[[Sequence[str]], list[Vector]]) -> list[Vector]:
+        """Has a model embed texts, and tells what that cost: also in a thread, it is known which job it is for."""
+        with telemetry.model_call(_PROVIDER, self._embedder.name) as call:
+            vectors = embed(texts)
+            call.tokens(input=sum(len(text.split()) for text in texts))
+        return vectors
+
+    def _embed_question(self, texts: Sequence[str]) -> list[Vector]:
+        return [self._embedder.question(text) for text in texts]
 
 
 def create(settings: Settings) -> DocumentServicer:

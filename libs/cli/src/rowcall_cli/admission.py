@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from google.protobuf.duration_pb2 import Duration
@@ -23,7 +24,22 @@ app = typer.Typer(
     help="Bound what is let in, by tenant, queue, method and pairs of them. To set and delete is for admins.",
 )
 
-COLUMNS = ("tenant", "queue", "method", "rate", "in flight", "waiters", "backlog", "oldest age", "set", "by", "note")
+COLUMNS = (
+    "tenant",
+    "queue",
+    "method",
+    "rate",
+    "in flight",
+    "waiters",
+    "backlog",
+    "oldest age",
+    "budget",
+    "set",
+    "by",
+    "note",
+)
+
+_BUDGET: Final = re.compile(r"(\d+(?:\.\d+)?):([A-Z]{3})/(day|month)", re.ASCII)
 
 TenantOption = Annotated[
     str, typer.Option("--tenant", metavar="NAME", help="Of this tenant: NAME, or tenants/NAME.", show_default=False)
@@ -71,6 +87,7 @@ def list_(
     epilog=examples(
         "rowcall admission set --tenant acme --rate 50 --in-flight 200",
         "rowcall admission set --each-tenant --queue documents --backlog 10000",
+        "rowcall admission set --tenant acme --budget 250:EUR/month",
         'rowcall admission set --queue documents --oldest-age 10m --note "the index is slow today"',
     ),
 )
@@ -111,6 +128,15 @@ def set_(
             show_default=False,
         ),
     ] = "",
+    budget: Annotated[
+        str,
+        typer.Option(
+            "--budget",
+            metavar="AMOUNT:CURRENCY/PERIOD",
+            help="What calls of models and providers of --tenant, or --each-tenant, may cost in a day or month of UTC: 250:EUR/month.",
+            show_default=False,
+        ),
+    ] = "",
     note: NoteOption = "",
     actor: ActorOption = None,
     address: AddressOption = DEFAULT_ADDRESS,
@@ -128,9 +154,11 @@ def set_(
     age = span_flag("--oldest-age", oldest_age)
     if age is not None:
         bound.oldest_age.FromTimedelta(age)
-    if not any(bound.HasField(name) for name in ("rate", "in_flight", "waiters", "backlog", "oldest_age")):
+    if budget:
+        bound.budget.CopyFrom(_budget(budget))
+    if not any(bound.HasField(name) for name in ("rate", "in_flight", "waiters", "backlog", "oldest_age", "budget")):
         raise CommandError(
-            "Say how much is let in: --rate, --in-flight, --waiters, --backlog or --oldest-age. To let in all there is: "
+            "Say how much is let in: --rate, --in-flight, --waiters, --backlog, --oldest-age or --budget. To let in all there is: "
             "rowcall admission delete.",
             ExitCode.USAGE,
         )
@@ -178,6 +206,18 @@ def _target(tenant: str, queue: str, method: str, *, each_tenant: bool) -> admis
     )
 
 
+def _budget(text: str) -> admission_service_pb2.Budget:
+    found = _BUDGET.fullmatch(text)
+    if found is None:
+        raise CommandError(f"--budget is {text!r}; write 250:EUR/month, or 9.50:USD/day.", ExitCode.USAGE)
+    amount, currency, period = found.groups()
+    return admission_service_pb2.Budget(
+        amount=amount,
+        currency=currency,
+        period=admission_service_pb2.BudgetPeriod.Value(f"BUDGET_PERIOD_{period.upper()}"),
+    )
+
+
 def _described(target: admission_service_pb2.BoundTarget) -> str:
     tenant = target.tenant.removeprefix("tenants/")
     parts = (
@@ -199,6 +239,7 @@ def _row(bound: admission_service_pb2.Bound) -> tuple[str, ...]:
         str(bound.waiters) if bound.HasField("waiters") else "",
         str(bound.backlog) if bound.HasField("backlog") else "",
         _span(bound.oldest_age) if bound.HasField("oldest_age") else "",
+        _budget_text(bound.budget) if bound.HasField("budget") else "",
         second_text(bound.update_time),
         bound.actor,
         bound.note,
@@ -208,6 +249,11 @@ def _row(bound: admission_service_pb2.Bound) -> tuple[str, ...]:
 def _span(duration: Duration) -> str:
     seconds: timedelta = duration.ToTimedelta()
     return f"{seconds.total_seconds():g}s"
+
+
+def _budget_text(budget: admission_service_pb2.Budget) -> str:
+    period = admission_service_pb2.BudgetPeriod.Name(budget.period).removeprefix("BUDGET_PERIOD_").lower()
+    return f"{budget.amount}:{budget.currency}/{period}"
 
 
 def _as_dict(bound: admission_service_pb2.Bound) -> dict[str, object]:

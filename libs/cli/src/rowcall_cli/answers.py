@@ -1,4 +1,4 @@
-"""What the answers of several services have in common: times, messages for scripts, and who has not answered. Used by the commands."""
+"""What the answers of several services have in common: times, spans, messages for scripts, and who has not answered. Used by the commands."""
 
 from __future__ import annotations
 
@@ -17,9 +17,24 @@ def second_text(time: Timestamp) -> str:
     return time.ToDatetime(tzinfo=UTC).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
-def as_dict(message: Message) -> dict[str, object]:
-    """A message for scripts: protobuf's JSON, with the names that the proto has."""
-    found: dict[str, object] = MessageToDict(message, preserving_proto_field_name=True)
+def span_text(seconds: float) -> str:
+    """A span of time, short: "2.5 s", "10 min", "3 h", "2 d"."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def as_dict(message: Message, *, whole: bool = False) -> dict[str, object]:
+    """A message for scripts: protobuf's JSON, with the names that the proto has.
+
+    Args:
+        message: It.
+        whole: With what is 0, empty or false, too.
+    """
+    found: dict[str, object] = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=whole
+    )
     return found
 
 

@@ -1,4 +1,4 @@
-"""What commands print of jobs: one with everything that is known of it, many in a table. Used by `jobs`, `job_actions`."""
+"""What commands print of jobs: one with everything that is known of it, many in a table. Used by `jobs`, `job_actions` and `tenants`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from google.rpc.status_pb2 import Status
 
 from rowcall.options.v1 import job_pb2 as options_pb2
 from rowcall.v1 import job_pb2
+from rowcall.v1.job_service_pb2 import FailureGroup
 from rowcall_cli.gateway import explain_status
 from rowcall_cli.output import result_fields, result_json, result_table
 from rowcall_cli.redaction import to_json
@@ -23,6 +24,8 @@ from rowcall_cli.reflection import Types
 JOB_COLUMNS = ("name", "method", "state", "attempt", "created", "finished", "error")
 ATTEMPT_COLUMNS = ("attempt", "outcome", "started", "seconds", "worker", "error", "raised at")
 WAITING_COLUMNS = ("name", "method", "queue", "state", "created", "waits for")
+GROUP_CELLS = ("method", "error", "first", "last", "fingerprint", "sample")
+"""Of dead letters that have in common what they died of, behind how many there are."""
 PROSE = ("error", "waits for")
 """Columns of sentences."""
 
@@ -35,6 +38,18 @@ _HELD = {
     job_pb2.HOLD_SUSPECT: "held: its workers died twice, it runs apart from others",
     job_pb2.HOLD_LIMITED: "held: as many run as its limit allows",
 }
+
+
+def group_cells(group: FailureGroup) -> tuple[str, ...]:
+    """What GROUP_CELLS names."""
+    return (
+        group.method,
+        explain_status(group.error),
+        time_text(group.first_fail_time),
+        time_text(group.last_fail_time),
+        group.error_fingerprint,
+        group.sample,
+    )
 
 
 def print_job(

@@ -20,7 +20,6 @@ from rowcall_cli.gateway import (
     AddressOption,
     TenantOption,
     connect,
-    explain_status,
     whose,
 )
 from rowcall_cli.job_actions import JsonOption, NameArgument, NameTenantOption
@@ -42,14 +41,15 @@ from rowcall_cli.job_filters import (
 )
 from rowcall_cli.job_names import read_names
 from rowcall_cli.job_output import (
+    GROUP_CELLS,
     JOB_COLUMNS,
     PROSE,
     WAITING_COLUMNS,
+    group_cells,
     job_json,
     job_row,
     message_json,
     print_job,
-    time_text,
     waiting_row,
 )
 from rowcall_cli.output import WideOption, examples, result_json, result_table, say
@@ -57,7 +57,7 @@ from rowcall_cli.reflection import Types
 
 app = typer.Typer(no_args_is_help=True, help="Look at jobs, cancel them, run failed ones again, mark them as handled.")
 
-GROUP_COLUMNS = ("jobs", "method", "error", "first", "last", "fingerprint", "sample")
+GROUP_COLUMNS = ("jobs", *GROUP_CELLS)
 
 
 @app.command(
@@ -196,18 +196,7 @@ def failures(
         return
     result_table(
         GROUP_COLUMNS,
-        [
-            (
-                str(group.job_count),
-                group.method,
-                explain_status(group.error),
-                time_text(group.first_fail_time),
-                time_text(group.last_fail_time),
-                group.error_fingerprint,
-                group.sample,
-            )
-            for group in groups
-        ],
+        [(str(group.job_count), *group_cells(group)) for group in groups],
         prose=PROSE,
         wide=wide,
     )

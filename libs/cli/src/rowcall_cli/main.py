@@ -23,8 +23,12 @@ from rowcall_cli import (
     probe,
     queues,
     revocations,
+    spend,
     submit,
     tenant_data,
+    top,
+    versions,
+    workers,
 )
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.output import say
@@ -50,9 +54,13 @@ app.add_typer(queues.app, name="queues")
 app.add_typer(methods.app, name="methods")
 app.add_typer(images.app, name="image")
 app.add_typer(tenant_data.tenants, name="tenants")
+app.add_typer(workers.app, name="workers")
 app.add_typer(admission.app, name="admission")
 app.add_typer(audit.app, name="audit")
 app.add_typer(incidents.app, name="errors")
+app.command(epilog=top.EXAMPLES)(top.top)
+app.command(epilog=versions.EXAMPLES)(versions.versions)
+app.command(epilog=spend.EXAMPLES)(spend.spend)
 app.command(epilog=revocations.REVOKE_EXAMPLES)(revocations.revoke)
 app.command(epilog=revocations.LIST_EXAMPLES)(revocations.revocations)
 app.command(epilog=access.EXAMPLES)(access.access)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from google.protobuf.json_format import MessageToDict
 
 from rowcall.options.v1 import access_pb2
 from rowcall.security.access import AccessRule
 from rowcall.v1 import catalogue_service_pb2, catalogue_service_pb2_grpc
-from rowcall_cli.errors import CommandError, ExitCode
+from rowcall_cli.answers import as_dict, complete
 from rowcall_cli.gateway import (
     DEFAULT_ADDRESS,
     DEFAULT_TENANT,
@@ -52,14 +51,13 @@ def list_methods(
     if as_json:
         result_json(
             {
-                "methods": [MessageToDict(each, preserving_proto_field_name=True) for each in answer.methods],
+                "methods": [as_dict(each) for each in answer.methods],
                 "unreachable_shards": list(answer.unreachable_shards),
             }
         )
     else:
         result_table(COLUMNS, map(_row, answer.methods), wide=wide)
-    if answer.unreachable_shards:
-        raise CommandError(f"no answer from {', '.join(answer.unreachable_shards)}", ExitCode.UNREACHABLE)
+    complete(answer.unreachable_shards)
 
 
 @app.command(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -11,8 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from rowcall.v1 import queue_service_pb2, queue_service_pb2_grpc
-from rowcall_cli.answers import second_text
-from rowcall_cli.errors import CommandError, ExitCode
+from rowcall_cli.answers import as_dict, complete, second_text, span_text
 from rowcall_cli.gateway import (
     DEFAULT_ADDRESS,
     DEFAULT_TENANT,
@@ -61,7 +59,7 @@ def list_(
     else:
         rows = [[value for _, value in _fields(queue)] for queue in answer.queues]
         result_table(COLUMNS, rows, prose=PROSE, wide=wide)
-    _complete(answer.unreachable_shards)
+    complete(answer.unreachable_shards)
 
 
 @app.command(epilog=examples("rowcall queues show default"))
@@ -80,7 +78,7 @@ def show(
         result_json({**_as_dict(answer.queue), "unreachable_shards": list(answer.unreachable_shards)})
     else:
         result_fields(_fields(answer.queue))
-    _complete(answer.unreachable_shards)
+    complete(answer.unreachable_shards)
 
 
 @app.command(epilog=examples('rowcall queues pause documents --note "the index is being rebuilt"'))
@@ -135,7 +133,7 @@ def pauses(
     if as_json:
         result_json(
             {
-                "pauses": [MessageToDict(one, preserving_proto_field_name=True) for one in answer.pauses],
+                "pauses": [as_dict(one) for one in answer.pauses],
                 "unreachable_shards": list(answer.unreachable_shards),
             }
         )
@@ -143,19 +141,11 @@ def pauses(
         result_table(PAUSE_COLUMNS, [_row(one) for one in answer.pauses], prose=("note",), wide=wide)
     else:
         say("Nothing is paused.")
-    _complete(answer.unreachable_shards)
+    complete(answer.unreachable_shards)
 
 
 def _stub(gateway: Gateway) -> queue_service_pb2_grpc.QueueServiceStub:
     return queue_service_pb2_grpc.QueueServiceStub(gateway.channel)
-
-
-def _complete(unreachable: Sequence[str]) -> None:
-    """Ends a command whose result lacks what some shards have. Raises CommandError."""
-    if unreachable:
-        raise CommandError(
-            f"Not all is shown: these shards did not answer: {', '.join(unreachable)}.", ExitCode.UNREACHABLE
-        )
 
 
 def _fields(queue: queue_service_pb2.Queue) -> list[tuple[str, str]]:
@@ -229,8 +219,4 @@ def _row(one: queue_service_pb2.Pause) -> tuple[str, ...]:
 
 def _age(since: Timestamp) -> str:
     """For how long something has waited, by this machine's clock."""
-    seconds = max((datetime.now(UTC) - since.ToDatetime(tzinfo=UTC)).total_seconds(), 0)
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.1f} s"
+    return span_text(max((datetime.now(UTC) - since.ToDatetime(tzinfo=UTC)).total_seconds(), 0))

@@ -5,9 +5,11 @@ Used by the router (`sharding.bounds`), the queue (`queue.protocol.AdmissionStor
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 EACH_TENANT: Final = "-"
@@ -22,6 +24,24 @@ class Target(NamedTuple):
     queue: str = ""
     method: str = ""
     """package.Service/Method"""
+
+
+class BudgetPeriod(enum.IntEnum):
+    """For how long a budget is."""
+
+    DAY = 1
+    """Of UTC."""
+    MONTH = 2
+    """Of UTC."""
+
+
+class Budget(NamedTuple):
+    """What may be spent in a period."""
+
+    amount: Decimal
+    currency: str
+    """ISO 4217; what costs in another one is not counted."""
+    period: BudgetPeriod
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +64,8 @@ class Bound:
     updated_at: datetime
     actor: str | None
     note: str | None
+    budget: Budget | None = None
+    """What the tenant's calls of models and providers may cost."""
 
     @property
     def bounds(self) -> bool:
@@ -54,6 +76,7 @@ class Bound:
             or self.waiters is not None
             or self.backlog is not None
             or self.oldest_age is not None
+            or self.budget is not None
         )
 
     @property
@@ -61,11 +84,13 @@ class Bound:
         """Its columns, as statements of catalogue and shards have them."""
         return (
             *self.target, self.rate, self.in_flight, self.waiters, self.backlog, self.oldest_age, self.number,
-            self.updated_at, self.actor, self.note,
+            self.updated_at, self.actor, self.note, *(self.budget or (None, None, None)),
         )  # fmt: skip
 
     @classmethod
     def of_row(cls, row: Sequence[Any]) -> Bound:
         """The bound that such columns are of."""
-        tenant, queue, method, *rest = row
-        return cls(Target(tenant, queue, method), *rest)
+        *before, amount, currency, period = row
+        tenant, queue, method, *measures = before
+        budget = None if amount is None else Budget(amount, currency, BudgetPeriod(period))
+        return replace(cls(Target(tenant, queue, method), *measures), budget=budget)

@@ -48,6 +48,12 @@ def current() -> CallContext | None:
     return found if found is None or isinstance(found, CallContext) else found.call
 
 
+def bearer() -> Bearer | None:
+    """What bears the call that the running code belongs to, where something does: an attempt at a job."""
+    found = _current.get()
+    return None if found is None or isinstance(found, CallContext) else found
+
+
 def enter(bearer: Bearer) -> None:
     """Makes its call the current one for the rest of the running context, which must be nobody else's."""
     _current.set(bearer)

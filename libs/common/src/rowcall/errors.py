@@ -116,6 +116,7 @@ CODES: Final[Mapping[ErrorReason.ValueType, grpc.StatusCode]] = MappingProxyType
         ErrorReason.ERROR_REASON_MISSING_SCOPE: grpc.StatusCode.PERMISSION_DENIED,
         ErrorReason.ERROR_REASON_METHOD_CLOSED: grpc.StatusCode.PERMISSION_DENIED,
         ErrorReason.ERROR_REASON_NOT_ADMITTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+        ErrorReason.ERROR_REASON_BUDGET_SPENT: grpc.StatusCode.RESOURCE_EXHAUSTED,
         ErrorReason.ERROR_REASON_TENANT_ERASED: grpc.StatusCode.FAILED_PRECONDITION,
         ErrorReason.ERROR_REASON_TENANT_NOT_ERASED: grpc.StatusCode.FAILED_PRECONDITION,
     }

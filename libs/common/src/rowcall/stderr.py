@@ -23,6 +23,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Final
 
+from rowcall.telemetry import metrics
+
 BUFFER_BYTES: Final = 4 * 1024 * 1024
 """How much is kept: some ten thousand lines, a second of a gateway at full speed."""
 
@@ -91,6 +93,7 @@ class Stderr(io.TextIOBase):
         with self._lock:
             if self._bytes + len(data) > self._limit:
                 self._dropped += _lines(data)
+                metrics.TELEMETRY_DROPPED.add(_lines(data), "log_lines")
                 return len(text)
             self._kept.append(data)
             self._bytes += len(data)
@@ -137,7 +140,9 @@ class Stderr(io.TextIOBase):
         except OSError:
             with self._lock:
                 # What comes later may fare better; what is here has waited long enough.
-                self._dropped += dropped + sum(map(_lines, (*parts, *self._kept)))
+                lost = sum(map(_lines, (*parts, *self._kept)))
+                self._dropped += dropped + lost
+                metrics.TELEMETRY_DROPPED.add(lost, "log_lines")
                 size += sum(map(len, self._kept))
                 self._kept.clear()
             time.sleep(_AGAIN_AFTER)

@@ -14,7 +14,7 @@ from typing import Final, cast
 import grpc
 from grpc_health.v1 import health_pb2
 
-from rowcall_gateway.edge.address import DEFAULT_LISTEN, Address
+from rowcall.address import DEFAULT_LISTEN, Address
 
 TIMEOUT: Final = 2.0
 """Seconds."""

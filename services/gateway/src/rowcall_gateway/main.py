@@ -17,6 +17,7 @@ from rowcall.catalogue.images import ImageError
 from rowcall.errors import RowcallError
 from rowcall.garbage import spare_collections
 from rowcall.heaps import share_heaps
+from rowcall.ops.port import ops_port
 from rowcall.processes import Member, supervise
 from rowcall.settings import SettingsError, load_settings
 from rowcall_gateway.edge.head_export import head_export_from_environment
@@ -93,15 +94,16 @@ async def serve(settings: GatewaySettings, member: Member | None = None) -> int:
     except ValueError as error:
         return _say(str(error), WRONG_SETTINGS)
     gateway = Gateway(settings, tracer_provider=provider, head_export=head_export, shares_port=member is not None)
-    await gateway.start()
-    spare_collections()
-    if member is None:
-        sys.stdout.write(f"rowcall-gateway: ready on {gateway.address}\n")
-        sys.stdout.flush()
-    else:
-        member.ready()
-    await told.wait()
-    await gateway.drain()
+    async with ops_port(settings.ops_address(None if member is None else member.number), [gateway]):
+        await gateway.start()
+        spare_collections()
+        if member is None:
+            sys.stdout.write(f"rowcall-gateway: ready on {gateway.address}\n")
+            sys.stdout.flush()
+        else:
+            member.ready()
+        await told.wait()
+        await gateway.drain()
     for each in (provider, head_export):
         if each is not None:
             await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(each.shutdown))}, timeout=_LAST_SPANS)

@@ -20,19 +20,23 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from opentelemetry.trace import TracerProvider
 
 from rowcall import logs
+from rowcall.address import Address
 from rowcall.audit.signing import read_key
 from rowcall.catalogue.grants import AccessTable, access_table
 from rowcall.catalogue.images import Catalogue, ImageError, load_catalogue
 from rowcall.errors import RowcallError
 from rowcall.incidents.model import Noted
 from rowcall.incidents.recorder import Incidents
+from rowcall.ops.standing import DRAINING, NO_SHARD, STARTING, Standing
 from rowcall.queue.choice import queue_of
+from rowcall.queue.depths import KnownDepths
 from rowcall.settings import Problem, SettingsError
 from rowcall.sharding import GATEWAY_WORKLOADS, Router
 from rowcall.sharding.bounded import bounded
 from rowcall.sharding.faults import shard_unavailable
 from rowcall.v1 import (
     access_service_pb2_grpc,
+    action_service_pb2_grpc,
     admission_service_pb2_grpc,
     audit_service_pb2_grpc,
     catalogue_service_pb2_grpc,
@@ -40,6 +44,7 @@ from rowcall.v1 import (
     job_service_pb2_grpc,
     queue_service_pb2_grpc,
     tenant_service_pb2_grpc,
+    worker_service_pb2_grpc,
 )
 from rowcall_gateway.admission.admission import Admission
 from rowcall_gateway.calls.background import Background
@@ -47,11 +52,12 @@ from rowcall_gateway.calls.drafts import Drafts
 from rowcall_gateway.calls.job_calls import JobCalls
 from rowcall_gateway.calls.submissions import Submissions
 from rowcall_gateway.edge.access import Rights
-from rowcall_gateway.edge.address import Address
 from rowcall_gateway.edge.gate import Gate
 from rowcall_gateway.edge.handlers import NOBODYS_BYTES, Collected
 from rowcall_gateway.edge.head_export import HeadExport
 from rowcall_gateway.edge.identity import BelievedCallers, IdentityMode
+from rowcall_gateway.edge.in_time import InTime
+from rowcall_gateway.edge.intake import make_server
 from rowcall_gateway.edge.interceptor import CallInterceptor
 from rowcall_gateway.edge.offered import Offered
 from rowcall_gateway.edge.port import open_port
@@ -62,6 +68,7 @@ from rowcall_gateway.edge.telemetry import span_interceptor
 from rowcall_gateway.edge.transport import server_options
 from rowcall_gateway.resources import Resources
 from rowcall_gateway.services.access import Access
+from rowcall_gateway.services.activity import QueueWatch
 from rowcall_gateway.services.audit import Audit
 from rowcall_gateway.services.bounds import Bounds
 from rowcall_gateway.services.catalogue import Methods
@@ -78,7 +85,9 @@ from rowcall_gateway.services.publishing import Publishing
 from rowcall_gateway.services.queues import Queues
 from rowcall_gateway.services.reading import JobReader
 from rowcall_gateway.services.reflection import Reflection
+from rowcall_gateway.services.spend import Spending
 from rowcall_gateway.services.tenants import Tenants
+from rowcall_gateway.services.workers import LivingWorkers
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_gateway.shards.links import Links
 from rowcall_gateway.shards.schema import check_schemas
@@ -141,6 +150,7 @@ class Gateway:
         self._publishing: Publishing | None = None
         self._incidents = Incidents("gateway", self._write_incidents, version=version("rowcall-gateway"))
         self._refused = RefusedCalls()
+        self._in_time = InTime()
         self._head_export = head_export
         self._heads: Heads | None = None
         self._credentials: Credentials | None = None
@@ -149,6 +159,7 @@ class Gateway:
         self._certificate: KeptCertificate | None = None
         self._port = 0
         self._health_port = 0
+        self._leaving = False
 
     @property
     def port(self) -> int:
@@ -164,6 +175,27 @@ class Gateway:
     def health_port(self) -> int:
         """The port on which it tells of its health alone, once it is started; 0: it has none."""
         return self._health_port
+
+    @property
+    def service(self) -> str:
+        """See rowcall.ops.standing.Service."""
+        return "gateway"
+
+    @property
+    def depths(self) -> Sequence[KnownDepths]:
+        """See rowcall.ops.standing.Service."""
+        return [link.depths for link in self._links or ()]
+
+    def standing(self) -> Standing:
+        """Whether it takes calls, by what it needs. See rowcall.ops.standing.Service."""
+        shards = {f"shard {known.shard}": known.trouble for known in self.depths}
+        catalogue = "" if self._admission is None or not self._admission.known.away else "does not answer"
+        checks = {**shards, "catalogue": catalogue}
+        if self._leaving:
+            return Standing(DRAINING, checks)
+        if self._server is None:
+            return Standing(STARTING, checks)
+        return Standing(NO_SHARD if all(shards.values()) else "", checks)
 
     async def start(self) -> None:
         """Loads the images, looks at the databases, and serves.
@@ -192,6 +224,7 @@ class Gateway:
             grace: How long it may take; None: as the settings say.
         """
         grace = self._settings.grace if grace is None else grace
+        self._leaving = True
         _log.info("draining", in_flight=self._gate.inside, grace_s=grace.total_seconds())
         await self._health.enter_graceful_shutdown()
         if self._settings.drain_notice:
@@ -219,6 +252,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Stops now. Calls that wait are cut off; their jobs go on, and what is being written is written."""
+        self._leaving = True
         await self._health.enter_graceful_shutdown()
         self._gate.close()
         if self._server is not None:
@@ -233,6 +267,7 @@ class Gateway:
         await self._background.close()
         await self._incidents.close()
         await self._refused.close()
+        await self._in_time.close()
         if self._heads is not None:
             await self._heads.close()
             self._heads = None
@@ -315,6 +350,7 @@ class Gateway:
         await self._admission.start()
         self._incidents.start()
         self._refused.start()
+        self._in_time.start()
         self._heads = Heads(self._router.audit, {link.name: link.admin for link in self._links}, self._head_export)
         self._heads.start()
         self._server = await Serving.start(server)
@@ -342,8 +378,8 @@ class Gateway:
 
     async def _serve_health(self, address: Address) -> Serving:
         """Health on a port of its own, which asks nobody for anything and serves nothing else."""
-        server = grpc.aio.server(
-            options=server_options(
+        server = make_server(
+            server_options(
                 shares_port=self._shares_port,
                 max_message_bytes=NOBODYS_BYTES,
                 longest_call=timedelta(0),
@@ -417,6 +453,7 @@ class Gateway:
             gateway_id=gateway_id,
             name=f"{socket.gethostname()}-{os.getpid()}-{gateway_id.hex[:6]}",
             version=version("rowcall-gateway"),
+            deployed=settings.deployed_version,
             check=exchange.check,
             serve=exchange.serve,
         )
@@ -428,6 +465,7 @@ class Gateway:
             spans=None if self._tracer_provider is None else span_interceptor(self._tracer_provider),
             note=self._incidents.note,
             refused=self._refused,
+            in_time=self._in_time,
         )
         served = Collected()
         # The stubs know gRPC's own servers only.
@@ -446,7 +484,7 @@ class Gateway:
         operations = Operations(reader, resources, slots, max_call_wait=settings.max_call_wait)
         operations_pb2_grpc.add_OperationsServicer_to_server(operations, adding)
         changes = Changes(offered, router, links)
-        queues = Queues(validator, links, changes)
+        queues = Queues(validator, links, changes, QueueWatch(links))
         queue_service_pb2_grpc.add_QueueServiceServicer_to_server(queues, adding)
         methods = Methods(
             validator, changes, offered=offered, images=router.images, publishing=self._publishing, links=links
@@ -462,6 +500,8 @@ class Gateway:
             erasures=Erasures(),
         )
         tenant_service_pb2_grpc.add_TenantServiceServicer_to_server(tenants, adding)
+        workers = LivingWorkers(validator, links, rights)
+        worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(workers, adding)
         access = Access(validator, router.revocations, credentials)
         access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, adding)
         bounds = Bounds(validator, router.bounds, admission.known)
@@ -469,6 +509,8 @@ class Gateway:
         key = None if settings.audit_key_file is None else read_key(settings.audit_key_file)
         audit = Audit(validator, reader, links, router.audit, key=key)
         audit_service_pb2_grpc.add_AuditServiceServicer_to_server(audit, adding)
+        spending = Spending(validator, reader, links)
+        action_service_pb2_grpc.add_ActionServiceServicer_to_server(spending, adding)
         errors = Errors(validator, links)
         error_service_pb2_grpc.add_ErrorServiceServicer_to_server(errors, adding)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, adding)
@@ -478,8 +520,8 @@ class Gateway:
                 lambda: (*self._services(offered.catalogue), health.SERVICE_NAME, reflection.SERVICE_NAME),
             )
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, adding)  # type: ignore[no-untyped-call]
-        server = grpc.aio.server(
-            options=server_options(
+        server = make_server(
+            server_options(
                 shares_port=self._shares_port,
                 max_message_bytes=settings.max_message_bytes,
                 longest_call=settings.max_call_wait,

@@ -10,17 +10,18 @@ from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from rowcall.address import DEFAULT_LISTEN, Address
 from rowcall.audit.signing import read_key
 from rowcall.catalogue.served import ServedSettings
+from rowcall.ops.settings import OpsSettings
 from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFile
-from rowcall_gateway.edge.address import DEFAULT_LISTEN, Address
 from rowcall_gateway.edge.identity import IdentityMode, check_address, check_needed
 from rowcall_gateway.edge.port import CertificateFiles, Plaintext, check_plaintext
 
 T = TypeVar("T")
 
 
-class GatewaySettings(ClusterSettings, ServedSettings):
+class GatewaySettings(ClusterSettings, ServedSettings, OpsSettings):
     """How a gateway serves: where, whom, what, and how much at once."""
 
     program: ClassVar[str] = "rowcall-gateway"
@@ -163,6 +164,8 @@ class GatewaySettings(ClusterSettings, ServedSettings):
         address = Address.parse(listen)
         # Where the identity is wrong, as the strictest one has it: the mode that would allow it is told with it.
         check_address(info.data.get("identity", IdentityMode.INSECURE_DEV), address.host)
+        if address.port and listen == info.data.get("ops_listen"):
+            raise ValueError("is the address of ROWCALL_OPS_LISTEN, which has a port of its own")
         return listen
 
     @field_validator("tls_cert")

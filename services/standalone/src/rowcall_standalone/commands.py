@@ -91,6 +91,14 @@ def dev(
         Literal["insecure-dev", "jwt"],
         typer.Option(help="How callers are known. jwt: by tokens that `rowcall token` prints."),
     ] = "insecure-dev",
+    ops_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:]PORT",
+            help="Tell of this process over HTTP: /metrics, /healthz, /readyz, /scale/QUEUE. A loopback address.",
+            show_default=False,
+        ),
+    ] = None,
     postgres_bin: PostgresBinOption = None,
     log_format: Annotated[Literal["console", "json"], typer.Option(help="Of the log lines on stderr.")] = "console",
     log_level: Annotated[
@@ -105,7 +113,7 @@ def dev(
     """
     from rowcall_gateway.edge.identity import IdentityMode
     from rowcall_standalone.dev import DevOptions, serve
-    from rowcall_standalone.listen import parse
+    from rowcall_standalone.listen import parse, parse_ops
 
     options = DevOptions(
         listen=_parsed("--listen", parse, listen),
@@ -116,6 +124,7 @@ def dev(
         databases=tuple(_parsed("--database", _variable, one) for one in database or ()),
         workers=workers,
         allow_faults=allow_faults,
+        ops_listen=None if ops_listen is None else _parsed("--ops-listen", parse_ops, ops_listen),
         identity=IdentityMode(identity),
         postgres_bin=postgres_bin,
         log_format=log_format,

@@ -15,8 +15,9 @@ from typing import Literal, NoReturn
 import grpc
 
 from rowcall import logs
+from rowcall.address import Address
 from rowcall.embedded import Postgres
-from rowcall_gateway.edge.address import Address
+from rowcall.ops.port import ops_port
 from rowcall_gateway.edge.identity import IdentityMode
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_standalone.databases import Databases, prepare, start_postgres
@@ -56,6 +57,8 @@ class DevOptions:
     """How many."""
     allow_faults: bool
     """Whether ProbeService may end the process."""
+    ops_listen: Address | None
+    """Where it tells of itself over HTTP; None: nowhere."""
     identity: IdentityMode
     """How callers are known: believed, or by tokens of the issuer that it plays."""
     postgres_bin: Path | None
@@ -120,6 +123,10 @@ async def _start(options: DevOptions, databases: Databases, stack: AsyncExitStac
     system = System(
         _gateway_settings(options, databases), _worker_settings(options, databases), workers=options.workers
     )
+    try:
+        await stack.enter_async_context(ops_port(options.ops_listen, system.services))
+    except OSError as error:
+        raise StandaloneError(f"{error} It is what --ops-listen says.") from error
     stack.push_async_callback(system.drain, GRACE)
     await system.start()
     address = str(Address(options.listen.host, system.port))
@@ -137,6 +144,7 @@ def _worker_settings(options: DevOptions, databases: Databases) -> WorkerSetting
         allow_faults=options.allow_faults,
         # What ran when the process was killed is taken up again soon after the next start.
         lease=timedelta(seconds=5),
+        ops_listen=_text(options.ops_listen),
         log_format=options.log_format,
         log_level=options.log_level,
     )
@@ -147,12 +155,17 @@ def _gateway_settings(options: DevOptions, databases: Databases) -> GatewaySetti
         catalogue=databases.gateway.catalogue,
         shards=databases.gateway.shards,
         listen=str(options.listen),
+        ops_listen=_text(options.ops_listen),
         identity=options.identity,
         issuers=open_issuer(options.data_dir).settings if options.identity.takes_tokens else None,
         images=options.images,
         log_format=options.log_format,
         log_level=options.log_level,
     )
+
+
+def _text(address: Address | None) -> str | None:
+    return None if address is None else str(address)
 
 
 def _say(text: str) -> None:

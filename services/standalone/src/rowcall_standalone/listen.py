@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 
-from rowcall_gateway.edge.address import Address
+from rowcall.address import Address, is_loopback
+from rowcall.ops.settings import parse_ops_address
 from rowcall_gateway.edge.identity import IdentityMode, check_address
 from rowcall_standalone.errors import StandaloneError
 
@@ -27,6 +28,20 @@ def parse(text: str) -> Address:
             f"this machine may reach it: listen on 127.0.0.1:{address.port}, and reach it from elsewhere through a tunnel "
             f"(ssh -L {address.port}:127.0.0.1:{address.port} …)"
         ) from None
+    return address
+
+
+def parse_ops(text: str) -> Address:
+    """Read [HOST:]PORT, of a loopback address: nothing of this system is for others.
+
+    Raises ValueError when it is none.
+    """
+    try:
+        address = parse_ops_address(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} {error}") from error
+    if not is_loopback(address.host):
+        raise ValueError(f"{address.host} is not a loopback address; a port alone is one of 127.0.0.1")
     return address
 
 

@@ -22,12 +22,13 @@ from typing import Final
 import uvloop
 
 from rowcall import ending, logs
+from rowcall.address import Address
 from rowcall.garbage import spare_collections
 from rowcall.heaps import share_heaps
+from rowcall.ops.port import ops_port
 from rowcall.processes import Member, kill_children, own_command, supervise
 from rowcall.settings import load_settings
 from rowcall.signals import end_on_signals
-from rowcall_gateway.edge.address import Address
 from rowcall_gateway.edge.head_export import head_export_from_environment
 from rowcall_gateway.edge.reserved import reserved
 from rowcall_gateway.edge.telemetry import provider_from_environment
@@ -126,29 +127,30 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
         head_export=head_export,
         command=Command(own_command(), 0 if member is None else member.number),
     )
-    starting = asyncio.create_task(system.start(), name="start")
-    waiting = asyncio.create_task(told.wait(), name="signal")
-    await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    grace = settings.grace
-    try:
-        if starting.done():
-            # Nobody was told that it was ready: where one of the two cannot start, the other ends without delay.
-            grace = timedelta(0)
-            await starting
-            spare_collections()
-            async with sign_of_life(file_of(settings.health_file, None if member is None else member.number)):
-                grace = settings.grace
-                if member is None:
-                    sys.stdout.write(f"{_ready(Address(settings.address.host, system.port))}\n")
-                    sys.stdout.flush()
-                else:
-                    member.ready()
-                await waiting
-        else:
-            starting.cancel()
-            await asyncio.wait({starting})
-    finally:
-        await system.drain(grace)
+    async with ops_port(settings.ops_address(None if member is None else member.number), system.services):
+        starting = asyncio.create_task(system.start(), name="start")
+        waiting = asyncio.create_task(told.wait(), name="signal")
+        await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        grace = settings.grace
+        try:
+            if starting.done():
+                # Nobody was told that it was ready: where one of the two cannot start, the other ends without delay.
+                grace = timedelta(0)
+                await starting
+                spare_collections()
+                async with sign_of_life(file_of(settings.health_file, None if member is None else member.number)):
+                    grace = settings.grace
+                    if member is None:
+                        sys.stdout.write(f"{_ready(Address(settings.address.host, system.port))}\n")
+                        sys.stdout.flush()
+                    else:
+                        member.ready()
+                    await waiting
+            else:
+                starting.cancel()
+                await asyncio.wait({starting})
+        finally:
+            await system.drain(grace)
     for each in (provider, head_export):
         if each is not None:
             await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(each.shutdown))}, timeout=_LAST_SPANS)

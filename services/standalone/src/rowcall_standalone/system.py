@@ -16,6 +16,7 @@ from opentelemetry.trace import TracerProvider
 from rowcall import logs
 from rowcall.catalogue.images import ImageError
 from rowcall.errors import RowcallError
+from rowcall.ops.standing import Service
 from rowcall.settings import SettingsError
 from rowcall.sharding import GATEWAY_WORKLOADS, WORKER_WORKLOADS, Router
 from rowcall_gateway.edge.head_export import HeadExport
@@ -83,6 +84,10 @@ class System:
         self._router: Router | None = None
         self._gateway: Gateway | None = None
         self._workers: list[Worker] = []
+        self.services = []
+
+    services: list[Service]
+    """Those that were begun, for the operations port."""
 
     @property
     def port(self) -> int:
@@ -168,11 +173,13 @@ class System:
             head_export=self._head_export,
             shares_port=self._shares_port,
         )
+        self.services.append(gateway)
         await gateway.start()
         self._gateway = gateway
 
     async def _start_worker(self) -> None:
         worker = Worker(self._worker_settings, router=self._router, command=self._command)
+        self.services.append(worker)
         await worker.start()
         self._workers.append(worker)
 

@@ -1,8 +1,8 @@
 """The worker: claims queue rows, runs ordinary generated servicers, settles the rows.
 
 What a job package needs: `finished` and `response` for Operation-returning methods, `JobContext` for what is known of
-the job and can be done for it, `Snooze`, `Retry`, `Cancel` and `Fail` to say what becomes of it. What starts a worker
-needs: `Worker` and `WorkerSettings`.
+the job and can be done for it, `Snooze`, `Retry`, `Cancel` and `Fail` to say what becomes of it; and `rowcall_worker.telemetry`, to record
+what calls of models and providers cost. What starts a worker needs: `Worker` and `WorkerSettings`.
 """
 
 from __future__ import annotations

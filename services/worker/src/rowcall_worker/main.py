@@ -21,6 +21,7 @@ from rowcall import ending, logs
 from rowcall.catalogue.images import ImageError
 from rowcall.errors import RowcallError
 from rowcall.garbage import spare_collections
+from rowcall.ops.port import ops_port
 from rowcall.processes import Member, kill_children, own_command, supervise
 from rowcall.settings import SettingsError, load_settings
 from rowcall_worker.claiming.quarantine import Apart, Command, said, shard_of
@@ -109,6 +110,15 @@ async def _serve(settings: WorkerSettings, member: Member | None) -> None:
         worker = Worker(settings, apart=apart)
     else:
         worker = Worker(settings, command=Command(own_command(), 0 if member is None else member.number))
+    number = None if member is None else member.number
+    async with ops_port(settings.ops_address(number), [worker]):
+        await _work(settings, worker, told, member, apart)
+
+
+async def _work(
+    settings: WorkerSettings, worker: Worker, told: asyncio.Event, member: Member | None, apart: Apart | None
+) -> None:
+    """Starts a worker and drains it when it is told to end."""
     starting = asyncio.create_task(worker.start(), name="start")
     waiting = asyncio.create_task(told.wait(), name="signal")
     await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)

@@ -10,9 +10,11 @@ from typing import Annotated, ClassVar, Final
 from pydantic import BeforeValidator, Field, field_validator
 
 from rowcall.audit.signing import read_key
+from rowcall.ops.settings import OpsSettings
 from rowcall.queue.transactions import TransactionLimits
-from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFiles
+from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFile, ReadableFiles
 from rowcall_worker.claiming.shares import QueueChoice
+from rowcall_worker.serving.prices import read_prices
 
 _SERVICER: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _MIN_LEASE: Final = timedelta(seconds=1)
@@ -27,7 +29,7 @@ def _queue_choice(value: object) -> object:
     return QueueChoice.parse(value) if isinstance(value, str) else value
 
 
-class WorkerSettings(ClusterSettings):
+class WorkerSettings(ClusterSettings, OpsSettings):
     """How a worker runs: what it serves, how much at once, how long it holds on."""
 
     program: ClassVar[str] = "rowcall-worker"
@@ -121,6 +123,13 @@ class WorkerSettings(ClusterSettings):
         "which key that is signed.",
         examples=["400d"],
     )
+    prices: ReadableFile | None = Field(
+        default=None,
+        description="A TOML file with what providers ask for their models, from which day on, for calls that do not say themselves "
+        "what they cost (docs/spend.md). Read again when it changes.",
+        examples=["/etc/rowcall/prices.toml"],
+        json_schema_extra={"metavar": "FILE"},
+    )
     health_file: Path | None = Field(
         default=None,
         description="A file to touch every second as a sign of life, for `python -m rowcall_worker.healthcheck`.",
@@ -168,6 +177,13 @@ class WorkerSettings(ClusterSettings):
             read_key(file)
         return file
 
+    @field_validator("prices")
+    @classmethod
+    def _check_prices(cls, file: Path | None) -> Path | None:
+        if file is not None:
+            read_prices(file)
+        return file
+
     @field_validator("audit_retention")
     @classmethod
     def _check_audit_retention(cls, retention: timedelta) -> timedelta:
@@ -184,8 +200,8 @@ class WorkerSettings(ClusterSettings):
 
 
 def settings_apart(settings: WorkerSettings, shard: str) -> WorkerSettings:
-    """A worker's settings for the process that runs the suspects of one shard: with small pools, and without a sign of life,
-    for whoever started it has one."""
+    """A worker's settings for the process that runs the suspects of one shard: with small pools, and without a sign of life
+    and an operations port, for whoever started it has them."""
     return settings.model_copy(
         update={
             "shards": {shard: settings.shards[shard]},
@@ -195,6 +211,7 @@ def settings_apart(settings: WorkerSettings, shard: str) -> WorkerSettings:
             "pool_settle": 1,
             "pool_maintenance": 1,
             "health_file": None,
+            "ops_listen": None,
         }
     )
 

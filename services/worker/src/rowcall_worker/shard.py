@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -20,10 +20,13 @@ from rowcall.audit.signing import read_key
 from rowcall.catalogue.images import Catalogue
 from rowcall.errors import RowcallError
 from rowcall.incidents.model import Noted
-from rowcall.queue.model import ClaimedJob, QueueRow
+from rowcall.queue.depths import KnownDepths
+from rowcall.queue.model import ClaimedJob, Program, QueueRow
 from rowcall.queue.protocol import LeaseRenewal, QueueProvider
 from rowcall.queue.sweeps import Horizon
+from rowcall.queue.tally import TELL_EVERY, Tally
 from rowcall.settings import SettingsError
+from rowcall.sharding.bounded import bounded
 from rowcall_worker.claiming.claimer import Claimer
 from rowcall_worker.claiming.groups import Groups
 from rowcall_worker.claiming.intake import Intake
@@ -39,12 +42,15 @@ from rowcall_worker.running.executor import Executor
 from rowcall_worker.serving.abilities import Abilities
 from rowcall_worker.serving.children import Children
 from rowcall_worker.serving.handlers import ServedMethod
+from rowcall_worker.serving.prices import Prices
 from rowcall_worker.serving.progress import ProgressBoard
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.settling.settler import Settler
+from rowcall_worker.upkeep.chores import Chore, Chores
 from rowcall_worker.upkeep.maintainer import Maintainer
 from rowcall_worker.upkeep.maintenance import Maintenance, Telling
 from rowcall_worker.upkeep.presence import Presence
+from rowcall_worker.upkeep.room import Room
 from rowcall_worker.upkeep.sealing import Sealing
 
 DEDICATED_CONNECTIONS: Final = 3
@@ -59,6 +65,8 @@ _LAST_WRITES: Final = timedelta(seconds=5)
 """How long a drain waits for outcomes to be written after the last handler has ended."""
 _CLEAN_UP: Final = 1.0
 """Seconds that handlers get to end when a drain has cancelled them."""
+_LAST_COUNTS: Final = 1.0
+"""Seconds for the counts that were not told yet."""
 _APART: Final = 2.0
 """Seconds beyond the grace in which the process for suspects, which drains meanwhile, must have ended."""
 
@@ -77,8 +85,10 @@ class ShardWorker:
         catalogue: Catalogue,
         *,
         name: str,
+        program: Callable[[], Program],
         shares: Shares,
         solitude: Solitude,
+        prices: Prices,
         loop_lag: LoopLag,
         command: Command | None = None,
         apart: Apart | None = None,
@@ -90,8 +100,10 @@ class ShardWorker:
         settings: The process's.
         catalogue: The methods that handlers may submit jobs of.
         name: The worker process's name.
+        program: What the process is, for people.
         shares: What each queue may have of the process.
         solitude: The process's.
+        prices: The process's.
         loop_lag: The process's.
         command: What executes this program anew; None: suspects run in this process.
         apart: This is the process that runs suspects and nothing else; None: it is not.
@@ -112,7 +124,9 @@ class ShardWorker:
         )
         self._shares = shares
         self._solitude = solitude
-        self._telling = telling = Telling(self._ready, self._done)
+        self._tally = Tally(self._queue_name)
+        self._telling = telling = Telling(self._ready, self._done, self._tally)
+        self._counting = Chores((Chore("tell what happened to jobs", self._tell, TELL_EVERY),), shard=self.name)
 
         def worker_id() -> UUID | None:
             return self._registrar.worker_id
@@ -141,13 +155,15 @@ class ShardWorker:
             done=self._done,
             again=self._maintenance.due_in,
             ready=self._ready,
+            tally=self._tally,
             hints=settings.uses_hints,
         )
         self._abilities = Abilities(
             transactions=self._queue.transactions(settings.transaction_limits),
             children=Children(catalogue, self._queue, max_request_bytes=settings.max_request_bytes),
-            progress=ProgressBoard(self._queue, shard=self.name),
+            progress=ProgressBoard(self._queue, prices, shard=self.name),
         )
+        self._room = Room(self._queue, shard=self.name, queues=lambda: self._queue_names, share_of=shares.of)
         self._registrar = Registrar(
             self._queue,
             executor,
@@ -155,6 +171,8 @@ class ShardWorker:
             self._renewal,
             self._abilities,
             name=name,
+            program=program,
+            room=self._room.slots,
             shard=self.name,
             length=settings.lease,
             release=self._return_late,
@@ -170,12 +188,22 @@ class ShardWorker:
         self._apart = apart
         self._suspects: Suspects | None = None
         self._presence: Presence | None = None
+        self.depths = KnownDepths(self.name, self._queue.depths)
+        """What the shard stands at, where somebody asks this process."""
         self._quarantine: Quarantine | None = None
         self._groups: Groups | None = None
-        self._known_queues: frozenset[int] = frozenset()
+        self._queue_names: Mapping[int, str] = {}
+        """Of all queues that are known."""
         self._looked_at = 0
         self._look_for_queues = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing is claimed here now; empty: it is."""
+        if self._intake is None:
+            return "was not joined yet"
+        return "" if self._registrar.worker_id is not None else "has no lease here, and is registering again"
 
     async def record_incidents(self, noted: Sequence[Noted]) -> Sequence[str]:
         """See WorkQueue.record_incidents."""
@@ -193,6 +221,7 @@ class ShardWorker:
         await self._registrar.register()
         self._settler.start()
         self._registrar.start()
+        self._counting.start()
         if self._apart is None:
             # What comes round is for those to do that are there for long; and who has suspects only serves no queue.
             self._maintenance.start()
@@ -205,7 +234,10 @@ class ShardWorker:
                 queues=self._shares.names,
             )
             self._presence.start()
-        self._intake = Intake(self._queue, self._registrar, self._executor, self._telling, methods=by_id)
+            self._room.start({method.name: self._executor.slots_of(method) for method in self._methods})
+        if self._settings.ops_listen is not None:
+            self.depths.start()
+        self._intake = Intake(self._queue, self._registrar, self._executor, self._telling, self._tally, methods=by_id)
         if self._apart is None:
             self._claim_for(self._intake, by_id)
         else:
@@ -321,12 +353,20 @@ class ShardWorker:
         await self._maintainer.stop()
         if self._presence is not None:
             await self._presence.stop()
+        await self._room.stop()
+        await self.depths.stop()
         await self._abilities.progress.stop()
         await self._settler.stop()
         await self._registrar.leave()
+        await self._counting.stop()
+        with contextlib.suppress(RowcallError, TimeoutError):
+            await bounded(self._tell(), _LAST_COUNTS)
         if self._notifier is not None:
             await self._notifier.close()
         await self._queue.close()
+
+    async def _tell(self) -> None:
+        await self._tally.tell(self._queue.tell)
 
     async def _hand_back(self) -> int:
         unfinished = self._unfinished()
@@ -372,7 +412,7 @@ class ShardWorker:
                 self._look_at(await self._queue.queues())
 
     def _look_at(self, queues: Sequence[QueueRow]) -> None:
-        self._known_queues = frozenset(queue.queue_id for queue in queues)
+        self._queue_names = {queue.queue_id: queue.name for queue in queues}
         found = {queue.queue_id: self._shares.of(queue.name) for queue in queues}
         wanted: dict[int, Share] = {queue_id: share for queue_id, share in found.items() if share is not None}
         self._looked_at = len(wanted)
@@ -384,6 +424,9 @@ class ShardWorker:
                 each.look_at(wanted)
         if self._groups is not None:
             self._groups.look_at(wanted)
+
+    def _queue_name(self, queue_id: int) -> str | None:
+        return self._queue_names.get(queue_id)
 
     def _cancelled(self, worker_ids: Sequence[UUID]) -> None:
         self._registrar.renew_now(worker_ids)
@@ -408,7 +451,7 @@ class ShardWorker:
     def _have_work(self, queue_ids: Sequence[int]) -> None:
         for claimer in self._claimers:
             claimer.hinted(queue_ids)
-        if not self._known_queues.issuperset(queue_ids):
+        if not self._queue_names.keys() >= set(queue_ids):
             self._look_for_queues.set()
 
     def _ready(self, queue_ids: Iterable[int]) -> None:

@@ -10,7 +10,8 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Final
@@ -24,10 +25,17 @@ from rowcall.catalogue.images import Catalogue, load_catalogue
 from rowcall.errors import RowcallError
 from rowcall.incidents.model import Noted
 from rowcall.incidents.recorder import Incidents
+from rowcall.ops.standing import DRAINING, NO_SHARD, STARTING, Standing
 from rowcall.probe.v1.probe_pb2_grpc import add_ProbeServiceServicer_to_server
 from rowcall.queue.choice import queue_of
+from rowcall.queue.depths import KnownDepths
+from rowcall.queue.model import Program
+from rowcall.settings import Problem, SettingsError
+from rowcall.settings.files import WatchedFile
 from rowcall.sharding import WORKER_WORKLOADS, Router
 from rowcall.sharding.bounded import bounded
+from rowcall.telemetry import metrics
+from rowcall.telemetry.tallies import Labels, watch_all
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_worker import servicers
 from rowcall_worker.claiming.quarantine import Apart, Command
@@ -38,6 +46,7 @@ from rowcall_worker.probe import ProbeServicer
 from rowcall_worker.running.executor import Executor
 from rowcall_worker.serving.descriptors import image_of
 from rowcall_worker.serving.handlers import RegistrationError, Registry, Served
+from rowcall_worker.serving.prices import Prices, PricesError, read_prices
 from rowcall_worker.settings import WorkerSettings, connections_apart
 from rowcall_worker.shard import DEDICATED_CONNECTIONS, ShardWorker
 
@@ -83,18 +92,43 @@ class Worker(grpc.aio.Server):
         self._executor: Executor | None = None
         self._loop_lag: LoopLag | None = None
         self._incidents = Incidents("worker", self._write_incidents, version=version("rowcall-worker"))
+        self._prices = Prices()
+        self._price_watch: asyncio.Task[None] | None = None
         self._shards: list[ShardWorker] = []
         self._joining: set[asyncio.Task[None]] = set()
         self._started = False
         self._draining: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
+        self._known: Sequence[ShardWorker] = ()
+        """All shards, joined or not."""
+        self._leave_gauges: Callable[[], None] | None = None
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         """"{host}-{process}-{short id}": in rows, attempts and log lines."""
+        self._made_at = time.monotonic()
 
     @property
     def registered(self) -> int:
         """How many handlers were registered so far."""
         return self._registry.size
+
+    @property
+    def service(self) -> str:
+        """See rowcall.ops.standing.Service."""
+        return "worker"
+
+    @property
+    def depths(self) -> Sequence[KnownDepths]:
+        """See rowcall.ops.standing.Service."""
+        return [shard.depths for shard in self._known]
+
+    def standing(self) -> Standing:
+        """Whether it claims jobs, by its shards. See rowcall.ops.standing.Service."""
+        checks = {f"shard {shard.name}": shard.trouble for shard in self._known}
+        if self._draining is not None:
+            return Standing(DRAINING, checks)
+        if not checks:
+            return Standing(STARTING, checks)
+        return Standing(NO_SHARD if all(checks.values()) else "", checks)
 
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Message, Message]]
@@ -130,7 +164,7 @@ class Worker(grpc.aio.Server):
         Raises:
             RegistrationError: Something cannot be served.
             ImageError: An image cannot be used.
-            SettingsError: The pools are more than a server allows.
+            SettingsError: The pools are more than a server allows, or the price table cannot be used any more.
             RowcallError: SCHEMA_MISMATCH: a shard's schema is not one that this release works with.
         """
         self._check_not_started()
@@ -220,6 +254,7 @@ class Worker(grpc.aio.Server):
         self._incidents.start()
         self._loop_lag = LoopLag(worker=self.name)
         self._loop_lag.start()
+        self._watch_prices()
         methods = list(served.methods.values())
         shares = Shares(self._settings.queues)
         solitude = Solitude((self._executor.async_slots, self._executor.sync_slots))
@@ -231,14 +266,18 @@ class Worker(grpc.aio.Server):
                 self._settings,
                 catalogue,
                 name=self.name,
+                program=self._program,
                 shares=shares,
                 solitude=solitude,
+                prices=self._prices,
                 loop_lag=self._loop_lag,
                 command=self._command,
                 apart=self._apart,
             )
             for shard in router.shards.values()
         ]
+        self._known = shards
+        self._leave_gauges = _watch_slots(self._executor)
         _log.info("worker starts", worker=self.name, methods=sorted(served.methods), shards=[s.name for s in shards])
         results = await asyncio.gather(*(shard.join() for shard in shards), return_exceptions=True)
         for shard, result in zip(shards, results, strict=True):
@@ -253,6 +292,19 @@ class Worker(grpc.aio.Server):
         if not self._shards:
             await asyncio.wait(self._joining, return_when=asyncio.FIRST_COMPLETED)
 
+    def _watch_prices(self) -> None:
+        file = self._settings.prices
+        if file is not None:
+            # Before it is read: what changes meanwhile is read again.
+            watched = WatchedFile(file, read_prices, self._prices.replace)
+            try:
+                self._prices.replace(read_prices(file))
+            except PricesError as error:
+                # It was right when the settings were read.
+                problem = Problem("ROWCALL_PRICES (--prices)", f"names a file that cannot be used any more: {error}")
+                raise SettingsError(self._settings.program, [problem]) from error
+            self._price_watch = asyncio.create_task(watched.watch(), name="watch prices")
+
     async def _write_incidents(self, noted: Sequence[Noted]) -> Sequence[str]:
         """Writes them to whichever shard takes them first: one that is away may be what they are about."""
         failed: RowcallError | TimeoutError | None = None
@@ -264,6 +316,17 @@ class Worker(grpc.aio.Server):
         if failed is not None:
             raise failed
         return []
+
+    def _program(self) -> Program:
+        return Program(
+            host=socket.gethostname(),
+            release=version("rowcall-worker"),
+            version=self._settings.deployed_version,
+            slots=self._settings.slots,
+            threads=self._settings.threads,
+            apart=self._apart is not None,
+            up=timedelta(seconds=time.monotonic() - self._made_at),
+        )
 
     def _join_later(self, shard: ShardWorker) -> None:
         async def join() -> None:
@@ -289,9 +352,31 @@ class Worker(grpc.aio.Server):
         # Before the shards' queues are closed.
         await self._incidents.close()
         await asyncio.gather(*(shard.leave() for shard in self._shards))
+        if self._price_watch is not None:
+            self._price_watch.cancel()
+            await asyncio.gather(self._price_watch, return_exceptions=True)
         if self._loop_lag is not None:
             await self._loop_lag.stop()
+        if self._leave_gauges is not None:
+            self._leave_gauges()
+            self._leave_gauges = None
         if self._executor is not None:
             self._executor.close()
         if self._router is not None:
             await self._router.close()
+
+
+def _watch_slots(executor: Executor) -> Callable[[], None]:
+    """Has the gauges tell of an executor's slots, until what this returns is called."""
+    kinds = (("async", executor.async_slots), ("sync", executor.sync_slots))
+
+    def capacity() -> Mapping[Labels, float]:
+        return {(kind,): slots.capacity for kind, slots in kinds}
+
+    def used() -> Mapping[Labels, float]:
+        return {(kind,): slots.used for kind, slots in kinds}
+
+    def stuck() -> Mapping[Labels, float]:
+        return {(kind,): slots.stuck for kind, slots in kinds}
+
+    return watch_all(((metrics.SLOTS, capacity), (metrics.SLOTS_USED, used), (metrics.SLOTS_STUCK, stuck)))

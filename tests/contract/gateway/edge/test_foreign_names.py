@@ -50,6 +50,8 @@ NAMES: Final[Mapping[str, str]] = {
     "google.longrunning.WaitOperationRequest.name": OPERATION,
     "rowcall.v1.CancelJobRequest.name": OPERATION,
     "rowcall.v1.GetJobRequest.name": OPERATION,
+    "rowcall.v1.GetSpendRequest.operation": OPERATION,
+    "rowcall.v1.GetSpendRequest.parent": TENANT,
     "rowcall.v1.JobFilter.LabelsEntry.value": LABEL,
     "rowcall.v1.JobFilter.actor": ACTOR,
     "rowcall.v1.JobFilter.error_fingerprint": FINGERPRINT,
@@ -104,6 +106,13 @@ OF_NOBODY: Final = frozenset(
         "rowcall.v1.ResolveJobRequest.note",
         "rowcall.v1.RevokeCredentialsRequest.note",
         "rowcall.v1.RollbackImageRequest.note",
+        # Of what was spent, which is the tenant's own.
+        "rowcall.v1.GetSpendRequest.first_day",
+        "rowcall.v1.GetSpendRequest.last_day",
+        "rowcall.v1.GetSpendRequest.method",
+        "rowcall.v1.GetSpendRequest.model",
+        "rowcall.v1.GetSpendRequest.provider",
+        "rowcall.v1.GetSpendRequest.trace_id",
         # Of what the chain has, which is the tenant's own.
         "rowcall.v1.ListAuditEntriesRequest.action",
         "rowcall.v1.ListAuditEntriesRequest.actor",
@@ -114,6 +123,8 @@ OF_NOBODY: Final = frozenset(
         # Admins', of no tenant.
         "rowcall.v1.Bound.actor",
         "rowcall.v1.Bound.note",
+        "rowcall.v1.Budget.amount",
+        "rowcall.v1.Budget.currency",
         "rowcall.v1.BoundTarget.method",
         "rowcall.v1.BoundTarget.queue",
         "rowcall.v1.BoundTarget.tenant",
@@ -124,7 +135,11 @@ OF_NOBODY: Final = frozenset(
         "rowcall.v1.ListImagesRequest.page_token",
         "rowcall.v1.ListRevocationsRequest.issuer",
         "rowcall.v1.ListRevocationsRequest.page_token",
+        # A worker is nobody's; of what it runs the caller's own is told.
+        "rowcall.v1.GetWorkerRequest.name",
+        "rowcall.v1.ListWorkersRequest.page_token",
         # All tenants are what is listed.
+        "rowcall.v1.ListTenantFailuresRequest.method",
         "rowcall.v1.ListTenantsRequest.page_token",
         "rowcall.v1.ListTenantsRequest.shard",
         "rowcall.v1.PublishImageRequest.name",
@@ -175,7 +190,8 @@ def test_it_is_said_of_every_field_whether_it_names_something_of_a_tenant() -> N
 
 def test_every_rpc_that_names_a_tenants_things_is_tried() -> None:
     assert {rpc.name.partition("/")[0] for rpc, _ in CASES} == {
-        "google.longrunning.Operations", "rowcall.v1.AuditService", "rowcall.v1.JobService", "rowcall.v1.TenantService",
+        "google.longrunning.Operations", "rowcall.v1.ActionService", "rowcall.v1.AuditService", "rowcall.v1.JobService",
+        "rowcall.v1.TenantService",
     }  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from google.protobuf.duration_pb2 import Duration
 from rowcall.v1.admission_service_pb2 import (
     Bound,
     BoundTarget,
+    Budget,
+    BudgetPeriod,
     DeleteBoundRequest,
     GetBoundRequest,
     ListBoundsRequest,
@@ -23,6 +25,8 @@ from tests.support.tokens import TokenIssuer
 
 ACME = BoundTarget(tenant="tenants/acme")
 DOCUMENTS = BoundTarget(queue="documents")
+MONTH = BudgetPeriod.BUDGET_PERIOD_MONTH
+MONTHLY = Budget(amount="250.5", currency="EUR", period=MONTH)
 
 
 class Client:
@@ -46,7 +50,7 @@ async def client(gateways: Gateways) -> Client:
 
 async def test_a_bound_is_set_shown_and_taken_away(client: Client) -> None:
     assert await client.list() == []
-    wanted = Bound(target=ACME, rate=2.5, in_flight=0, waiters=7, backlog=10**10, note="they flood")
+    wanted = Bound(target=ACME, rate=2.5, in_flight=0, waiters=7, backlog=10**10, note="they flood", budget=MONTHLY)
     made = await client.set(wanted, actor="ann")
     assert (made.actor, made.update_time.seconds > 0) == ("ann", True)
     made.ClearField("actor")
@@ -82,6 +86,25 @@ async def test_a_bound_is_set_shown_and_taken_away(client: Client) -> None:
         (Bound(target=BoundTarget(method="a.B/C"), backlog=1), "bound", "bound.backlog_of_no_method"),
         (Bound(target=ACME, oldest_age=Duration(seconds=1)), "bound", "bound.oldest_age_of_a_queue"),
         (Bound(target=DOCUMENTS, oldest_age=Duration(seconds=0)), "bound.oldest_age", "duration.gte_lte"),
+        (Bound(target=DOCUMENTS, budget=MONTHLY), "bound", "bound.budget_of_a_tenant"),
+        (Bound(target=BoundTarget(tenant="tenants/a", queue="q"), budget=MONTHLY), "bound", "bound.budget_of_a_tenant"),
+        (
+            Bound(target=ACME, budget=Budget(amount="-1", currency="EUR", period=MONTH)),
+            "bound.budget.amount",
+            "string.pattern",
+        ),
+        (
+            Bound(target=ACME, budget=Budget(amount="1e3", currency="EUR", period=MONTH)),
+            "bound.budget.amount",
+            "string.pattern",
+        ),
+        (
+            Bound(target=ACME, budget=Budget(amount="1", currency="eur", period=MONTH)),
+            "bound.budget.currency",
+            "string.pattern",
+        ),
+        (Bound(target=ACME, budget=Budget(amount="1", currency="EUR")), "bound.budget.period", "enum.not_in"),
+        (Bound(target=ACME, budget=Budget(amount="1", currency="XYZ", period=MONTH)), "bound.budget.currency", ""),
         (Bound(target=ACME, rate=-1), "bound.rate", "double.gte_lte"),
         (Bound(target=ACME, rate=float("nan")), "bound.rate", "double.gte_lte"),
         (Bound(target=ACME, in_flight=-1), "bound.in_flight", "int32.gte"),

@@ -232,6 +232,7 @@ def test_there_are_no_spans_unless_they_are_asked_for(environment: dict[str, str
     [
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER"),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, "OTEL_EXPORTER_OTLP_PROTOCOL"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"}, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"),
     ],
 )
 def test_what_this_process_cannot_export_is_refused(environment: dict[str, str], named: str) -> None:

@@ -14,6 +14,7 @@ from rowcall.errors import RowcallError, reason_name
 from rowcall.queue.hints import Hint
 from rowcall.queue.model import Submission, SubmitOutcome, Submitted
 from rowcall.queue.postgres.store import PostgresJobStore
+from rowcall.queue.tally import Tally
 from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.shards.submitter import Submitter
@@ -48,12 +49,14 @@ class Rig:
         self.told: list[Submission] = []
         self.submitter = Submitter(
             store,
+            shard="a",
             gather=timedelta(milliseconds=20),
             gather_above=4,
             batch=50,
             in_flight=lambda: self.in_flight,
             hint=lambda _: None,
             written=self.told.extend,
+            tally=Tally(lambda _: None),
         )
 
     async def submission(self, key: str | None = None, request: bytes = b"") -> Submission:

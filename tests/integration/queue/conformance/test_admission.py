@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
-from rowcall.bounds import EACH_TENANT, Bound, Target
+from rowcall.bounds import EACH_TENANT, Bound, Budget, BudgetPeriod, Target
 from rowcall.catalogue.model import Policy
 from rowcall.queue.model import NOBODY_NEEDS, Need, OthersNeed, Submission, SubmitOutcome, Submitted
+from rowcall.queue.spend import Spend, SpendKind
 from tests.support.queues import METHOD, Queue
 from tests.support.waiting import until
 
@@ -45,6 +47,7 @@ async def test_bounds_are_kept_whole_and_a_later_one_is_never_overwritten(queue:
         waiters=3,
         backlog=10**12,
         oldest_age=timedelta(minutes=2),
+        budget=Budget(Decimal("250.000000000001"), "EUR", BudgetPeriod.MONTH),
     )
     nothing = bound(Target("", "", METHOD), 8)
     await queue.process.admission.keep([everything, nothing])
@@ -54,6 +57,25 @@ async def test_bounds_are_kept_whole_and_a_later_one_is_never_overwritten(queue:
     async with queue.another() as other:
         await other.admission.keep([later])
     assert {each.target: each for each in await queue.process.admission.kept()}[later.target] == later
+
+
+async def test_what_was_spent_of_a_budget_is_of_its_tenant_currency_and_period(queue: Queue) -> None:
+    await queue.submit(queue.call("acme"), queue.call("acme"), queue.call("bolt"))
+    for job in await queue.claim(await queue.worker()):
+        costs = [
+            Spend(call, SpendKind.PROVIDER, queue.ids.method_id, "maps", cost=Decimal(cost), currency=currency)
+            for call, (cost, currency) in enumerate((("1.25", "EUR"), ("0.10", "EUR"), ("7", "USD")), 1)
+        ]
+        await queue.settle(job, response=b"answer", spend=costs)
+    daily, monthly = (Budget(Decimal(10), "EUR", period) for period in BudgetPeriod)
+    found = await queue.process.admission.spent(
+        [("acme", monthly), ("bolt", daily), ("acme", daily._replace(currency="USD")), ("nobody", daily)]
+    )
+    assert [each.spent for each in found] == [Decimal("2.7"), Decimal("1.35"), 14, 0]
+    for each in found:
+        assert timedelta(0) < each.time_left <= timedelta(days=31)
+    assert found[1].time_left <= timedelta(days=1)
+    assert await queue.process.admission.spent([]) == []
 
 
 async def test_a_gateway_hears_what_the_others_need_of_the_same(queue: Queue) -> None:

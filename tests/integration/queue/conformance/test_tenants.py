@@ -16,11 +16,13 @@ import pytest
 from rowcall.audit.chain import ERASE, Walk
 from rowcall.audit.model import SYSTEM, Act
 from rowcall.catalogue.model import Policy
-from rowcall.queue.model import FollowUp, JobRow, Progress, Running, SubmitOutcome
+from rowcall.errors import RowcallError
+from rowcall.queue.model import FollowUp, JobRow, Running, Settlement, Spent, SubmitOutcome
 from rowcall.queue.spend import Spend, SpendKind
 from rowcall.queue.tenants import Erased, ErasurePhase, TenantAdmin
+from rowcall.v1.error_reason_pb2 import ErrorReason
 from tests.support.probe import ErasureTimes
-from tests.support.queues import CANCELLED, FAILED, NOT_OURS, RUNNING, Queue, outcomes
+from tests.support.queues import CANCELLED, FAILED, NOT_OURS, RUNNING, SUCCEEDED, Queue, outcomes
 from tests.support.waiting import until
 
 ADA = Act(actor="ada", credential="jwt idp", roles=("admin",), trace_id="b" * 32)
@@ -167,6 +169,23 @@ async def test_jobs_that_run_are_asked_to_end_and_their_outcome_is_erased(queue:
     assert await queue.probe.jobs() == []
 
 
+async def test_a_handler_that_submits_for_a_tenant_that_is_erased_meanwhile_is_told_so(queue: Queue) -> None:
+    await queue.submit(queue.call())
+    [job] = await queue.claim(await queue.worker())
+    await erase(admin(queue, grace=LONG))
+
+    child = queue.call(parent_job_id=job.job_id)
+    [refused] = await queue.work.settle(
+        [Settlement(job.tenant, job.job_id, job.lease, SUCCEEDED, response=b"", children=[child])]
+    )
+
+    assert isinstance(refused, RowcallError)
+    assert refused.reason == ErrorReason.ERROR_REASON_TENANT_ERASED
+    assert "was erased" in refused.message
+    assert await queue.state("acme", job.job_id) == RUNNING
+    assert await queue.state("acme", child.job_id) is None
+
+
 async def test_jobs_that_will_not_end_are_ended_and_their_workers_find_the_lease_gone(queue: Queue) -> None:
     await queue.submit(queue.call())
     [job] = await queue.claim(await queue.worker())
@@ -191,9 +210,7 @@ async def test_what_is_told_late_of_an_erased_tenant_is_not_kept(queue: Queue) -
 
     for job in (mine, theirs):
         await queue.settle(job, response=b"answer", spend=[spent(queue)])
-        await queue.work.report_progress(
-            [Progress(Running(job.tenant, job.job_id, job.lease), 0.5, "half", [spent(queue, 2)])]
-        )
+        await queue.work.report_progress([], [Spent(Running(job.tenant, job.job_id, job.lease), spent(queue, 2))])
 
     assert sum((await tenants.erasable("acme", 10)).values()) == 0
     assert (await tenants.erasable("bolt", 10))["spend"] == 3

@@ -79,11 +79,14 @@ async def test_what_a_snapshot_from_before_lets_in_is_erased_by_the_next_erasure
     assert await published.probe.jobs() == []
 
 
-async def test_a_service_cannot_submit_for_an_erased_tenant(published: PostgresQueue) -> None:
+async def test_a_service_that_submits_for_an_erased_tenant_is_told_so(published: PostgresQueue) -> None:
     await erase(published.process.tenants(ErasureTimes()))
     async with await psycopg.AsyncConnection.connect(published.logins.submitter) as service:
-        with pytest.raises(errors.ForeignKeyViolation):
+        with pytest.raises(errors.ObjectNotInPrerequisiteState) as refused:
             await service.execute(SUBMIT, [METHOD])
+    said = refused.value.diag
+    assert said.message_primary == "submit_v1: the tenant 'acme' was erased, or is being erased"
+    assert said.message_hint == "It takes no calls until an admin opens it again (rowcall tenants reopen)."
 
 
 async def test_an_incident_has_no_trace_of_an_erased_tenants_job(queue: PostgresQueue) -> None:

@@ -148,7 +148,7 @@ def few(read: Read) -> bool:
     return max(read) <= FEW
 
 
-RENEW = "select * from rowcall.renew_worker(%s, '1 minute', null, %s)"
+RENEW = "select * from rowcall.renew_worker(%s, '1 minute', null, %s, 1, 0, '{acme}', array[gen_random_uuid()], '{1}', '{1}', '{4}')"
 
 
 async def test_the_dead_entries_are_there(held: Held) -> None:
@@ -183,6 +183,18 @@ async def test_a_renewal_reads_nothing_of_what_the_worker_claimed(held: Held) ->
     assert few(await held.told(RENEW, worker, None))
 
 
+async def test_who_looks_at_workers_reads_nothing_of_what_they_claimed_or_renewed(held: Held) -> None:
+    worker = await held.queue.worker()
+    await held.die(3, worker=worker, attempt_ends=timedelta(hours=1))
+    await held.queue.admin.execute(
+        "do $$ begin for n in 1..600 loop"
+        f" perform rowcall.renew_worker('{worker}', '1 minute', null, null, 1, 0, '{{acme}}', array[gen_random_uuid()], '{{1}}', '{{1}}', '{{4}}');"
+        " commit; end loop; end $$"
+    )
+    assert few(await held.told("select * from rowcall.list_workers(null)"))
+    assert few(await held.told("select * from rowcall.worker_jobs('worker', null)"))
+
+
 async def test_a_renewal_reads_nothing_of_what_was_cancelled_before(held: Held) -> None:
     worker = await held.queue.worker()
     await held.die(3, worker=worker, cancelled=True)
@@ -198,7 +210,7 @@ async def test_what_renewals_leave_behind_is_in_nobodys_way(held: Held) -> None:
     before = [await held.told(RENEW, worker, None), await held.told("select * from rowcall.bury_workers('0', null)")]
     await held.queue.admin.execute(
         "do $$ begin for n in 1..600 loop"
-        f" perform rowcall.renew_worker('{worker}', '1 minute', null, null); commit; end loop; end $$"
+        f" perform rowcall.renew_worker('{worker}', '1 minute', null, null, 1, 0, null, null, null, null, null); commit; end loop; end $$"
     )
     after = [await held.told(RENEW, worker, None), await held.told("select * from rowcall.bury_workers('0', null)")]
     for one, other in zip(before, after, strict=True):

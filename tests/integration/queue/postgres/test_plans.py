@@ -7,7 +7,8 @@ been vacuumed empty, and then the backlog is there.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import timedelta
+from datetime import date, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -16,11 +17,14 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
-from rowcall.queue.model import DONE, LIVE, ORDER_STRIDE, ClaimedJob, JobFilter, QueueStats, Settlement
+from rowcall.bounds import Budget, BudgetPeriod
+from rowcall.queue.model import DONE, LIVE, ORDER_STRIDE, ClaimedJob, Depths, JobFilter, QueueStats, Settlement
 from rowcall.queue.postgres.admin import PostgresQueueAdmin
+from rowcall.queue.postgres.admission import PostgresAdmissionStore
 from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.queue.postgres.tenants import PostgresTenantAdmin
 from rowcall.queue.postgres.work import PostgresWorkQueue
+from rowcall.queue.spend import SpendBy, SpendFilter
 from tests.fix_queue import PostgresQueue
 from tests.support.queues import FROM_THE_FRONT, SCHEDULED, SUCCEEDED
 
@@ -45,7 +49,26 @@ from rowcall.submit_jobs(
 _TOUCHED = """
 select relname, seq_tup_read + coalesce(idx_tup_fetch, 0)
 from pg_stat_all_tables
-where schemaname = 'rowcall' and (relname = 'job' or relname like 'job\\_%')
+where schemaname = 'rowcall' and (relname = 'job' or relname like 'job\\_%' or relname in ('spend', 'spend_entry'))
+"""
+
+_SPENT = """
+with entries as (
+  insert into rowcall.spend_entry (
+    tenant, job_id, lease, call, method_id, kind, trace_id, cost, currency, provider, model, spent_at
+  )
+  select
+    'tenant-' || g % 100, gen_random_uuid(), 1, 1, 1, 1, gen_random_uuid(), 1, 'EUR', 'oracle', 'm',
+    now() - interval '1 day' * (g / 100)
+  from generate_series(1, 20000) g
+  returning *
+)
+insert into rowcall.spend (
+  tenant, day, method_id, kind, provider, model, currency, slot, calls, input_tokens, output_tokens, cost
+)
+select tenant, (spent_at at time zone 'UTC')::date, 1, 1, provider, model, currency, 0, count(*), 0, 0, sum(cost)
+from entries
+group by 1, 2, 5, 6, 7
 """
 
 _PAGES = "select idx_blks_read + idx_blks_hit from pg_statio_all_indexes where indexrelname = 'job_ready'"
@@ -248,6 +271,37 @@ async def test_what_belongs_to_a_trace_is_looked_up_by_its_id(queue: PostgresQue
     assert found == [3]
 
 
+async def test_what_was_spent_is_looked_up_by_what_it_is_of(queue: PostgresQueue, counted: Counted) -> None:
+    """A job's and a trace's calls among 20,000, a tenant's days among those of a hundred; a budget's likewise."""
+    await queue.admin.execute(_SPENT.encode())
+    await queue.admin.execute("analyze rowcall.spend, rowcall.spend_entry")
+    row = await queue.admin.execute("select tenant, job_id, trace_id from rowcall.spend_entry limit 1")
+    found = await row.fetchone()
+    assert found is not None
+    tenant, job_id, trace_id = found
+    admission = PostgresAdmissionStore(counted.pool, counted.pool, shard="a")
+    asked = (
+        (SpendFilter(tenant, job_id=job_id), 1 + 1),
+        (SpendFilter(tenant, trace_id=trace_id), 1 + 1),
+        (SpendFilter(None, trace_id=trace_id), 1 + 1),
+        (SpendFilter(tenant), 30 + 2),
+        (SpendFilter(tenant, last=date(2020, 1, 1)), 2),
+    )
+    for wanted, most in asked:
+
+        async def summed(wanted: SpendFilter = wanted) -> None:
+            await counted.admin.spend(wanted, [SpendBy.MODEL], limit=10)
+
+        await summed()
+        assert sum((await counted.touched(summed)).values()) <= most, wanted
+
+    async def spent() -> None:
+        await admission.spent([(tenant, Budget(Decimal(1), "EUR", BudgetPeriod.MONTH))])
+
+    await spent()
+    assert sum((await counted.touched(spent)).values()) <= 31 + 1
+
+
 async def test_the_queues_are_counted_no_further_than_the_cap(queue: PostgresQueue, counted: Counted) -> None:
     """Of the ready jobs of each lane, and of all that are scheduled or held; the jobs that run are counted all."""
     await counted.claim(await queue.worker(), 50)
@@ -264,6 +318,22 @@ async def test_the_queues_are_counted_no_further_than_the_cap(queue: PostgresQue
     assert (row.ready, row.scheduled, row.held, row.running, row.capped) == (100, 100, 100, 50, True)
     [whole] = await counted.admin.stats(BACKLOG)
     assert (whole.ready + whole.scheduled + whole.held, whole.capped) == (BACKLOG - 50, False)
+
+
+async def test_a_look_at_what_waits_reads_the_next_jobs_only(queue: PostgresQueue, counted: Counted) -> None:
+    """A hundred of each lane, for their age; nothing of history, and none of those that run."""
+    await counted.work.settle(settlements(await counted.claim(await queue.worker(), 300), SUCCEEDED))
+    await counted.claim(await queue.worker(), 300)
+    found: list[Depths | None] = []
+
+    async def look() -> None:
+        found[:] = [await counted.admin.depths(timedelta(0))]
+
+    touched = await counted.touched(look)
+    assert 100 <= touched.pop("job") <= 100 + 10
+    assert touched == {}
+    assert found[0] is not None
+    assert len(found[0].lanes) == 4
 
 
 async def test_what_a_job_waits_for_is_looked_up_and_those_before_it_are_counted_to_the_bound(

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Sequence
+from decimal import Decimal
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from rowcall.queue.spend import Spend, SpendKind
 from tests.fix_queue import PostgresQueue
 from tests.support.queues import FAILED
 
@@ -25,7 +27,8 @@ async def jobs(queue: PostgresQueue) -> None:
     for tenant in ("acme", "bolt", "bolt"):
         await queue.submit(queue.call(tenant, request=SECRET, labels={"of": tenant}))
     for job in (await queue.claim(await queue.worker(), 3))[:2]:
-        await queue.settle(job, response=SECRET)
+        cost = Spend(1, SpendKind.MODEL, queue.ids.method_id, "oracle", "m", cost=Decimal("0.5"), currency="EUR")
+        await queue.settle(job, response=SECRET, spend=[cost])
     for tenant in ("acme", "bolt"):
         await queue.submit(queue.call(tenant, request=SECRET, labels={"of": tenant}))
         await queue.admin.execute("select rowcall.allow_reader(%s, %s)", [f"test_{tenant}", tenant])
@@ -229,9 +232,9 @@ async def test_who_acts_as_another_reader_still_sees_what_his_login_may(queue: P
 @pytest.mark.parametrize(
     ("user", "views"),
     [
-        ("test_acme", {"tenant_jobs"}),
-        ("test_reader", {"finished_totals", "queue_totals"}),
-        ("test_auditor", {"audit", "audit_checkpoint", "audit_seal", "erasure", "incident", "jobs"}),
+        ("test_acme", {"tenant_jobs", "tenant_spend"}),
+        ("test_reader", {"finished_totals", "queue_totals", "spend_totals"}),
+        ("test_auditor", {"audit", "audit_checkpoint", "audit_seal", "erasure", "incident", "jobs", "spend_by_day"}),
         ("test_servicer", set()),
         ("test_nobody", set()),
     ],
@@ -295,9 +298,24 @@ async def test_a_dashboard_sees_sums_and_no_tenant(queue: PostgresQueue) -> None
         )
         assert await rows.fetchall() == [("default", "acme.v1.PrintService/Print", "SUCCEEDED", 2)]
     columns = await queue.value(
-        "select count(*) from information_schema.columns where table_name in ('queue_totals', 'finished_totals') and column_name = 'tenant'"
+        "select count(*) from information_schema.columns where table_name in ('queue_totals', 'finished_totals', 'spend_totals') and column_name = 'tenant'"
     )
     assert columns == 0
+
+
+async def test_what_was_spent_is_seen_by_whom_it_is_for(
+    queue: PostgresQueue, acme: psycopg.AsyncConnection[Any]
+) -> None:
+    columns = "day = (now() at time zone 'UTC')::date, method, kind, provider, model, currency, calls, cost"
+    one = (True, "acme.v1.PrintService/Print", "MODEL", "oracle", "m", "EUR", 1, Decimal("0.5"))
+    rows = await acme.execute(f"select tenant, {columns} from rowcall.tenant_spend".encode())
+    assert await rows.fetchall() == [("acme", *one)]
+    async with await opened(queue, "test_auditor") as auditor:
+        rows = await auditor.execute(f"select tenant, {columns} from rowcall.spend_by_day order by 1".encode())
+        assert await rows.fetchall() == [("acme", *one), ("bolt", *one)]
+    async with await opened(queue, "test_reader") as reader:
+        rows = await reader.execute(f"select {columns} from rowcall.spend_totals".encode())
+        assert await rows.fetchall() == [(*one[:6], 2, Decimal(1))]
 
 
 async def test_an_auditor_sees_all_tenants(queue: PostgresQueue) -> None:

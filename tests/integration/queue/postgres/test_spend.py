@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
-from rowcall.queue.model import ClaimedJob, Progress, Running, Settled, Settlement, Submission
+from rowcall.queue.model import ClaimedJob, Progress, Running, Settled, Settlement, Spent, Submission
 from rowcall.queue.postgres.settling import NOT_OURS
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.queue.spend import Spend, SpendKind
@@ -52,8 +52,12 @@ def settlement(job: ClaimedJob, spend: Sequence[Spend], state: int = SUCCEEDED, 
     return Settlement(job.tenant, job.job_id, job.lease, state, response=b"r", error=b"e", spend=spend, **more)
 
 
-def progress(job: ClaimedJob, *spend: Spend) -> Progress:
-    return Progress(Running(job.tenant, job.job_id, job.lease), 0.5, "half", spend)
+def progress(job: ClaimedJob) -> Progress:
+    return Progress(Running(job.tenant, job.job_id, job.lease), 0.5, "half")
+
+
+def spent(job: ClaimedJob, *spend: Spend) -> list[Spent]:
+    return [Spent(Running(job.tenant, job.job_id, job.lease), each) for each in spend]
 
 
 async def claimed(queue: PostgresQueue, *calls: Submission) -> list[ClaimedJob]:
@@ -116,9 +120,9 @@ async def test_a_repeat_is_not_counted_twice(queue: PostgresQueue) -> None:
     """By progress and by the settle, in one batch and in two, and by two that tell at once."""
     first, second = await claimed(queue, queue.call(), queue.call())
     call, other = model_call(queue), model_call(queue, 2, cost=Decimal(1))
-    await queue.work.report_progress([progress(first, call, call)])
+    await queue.work.report_progress([progress(first)], spent(first, call, call))
     await asyncio.gather(
-        *(queue.work.report_progress([progress(first, call, other), progress(second)]) for _ in range(4))
+        *(queue.work.report_progress([progress(first), progress(second)], spent(first, call, other)) for _ in range(4))
     )
     await queue.work.settle([settlement(first, [call, other]), settlement(second, [call])])
     await queue.work.settle([settlement(first, [call, other])])
@@ -131,7 +135,9 @@ async def test_an_attempt_that_was_fenced_off_has_spent_it_all_the_same(queue: P
     [zombie] = await claimed(queue, queue.call())
     await queue.work.release([zombie])
     [job] = await queue.claim(await queue.worker())
-    assert await queue.work.report_progress([progress(zombie, model_call(queue, 1, cost=Decimal(1)))]) == []
+    assert (
+        await queue.work.report_progress([progress(zombie)], spent(zombie, model_call(queue, 1, cost=Decimal(1)))) == []
+    )
     assert await queue.work.settle([settlement(zombie, [model_call(queue, 2, cost=Decimal(2))])]) == [NOT_OURS]
     assert (await queue.row(job)).progress is None
     await queue.work.settle([settlement(job, [model_call(queue, 1, cost=Decimal(4))])])
@@ -237,6 +243,8 @@ async def test_a_settle_without_spend_runs_the_statement_that_knows_none(
         ({"cost": None}, "go together"),
         ({"currency": None}, "go together"),
         ({"currency": "usd"}, "three letters of ISO 4217"),
+        ({"currency": "XYZ"}, "three letters of ISO 4217"),
+        ({"model": "\ud800"}, "half a surrogate"),
         ({"latency": timedelta(seconds=-1)}, "less than nothing"),
     ],
 )

@@ -194,7 +194,11 @@ async def test_leases_are_renewed_while_the_standby_is_away(shard: Shard) -> Non
     """A renewal that only the primary has loses nothing; one that waited would let every lease run out."""
     worker_id = uuid4()
     lease = timedelta(minutes=1)
-    await shard.cluster.on_primary("select rowcall.register_worker(%s, 'worker', %s)::text", worker_id, lease)
+    await shard.cluster.on_primary(
+        "select rowcall.register_worker(%s, 'worker', %s, null, null, null, null, null, null, null)::text",
+        worker_id,
+        lease,
+    )
     await asyncio.to_thread(shard.cluster.standby.kill)
     renewal = PostgresLeaseRenewal(shard.cluster.shards["a"], worker_id, lease, shard="a")
     async with asyncio.timeout(BOUND):
@@ -209,7 +213,9 @@ async def test_nobody_is_buried_within_the_grace_after_a_promotion(shard: Shard)
     now = timedelta(0)
     # Workers look every half second; what they saw last, the standby has.
     assert await cluster.on_primary(bury, now) is None
-    await cluster.on_primary("select rowcall.register_worker(%s, 'worker', %s)::text", uuid4(), now)
+    await cluster.on_primary(
+        "select rowcall.register_worker(%s, 'worker', %s, null, null, null, null, null, null, null)::text", uuid4(), now
+    )
     await until(lambda: cluster.on_standby("select count(*) = 1 from rowcall.worker"))
     await asyncio.to_thread(cluster.primary.kill)
     assert await cluster.on_standby("select pg_promote()")

@@ -142,7 +142,9 @@ async def test_one_worker_at_a_time_goes_quiet(
     (job,) = await make_suspects(cluster, calls, requests("suspect", 1))
     other = uuid4()
     async with await psycopg.AsyncConnection.connect(cluster.shards[job.shard], autocommit=True) as connection:
-        await connection.execute("select rowcall.register_worker(%s, 'other', '1 minute')", [other])
+        await connection.execute(
+            "select rowcall.register_worker(%s, 'other', '1 minute', null, null, null, null, null, null, null)", [other]
+        )
         elect = "select rowcall.elect('alone:of the test', %s, %s)"
         await until_elected(connection, elect, other)
         before = looks.refusals

@@ -18,7 +18,7 @@ import pytest
 from rowcall.errors import RowcallError, read_envelope
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall.queue.hints import Hint
-from rowcall.queue.model import ClaimedJob, Renewed, Settled, Settlement
+from rowcall.queue.model import IDLE, Busy, ClaimedJob, Renewed, Settled, Settlement
 from rowcall.queue.postgres.renewal import PostgresLeaseRenewal
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.settings import ClusterSettings
@@ -80,7 +80,7 @@ async def declare_dead(cluster: Cluster, shard: str) -> None:
 class PausedRenewal(PostgresLeaseRenewal):
     """Says that the lease is renewed without renewing it: what a zombie believes."""
 
-    def renew(self, loop_lag: timedelta | None = None) -> Renewed:
+    def renew(self, loop_lag: timedelta | None = None, busy: Busy = IDLE) -> Renewed:
         return Renewed(alive=True, cancelled=(), paused_queues=())
 
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
-from rowcall.queue.model import Progress
+from rowcall.queue.model import Progress, Spent
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
@@ -29,9 +29,11 @@ class Writes:
         self.sent_at: list[float] = []
         report = PostgresWorkQueue.report_progress
 
-        async def noted(queue: PostgresWorkQueue, progress: Sequence[Progress]) -> list[Progress]:
+        async def noted(
+            queue: PostgresWorkQueue, progress: Sequence[Progress], spent: Sequence[Spent]
+        ) -> list[Progress]:
             self.sent_at.append(time.monotonic())
-            kept = await report(queue, progress)
+            kept = await report(queue, progress, spent)
             self.batches.append(progress)
             self.kept.append(kept)
             return kept

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
 
-from rowcall.bounds import Bound, Target
+from rowcall.bounds import Bound, Budget, BudgetPeriod, Target
 from rowcall.catalogue.model import JobMethod
-from rowcall.queue.model import NOBODY_NEEDS, Need, OthersNeed, QueueLoad
+from rowcall.errors import RowcallError
+from rowcall.queue.model import NOBODY_NEEDS, Need, OthersNeed, QueueLoad, Spending
 from rowcall.queue.protocol import AdmissionStore
+from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.admission import admission as module
 from rowcall_gateway.admission.admission import Admission
 from tests.support.waiting import until
@@ -29,6 +32,9 @@ class Shard:
     def __init__(self, others: int = 0) -> None:
         self.others = others
         self.looked: list[str] = []
+        self.seen: list[str] = []
+        self.spending = Decimal(0)
+        self.away = False
 
     async def keep(self, bounds: object) -> None: ...
 
@@ -40,6 +46,12 @@ class Shard:
     async def loads(self, queues: list[str]) -> dict[str, QueueLoad]:
         self.looked += queues
         return {}
+
+    async def spent(self, budgets: list[tuple[str, Budget]]) -> list[Spending]:
+        self.seen += [tenant for tenant, _ in budgets]
+        if self.away:
+            raise RowcallError(ErrorReason.ERROR_REASON_SHARD_UNAVAILABLE, "away")
+        return [Spending(self.spending, timedelta(hours=1)) for _ in budgets]
 
 
 def bound(target: Target, number: int = 1, **measures: Any) -> Bound:
@@ -88,3 +100,47 @@ async def test_queues_that_are_bounded_as_a_whole_are_looked_at_though_nobody_ca
     )
     await found._leases["one"].renew()
     assert shard.looked == ["documents"]
+
+
+BUDGET = Budget(Decimal(10), "EUR", BudgetPeriod.DAY)
+
+
+async def come(found: Admission, tenant: str = "acme") -> None:
+    """A call of a tenant, which ends at once."""
+    let_in = found.enter(tenant, METHOD, waits=False)
+    if let_in is None:
+        let_in = await found.turn(tenant, METHOD, waits=False, size=1, remaining=None)
+    with let_in:
+        pass
+
+
+async def test_the_first_call_of_a_tenant_has_it_looked_at_what_was_spent() -> None:
+    shard = Shard()
+    shard.spending = Decimal(10)
+    found = admission(shard, bound(Target("-"), budget=BUDGET))
+    with pytest.raises(RowcallError):
+        await come(found)
+    with pytest.raises(RowcallError) as caught:
+        await come(found)
+    assert caught.value.reason == ErrorReason.ERROR_REASON_BUDGET_SPENT
+    assert shard.seen == ["acme"], "the next goes by what the first has heard"
+    assert caught.value.metadata == {
+        "bound": "tenants/acme", "limit": "10", "currency": "EUR", "period": "day", "spent": "10",
+    }  # fmt: skip
+    assert caught.value.retry_after is not None
+    assert timedelta(minutes=59) < caught.value.retry_after < timedelta(minutes=61)
+    assert "tenants/acme has spent 10 of 10 EUR that it may in a day" in caught.value.message
+    shard.spending = Decimal("9.99")
+    await found._leases["one"].renew()
+    await come(found)
+    await asyncio.gather(*(come(found, "bolt") for _ in range(20)))
+    assert shard.seen == ["acme", "acme", "bolt"], "asked once for all that come at once"
+
+
+async def test_a_shard_that_does_not_tell_what_was_spent_keeps_nobody_out() -> None:
+    shard = Shard()
+    shard.away = True
+    found = admission(shard, bound(Target("acme"), budget=BUDGET))
+    await come(found)
+    await come(found)
+    assert shard.seen == ["acme"]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from rowcall.bounds import Bound, Target
-from rowcall.queue.model import NOBODY_NEEDS, Need, OthersNeed, QueueLoad
+from rowcall.bounds import Bound, Budget, BudgetPeriod, Target
+from rowcall.queue.model import NOBODY_NEEDS, Need, OthersNeed, QueueLoad, Spending
 from rowcall_gateway.admission.meters import IDLE, LEASE, LONGEST, SHORTEST, Measure, Meter
+from rowcall_gateway.admission.passes import Pass
 
 NOW = 1000.0
 ACME = Target("acme")
@@ -181,3 +183,53 @@ def test_one_that_nobody_asks_is_idle_but_not_while_calls_are_in_flight() -> Non
     found.give(waits=False)
     assert not found.idle(NOW + IDLE - 1)
     assert found.idle(NOW + IDLE + 1)
+
+
+BUDGET = Budget(Decimal(10), "EUR", BudgetPeriod.DAY)
+
+
+def spent(amount: str, left: float = 3600) -> Spending:
+    return Spending(Decimal(amount), timedelta(seconds=left))
+
+
+def test_a_budget_keeps_out_who_has_spent_it_until_its_period_is_over() -> None:
+    found = meter(budget=BUDGET, in_flight=100)
+    found.told(spent("9.99"), NOW)
+    assert let_in(found, NOW, 3) == 3
+    found.told(spent("10"), NOW)
+    assert found.most == 0, "whoever comes next is not let in by a glance"
+    assert found.refuses(NOW, 1, waits=False) is Measure.BUDGET
+    assert found.refuses(NOW + 3599, 1, waits=False) is Measure.BUDGET
+    assert found.period_left(NOW + 600) == 3000
+    assert found.refuses(NOW + 3600, 1, waits=False) is None, "it is another period, whoever has looked"
+    found.told(spent("0"), NOW + 3601)
+    assert let_in(found, NOW + 3601, 3) == 3
+    assert found.in_flight == 6, "what was let in stays"
+
+
+def test_what_nobody_has_told_of_a_budget_keeps_nobody_out_but_is_asked_first() -> None:
+    found = meter(budget=BUDGET)
+    assert (found.unseen, found.most) == (True, 0)
+    assert found.refuses(NOW, 5, waits=False) is None
+    found.told(spent("10", 0), NOW)
+    assert found.refuses(NOW, 5, waits=False) is None, "taken for spent because it could not be had"
+
+
+def test_another_budget_is_looked_at_anew() -> None:
+    found = meter(budget=BUDGET)
+    found.told(spent("10"), NOW)
+    found.set(bound(budget=BUDGET._replace(amount=Decimal(20))), NOW)
+    assert found.unseen
+    found.told(spent("10"), NOW)
+    assert found.refuses(NOW, 1, waits=False) is None
+    found.set(bound(rate=5.0), NOW)
+    assert (found.unseen, found.looks) == (False, False)
+
+
+def test_a_rate_of_nothing_lets_nothing_in_however_late_its_share_is_renewed() -> None:
+    found = meter(rate=0.0)
+    at_a_glance = Pass([found], waits=False)
+    for later in (0, 0.5, 5, 60):
+        assert not at_a_glance.enter(NOW + later)
+        assert found.refuses(NOW + later, 1, waits=False) is Measure.RATE
+        assert found.until(NOW + later, 1) == float("inf"), "nobody waits in line for it"

@@ -6,9 +6,9 @@ from typing import cast
 
 import pytest
 
+from rowcall.address import Address
 from rowcall.errors import RowcallError, reason_name
 from rowcall.security.roles import ADMIN
-from rowcall_gateway.edge.address import Address
 from rowcall_gateway.edge.identity import (
     BelievedCallers,
     IdentityMode,

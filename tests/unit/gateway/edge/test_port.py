@@ -7,7 +7,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from rowcall_gateway.edge.address import Address
+from rowcall.address import Address
 from rowcall_gateway.edge.identity import IdentityMode
 from rowcall_gateway.edge.port import Plaintext, check_plaintext, open_port
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from rowcall_gateway.edge.address import Address
+from rowcall.address import Address
 from rowcall_gateway.edge.reserved import bound, kept_for_sharing, reserved
 
 ANY = Address("127.0.0.1", 0)

@@ -62,6 +62,7 @@ def test_calls_are_of_a_tenant_but_where_nothing_of_them_is_one_tenants() -> Non
     assert {name for name in free if not name.startswith(f"{OPERATIONS}/")} == {
         "rowcall.v1.AccessService/ListRevocations",
         "rowcall.v1.AccessService/RevokeCredentials",
+        "rowcall.v1.ActionService/GetSpend",
         "rowcall.v1.AdmissionService/DeleteBound",
         "rowcall.v1.AdmissionService/GetBound",
         "rowcall.v1.AdmissionService/ListBounds",
@@ -74,14 +75,19 @@ def test_calls_are_of_a_tenant_but_where_nothing_of_them_is_one_tenants() -> Non
         "rowcall.v1.ErrorService/ResolveIncident",
         "rowcall.v1.CatalogueService/ListImages",
         "rowcall.v1.CatalogueService/ListMethods",
+        "rowcall.v1.CatalogueService/ListGateways",
         "rowcall.v1.CatalogueService/PauseMethod",
         "rowcall.v1.CatalogueService/PublishImage",
         "rowcall.v1.CatalogueService/ResumeMethod",
         "rowcall.v1.CatalogueService/RollbackImage",
         "rowcall.v1.QueueService/GetQueue",
+        "rowcall.v1.QueueService/ListQueueActivity",
         "rowcall.v1.QueueService/ListQueues",
         "rowcall.v1.QueueService/PauseQueue",
         "rowcall.v1.QueueService/ResumeQueue",
+        "rowcall.v1.TenantService/ListTenantFailures",
         "rowcall.v1.TenantService/ListTenants",
+        "rowcall.v1.WorkerService/GetWorker",
+        "rowcall.v1.WorkerService/ListWorkers",
     }
     assert rules.of("/no.Such/Method").of_tenant

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from rowcall.queue.tally import Tally
 from rowcall_gateway.shards import upkeep
 from rowcall_gateway.shards.upkeep import Upkeep
 
@@ -28,7 +29,9 @@ class Slow:
 async def exchanges(seconds: float) -> int:
     """How many there are in half a second, of those that take so long."""
     store = Slow(seconds)
-    work = Upkeep(cast("Any", SimpleNamespace(shard="a", checked=True)), cast("Any", store), [], [])
+    work = Upkeep(
+        cast("Any", SimpleNamespace(shard="a", checked=True)), cast("Any", store), [], [], Tally(lambda _: None)
+    )
     task = asyncio.create_task(work._exchange())
     await asyncio.sleep(0.5)
     task.cancel()

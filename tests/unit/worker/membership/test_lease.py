@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from rowcall.errors import RowcallError
-from rowcall.queue.model import Renewed, Rescued, Running
+from rowcall.queue.model import IDLE, Busy, Renewed, Rescued, Running
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.membership.lease import Lease
@@ -33,9 +33,11 @@ class Shard:
     fails: int = 0
     hangs: threading.Event | None = None
     renewals: int = 0
+    told: Busy = IDLE
     named: list[list[Running]] = field(default_factory=list)
 
-    def renew(self, loop_lag: timedelta | None = None) -> Renewed:
+    def renew(self, loop_lag: timedelta | None = None, busy: Busy = IDLE) -> Renewed:
+        self.told = busy
         self.renewals += 1
         return Renewed(alive=True, cancelled=(), paused_queues=())
 
@@ -61,6 +63,7 @@ class Stage:
     """A lease over such a shard."""
 
     overdue: list[Running] = field(default_factory=list)
+    busy: Busy = IDLE
     ended: list[Rescued] = field(default_factory=list)
     leases: list[Lease] = field(default_factory=list)
 
@@ -74,6 +77,7 @@ class Stage:
             overdue=lambda _: list(self.overdue),
             expired=self.ended.extend,
             loop_lag=timedelta,
+            busy=lambda _: self.busy,
             asked_at=time.monotonic(),
             shard="a",
         )

@@ -15,7 +15,7 @@ import pytest
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall.v1.job_pb2 import JobState
-from rowcall_worker import Cancel, Fail, OutcomeInterceptor, Retry, Snooze
+from rowcall_worker import Cancel, Fail, OutcomeInterceptor, Retry, Snooze, telemetry
 from rowcall_worker.serving.outcome_values import OutcomeValue
 from tests.fix_serving import Outcome, Servicer, Serving
 
@@ -73,3 +73,15 @@ async def test_a_snooze_waits_as_a_row_and_is_unavailable_directly(serving: Serv
 async def test_an_answer_goes_through_as_it_is(serving: Serving) -> None:
     servicer = Servicer(lambda request, context: EchoResponse(payload=request.payload))
     assert serving.direct(intercepted(servicer)) == await serving.queued(servicer)
+
+
+async def test_what_calls_cost_is_recorded_nowhere_behind_the_interceptor_and_is_an_error_without_it(
+    serving: Serving,
+) -> None:
+    def handle(request: EchoRequest, context: Any) -> EchoResponse:
+        with telemetry.provider_call("maps") as call:
+            call.cost("0.5", "EUR")
+        return EchoResponse(payload=str(call.attributes["rowcall.cost.amount"]).encode())
+
+    assert serving.direct(intercepted(Servicer(handle))) == Outcome(grpc.StatusCode.OK, payload=b"0.5")
+    assert serving.direct(Servicer(handle)).code is grpc.StatusCode.UNKNOWN

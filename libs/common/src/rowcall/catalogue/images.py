@@ -60,6 +60,7 @@ from rowcall.options.v1 import job_pb2 as options_pb2
 from rowcall.probe.v1 import probe_pb2
 from rowcall.v1 import (
     access_service_pb2,
+    action_service_pb2,
     admission_service_pb2,
     audit_service_pb2,
     catalogue_service_pb2,
@@ -69,6 +70,7 @@ from rowcall.v1 import (
     job_service_pb2,
     queue_service_pb2,
     tenant_service_pb2,
+    worker_service_pb2,
 )
 from rowcall.validation import RulesError, Validator
 
@@ -88,6 +90,7 @@ COMMON: Final[Sequence[AnyFileDescriptor]] = (
     empty_pb2.DESCRIPTOR,
     error_details_pb2.DESCRIPTOR,
     error_reason_pb2.DESCRIPTOR,
+    action_service_pb2.DESCRIPTOR,
     error_service_pb2.DESCRIPTOR,
     field_mask_pb2.DESCRIPTOR,
     job_pb2.DESCRIPTOR,
@@ -99,6 +102,7 @@ COMMON: Final[Sequence[AnyFileDescriptor]] = (
     status_pb2.DESCRIPTOR,
     struct_pb2.DESCRIPTOR,
     tenant_service_pb2.DESCRIPTOR,
+    worker_service_pb2.DESCRIPTOR,
     timestamp_pb2.DESCRIPTOR,
     type_pb2.DESCRIPTOR,
     validate_pb2.DESCRIPTOR,

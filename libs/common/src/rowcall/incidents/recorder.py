@@ -17,6 +17,7 @@ from google.rpc.code_pb2 import Code
 
 from rowcall.incidents.fingerprints import fingerprint, shape
 from rowcall.incidents.model import FAULTS, Noted
+from rowcall.telemetry import metrics
 
 KINDS: Final = 200
 """Kinds of failures that are kept until they are written."""
@@ -103,7 +104,7 @@ class Incidents:
                 )
             )
         except Exception as fault:  # noqa: BLE001 - whoever is about to answer must be able to
-            self._dropped += 1
+            self._drop(1)
             _log.warning("an incident could not be noted", exc_info=fault)
 
     def _add(self, noted: Noted) -> None:
@@ -116,8 +117,12 @@ class Incidents:
         elif len(self._noted) < KINDS:
             self._noted[noted.fingerprint] = noted
         else:
-            self._dropped += noted.count
+            self._drop(noted.count)
         self._come.set()
+
+    def _drop(self, count: int) -> None:
+        self._dropped += count
+        metrics.TELEMETRY_DROPPED.add(count, "incidents")
 
     async def _run(self) -> None:
         pause = WRITE_EVERY

@@ -10,6 +10,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
 
@@ -295,6 +296,8 @@ class ClaimedJob(NamedTuple):
     """Until the whole job's deadline, at the claim; None: it has none."""
     waiter_id: UUID | None = None
     """The gateway that waits for the job."""
+    queue_id: int = 0
+    """The shard's."""
 
 
 class Settlement(NamedTuple):
@@ -417,7 +420,7 @@ EVERY_JOB = JobFilter()
 
 @dataclass(frozen=True, slots=True)
 class FailureGroup:
-    """A tenant's failed jobs of one method that failed alike."""
+    """Failed jobs of one method that failed alike: a tenant's, or all tenants'."""
 
     method: str
     error_fingerprint: str
@@ -429,6 +432,10 @@ class FailureGroup:
     error_message: str
     """Of the last one."""
     last_job_id: UUID
+    tenants: int
+    """How many tenants have one."""
+    last_tenant: str
+    """Whose the last one is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,6 +485,139 @@ class Renewed:
 
 
 @dataclass(frozen=True, slots=True)
+class Program:
+    """What a worker process is, for people: told to each shard as it registers."""
+
+    host: str
+    """Where it runs."""
+    release: str
+    """Rowcall's own, that it is of."""
+    version: str | None
+    """Of what it runs, as whoever deploys it calls that."""
+    slots: int
+    """How many jobs of async handlers it runs at once, on all shards together."""
+    threads: int
+    """How many of others."""
+    apart: bool
+    """Whether it runs suspects and nothing else."""
+    up: timedelta
+    """For how long it has run."""
+
+
+BUSY_JOBS = 100
+"""Of so many jobs that it runs a worker tells with a renewal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """What a worker is at on one shard, for people: told with each renewal."""
+
+    slots: int
+    """How many of its jobs have a slot."""
+    threads: int
+    """How many have a thread."""
+    jobs: Sequence[tuple[str, UUID]]
+    """Tenant and id of those that have run for a second, the longest first, BUSY_JOBS at most."""
+    queues: Mapping[int, int]
+    """How many run of which queue, by the shard's id of it."""
+    room: Mapping[int, int]
+    """How many of each queue that it serves could run at once, likewise; none under an identity that it is about to leave."""
+
+
+IDLE = Busy(0, 0, (), {}, {})
+"""Of a worker that runs nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A living worker as a shard has it, under one of its identities."""
+
+    worker_id: UUID
+    name: str
+    """The process's."""
+    host: str | None
+    release: str | None
+    version: str | None
+    apart: bool
+    """Whether it runs suspects and nothing else."""
+    up_since: datetime
+    """Since when the process runs."""
+    registered_at: datetime
+    """When it took this identity."""
+    renewed_at: datetime
+    lease_until: datetime
+    steady: bool
+    """Whether its renewals come."""
+    steady_since: datetime
+    """Since when they have come without a gap."""
+    loop_lag: timedelta | None
+    """How late its event loop was at worst before the last one."""
+    slots: int | None
+    threads: int | None
+    slots_taken: int | None
+    """By jobs of this shard, at the last renewal, as are the threads."""
+    threads_taken: int | None
+    methods: Sequence[str]
+    """That it serves, "package.Service/Method"."""
+    queues: Sequence[str] | None
+    """That it serves, by name; None: it has not said so, or every one."""
+    every_queue: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What happened to jobs of a tenant or of a queue today (UTC), as far as processes have told of it."""
+
+    accepted: int
+    """Jobs that became rows."""
+    started: int
+    """Attempts that began."""
+    succeeded: int
+    failed: int
+    """Attempts that failed, were lost or took too long."""
+    dead: int
+    """Jobs that FAILED."""
+    cancelled: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardToday:
+    """What happened on a shard today, as far as a tenant's share is to be held against it."""
+
+    started: int
+    """Attempts of all tenants that began."""
+    weight: float
+    """The weights of the tenants that anything happened to, together."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueActivity:
+    """What a queue has waiting and running, and what happened to it today; nothing of it is counted when it is asked for."""
+
+    name: str
+    paused: bool
+    waiting: int
+    """READY jobs, by the leads of their tenants."""
+    oldest: timedelta | None
+    """For how long the oldest of the next ones has waited; None: none waits."""
+    running: int
+    """As workers said with their last renewals."""
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerJob:
+    """A job that a worker runs."""
+
+    tenant: str
+    job_id: UUID
+    method: str
+    queue: str
+    attempt: int
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far a running job is."""
 
@@ -485,8 +625,15 @@ class Progress:
     fraction: float | None
     """0 to 1; None: not known."""
     message: str | None
-    spend: Sequence[Spend] = ()
-    """What calls of models and providers have cost so far: booked whether or not the job is still the worker's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a call of a model or provider cost that an attempt has made."""
+
+    job: Running
+    """Under whose lease number it was made; whether that is still the worker's is not asked."""
+    spend: Spend
 
 
 @dataclass(frozen=True, slots=True)
@@ -600,3 +747,55 @@ class QueueLoad:
     """READY jobs, as far as gateways have told of them within a second."""
     oldest: timedelta | None
     """For how long the oldest of the next ones has waited; None: none waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneDepth:
+    """How much waits in one lane of a queue, never counted."""
+
+    queue: str
+    lane: int
+    """From 1, which is claimed from first."""
+    ready: int
+    """READY jobs, as `QueueLoad.backlog` has it."""
+    held: int
+    """READY jobs that are held back."""
+    scheduled: int
+    """SCHEDULED jobs."""
+    oldest: timedelta | None
+    """As `QueueLoad.oldest`."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLoad:
+    """What all living workers run of a queue, as they said with their last renewals."""
+
+    queue: str
+    slots: int
+    """Jobs of the queue that could run at once."""
+    running: int
+    """Jobs of it that run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Depths:
+    """What a shard stands at, as somebody has seen it."""
+
+    age: timedelta
+    """For how long it is known."""
+    lanes: Sequence[LaneDepth]
+    """Of every queue."""
+    workers: Sequence[WorkerLoad]
+    """Of the queues that a living worker serves."""
+    oldest_snapshot: timedelta | None
+    """How old the oldest snapshot of the server is; None: the server does not let the shard's owner see it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What a tenant has spent of a budget."""
+
+    spent: Decimal
+    """In this period and the budget's currency, as far as it is booked."""
+    time_left: timedelta
+    """Until the next period begins."""

@@ -8,21 +8,24 @@ promises by tests/integration/queue/conformance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
 from rowcall.audit.model import Act, Checkpoint, Entry, Erased, Head, Link, Sealed, Unplaced
-from rowcall.bounds import Bound
+from rowcall.bounds import Bound, Budget
 from rowcall.catalogue.model import JobMethod, Policy
 from rowcall.catalogue.shapes import Shape
 from rowcall.incidents.model import IncidentRow, Noted
 from rowcall.queue.hints import Hint, Listener, Notifier
 from rowcall.queue.model import (
     EVERY_JOB,
+    IDLE,
+    Busy,
     Cancelled,
     ClaimedJob,
+    Depths,
     Ended,
     FailureGroup,
     JobFilter,
@@ -33,7 +36,9 @@ from rowcall.queue.model import (
     Outcome,
     Pause,
     PolicyRow,
+    Program,
     Progress,
+    QueueActivity,
     QueueLoad,
     QueueRow,
     QueueServing,
@@ -43,10 +48,16 @@ from rowcall.queue.model import (
     Running,
     Settled,
     Settlement,
+    Spending,
+    Spent,
     Submission,
     Submitted,
     Wait,
+    WorkerJob,
+    WorkerRow,
 )
+from rowcall.queue.spend import SpendBy, SpendFilter, SpendSum
+from rowcall.queue.tally import Told
 from rowcall.queue.tenants import TenantAdmin
 from rowcall.queue.transactions import TransactionLimits, Transactions
 
@@ -145,11 +156,12 @@ class QueueProvider(Protocol):
 class LeaseRenewal(Protocol):
     """Renews one worker's lease on one shard; blocking, for one thread, so that no handler can hold it up."""
 
-    def renew(self, loop_lag: timedelta | None = None) -> Renewed:
+    def renew(self, loop_lag: timedelta | None = None, busy: Busy = IDLE) -> Renewed:
         """Renews the lease; what the worker must know. Connects anew after an error.
 
         Args:
             loop_lag: How late the worker's event loop was at worst since the renewal before.
+            busy: What the worker is at on this shard.
 
         Raises:
             RowcallError: SHARD_UNAVAILABLE and others, when the shard does not answer; call again.
@@ -184,6 +196,9 @@ class JobStore(Protocol):
 
     def known_ids(self, method: str, policy: Policy) -> MethodIds | None:
         """What `method_ids` answers, if it need not ask."""
+
+    def queue_name(self, queue_id: int) -> str | None:
+        """What a queue is called; None: `method_ids` was asked for none of its methods."""
 
     async def publish(self, method: JobMethod) -> MethodIds:
         """As `method_ids`, and the shard knows of the method what `submit_v1` and follow-up jobs need."""
@@ -257,9 +272,9 @@ class JobStore(Protocol):
         """A tenant's jobs that match, newest first, with ids below `before`."""
 
     async def failure_groups(
-        self, tenant: str, *, method: str | None = None, finished_from: datetime | None = None, limit: int
+        self, tenant: str | None, *, method: str | None = None, finished_from: datetime | None = None, limit: int
     ) -> Sequence[FailureGroup]:
-        """A tenant's failed jobs by method and what they died of, most first."""
+        """A tenant's failed jobs, or all tenants', by method and what they died of, most first."""
 
     async def cancel(self, tenant: str, job_id: UUID, *, act: Act | None = None) -> Cancelled | None:
         """Cancels a waiting job, marks a running one; None if there is no live job.
@@ -297,6 +312,9 @@ class JobStore(Protocol):
         To be called about once a second; fairness between gateways rests on it, nothing else.
         """
 
+    async def tell(self, told: Told) -> None:
+        """Adds to what happened to jobs today; see `tally`."""
+
     async def delete(self, tenant: str, job_id: UUID, *, act: Act | None = None) -> bool:
         """Erases a finished job; False if there is none."""
 
@@ -328,8 +346,10 @@ class WorkQueue(Protocol):
     async def published(self) -> Mapping[str, str]:
         """The methods that gateways have published here, each with the name of the queue that it is submitted to."""
 
-    async def register_worker(self, worker_id: UUID, name: str, lease: timedelta) -> None:
-        """Registers a worker process under an identity that is new at each start."""
+    async def register_worker(
+        self, worker_id: UUID, name: str, lease: timedelta, program: Program | None = None
+    ) -> None:
+        """Registers a worker process under an identity that is new at each start; with what it is, for people."""
 
     async def serve(self, worker_id: UUID, method_ids: Sequence[int], queues: Sequence[str] | None) -> None:
         """Says what a registered worker serves, for whoever asks what a job waits for; claims do not go by it.
@@ -338,6 +358,13 @@ class WorkQueue(Protocol):
             worker_id: As registered.
             method_ids: The shard's.
             queues: Names, whether there are such queues or not; None: every queue.
+        """
+
+    async def depths(self, fresh: timedelta) -> Depths | None:
+        """What waits and what runs in every queue, as it was seen within a time by whomever, or else is seen now.
+
+        It may be older: all such looks together take little of the shard's time. None: nobody has looked yet, and somebody does just
+        now.
         """
 
     async def retire_worker(self, worker_id: UUID, *, unharmed: bool = False) -> None:
@@ -405,10 +432,10 @@ class WorkQueue(Protocol):
         They are READY again, or CANCELLED where that was asked for meanwhile.
         """
 
-    async def report_progress(self, progress: Sequence[Progress]) -> list[Progress]:
+    async def report_progress(self, progress: Sequence[Progress], spent: Sequence[Spent] = ()) -> list[Progress]:
         """Keeps how far running jobs are; those whose lease is still the worker's.
 
-        What was spent is booked, as in `settle`.
+        What was spent, by these and by others, is booked as in `settle`: in the same transaction, each call once.
         """
 
     async def promote(self, limit: int, since: datetime | None = None) -> dict[int, int]:
@@ -463,6 +490,9 @@ class WorkQueue(Protocol):
             front: Whether to look in any case, not only where something was resumed.
         """
 
+    async def tell(self, told: Told) -> None:
+        """Adds to what happened to jobs today; see `tally`."""
+
     async def forget_turns(self, limit: int) -> int:
         """Forgets turns that the frontier has passed; how many."""
 
@@ -503,6 +533,18 @@ class QueueAdmin(Protocol):
 
     async def method_serving(self) -> dict[str, list[str]]:
         """The living workers that serve each method, by name; methods that nobody serves are left out."""
+
+    async def depths(self, fresh: timedelta) -> Depths | None:
+        """See WorkQueue.depths."""
+
+    async def workers(self, name: str | None = None) -> list[WorkerRow]:
+        """The living workers by name, those of one name where one is given: an entry for each identity."""
+
+    async def worker_jobs(self, name: str, tenant: str | None = None) -> list[WorkerJob]:
+        """The jobs that a worker runs, of a tenant where one is given: as it said with its last renewal, the longest first."""
+
+    async def activity(self) -> list[QueueActivity]:
+        """What every queue has waiting and running, and what happened to it today; nothing is counted for it."""
 
     async def pauses(self, tenant: str) -> list[Pause]:
         """The queues and methods that are paused, and the tenant, if it is."""
@@ -575,6 +617,9 @@ class QueueAdmin(Protocol):
     ) -> bool:
         """Says that an incident is done with; False: there is none here."""
 
+    async def spend(self, wanted: SpendFilter, by: Collection[SpendBy], *, limit: int) -> list[SpendSum]:
+        """What calls of models and providers cost, in sums, the dearest of each currency first."""
+
     async def close(self) -> None:
         """Waits for the statements in flight; before the connections are closed."""
 
@@ -602,6 +647,9 @@ class AdmissionStore(Protocol):
 
     async def loads(self, queues: Sequence[str]) -> dict[str, QueueLoad]:
         """How much waits in queues, by name; one that the shard does not know is left out."""
+
+    async def spent(self, budgets: Sequence[tuple[str, Budget]]) -> Sequence[Spending]:
+        """What tenants have spent of budgets, in their order."""
 
     async def close(self) -> None:
         """Waits for the statements in flight; before the connections are closed."""

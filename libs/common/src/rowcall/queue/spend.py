@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import enum
-import re
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Final
 from uuid import UUID
@@ -19,7 +18,16 @@ MAX_COST: Final = Decimal(10**12)
 COST_DIGITS: Final = 12
 """Behind the point, at most."""
 
-_CURRENCY = re.compile("[A-Z]{3}", re.ASCII)
+_CODES: Final = (
+    "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BHD BIF BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF CHE CHF CHW CLF "
+    "CLP CNY COP COU CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD HKD HNL HTG HUF "
+    "IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD MDL MGA MKD MMK MNT "
+    "MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF SAR SBD "
+    "SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD USN UYI UYU UYW UZS "
+    "VED VES VND VUV WST XAF XCD XCG XDR XOF XPF XSU XUA YER ZAR ZMW ZWG"
+)
+CURRENCIES: Final = frozenset(_CODES.split())
+"""ISO 4217, list one, as of 2025: currencies and funds, without metals, test codes and "no currency"."""
 
 
 class SpendKind(enum.IntEnum):
@@ -70,8 +78,8 @@ class Spend:
             raise ValueError(f"Spend.call is {self.call}; calls are counted from 1")
         for name in ("provider", "model", "verdict"):
             text = getattr(self, name)
-            if text is not None and (len(text) > MAX_CHARS or "\0" in text):
-                raise ValueError(f"Spend.{name} has NUL, or more than {MAX_CHARS} characters")
+            if text is not None and (len(text) > MAX_CHARS or "\0" in text or not _is_utf8(text)):
+                raise ValueError(f"Spend.{name} has NUL, half a surrogate, or more than {MAX_CHARS} characters")
         if not self.provider:
             raise ValueError("Spend.provider is empty; say who was called")
         for name in ("input_tokens", "output_tokens"):
@@ -84,8 +92,70 @@ class Spend:
             raise ValueError("Spend.cost and Spend.currency go together: give both or neither")
         if self.cost is not None:
             _check_cost(self.cost)
-        if self.currency is not None and _CURRENCY.fullmatch(self.currency) is None:
+        if self.currency is not None and self.currency not in CURRENCIES:
             raise ValueError(f"Spend.currency is {self.currency!r}; three letters of ISO 4217 are possible, as EUR")
+
+
+def plain(amount: Decimal) -> str:
+    """An amount for people and messages: all its digits, without what is nought at the end."""
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+class SpendBy(enum.StrEnum):
+    """What sums are made by, beside the currency."""
+
+    TENANT = "tenant"
+    DAY = "day"
+    METHOD = "method"
+    PROVIDER = "provider"
+    MODEL = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class SpendFilter:
+    """Which calls are summed: of days, or of one job or trace; None: whichever."""
+
+    tenant: str | None
+    """None: of all tenants."""
+    first: date | None = None
+    """Day of UTC; None: thirty days, with the last. Of no matter where a job or trace is named."""
+    last: date | None = None
+    """This one too; None: today, by the shard's clock."""
+    job_id: UUID | None = None
+    """Of one of the tenant's jobs alone, which may be gone."""
+    trace_id: UUID | None = None
+    """Of all jobs of one trace."""
+    method: str | None = None
+    """package.Service/Method"""
+    provider: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpendSum:
+    """What such calls cost; None, where sums are not made by that."""
+
+    tenant: str | None
+    day: date | None
+    method: str | None
+    provider: str | None
+    model: str | None
+    currency: str
+    """Empty: of calls whose cost nobody knows."""
+    calls: int
+    input_tokens: Decimal
+    output_tokens: Decimal
+    cost: Decimal
+    """Exact, in `currency`."""
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_cost(cost: Decimal) -> None:

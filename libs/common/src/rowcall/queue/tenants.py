@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from rowcall.audit.model import Act, Entry
-from rowcall.queue.model import Cancelled, JobRow
+from rowcall.queue.model import Cancelled, Counts, JobRow, ShardToday
 
 ERASED: Final = 4
 """rowcall.tenant_route.state of a tenant that is being erased, or was: it takes no writes."""
@@ -166,6 +166,15 @@ class TenantAdmin(Protocol):
 
     async def find(self, tenants: Sequence[str]) -> dict[str, TenantRow]:
         """Those of the tenants that the shard knows, by name."""
+
+    async def counts(self, tenants: Sequence[str]) -> dict[str, Counts]:
+        """What happened today to jobs of those of the tenants that anything happened to, by name."""
+
+    async def waiting(self, tenants: Sequence[str]) -> dict[str, int]:
+        """How many READY jobs those of the tenants have that have any, by their leads: nothing is counted."""
+
+    async def today(self) -> ShardToday:
+        """What a tenant's share is to be held against."""
 
     async def live_jobs(self, tenant: str, cap: int) -> LiveJobs:
         """Counts its live jobs: all that run, the others among `cap` of them."""

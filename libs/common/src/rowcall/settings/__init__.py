@@ -3,7 +3,7 @@
 A program defines a class upon `ClusterSettings` and calls `load_settings` with it.
 
 Here: `model` (what they share), `load` (reads, and refuses with everything that is wrong), `flags` (the command line), `names` (every
-ROWCALL_ variable), `values` (durations, lists, mappings), `dsn` (connection strings), `problems` (what is wrong, for people).
+ROWCALL_ variable), `files` (files that are read again when they change), `values` (durations, lists, mappings), `dsn` (connection strings), `problems` (what is wrong, for people).
 """
 
 from rowcall.settings.dsn import Dsn, DsnText, parse_dsn, redact, unverified_hosts, with_password_file

@@ -35,6 +35,9 @@ ShardName = Annotated[str, AfterValidator(_check_shard_name)]
 PoolSize = Annotated[int, Field(ge=1, le=1000)]
 """The type of a setting that says how many connections a pool may open."""
 
+DeployedVersion = Annotated[str, Field(pattern=r"^[!-~]{1,100}$")]
+"""The type of a setting that says the version of what is deployed: a word of printable ASCII."""
+
 ProcessCount = Annotated[int, Field(ge=1, le=64)]
 """The type of a setting that says how many processes one command starts (`rowcall.processes`)."""
 
@@ -111,6 +114,13 @@ class ClusterSettings(LogSettings):
         "a shard. A name is lower-case letters, digits and -, and stays with its database for ever.",
         examples=['{"a": "postgresql://rowcall@db.example:5432/rowcall_a"}'],
         json_schema_extra={"flag": "shard", "metavar": "NAME=DSN"},
+    )
+    deployed_version: DeployedVersion | None = Field(
+        default=None,
+        description="What whoever deploys this program calls the version of what it runs: shown of each gateway and worker, and of "
+        "attempts that did not succeed, so that people see what changed with a deployment.",
+        examples=["2031-05-04.3f2a9c1"],
+        json_schema_extra={"metavar": "TEXT"},
     )
     password_file: ReadableFile | None = Field(
         default=None,

@@ -12,7 +12,7 @@ from typing import Final
 from psycopg.rows import TupleRow
 
 from rowcall.audit.model import Act
-from rowcall.bounds import Bound, Target
+from rowcall.bounds import Bound, Budget, Target
 
 _BATCH: Final = 5000
 """Bounds of one statement."""
@@ -50,11 +50,13 @@ class Bounds:
         waiters: int | None = None,
         backlog: int | None = None,
         oldest_age: timedelta | None = None,
+        budget: Budget | None = None,
         by: str | None,
         note: str | None,
         act: Act | None = None,
     ) -> Bound:
         """Sets a bound as a whole; without any measure it is taken away. Recorded with it who did."""
+        amount, currency, period = budget or (None, None, None)
         [row] = await self._fetch(
             "set_bound",
             {
@@ -68,6 +70,9 @@ class Bounds:
                 "oldest_age": oldest_age,
                 "actor": by,
                 "note": note,
+                "budget": amount,
+                "budget_currency": currency,
+                "budget_period": period,
                 "act": None if act is None else act.json(),
             },
         )

@@ -50,8 +50,12 @@ class LivingGateway:
     """Its host and process."""
     version: str
     """Its release."""
+    deployed: str | None
+    """Of what it runs, as whoever deploys it calls that."""
     number: int
     """It serves what was published up to this one."""
+    started_at: datetime
+    """When it was seen first."""
     seen_at: datetime
     """When."""
 
@@ -78,11 +82,14 @@ class PublishedImages:
         """
         self._fetch = fetch
 
-    async def after(self, number: int, *, gateway_id: UUID, name: str, version: str) -> Sequence[PublishedImage]:
+    async def after(
+        self, number: int, *, gateway_id: UUID, name: str, version: str, deployed: str | None = None
+    ) -> Sequence[PublishedImage]:
         """What was published after a number, the earliest first; of each name the latest revision. The catalogue knows
         then that this gateway lives, and serves what was published up to the number."""
         rows = await self._fetch(
-            "images_after", {"gateway_id": gateway_id, "name": name, "version": version, "number": number}
+            "images_after",
+            {"gateway_id": gateway_id, "name": name, "version": version, "deployed": deployed, "number": number},
         )
         return [PublishedImage(*row) for row in rows]
 

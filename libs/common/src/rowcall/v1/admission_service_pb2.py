@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from rowcall.options.v1 import access_pb2 as rowcall_dot_options_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"rowcall/v1/admission_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frowcall/options/v1/access.proto\"\x82\x03\n\x0b\x42oundTarget\x12T\n\x06tenant\x18\x01 \x01(\tB<\xbaH9r7\x18G23^(tenants/(-|[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?))?$R\x06tenant\x12\x1e\n\x05queue\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\x05queue\x12U\n\x06method\x18\x03 \x01(\tB=\xbaH:r8\x18\xff\x03\x32\x33^([A-Za-z_][A-Za-z0-9_.]*/[A-Za-z_][A-Za-z0-9_]*)?$R\x06method:\xa5\x01\xbaH\xa1\x01\x1a\x9e\x01\n\x17\x62ound_target.one_or_two\x12+name one or two of tenant, queue and method\x1aV[this.tenant != \'\', this.queue != \'\', this.method != \'\'].filter(x, x).size() in [1, 2]\"\x88\x08\n\x05\x42ound\x12\x37\n\x06target\x18\x01 \x01(\x0b\x32\x17.rowcall.v1.BoundTargetB\x06\xbaH\x03\xc8\x01\x01R\x06target\x12\x30\n\x04rate\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x04rate\x88\x01\x01\x12)\n\tin_flight\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x01R\x08inFlight\x88\x01\x01\x12&\n\x07waiters\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02R\x07waiters\x88\x01\x01\x12&\n\x07\x62\x61\x63klog\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x03R\x07\x62\x61\x63klog\x88\x01\x01\x12N\n\noldest_age\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x14\xbaH\x11\xaa\x01\x0e\"\x05\x08\x80\xe7\x84\x0f\x32\x05\x10\x80\xc2\xd7/R\toldestAge\x12\x1c\n\x04note\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\x12;\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x14\n\x05\x61\x63tor\x18\t \x01(\tR\x05\x61\x63tor:\xa8\x04\xbaH\xa4\x04\x1a\xc0\x01\n\x0f\x62ound.something\x12\x44set at least one of rate, in_flight, waiters, backlog and oldest_age\x1aghas(this.rate) || has(this.in_flight) || has(this.waiters) || has(this.backlog) || has(this.oldest_age)\x1a\x99\x01\n\x1a\x62ound.backlog_of_no_method\x12Ka backlog is a queue\'s or a tenant\'s: methods of one queue wait in one line\x1a.!has(this.backlog) || this.target.method == \'\'\x1a\xc2\x01\n\x1b\x62ound.oldest_age_of_a_queue\x12\x37oldest_age is of a queue, and of nothing else beside it\x1aj!has(this.oldest_age) || (this.target.queue != \'\' && this.target.tenant == \'\' && this.target.method == \'\')B\x07\n\x05_rateB\x0c\n\n_in_flightB\n\n\x08_waitersB\n\n\x08_backlog\"\x13\n\x11ListBoundsRequest\"?\n\x12ListBoundsResponse\x12)\n\x06\x62ounds\x18\x01 \x03(\x0b\x32\x11.rowcall.v1.BoundR\x06\x62ounds\"J\n\x0fGetBoundRequest\x12\x37\n\x06target\x18\x01 \x01(\x0b\x32\x17.rowcall.v1.BoundTargetB\x06\xbaH\x03\xc8\x01\x01R\x06target\";\n\x10GetBoundResponse\x12\'\n\x05\x62ound\x18\x01 \x01(\x0b\x32\x11.rowcall.v1.BoundR\x05\x62ound\"B\n\x0fSetBoundRequest\x12/\n\x05\x62ound\x18\x01 \x01(\x0b\x32\x11.rowcall.v1.BoundB\x06\xbaH\x03\xc8\x01\x01R\x05\x62ound\";\n\x10SetBoundResponse\x12\'\n\x05\x62ound\x18\x01 \x01(\x0b\x32\x11.rowcall.v1.BoundR\x05\x62ound\"M\n\x12\x44\x65leteBoundRequest\x12\x37\n\x06target\x18\x01 \x01(\x0b\x32\x17.rowcall.v1.BoundTargetB\x06\xbaH\x03\xc8\x01\x01R\x06target\"\x15\n\x13\x44\x65leteBoundResponse2\x93\x03\n\x10\x41\x64missionService\x12z\n\nListBounds\x12\x1d.rowcall.v1.ListBoundsRequest\x1a\x1e.rowcall.v1.ListBoundsResponse\"-\xba\xa0\x19)\n\x08operator\n\x06viewer\n\x0epayload-viewer\n\x05\x61\x64min\x12R\n\x08GetBound\x12\x1b.rowcall.v1.GetBoundRequest\x1a\x1c.rowcall.v1.GetBoundResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12R\n\x08SetBound\x12\x1b.rowcall.v1.SetBoundRequest\x1a\x1c.rowcall.v1.SetBoundResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12[\n\x0b\x44\x65leteBound\x12\x1e.rowcall.v1.DeleteBoundRequest\x1a\x1f.rowcall.v1.DeleteBoundResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64minBK\n\x0e\x64\x65v.rowcall.v1B\x15\x41\x64missionServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"rowcall/v1/admission_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frowcall/options/v1/access.proto\"\x82\x03\n\x0b\x42oundTarget\x12T\n\x06tenant\x18\x01 \x01(\tB<\xbaH9r7\x18G23^(tenants/(-|[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?))?$R\x06tenant\x12\x1e\n\x05queue\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\x05queue\x12U\n\x06method\x18\x03 \x01(\tB=\xbaH:r8\x18\xff\x03\x32\x33^([A-Za-z_][A-Za-z0-9_.]*/[A-Za-z_][A-Za-z0-9_]*)?$R\x06method:\xa5\x01\xbaH\xa1\x01\x1a\x9e\x01\n\x17\x62ound_target.one_or_two\x12+name one or two of tenant, queue and method\x1aV[this.tenant != \'\', this.queue != \'\', this.method != \'\'].filter(x, x).size() in [1, 2]\"\x9e\n\n\x05\x42ound\x12\x37\n\x06target\x18\x01 \x01(\x0b\x32\x17.rowcall.v1.BoundTargetB\x06\xbaH\x03\xc8\x01\x01R\x06target\x12\x30\n\x04rate\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x04rate\x88\x01\x01\x12)\n\tin_flight\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x01R\x08inFlight\x88\x01\x01\x12&\n\x07waiters\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02R\x07waiters\x88\x01\x01\x12&\n\x07\x62\x61\x63klog\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x03R\x07\x62\x61\x63klog\x88\x01\x01\x12N\n\noldest_age\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x14\xbaH\x11\xaa\x01\x0e\"\x05\x08\x80\xe7\x84\x0f\x32\x05\x10\x80\xc2\xd7/R\toldestAge\x12\x1c\n\x04note\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\x12;\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x14\n\x05\x61\x63tor\x18\t \x01(\tR\x05\x61\x63tor\x12*\n\x06\x62udget\x18\n \x01(\x0b\x32\x12.rowcall.v1.BudgetR\x06\x62udget:\x92\x06\xbaH\x8e\x06\x1a\xdc\x01\n\x0f\x62ound.something\x12Lset at least one of rate, in_flight, waiters, backlog, oldest_age and budget\x1a{has(this.rate) || has(this.in_flight) || has(this.waiters) || has(this.backlog) || has(this.oldest_age) || has(this.budget)\x1a\x99\x01\n\x1a\x62ound.backlog_of_no_method\x12Ka backlog is a queue\'s or a tenant\'s: methods of one queue wait in one line\x1a.!has(this.backlog) || this.target.method == \'\'\x1a\xc2\x01\n\x1b\x62ound.oldest_age_of_a_queue\x12\x37oldest_age is of a queue, and of nothing else beside it\x1aj!has(this.oldest_age) || (this.target.queue != \'\' && this.target.tenant == \'\' && this.target.method == \'\')\x1a\xcb\x01\n\x18\x62ound.budget_of_a_tenant\x12Ga budget is a tenant\'s, or each tenant\'s, and of nothing else beside it\x1a\x66!has(this.budget) || (this.target.tenant != \'\' && this.target.queue == \'\' && this.target.method == \'\')B\x07\n\x05_rateB\x0c\n\n_in_flightB\n\n\x08_waitersB\n\n\x08_backlog\"\xb6\x01\n\x06\x42udget\x12?\n\x06\x61mount\x18\x01 \x01(\tB\'\xbaH$r\"2 ^(0|[1-9]\\d{0,11})(\\.\\d{1,12})?$R\x06\x61mount\x12-\n\x08\x63urrency\x18\x02 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[A-Z]{3}$R\x08\x63urrency\x12<\n\x06period\x18\x03 \x01(\x0e\x32\x18.rowcall.v1.BudgetPeriodB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x06period\"\x13\n\x11ListBoundsRequest\"?\n\x12ListBoundsResponse\x12)\n\x06\x62ounds\x18\x01 \x03(\x0b\x32\x11.rowcall.v1.BoundR\x06\x62ounds\"J\n\x0fGetBoundRequest\x12\x37\n\x06target\x18\x01 \x01(\x0b\x32\x17.rowcall.v1.BoundTargetB\x06\xbaH\x03\xc8\x01\x01R\x06target\";\n\x10GetBoundResponse\x12\'\n\x05\x62ound\x18\x01 \x01(\x0b\x32\x11.rowcall.v1.BoundR\x05\x62ound\"B\n\x0fSetBoundRequest\x12/\n\x05\x62ound\x18\x01 \x01(\x0b\x32\x11.rowcall.v1.BoundB\x06\xbaH\x03\xc8\x01\x01R\x05\x62ound\";\n\x10SetBoundResponse\x12\'\n\x05\x62ound\x18\x01 \x01(\x0b\x32\x11.rowcall.v1.BoundR\x05\x62ound\"M\n\x12\x44\x65leteBoundRequest\x12\x37\n\x06target\x18\x01 \x01(\x0b\x32\x17.rowcall.v1.BoundTargetB\x06\xbaH\x03\xc8\x01\x01R\x06target\"\x15\n\x13\x44\x65leteBoundResponse*]\n\x0c\x42udgetPeriod\x12\x1d\n\x19\x42UDGET_PERIOD_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42UDGET_PERIOD_DAY\x10\x01\x12\x17\n\x13\x42UDGET_PERIOD_MONTH\x10\x02\x32\x93\x03\n\x10\x41\x64missionService\x12z\n\nListBounds\x12\x1d.rowcall.v1.ListBoundsRequest\x1a\x1e.rowcall.v1.ListBoundsResponse\"-\xba\xa0\x19)\n\x08operator\n\x06viewer\n\x0epayload-viewer\n\x05\x61\x64min\x12R\n\x08GetBound\x12\x1b.rowcall.v1.GetBoundRequest\x1a\x1c.rowcall.v1.GetBoundResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12R\n\x08SetBound\x12\x1b.rowcall.v1.SetBoundRequest\x1a\x1c.rowcall.v1.SetBoundResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12[\n\x0b\x44\x65leteBound\x12\x1e.rowcall.v1.DeleteBoundRequest\x1a\x1f.rowcall.v1.DeleteBoundResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64minBK\n\x0e\x64\x65v.rowcall.v1B\x15\x41\x64missionServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,7 +59,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BOUND'].fields_by_name['note']._loaded_options = None
   _globals['_BOUND'].fields_by_name['note']._serialized_options = b'\272H\005r\003\030\350\007'
   _globals['_BOUND']._loaded_options = None
-  _globals['_BOUND']._serialized_options = b'\272H\244\004\032\300\001\n\017bound.something\022Dset at least one of rate, in_flight, waiters, backlog and oldest_age\032ghas(this.rate) || has(this.in_flight) || has(this.waiters) || has(this.backlog) || has(this.oldest_age)\032\231\001\n\032bound.backlog_of_no_method\022Ka backlog is a queue\'s or a tenant\'s: methods of one queue wait in one line\032.!has(this.backlog) || this.target.method == \'\'\032\302\001\n\033bound.oldest_age_of_a_queue\0227oldest_age is of a queue, and of nothing else beside it\032j!has(this.oldest_age) || (this.target.queue != \'\' && this.target.tenant == \'\' && this.target.method == \'\')'
+  _globals['_BOUND']._serialized_options = b'\272H\216\006\032\334\001\n\017bound.something\022Lset at least one of rate, in_flight, waiters, backlog, oldest_age and budget\032{has(this.rate) || has(this.in_flight) || has(this.waiters) || has(this.backlog) || has(this.oldest_age) || has(this.budget)\032\231\001\n\032bound.backlog_of_no_method\022Ka backlog is a queue\'s or a tenant\'s: methods of one queue wait in one line\032.!has(this.backlog) || this.target.method == \'\'\032\302\001\n\033bound.oldest_age_of_a_queue\0227oldest_age is of a queue, and of nothing else beside it\032j!has(this.oldest_age) || (this.target.queue != \'\' && this.target.tenant == \'\' && this.target.method == \'\')\032\313\001\n\030bound.budget_of_a_tenant\022Ga budget is a tenant\'s, or each tenant\'s, and of nothing else beside it\032f!has(this.budget) || (this.target.tenant != \'\' && this.target.queue == \'\' && this.target.method == \'\')'
+  _globals['_BUDGET'].fields_by_name['amount']._loaded_options = None
+  _globals['_BUDGET'].fields_by_name['amount']._serialized_options = b'\272H$r\"2 ^(0|[1-9]\\d{0,11})(\\.\\d{1,12})?$'
+  _globals['_BUDGET'].fields_by_name['currency']._loaded_options = None
+  _globals['_BUDGET'].fields_by_name['currency']._serialized_options = b'\272H\016r\0142\n^[A-Z]{3}$'
+  _globals['_BUDGET'].fields_by_name['period']._loaded_options = None
+  _globals['_BUDGET'].fields_by_name['period']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
   _globals['_GETBOUNDREQUEST'].fields_by_name['target']._loaded_options = None
   _globals['_GETBOUNDREQUEST'].fields_by_name['target']._serialized_options = b'\272H\003\310\001\001'
   _globals['_SETBOUNDREQUEST'].fields_by_name['bound']._loaded_options = None
@@ -74,26 +80,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADMISSIONSERVICE'].methods_by_name['SetBound']._serialized_options = b'\272\240\031\007\n\005admin'
   _globals['_ADMISSIONSERVICE'].methods_by_name['DeleteBound']._loaded_options = None
   _globals['_ADMISSIONSERVICE'].methods_by_name['DeleteBound']._serialized_options = b'\272\240\031\007\n\005admin'
+  _globals['_BUDGETPERIOD']._serialized_start=2518
+  _globals['_BUDGETPERIOD']._serialized_end=2611
   _globals['_BOUNDTARGET']._serialized_start=178
   _globals['_BOUNDTARGET']._serialized_end=564
   _globals['_BOUND']._serialized_start=567
-  _globals['_BOUND']._serialized_end=1599
-  _globals['_LISTBOUNDSREQUEST']._serialized_start=1601
-  _globals['_LISTBOUNDSREQUEST']._serialized_end=1620
-  _globals['_LISTBOUNDSRESPONSE']._serialized_start=1622
-  _globals['_LISTBOUNDSRESPONSE']._serialized_end=1685
-  _globals['_GETBOUNDREQUEST']._serialized_start=1687
-  _globals['_GETBOUNDREQUEST']._serialized_end=1761
-  _globals['_GETBOUNDRESPONSE']._serialized_start=1763
-  _globals['_GETBOUNDRESPONSE']._serialized_end=1822
-  _globals['_SETBOUNDREQUEST']._serialized_start=1824
-  _globals['_SETBOUNDREQUEST']._serialized_end=1890
-  _globals['_SETBOUNDRESPONSE']._serialized_start=1892
-  _globals['_SETBOUNDRESPONSE']._serialized_end=1951
-  _globals['_DELETEBOUNDREQUEST']._serialized_start=1953
-  _globals['_DELETEBOUNDREQUEST']._serialized_end=2030
-  _globals['_DELETEBOUNDRESPONSE']._serialized_start=2032
-  _globals['_DELETEBOUNDRESPONSE']._serialized_end=2053
-  _globals['_ADMISSIONSERVICE']._serialized_start=2056
-  _globals['_ADMISSIONSERVICE']._serialized_end=2459
+  _globals['_BOUND']._serialized_end=1877
+  _globals['_BUDGET']._serialized_start=1880
+  _globals['_BUDGET']._serialized_end=2062
+  _globals['_LISTBOUNDSREQUEST']._serialized_start=2064
+  _globals['_LISTBOUNDSREQUEST']._serialized_end=2083
+  _globals['_LISTBOUNDSRESPONSE']._serialized_start=2085
+  _globals['_LISTBOUNDSRESPONSE']._serialized_end=2148
+  _globals['_GETBOUNDREQUEST']._serialized_start=2150
+  _globals['_GETBOUNDREQUEST']._serialized_end=2224
+  _globals['_GETBOUNDRESPONSE']._serialized_start=2226
+  _globals['_GETBOUNDRESPONSE']._serialized_end=2285
+  _globals['_SETBOUNDREQUEST']._serialized_start=2287
+  _globals['_SETBOUNDREQUEST']._serialized_end=2353
+  _globals['_SETBOUNDRESPONSE']._serialized_start=2355
+  _globals['_SETBOUNDRESPONSE']._serialized_end=2414
+  _globals['_DELETEBOUNDREQUEST']._serialized_start=2416
+  _globals['_DELETEBOUNDREQUEST']._serialized_end=2493
+  _globals['_DELETEBOUNDRESPONSE']._serialized_start=2495
+  _globals['_DELETEBOUNDRESPONSE']._serialized_end=2516
+  _globals['_ADMISSIONSERVICE']._serialized_start=2614
+  _globals['_ADMISSIONSERVICE']._serialized_end=3017
 # @@protoc_insertion_point(module_scope)

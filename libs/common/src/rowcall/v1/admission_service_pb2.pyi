@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _BudgetPeriod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetPeriodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetPeriod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_PERIOD_UNSPECIFIED: _BudgetPeriod.ValueType  # 0
+    """Never said."""
+    BUDGET_PERIOD_DAY: _BudgetPeriod.ValueType  # 1
+    """A day of UTC."""
+    BUDGET_PERIOD_MONTH: _BudgetPeriod.ValueType  # 2
+    """A month of UTC."""
+
+class BudgetPeriod(_BudgetPeriod, metaclass=_BudgetPeriodEnumTypeWrapper):
+    """For how long a budget is."""
+
+BUDGET_PERIOD_UNSPECIFIED: BudgetPeriod.ValueType  # 0
+"""Never said."""
+BUDGET_PERIOD_DAY: BudgetPeriod.ValueType  # 1
+"""A day of UTC."""
+BUDGET_PERIOD_MONTH: BudgetPeriod.ValueType  # 2
+"""A month of UTC."""
+Global___BudgetPeriod: _TypeAlias = BudgetPeriod  # noqa: Y015
 
 @_typing.final
 class BoundTarget(_message.Message):
@@ -71,6 +96,7 @@ class Bound(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     rate: _builtins.float
     """Jobs that are submitted in a second. In a batch each job counts."""
     in_flight: _builtins.int
@@ -98,6 +124,13 @@ class Bound(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it was set. Whoever sets it says nothing of it."""
 
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """What the tenant's calls of models and providers may cost in a period. When so much is
+        booked no more is let in, with the reason BUDGET_SPENT, until the next one begins; what
+        was let in goes on, and may cost more.
+        """
+
     def __init__(
         self,
         *,
@@ -110,10 +143,11 @@ class Bound(_message.Message):
         note: _builtins.str = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         actor: _builtins.str = ...,
+        budget: Global___Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_backlog", b"_backlog", "_in_flight", b"_in_flight", "_rate", b"_rate", "_waiters", b"_waiters", "backlog", b"backlog", "in_flight", b"in_flight", "oldest_age", b"oldest_age", "rate", b"rate", "target", b"target", "update_time", b"update_time", "waiters", b"waiters"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_backlog", b"_backlog", "_in_flight", b"_in_flight", "_rate", b"_rate", "_waiters", b"_waiters", "backlog", b"backlog", "budget", b"budget", "in_flight", b"in_flight", "oldest_age", b"oldest_age", "rate", b"rate", "target", b"target", "update_time", b"update_time", "waiters", b"waiters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backlog", b"_backlog", "_in_flight", b"_in_flight", "_rate", b"_rate", "_waiters", b"_waiters", "actor", b"actor", "backlog", b"backlog", "in_flight", b"in_flight", "note", b"note", "oldest_age", b"oldest_age", "rate", b"rate", "target", b"target", "update_time", b"update_time", "waiters", b"waiters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backlog", b"_backlog", "_in_flight", b"_in_flight", "_rate", b"_rate", "_waiters", b"_waiters", "actor", b"actor", "backlog", b"backlog", "budget", b"budget", "in_flight", b"in_flight", "note", b"note", "oldest_age", b"oldest_age", "rate", b"rate", "target", b"target", "update_time", b"update_time", "waiters", b"waiters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__backlog: _TypeAlias = _typing.Literal["backlog"]  # noqa: Y015
     _WhichOneofArgType__backlog: _TypeAlias = _typing.Literal["_backlog", b"_backlog"]  # noqa: Y015
@@ -133,6 +167,38 @@ class Bound(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__waiters) -> _WhichOneofReturnType__waiters | None: ...
 
 Global___Bound: _TypeAlias = Bound  # noqa: Y015
+
+@_typing.final
+class Budget(_message.Message):
+    """What may be spent in a period."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    amount: _builtins.str
+    """In decimal digits, 12 behind the point at most; 0 lets nothing in. What costs in another
+    currency is not counted.
+    """
+    currency: _builtins.str
+    """ISO 4217."""
+    period: Global___BudgetPeriod.ValueType
+    """How long it is for."""
+    def __init__(
+        self,
+        *,
+        amount: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        period: Global___BudgetPeriod.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "currency", b"currency", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Budget: _TypeAlias = Budget  # noqa: Y015
 
 @_typing.final
 class ListBoundsRequest(_message.Message):

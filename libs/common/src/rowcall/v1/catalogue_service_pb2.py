@@ -28,7 +28,7 @@ from rowcall.options.v1 import access_pb2 as rowcall_dot_options_dot_v1_dot_acce
 from rowcall.options.v1 import job_pb2 as rowcall_dot_options_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"rowcall/v1/catalogue_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frowcall/options/v1/access.proto\x1a\x1crowcall/options/v1/job.proto\"R\n\x12PauseMethodRequest\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x04name\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\"\x15\n\x13PauseMethodResponse\"5\n\x13ResumeMethodRequest\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x04name\"\x16\n\x14ResumeMethodResponse\"\xf9\x02\n\x06Method\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12!\n\x0crequest_type\x18\x02 \x01(\tR\x0brequestType\x12#\n\rresponse_type\x18\x03 \x01(\tR\x0cresponseType\x12+\n\x11returns_operation\x18\x04 \x01(\x08R\x10returnsOperation\x12\x36\n\x06policy\x18\x05 \x01(\x0b\x32\x1e.rowcall.options.v1.JobOptionsR\x06policy\x12\x36\n\x06\x61\x63\x63\x65ss\x18\x06 \x01(\x0b\x32\x1e.rowcall.options.v1.AccessRuleR\x06\x61\x63\x63\x65ss\x12#\n\raccess_source\x18\x07 \x01(\tR\x0c\x61\x63\x63\x65ssSource\x12\x14\n\x05image\x18\x08 \x01(\tR\x05image\x12!\n\x0cimage_digest\x18\t \x01(\tR\x0bimageDigest\x12\x18\n\x07workers\x18\n \x03(\tR\x07workers\"\x14\n\x12ListMethodsRequest\"r\n\x13ListMethodsResponse\x12,\n\x07methods\x18\x01 \x03(\x0b\x32\x12.rowcall.v1.MethodR\x07methods\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"\x95\x02\n\x05Image\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08revision\x18\x02 \x01(\x03R\x08revision\x12\x16\n\x06\x64igest\x18\x03 \x01(\tR\x06\x64igest\x12=\n\x0cpublish_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0bpublishTime\x12\x14\n\x05\x61\x63tor\x18\x05 \x01(\tR\x05\x61\x63tor\x12\x12\n\x04note\x18\x06 \x01(\tR\x04note\x12\x16\n\x06latest\x18\x07 \x01(\x08R\x06latest\x12\x1a\n\x08gateways\x18\x08 \x03(\tR\x08gateways\x12\'\n\x0fgateways_behind\x18\t \x03(\tR\x0egatewaysBehind\"u\n\x11ListImagesRequest\x12\x1b\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?R\x04name\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"g\n\x12ListImagesResponse\x12)\n\x06images\x18\x01 \x03(\x0b\x32\x11.rowcall.v1.ImageR\x06images\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xaa\x01\n\x0bImageChange\x12/\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.rowcall.v1.ImageChangeKindR\x04kind\x12\x18\n\x07subject\x18\x02 \x01(\tR\x07subject\x12\x12\n\x04rule\x18\x03 \x01(\tR\x04rule\x12 \n\x0b\x64\x65scription\x18\x04 \x01(\tR\x0b\x64\x65scription\x12\x1a\n\x08\x62reaking\x18\x05 \x01(\x08R\x08\x62reaking\"\xe3\x01\n\x13PublishImageRequest\x12?\n\x04name\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12!\n\x07\x63ontent\x18\x02 \x01(\x0c\x42\x07\xbaH\x04z\x02\x10\x01R\x07\x63ontent\x12\x1c\n\x04note\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\x12%\n\x0e\x61llow_breaking\x18\x04 \x01(\x08R\rallowBreaking\x12#\n\rvalidate_only\x18\x05 \x01(\x08R\x0cvalidateOnly\"r\n\x14PublishImageResponse\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x11.rowcall.v1.ImageR\x05image\x12\x31\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x17.rowcall.v1.ImageChangeR\x07\x63hanges\"\x9f\x01\n\x14RollbackImageRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\x12#\n\x08revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\x08revision\x12\x1c\n\x04note\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\x12%\n\x0e\x61llow_breaking\x18\x04 \x01(\x08R\rallowBreaking\"s\n\x15RollbackImageResponse\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x11.rowcall.v1.ImageR\x05image\x12\x31\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x17.rowcall.v1.ImageChangeR\x07\x63hanges*\x8b\x01\n\x0fImageChangeKind\x12!\n\x1dIMAGE_CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17IMAGE_CHANGE_KIND_ADDED\x10\x01\x12\x1a\n\x16IMAGE_CHANGE_KIND_WIRE\x10\x02\x12\x1c\n\x18IMAGE_CHANGE_KIND_POLICY\x10\x03\x32\xed\x04\n\x10\x43\x61talogueService\x12m\n\x0bListMethods\x12\x1e.rowcall.v1.ListMethodsRequest\x1a\x1f.rowcall.v1.ListMethodsResponse\"\x1d\xba\xa0\x19\x19\n\x08operator\n\x06viewer\n\x05\x61\x64min\x12j\n\nListImages\x12\x1d.rowcall.v1.ListImagesRequest\x1a\x1e.rowcall.v1.ListImagesResponse\"\x1d\xba\xa0\x19\x19\n\x08operator\n\x06viewer\n\x05\x61\x64min\x12^\n\x0cPublishImage\x12\x1f.rowcall.v1.PublishImageRequest\x1a .rowcall.v1.PublishImageResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12\x61\n\rRollbackImage\x12 .rowcall.v1.RollbackImageRequest\x1a!.rowcall.v1.RollbackImageResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12[\n\x0bPauseMethod\x12\x1e.rowcall.v1.PauseMethodRequest\x1a\x1f.rowcall.v1.PauseMethodResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12^\n\x0cResumeMethod\x12\x1f.rowcall.v1.ResumeMethodRequest\x1a .rowcall.v1.ResumeMethodResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64minBK\n\x0e\x64\x65v.rowcall.v1B\x15\x43\x61talogueServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"rowcall/v1/catalogue_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frowcall/options/v1/access.proto\x1a\x1crowcall/options/v1/job.proto\"\xdd\x01\n\x07Gateway\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x18\n\x07release\x18\x03 \x01(\tR\x07release\x12\x39\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08see_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07seeTime\x12\x18\n\x07\x63urrent\x18\x06 \x01(\x08R\x07\x63urrent\"\x15\n\x13ListGatewaysRequest\"G\n\x14ListGatewaysResponse\x12/\n\x08gateways\x18\x01 \x03(\x0b\x32\x13.rowcall.v1.GatewayR\x08gateways\"R\n\x12PauseMethodRequest\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x04name\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\"\x15\n\x13PauseMethodResponse\"5\n\x13ResumeMethodRequest\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x04name\"\x16\n\x14ResumeMethodResponse\"\xf9\x02\n\x06Method\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12!\n\x0crequest_type\x18\x02 \x01(\tR\x0brequestType\x12#\n\rresponse_type\x18\x03 \x01(\tR\x0cresponseType\x12+\n\x11returns_operation\x18\x04 \x01(\x08R\x10returnsOperation\x12\x36\n\x06policy\x18\x05 \x01(\x0b\x32\x1e.rowcall.options.v1.JobOptionsR\x06policy\x12\x36\n\x06\x61\x63\x63\x65ss\x18\x06 \x01(\x0b\x32\x1e.rowcall.options.v1.AccessRuleR\x06\x61\x63\x63\x65ss\x12#\n\raccess_source\x18\x07 \x01(\tR\x0c\x61\x63\x63\x65ssSource\x12\x14\n\x05image\x18\x08 \x01(\tR\x05image\x12!\n\x0cimage_digest\x18\t \x01(\tR\x0bimageDigest\x12\x18\n\x07workers\x18\n \x03(\tR\x07workers\"\x14\n\x12ListMethodsRequest\"r\n\x13ListMethodsResponse\x12,\n\x07methods\x18\x01 \x03(\x0b\x32\x12.rowcall.v1.MethodR\x07methods\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"\x95\x02\n\x05Image\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08revision\x18\x02 \x01(\x03R\x08revision\x12\x16\n\x06\x64igest\x18\x03 \x01(\tR\x06\x64igest\x12=\n\x0cpublish_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0bpublishTime\x12\x14\n\x05\x61\x63tor\x18\x05 \x01(\tR\x05\x61\x63tor\x12\x12\n\x04note\x18\x06 \x01(\tR\x04note\x12\x16\n\x06latest\x18\x07 \x01(\x08R\x06latest\x12\x1a\n\x08gateways\x18\x08 \x03(\tR\x08gateways\x12\'\n\x0fgateways_behind\x18\t \x03(\tR\x0egatewaysBehind\"u\n\x11ListImagesRequest\x12\x1b\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?R\x04name\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"g\n\x12ListImagesResponse\x12)\n\x06images\x18\x01 \x03(\x0b\x32\x11.rowcall.v1.ImageR\x06images\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xaa\x01\n\x0bImageChange\x12/\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.rowcall.v1.ImageChangeKindR\x04kind\x12\x18\n\x07subject\x18\x02 \x01(\tR\x07subject\x12\x12\n\x04rule\x18\x03 \x01(\tR\x04rule\x12 \n\x0b\x64\x65scription\x18\x04 \x01(\tR\x0b\x64\x65scription\x12\x1a\n\x08\x62reaking\x18\x05 \x01(\x08R\x08\x62reaking\"\xe3\x01\n\x13PublishImageRequest\x12?\n\x04name\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12!\n\x07\x63ontent\x18\x02 \x01(\x0c\x42\x07\xbaH\x04z\x02\x10\x01R\x07\x63ontent\x12\x1c\n\x04note\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\x12%\n\x0e\x61llow_breaking\x18\x04 \x01(\x08R\rallowBreaking\x12#\n\rvalidate_only\x18\x05 \x01(\x08R\x0cvalidateOnly\"r\n\x14PublishImageResponse\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x11.rowcall.v1.ImageR\x05image\x12\x31\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x17.rowcall.v1.ImageChangeR\x07\x63hanges\"\x9f\x01\n\x14RollbackImageRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\x12#\n\x08revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\x08revision\x12\x1c\n\x04note\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\x12%\n\x0e\x61llow_breaking\x18\x04 \x01(\x08R\rallowBreaking\"s\n\x15RollbackImageResponse\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x11.rowcall.v1.ImageR\x05image\x12\x31\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x17.rowcall.v1.ImageChangeR\x07\x63hanges*\x8b\x01\n\x0fImageChangeKind\x12!\n\x1dIMAGE_CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17IMAGE_CHANGE_KIND_ADDED\x10\x01\x12\x1a\n\x16IMAGE_CHANGE_KIND_WIRE\x10\x02\x12\x1c\n\x18IMAGE_CHANGE_KIND_POLICY\x10\x03\x32\xdf\x05\n\x10\x43\x61talogueService\x12m\n\x0bListMethods\x12\x1e.rowcall.v1.ListMethodsRequest\x1a\x1f.rowcall.v1.ListMethodsResponse\"\x1d\xba\xa0\x19\x19\n\x08operator\n\x06viewer\n\x05\x61\x64min\x12j\n\nListImages\x12\x1d.rowcall.v1.ListImagesRequest\x1a\x1e.rowcall.v1.ListImagesResponse\"\x1d\xba\xa0\x19\x19\n\x08operator\n\x06viewer\n\x05\x61\x64min\x12p\n\x0cListGateways\x12\x1f.rowcall.v1.ListGatewaysRequest\x1a .rowcall.v1.ListGatewaysResponse\"\x1d\xba\xa0\x19\x19\n\x08operator\n\x06viewer\n\x05\x61\x64min\x12^\n\x0cPublishImage\x12\x1f.rowcall.v1.PublishImageRequest\x1a .rowcall.v1.PublishImageResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12\x61\n\rRollbackImage\x12 .rowcall.v1.RollbackImageRequest\x1a!.rowcall.v1.RollbackImageResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12[\n\x0bPauseMethod\x12\x1e.rowcall.v1.PauseMethodRequest\x1a\x1f.rowcall.v1.PauseMethodResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12^\n\x0cResumeMethod\x12\x1f.rowcall.v1.ResumeMethodRequest\x1a .rowcall.v1.ResumeMethodResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64minBK\n\x0e\x64\x65v.rowcall.v1B\x15\x43\x61talogueServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -62,6 +62,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CATALOGUESERVICE'].methods_by_name['ListMethods']._serialized_options = b'\272\240\031\031\n\010operator\n\006viewer\n\005admin'
   _globals['_CATALOGUESERVICE'].methods_by_name['ListImages']._loaded_options = None
   _globals['_CATALOGUESERVICE'].methods_by_name['ListImages']._serialized_options = b'\272\240\031\031\n\010operator\n\006viewer\n\005admin'
+  _globals['_CATALOGUESERVICE'].methods_by_name['ListGateways']._loaded_options = None
+  _globals['_CATALOGUESERVICE'].methods_by_name['ListGateways']._serialized_options = b'\272\240\031\031\n\010operator\n\006viewer\n\005admin'
   _globals['_CATALOGUESERVICE'].methods_by_name['PublishImage']._loaded_options = None
   _globals['_CATALOGUESERVICE'].methods_by_name['PublishImage']._serialized_options = b'\272\240\031\007\n\005admin'
   _globals['_CATALOGUESERVICE'].methods_by_name['RollbackImage']._loaded_options = None
@@ -70,38 +72,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CATALOGUESERVICE'].methods_by_name['PauseMethod']._serialized_options = b'\272\240\031\007\n\005admin'
   _globals['_CATALOGUESERVICE'].methods_by_name['ResumeMethod']._loaded_options = None
   _globals['_CATALOGUESERVICE'].methods_by_name['ResumeMethod']._serialized_options = b'\272\240\031\007\n\005admin'
-  _globals['_IMAGECHANGEKIND']._serialized_start=2182
-  _globals['_IMAGECHANGEKIND']._serialized_end=2321
-  _globals['_PAUSEMETHODREQUEST']._serialized_start=175
-  _globals['_PAUSEMETHODREQUEST']._serialized_end=257
-  _globals['_PAUSEMETHODRESPONSE']._serialized_start=259
-  _globals['_PAUSEMETHODRESPONSE']._serialized_end=280
-  _globals['_RESUMEMETHODREQUEST']._serialized_start=282
-  _globals['_RESUMEMETHODREQUEST']._serialized_end=335
-  _globals['_RESUMEMETHODRESPONSE']._serialized_start=337
-  _globals['_RESUMEMETHODRESPONSE']._serialized_end=359
-  _globals['_METHOD']._serialized_start=362
-  _globals['_METHOD']._serialized_end=739
-  _globals['_LISTMETHODSREQUEST']._serialized_start=741
-  _globals['_LISTMETHODSREQUEST']._serialized_end=761
-  _globals['_LISTMETHODSRESPONSE']._serialized_start=763
-  _globals['_LISTMETHODSRESPONSE']._serialized_end=877
-  _globals['_IMAGE']._serialized_start=880
-  _globals['_IMAGE']._serialized_end=1157
-  _globals['_LISTIMAGESREQUEST']._serialized_start=1159
-  _globals['_LISTIMAGESREQUEST']._serialized_end=1276
-  _globals['_LISTIMAGESRESPONSE']._serialized_start=1278
-  _globals['_LISTIMAGESRESPONSE']._serialized_end=1381
-  _globals['_IMAGECHANGE']._serialized_start=1384
-  _globals['_IMAGECHANGE']._serialized_end=1554
-  _globals['_PUBLISHIMAGEREQUEST']._serialized_start=1557
-  _globals['_PUBLISHIMAGEREQUEST']._serialized_end=1784
-  _globals['_PUBLISHIMAGERESPONSE']._serialized_start=1786
-  _globals['_PUBLISHIMAGERESPONSE']._serialized_end=1900
-  _globals['_ROLLBACKIMAGEREQUEST']._serialized_start=1903
-  _globals['_ROLLBACKIMAGEREQUEST']._serialized_end=2062
-  _globals['_ROLLBACKIMAGERESPONSE']._serialized_start=2064
-  _globals['_ROLLBACKIMAGERESPONSE']._serialized_end=2179
-  _globals['_CATALOGUESERVICE']._serialized_start=2324
-  _globals['_CATALOGUESERVICE']._serialized_end=2945
+  _globals['_IMAGECHANGEKIND']._serialized_start=2502
+  _globals['_IMAGECHANGEKIND']._serialized_end=2641
+  _globals['_GATEWAY']._serialized_start=176
+  _globals['_GATEWAY']._serialized_end=397
+  _globals['_LISTGATEWAYSREQUEST']._serialized_start=399
+  _globals['_LISTGATEWAYSREQUEST']._serialized_end=420
+  _globals['_LISTGATEWAYSRESPONSE']._serialized_start=422
+  _globals['_LISTGATEWAYSRESPONSE']._serialized_end=493
+  _globals['_PAUSEMETHODREQUEST']._serialized_start=495
+  _globals['_PAUSEMETHODREQUEST']._serialized_end=577
+  _globals['_PAUSEMETHODRESPONSE']._serialized_start=579
+  _globals['_PAUSEMETHODRESPONSE']._serialized_end=600
+  _globals['_RESUMEMETHODREQUEST']._serialized_start=602
+  _globals['_RESUMEMETHODREQUEST']._serialized_end=655
+  _globals['_RESUMEMETHODRESPONSE']._serialized_start=657
+  _globals['_RESUMEMETHODRESPONSE']._serialized_end=679
+  _globals['_METHOD']._serialized_start=682
+  _globals['_METHOD']._serialized_end=1059
+  _globals['_LISTMETHODSREQUEST']._serialized_start=1061
+  _globals['_LISTMETHODSREQUEST']._serialized_end=1081
+  _globals['_LISTMETHODSRESPONSE']._serialized_start=1083
+  _globals['_LISTMETHODSRESPONSE']._serialized_end=1197
+  _globals['_IMAGE']._serialized_start=1200
+  _globals['_IMAGE']._serialized_end=1477
+  _globals['_LISTIMAGESREQUEST']._serialized_start=1479
+  _globals['_LISTIMAGESREQUEST']._serialized_end=1596
+  _globals['_LISTIMAGESRESPONSE']._serialized_start=1598
+  _globals['_LISTIMAGESRESPONSE']._serialized_end=1701
+  _globals['_IMAGECHANGE']._serialized_start=1704
+  _globals['_IMAGECHANGE']._serialized_end=1874
+  _globals['_PUBLISHIMAGEREQUEST']._serialized_start=1877
+  _globals['_PUBLISHIMAGEREQUEST']._serialized_end=2104
+  _globals['_PUBLISHIMAGERESPONSE']._serialized_start=2106
+  _globals['_PUBLISHIMAGERESPONSE']._serialized_end=2220
+  _globals['_ROLLBACKIMAGEREQUEST']._serialized_start=2223
+  _globals['_ROLLBACKIMAGEREQUEST']._serialized_end=2382
+  _globals['_ROLLBACKIMAGERESPONSE']._serialized_start=2384
+  _globals['_ROLLBACKIMAGERESPONSE']._serialized_end=2499
+  _globals['_CATALOGUESERVICE']._serialized_start=2644
+  _globals['_CATALOGUESERVICE']._serialized_end=3379
 # @@protoc_insertion_point(module_scope)

@@ -46,6 +46,11 @@ class CatalogueServiceStub(object):
                 request_serializer=rowcall_dot_v1_dot_catalogue__service__pb2.ListImagesRequest.SerializeToString,
                 response_deserializer=rowcall_dot_v1_dot_catalogue__service__pb2.ListImagesResponse.FromString,
                 _registered_method=True)
+        self.ListGateways = channel.unary_unary(
+                '/rowcall.v1.CatalogueService/ListGateways',
+                request_serializer=rowcall_dot_v1_dot_catalogue__service__pb2.ListGatewaysRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_catalogue__service__pb2.ListGatewaysResponse.FromString,
+                _registered_method=True)
         self.PublishImage = channel.unary_unary(
                 '/rowcall.v1.CatalogueService/PublishImage',
                 request_serializer=rowcall_dot_v1_dot_catalogue__service__pb2.PublishImageRequest.SerializeToString,
@@ -82,6 +87,14 @@ class CatalogueServiceServicer(object):
 
     def ListImages(self, request, context):
         """What was published, the latest first, and which gateways serve it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGateways(self, request, context):
+        """The gateways that live, by name: of which version, since when, and up to which
+        publication each serves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,6 +146,11 @@ def add_CatalogueServiceServicer_to_server(servicer, server):
                     servicer.ListImages,
                     request_deserializer=rowcall_dot_v1_dot_catalogue__service__pb2.ListImagesRequest.FromString,
                     response_serializer=rowcall_dot_v1_dot_catalogue__service__pb2.ListImagesResponse.SerializeToString,
+            ),
+            'ListGateways': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGateways,
+                    request_deserializer=rowcall_dot_v1_dot_catalogue__service__pb2.ListGatewaysRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_catalogue__service__pb2.ListGatewaysResponse.SerializeToString,
             ),
             'PublishImage': grpc.unary_unary_rpc_method_handler(
                     servicer.PublishImage,
@@ -211,6 +229,33 @@ class CatalogueService(object):
             '/rowcall.v1.CatalogueService/ListImages',
             rowcall_dot_v1_dot_catalogue__service__pb2.ListImagesRequest.SerializeToString,
             rowcall_dot_v1_dot_catalogue__service__pb2.ListImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGateways(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.CatalogueService/ListGateways',
+            rowcall_dot_v1_dot_catalogue__service__pb2.ListGatewaysRequest.SerializeToString,
+            rowcall_dot_v1_dot_catalogue__service__pb2.ListGatewaysResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,10 @@ class CatalogueServiceStub:
     """The methods that the gateway that answers serves, by name."""
     ListImages: _grpc.UnaryUnaryMultiCallable[_catalogue_service_pb2.ListImagesRequest, _catalogue_service_pb2.ListImagesResponse]
     """What was published, the latest first, and which gateways serve it."""
+    ListGateways: _grpc.UnaryUnaryMultiCallable[_catalogue_service_pb2.ListGatewaysRequest, _catalogue_service_pb2.ListGatewaysResponse]
+    """The gateways that live, by name: of which version, since when, and up to which
+    publication each serves.
+    """
     PublishImage: _grpc.UnaryUnaryMultiCallable[_catalogue_service_pb2.PublishImageRequest, _catalogue_service_pb2.PublishImageResponse]
     """Publishes an image: every gateway serves it from then on, beside the images of its own
     settings, without being started again. It is compared first with what was published
@@ -67,6 +71,10 @@ class CatalogueServiceAsyncStub(CatalogueServiceStub):
     """The methods that the gateway that answers serves, by name."""
     ListImages: _aio.UnaryUnaryMultiCallable[_catalogue_service_pb2.ListImagesRequest, _catalogue_service_pb2.ListImagesResponse]  # type: ignore[assignment]
     """What was published, the latest first, and which gateways serve it."""
+    ListGateways: _aio.UnaryUnaryMultiCallable[_catalogue_service_pb2.ListGatewaysRequest, _catalogue_service_pb2.ListGatewaysResponse]  # type: ignore[assignment]
+    """The gateways that live, by name: of which version, since when, and up to which
+    publication each serves.
+    """
     PublishImage: _aio.UnaryUnaryMultiCallable[_catalogue_service_pb2.PublishImageRequest, _catalogue_service_pb2.PublishImageResponse]  # type: ignore[assignment]
     """Publishes an image: every gateway serves it from then on, beside the images of its own
     settings, without being started again. It is compared first with what was published
@@ -104,6 +112,16 @@ class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalogue_service_pb2.ListImagesResponse, _abc.Awaitable[_catalogue_service_pb2.ListImagesResponse]]:
         """What was published, the latest first, and which gateways serve it."""
+
+    @_abc_1.abstractmethod
+    def ListGateways(
+        self,
+        request: _catalogue_service_pb2.ListGatewaysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalogue_service_pb2.ListGatewaysResponse, _abc.Awaitable[_catalogue_service_pb2.ListGatewaysResponse]]:
+        """The gateways that live, by name: of which version, since when, and up to which
+        publication each serves.
+        """
 
     @_abc_1.abstractmethod
     def PublishImage(

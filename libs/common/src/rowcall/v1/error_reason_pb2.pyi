@@ -241,7 +241,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. A bound that operators set lets no more in; nothing was
     submitted. QuotaFailure names the bound. Call again after the RetryInfo's delay.
     Keys: bound (what it is of), measure (one of rate, in_flight, waiters, backlog,
-    oldest_age), limit.
+    oldest_age), limit. Where bound is "gateway" and measure "time", nobody set it: the
+    gateway has more calls than it can answer in time.
+    """
+    ERROR_REASON_BUDGET_SPENT: _ErrorReason.ValueType  # 59
+    """RESOURCE_EXHAUSTED. The tenant has spent what operators let it spend in this period;
+    nothing was submitted. QuotaFailure names the budget. Call again when the next period
+    begins, as RetryInfo says, or have an admin set another budget. Keys: bound (what it is
+    of), limit, currency, period (day or month), spent.
     """
     ERROR_REASON_TENANT_ERASED: _ErrorReason.ValueType  # 60
     """FAILED_PRECONDITION. The tenant's data was erased, or is being erased, and it takes no
@@ -487,7 +494,14 @@ ERROR_REASON_NOT_ADMITTED: ErrorReason.ValueType  # 58
 """RESOURCE_EXHAUSTED. A bound that operators set lets no more in; nothing was
 submitted. QuotaFailure names the bound. Call again after the RetryInfo's delay.
 Keys: bound (what it is of), measure (one of rate, in_flight, waiters, backlog,
-oldest_age), limit.
+oldest_age), limit. Where bound is "gateway" and measure "time", nobody set it: the
+gateway has more calls than it can answer in time.
+"""
+ERROR_REASON_BUDGET_SPENT: ErrorReason.ValueType  # 59
+"""RESOURCE_EXHAUSTED. The tenant has spent what operators let it spend in this period;
+nothing was submitted. QuotaFailure names the budget. Call again when the next period
+begins, as RetryInfo says, or have an admin set another budget. Keys: bound (what it is
+of), limit, currency, period (day or month), spent.
 """
 ERROR_REASON_TENANT_ERASED: ErrorReason.ValueType  # 60
 """FAILED_PRECONDITION. The tenant's data was erased, or is being erased, and it takes no

@@ -675,3 +675,92 @@ class JobMetadata(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobMetadata: _TypeAlias = JobMetadata  # noqa: Y015
+
+@_typing.final
+class JobCounts(_message.Message):
+    """What happened to jobs, as the processes that did it have told of it: a gateway or worker that
+    is killed has not told of its last two seconds. Without what SQL writes: submit_v1's jobs
+    and follow-ups are not among the accepted.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    DEAD_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.int
+    """Jobs that became rows."""
+    started: _builtins.int
+    """Attempts that began."""
+    succeeded: _builtins.int
+    """Jobs that SUCCEEDED."""
+    failed: _builtins.int
+    """Attempts that failed, were lost with their worker or took too long, whether the job went on
+    or not.
+    """
+    dead: _builtins.int
+    """Jobs that FAILED: dead letters."""
+    cancelled: _builtins.int
+    """Jobs that were CANCELLED. Those that no worker had are counted of their tenant only."""
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.int = ...,
+        started: _builtins.int = ...,
+        succeeded: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        dead: _builtins.int = ...,
+        cancelled: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "dead", b"dead", "failed", b"failed", "started", b"started", "succeeded", b"succeeded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobCounts: _TypeAlias = JobCounts  # noqa: Y015
+
+@_typing.final
+class JobRates(_message.Message):
+    """How many of each there are a second."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    DEAD_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.float
+    """See JobCounts."""
+    started: _builtins.float
+    """See JobCounts."""
+    succeeded: _builtins.float
+    """See JobCounts."""
+    failed: _builtins.float
+    """See JobCounts."""
+    dead: _builtins.float
+    """See JobCounts."""
+    cancelled: _builtins.float
+    """See JobCounts."""
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.float = ...,
+        started: _builtins.float = ...,
+        succeeded: _builtins.float = ...,
+        failed: _builtins.float = ...,
+        dead: _builtins.float = ...,
+        cancelled: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "dead", b"dead", "failed", b"failed", "started", b"started", "succeeded", b"succeeded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobRates: _TypeAlias = JobRates  # noqa: Y015

@@ -921,6 +921,7 @@ class FailureGroup(_message.Message):
     LAST_FAIL_TIME_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
+    TENANT_COUNT_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """The method, "package.Service/Method"."""
     error_fingerprint: _builtins.str
@@ -929,6 +930,8 @@ class FailureGroup(_message.Message):
     """How many there are."""
     sample: _builtins.str
     """The name of the last of them."""
+    tenant_count: _builtins.int
+    """How many tenants have one."""
     @_builtins.property
     def first_fail_time(self) -> _timestamp_pb2.Timestamp:
         """When the first of them failed."""
@@ -951,10 +954,11 @@ class FailureGroup(_message.Message):
         last_fail_time: _timestamp_pb2.Timestamp | None = ...,
         error: _status_pb2.Status | None = ...,
         sample: _builtins.str = ...,
+        tenant_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "first_fail_time", b"first_fail_time", "last_fail_time", b"last_fail_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "error_fingerprint", b"error_fingerprint", "first_fail_time", b"first_fail_time", "job_count", b"job_count", "last_fail_time", b"last_fail_time", "method", b"method", "sample", b"sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "error_fingerprint", b"error_fingerprint", "first_fail_time", b"first_fail_time", "job_count", b"job_count", "last_fail_time", b"last_fail_time", "method", b"method", "sample", b"sample", "tenant_count", b"tenant_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

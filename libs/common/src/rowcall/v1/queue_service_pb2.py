@@ -23,11 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from rowcall.options.v1 import access_pb2 as rowcall_dot_options_dot_v1_dot_access__pb2
+from rowcall.v1 import job_pb2 as rowcall_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1erowcall/v1/queue_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frowcall/options/v1/access.proto\"\xf4\x03\n\x05Queue\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x46\n\x11oldest_ready_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0foldestReadyTime\x12\x12\n\x04held\x18\x04 \x01(\x03R\x04held\x12\x18\n\x07running\x18\x05 \x01(\x03R\x07running\x12\x1c\n\tscheduled\x18\x06 \x01(\x03R\tscheduled\x12\x16\n\x06\x63\x61pped\x18\x07 \x01(\x08R\x06\x63\x61pped\x12+\n\x05pause\x18\x08 \x01(\x0b\x32\x15.rowcall.v1.PauseInfoR\x05pause\x12\x18\n\x07workers\x18\t \x01(\x05R\x07workers\x12\x30\n\x08unserved\x18\n \x01(\x0b\x32\x14.rowcall.v1.UnservedR\x08unserved\x12)\n\x10unserved_methods\x18\x0b \x03(\tR\x0funservedMethods\x12\x1f\n\x0bheld_paused\x18\x0c \x01(\x03R\nheldPaused\x12!\n\x0cheld_suspect\x18\r \x01(\x03R\x0bheldSuspect\x12!\n\x0cheld_limited\x18\x0e \x01(\x03R\x0bheldLimitedJ\x04\x08\x14\x10\x15J\x04\x08\x15\x10\x16\"u\n\x08Unserved\x12\x16\n\x06shards\x18\x01 \x03(\tR\x06shards\x12\x39\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x16\n\x06worker\x18\x03 \x01(\tR\x06worker\"p\n\tPauseInfo\x12\x39\n\npause_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tpauseTime\x12\x14\n\x05\x61\x63tor\x18\x02 \x01(\tR\x05\x61\x63tor\x12\x12\n\x04note\x18\x03 \x01(\tR\x04note\"\x13\n\x11ListQueuesRequest\"n\n\x12ListQueuesResponse\x12)\n\x06queues\x18\x01 \x03(\x0b\x32\x11.rowcall.v1.QueueR\x06queues\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"0\n\x0fGetQueueRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\"j\n\x10GetQueueResponse\x12\'\n\x05queue\x18\x01 \x01(\x0b\x32\x11.rowcall.v1.QueueR\x05queue\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"P\n\x11PauseQueueRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\"\x14\n\x12PauseQueueResponse\"3\n\x12ResumeQueueRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\"\x15\n\x13ResumeQueueResponse\"\x13\n\x11ListPausesRequest\"n\n\x12ListPausesResponse\x12)\n\x06pauses\x18\x01 \x03(\x0b\x32\x11.rowcall.v1.PauseR\x06pauses\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"\xaf\x01\n\x05Pause\x12\x16\n\x05queue\x18\x01 \x01(\tH\x00R\x05queue\x12\x18\n\x06method\x18\x02 \x01(\tH\x00R\x06method\x12\x18\n\x06tenant\x18\x03 \x01(\tH\x00R\x06tenant\x12)\n\x04info\x18\x04 \x01(\x0b\x32\x15.rowcall.v1.PauseInfoR\x04info\x12%\n\x0emissing_shards\x18\x05 \x03(\tR\rmissingShardsB\x08\n\x06paused2\xef\x03\n\x0cQueueService\x12X\n\nListQueues\x12\x1d.rowcall.v1.ListQueuesRequest\x1a\x1e.rowcall.v1.ListQueuesResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12R\n\x08GetQueue\x12\x1b.rowcall.v1.GetQueueRequest\x1a\x1c.rowcall.v1.GetQueueResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12X\n\nPauseQueue\x12\x1d.rowcall.v1.PauseQueueRequest\x1a\x1e.rowcall.v1.PauseQueueResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12[\n\x0bResumeQueue\x12\x1e.rowcall.v1.ResumeQueueRequest\x1a\x1f.rowcall.v1.ResumeQueueResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12z\n\nListPauses\x12\x1d.rowcall.v1.ListPausesRequest\x1a\x1e.rowcall.v1.ListPausesResponse\"-\xba\xa0\x19)\n\x08operator\n\x06viewer\n\x0epayload-viewer\n\x05\x61\x64minBG\n\x0e\x64\x65v.rowcall.v1B\x11QueueServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1erowcall/v1/queue_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frowcall/options/v1/access.proto\x1a\x14rowcall/v1/job.proto\"\xe8\x03\n\x05Queue\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x46\n\x11oldest_ready_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0foldestReadyTime\x12\x12\n\x04held\x18\x04 \x01(\x03R\x04held\x12\x18\n\x07running\x18\x05 \x01(\x03R\x07running\x12\x1c\n\tscheduled\x18\x06 \x01(\x03R\tscheduled\x12\x16\n\x06\x63\x61pped\x18\x07 \x01(\x08R\x06\x63\x61pped\x12+\n\x05pause\x18\x08 \x01(\x0b\x32\x15.rowcall.v1.PauseInfoR\x05pause\x12\x18\n\x07workers\x18\t \x01(\x05R\x07workers\x12\x30\n\x08unserved\x18\n \x01(\x0b\x32\x14.rowcall.v1.UnservedR\x08unserved\x12)\n\x10unserved_methods\x18\x0b \x03(\tR\x0funservedMethods\x12\x1f\n\x0bheld_paused\x18\x0c \x01(\x03R\nheldPaused\x12!\n\x0cheld_suspect\x18\r \x01(\x03R\x0bheldSuspect\x12!\n\x0cheld_limited\x18\x0e \x01(\x03R\x0bheldLimited\"u\n\x08Unserved\x12\x16\n\x06shards\x18\x01 \x03(\tR\x06shards\x12\x39\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x16\n\x06worker\x18\x03 \x01(\tR\x06worker\"p\n\tPauseInfo\x12\x39\n\npause_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tpauseTime\x12\x14\n\x05\x61\x63tor\x18\x02 \x01(\tR\x05\x61\x63tor\x12\x12\n\x04note\x18\x03 \x01(\tR\x04note\"\x13\n\x11ListQueuesRequest\"n\n\x12ListQueuesResponse\x12)\n\x06queues\x18\x01 \x03(\x0b\x32\x11.rowcall.v1.QueueR\x06queues\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"0\n\x0fGetQueueRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\"j\n\x10GetQueueResponse\x12\'\n\x05queue\x18\x01 \x01(\x0b\x32\x11.rowcall.v1.QueueR\x05queue\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"\x1a\n\x18ListQueueActivityRequest\"\xf6\x01\n\x19ListQueueActivityResponse\x12\x31\n\x06queues\x18\x01 \x03(\x0b\x32\x19.rowcall.v1.QueueActivityR\x06queues\x12\x37\n\tread_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08readTime\x12>\n\rmeasured_over\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0cmeasuredOver\x12-\n\x12unreachable_shards\x18\x04 \x03(\tR\x11unreachableShards\"\x82\x02\n\rQueueActivity\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n\x06paused\x18\x02 \x01(\x08R\x06paused\x12\x18\n\x07waiting\x18\x03 \x01(\x03R\x07waiting\x12\x38\n\noldest_age\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\toldestAge\x12\x18\n\x07running\x18\x05 \x01(\x03R\x07running\x12+\n\x05today\x18\x06 \x01(\x0b\x32\x15.rowcall.v1.JobCountsR\x05today\x12*\n\x05rates\x18\x07 \x01(\x0b\x32\x14.rowcall.v1.JobRatesR\x05rates\"P\n\x11PauseQueueRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x04note\"\x14\n\x12PauseQueueResponse\"3\n\x12ResumeQueueRequest\x12\x1d\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\"\x15\n\x13ResumeQueueResponse\"\x13\n\x11ListPausesRequest\"n\n\x12ListPausesResponse\x12)\n\x06pauses\x18\x01 \x03(\x0b\x32\x11.rowcall.v1.PauseR\x06pauses\x12-\n\x12unreachable_shards\x18\x02 \x03(\tR\x11unreachableShards\"\xaf\x01\n\x05Pause\x12\x16\n\x05queue\x18\x01 \x01(\tH\x00R\x05queue\x12\x18\n\x06method\x18\x02 \x01(\tH\x00R\x06method\x12\x18\n\x06tenant\x18\x03 \x01(\tH\x00R\x06tenant\x12)\n\x04info\x18\x04 \x01(\x0b\x32\x15.rowcall.v1.PauseInfoR\x04info\x12%\n\x0emissing_shards\x18\x05 \x03(\tR\rmissingShardsB\x08\n\x06paused2\xde\x04\n\x0cQueueService\x12X\n\nListQueues\x12\x1d.rowcall.v1.ListQueuesRequest\x1a\x1e.rowcall.v1.ListQueuesResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12R\n\x08GetQueue\x12\x1b.rowcall.v1.GetQueueRequest\x1a\x1c.rowcall.v1.GetQueueResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12m\n\x11ListQueueActivity\x12$.rowcall.v1.ListQueueActivityRequest\x1a%.rowcall.v1.ListQueueActivityResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12X\n\nPauseQueue\x12\x1d.rowcall.v1.PauseQueueRequest\x1a\x1e.rowcall.v1.PauseQueueResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12[\n\x0bResumeQueue\x12\x1e.rowcall.v1.ResumeQueueRequest\x1a\x1f.rowcall.v1.ResumeQueueResponse\"\x0b\xba\xa0\x19\x07\n\x05\x61\x64min\x12z\n\nListPauses\x12\x1d.rowcall.v1.ListPausesRequest\x1a\x1e.rowcall.v1.ListPausesResponse\"-\xba\xa0\x19)\n\x08operator\n\x06viewer\n\x0epayload-viewer\n\x05\x61\x64minBG\n\x0e\x64\x65v.rowcall.v1B\x11QueueServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,40 +49,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUEUESERVICE'].methods_by_name['ListQueues']._serialized_options = b'\272\240\031\007\n\005admin'
   _globals['_QUEUESERVICE'].methods_by_name['GetQueue']._loaded_options = None
   _globals['_QUEUESERVICE'].methods_by_name['GetQueue']._serialized_options = b'\272\240\031\007\n\005admin'
+  _globals['_QUEUESERVICE'].methods_by_name['ListQueueActivity']._loaded_options = None
+  _globals['_QUEUESERVICE'].methods_by_name['ListQueueActivity']._serialized_options = b'\272\240\031\007\n\005admin'
   _globals['_QUEUESERVICE'].methods_by_name['PauseQueue']._loaded_options = None
   _globals['_QUEUESERVICE'].methods_by_name['PauseQueue']._serialized_options = b'\272\240\031\007\n\005admin'
   _globals['_QUEUESERVICE'].methods_by_name['ResumeQueue']._loaded_options = None
   _globals['_QUEUESERVICE'].methods_by_name['ResumeQueue']._serialized_options = b'\272\240\031\007\n\005admin'
   _globals['_QUEUESERVICE'].methods_by_name['ListPauses']._loaded_options = None
   _globals['_QUEUESERVICE'].methods_by_name['ListPauses']._serialized_options = b'\272\240\031)\n\010operator\n\006viewer\n\016payload-viewer\n\005admin'
-  _globals['_QUEUE']._serialized_start=142
-  _globals['_QUEUE']._serialized_end=642
-  _globals['_UNSERVED']._serialized_start=644
-  _globals['_UNSERVED']._serialized_end=761
-  _globals['_PAUSEINFO']._serialized_start=763
-  _globals['_PAUSEINFO']._serialized_end=875
-  _globals['_LISTQUEUESREQUEST']._serialized_start=877
-  _globals['_LISTQUEUESREQUEST']._serialized_end=896
-  _globals['_LISTQUEUESRESPONSE']._serialized_start=898
-  _globals['_LISTQUEUESRESPONSE']._serialized_end=1008
-  _globals['_GETQUEUEREQUEST']._serialized_start=1010
-  _globals['_GETQUEUEREQUEST']._serialized_end=1058
-  _globals['_GETQUEUERESPONSE']._serialized_start=1060
-  _globals['_GETQUEUERESPONSE']._serialized_end=1166
-  _globals['_PAUSEQUEUEREQUEST']._serialized_start=1168
-  _globals['_PAUSEQUEUEREQUEST']._serialized_end=1248
-  _globals['_PAUSEQUEUERESPONSE']._serialized_start=1250
-  _globals['_PAUSEQUEUERESPONSE']._serialized_end=1270
-  _globals['_RESUMEQUEUEREQUEST']._serialized_start=1272
-  _globals['_RESUMEQUEUEREQUEST']._serialized_end=1323
-  _globals['_RESUMEQUEUERESPONSE']._serialized_start=1325
-  _globals['_RESUMEQUEUERESPONSE']._serialized_end=1346
-  _globals['_LISTPAUSESREQUEST']._serialized_start=1348
-  _globals['_LISTPAUSESREQUEST']._serialized_end=1367
-  _globals['_LISTPAUSESRESPONSE']._serialized_start=1369
-  _globals['_LISTPAUSESRESPONSE']._serialized_end=1479
-  _globals['_PAUSE']._serialized_start=1482
-  _globals['_PAUSE']._serialized_end=1657
-  _globals['_QUEUESERVICE']._serialized_start=1660
-  _globals['_QUEUESERVICE']._serialized_end=2155
+  _globals['_QUEUE']._serialized_start=196
+  _globals['_QUEUE']._serialized_end=684
+  _globals['_UNSERVED']._serialized_start=686
+  _globals['_UNSERVED']._serialized_end=803
+  _globals['_PAUSEINFO']._serialized_start=805
+  _globals['_PAUSEINFO']._serialized_end=917
+  _globals['_LISTQUEUESREQUEST']._serialized_start=919
+  _globals['_LISTQUEUESREQUEST']._serialized_end=938
+  _globals['_LISTQUEUESRESPONSE']._serialized_start=940
+  _globals['_LISTQUEUESRESPONSE']._serialized_end=1050
+  _globals['_GETQUEUEREQUEST']._serialized_start=1052
+  _globals['_GETQUEUEREQUEST']._serialized_end=1100
+  _globals['_GETQUEUERESPONSE']._serialized_start=1102
+  _globals['_GETQUEUERESPONSE']._serialized_end=1208
+  _globals['_LISTQUEUEACTIVITYREQUEST']._serialized_start=1210
+  _globals['_LISTQUEUEACTIVITYREQUEST']._serialized_end=1236
+  _globals['_LISTQUEUEACTIVITYRESPONSE']._serialized_start=1239
+  _globals['_LISTQUEUEACTIVITYRESPONSE']._serialized_end=1485
+  _globals['_QUEUEACTIVITY']._serialized_start=1488
+  _globals['_QUEUEACTIVITY']._serialized_end=1746
+  _globals['_PAUSEQUEUEREQUEST']._serialized_start=1748
+  _globals['_PAUSEQUEUEREQUEST']._serialized_end=1828
+  _globals['_PAUSEQUEUERESPONSE']._serialized_start=1830
+  _globals['_PAUSEQUEUERESPONSE']._serialized_end=1850
+  _globals['_RESUMEQUEUEREQUEST']._serialized_start=1852
+  _globals['_RESUMEQUEUEREQUEST']._serialized_end=1903
+  _globals['_RESUMEQUEUERESPONSE']._serialized_start=1905
+  _globals['_RESUMEQUEUERESPONSE']._serialized_end=1926
+  _globals['_LISTPAUSESREQUEST']._serialized_start=1928
+  _globals['_LISTPAUSESREQUEST']._serialized_end=1947
+  _globals['_LISTPAUSESRESPONSE']._serialized_start=1949
+  _globals['_LISTPAUSESRESPONSE']._serialized_end=2059
+  _globals['_PAUSE']._serialized_start=2062
+  _globals['_PAUSE']._serialized_end=2237
+  _globals['_QUEUESERVICE']._serialized_start=2240
+  _globals['_QUEUESERVICE']._serialized_end=2846
 # @@protoc_insertion_point(module_scope)

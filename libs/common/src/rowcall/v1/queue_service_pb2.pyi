@@ -5,9 +5,11 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from rowcall.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -273,6 +275,119 @@ class GetQueueResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetQueueResponse: _TypeAlias = GetQueueResponse  # noqa: Y015
+
+@_typing.final
+class ListQueueActivityRequest(_message.Message):
+    """No arguments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQueueActivityRequest: _TypeAlias = ListQueueActivityRequest  # noqa: Y015
+
+@_typing.final
+class ListQueueActivityResponse(_message.Message):
+    """What happens in the queues."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUES_FIELD_NUMBER: _builtins.int
+    READ_TIME_FIELD_NUMBER: _builtins.int
+    MEASURED_OVER_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_SHARDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueActivity]:
+        """By name."""
+
+    @_builtins.property
+    def read_time(self) -> _timestamp_pb2.Timestamp:
+        """When the gateway asked its shards."""
+
+    @_builtins.property
+    def measured_over(self) -> _duration_pb2.Duration:
+        """Over how long rates were measured; absent: there are none yet, ask again after a second."""
+
+    @_builtins.property
+    def unreachable_shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Shards that did not answer: what happens there is missing."""
+
+    def __init__(
+        self,
+        *,
+        queues: _abc.Iterable[Global___QueueActivity] | None = ...,
+        read_time: _timestamp_pb2.Timestamp | None = ...,
+        measured_over: _duration_pb2.Duration | None = ...,
+        unreachable_shards: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["measured_over", b"measured_over", "read_time", b"read_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["measured_over", b"measured_over", "queues", b"queues", "read_time", b"read_time", "unreachable_shards", b"unreachable_shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQueueActivityResponse: _TypeAlias = ListQueueActivityResponse  # noqa: Y015
+
+@_typing.final
+class QueueActivity(_message.Message):
+    """What happens in a queue, over all shards that could be asked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    OLDEST_AGE_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    TODAY_FIELD_NUMBER: _builtins.int
+    RATES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    paused: _builtins.bool
+    """Whether it is paused, on any shard."""
+    waiting: _builtins.int
+    """Jobs that wait for a worker, by how far their tenants have moved ahead: not counted, and
+    without those that something holds.
+    """
+    running: _builtins.int
+    """Jobs that run, as workers said it within a second."""
+    @_builtins.property
+    def oldest_age(self) -> _duration_pb2.Duration:
+        """For how long the oldest of those has waited whose turn is next; absent: none waits."""
+
+    @_builtins.property
+    def today(self) -> _job_pb2.JobCounts:
+        """What happened to its jobs today (UTC)."""
+
+    @_builtins.property
+    def rates(self) -> _job_pb2.JobRates:
+        """The same, a second."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        paused: _builtins.bool = ...,
+        waiting: _builtins.int = ...,
+        oldest_age: _duration_pb2.Duration | None = ...,
+        running: _builtins.int = ...,
+        today: _job_pb2.JobCounts | None = ...,
+        rates: _job_pb2.JobRates | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_age", b"oldest_age", "rates", b"rates", "today", b"today"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "oldest_age", b"oldest_age", "paused", b"paused", "rates", b"rates", "running", b"running", "today", b"today", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueueActivity: _TypeAlias = QueueActivity  # noqa: Y015
 
 @_typing.final
 class PauseQueueRequest(_message.Message):

@@ -47,6 +47,11 @@ class QueueServiceStub(object):
                 request_serializer=rowcall_dot_v1_dot_queue__service__pb2.GetQueueRequest.SerializeToString,
                 response_deserializer=rowcall_dot_v1_dot_queue__service__pb2.GetQueueResponse.FromString,
                 _registered_method=True)
+        self.ListQueueActivity = channel.unary_unary(
+                '/rowcall.v1.QueueService/ListQueueActivity',
+                request_serializer=rowcall_dot_v1_dot_queue__service__pb2.ListQueueActivityRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_queue__service__pb2.ListQueueActivityResponse.FromString,
+                _registered_method=True)
         self.PauseQueue = channel.unary_unary(
                 '/rowcall.v1.QueueService/PauseQueue',
                 request_serializer=rowcall_dot_v1_dot_queue__service__pb2.PauseQueueRequest.SerializeToString,
@@ -79,6 +84,15 @@ class QueueServiceServicer(object):
 
     def GetQueue(self, request, context):
         """One queue.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQueueActivity(self, request, context):
+        """What happens in every queue, for whoever watches: what waits and runs, what happened today
+        and how fast. Nothing is counted for it, and however many watch, a gateway asks its shards
+        once a second at most.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,6 +133,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.GetQueue,
                     request_deserializer=rowcall_dot_v1_dot_queue__service__pb2.GetQueueRequest.FromString,
                     response_serializer=rowcall_dot_v1_dot_queue__service__pb2.GetQueueResponse.SerializeToString,
+            ),
+            'ListQueueActivity': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQueueActivity,
+                    request_deserializer=rowcall_dot_v1_dot_queue__service__pb2.ListQueueActivityRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_queue__service__pb2.ListQueueActivityResponse.SerializeToString,
             ),
             'PauseQueue': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseQueue,
@@ -193,6 +212,33 @@ class QueueService(object):
             '/rowcall.v1.QueueService/GetQueue',
             rowcall_dot_v1_dot_queue__service__pb2.GetQueueRequest.SerializeToString,
             rowcall_dot_v1_dot_queue__service__pb2.GetQueueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQueueActivity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.QueueService/ListQueueActivity',
+            rowcall_dot_v1_dot_queue__service__pb2.ListQueueActivityRequest.SerializeToString,
+            rowcall_dot_v1_dot_queue__service__pb2.ListQueueActivityResponse.FromString,
             options,
             channel_credentials,
             insecure,

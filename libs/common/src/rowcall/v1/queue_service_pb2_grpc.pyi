@@ -40,6 +40,11 @@ class QueueServiceStub:
     """Every queue."""
     GetQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueRequest, _queue_service_pb2.GetQueueResponse]
     """One queue."""
+    ListQueueActivity: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListQueueActivityRequest, _queue_service_pb2.ListQueueActivityResponse]
+    """What happens in every queue, for whoever watches: what waits and runs, what happened today
+    and how fast. Nothing is counted for it, and however many watch, a gateway asks its shards
+    once a second at most.
+    """
     PauseQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]
     """Pauses a queue, for all tenants: no job of it is claimed from now on. What runs goes
     on, and calls are still taken. A pause that is there already stays as it is.
@@ -63,6 +68,11 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """Every queue."""
     GetQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueRequest, _queue_service_pb2.GetQueueResponse]  # type: ignore[assignment]
     """One queue."""
+    ListQueueActivity: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListQueueActivityRequest, _queue_service_pb2.ListQueueActivityResponse]  # type: ignore[assignment]
+    """What happens in every queue, for whoever watches: what waits and runs, what happened today
+    and how fast. Nothing is counted for it, and however many watch, a gateway asks its shards
+    once a second at most.
+    """
     PauseQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]  # type: ignore[assignment]
     """Pauses a queue, for all tenants: no job of it is claimed from now on. What runs goes
     on, and calls are still taken. A pause that is there already stays as it is.
@@ -95,6 +105,17 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.GetQueueResponse, _abc.Awaitable[_queue_service_pb2.GetQueueResponse]]:
         """One queue."""
+
+    @_abc_1.abstractmethod
+    def ListQueueActivity(
+        self,
+        request: _queue_service_pb2.ListQueueActivityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.ListQueueActivityResponse, _abc.Awaitable[_queue_service_pb2.ListQueueActivityResponse]]:
+        """What happens in every queue, for whoever watches: what waits and runs, what happened today
+        and how fast. Nothing is counted for it, and however many watch, a gateway asks its shards
+        once a second at most.
+        """
 
     @_abc_1.abstractmethod
     def PauseQueue(

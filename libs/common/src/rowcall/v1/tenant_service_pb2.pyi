@@ -12,6 +12,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from rowcall.v1 import audit_service_pb2 as _audit_service_pb2
 from rowcall.v1 import job_pb2 as _job_pb2
+from rowcall.v1 import job_service_pb2 as _job_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -71,6 +72,10 @@ class Tenant(_message.Message):
     PAUSE_NOTE_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
     ERASURE_FIELD_NUMBER: _builtins.int
+    TODAY_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    DUE_SHARE_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"tenants/{tenant}"."""
     shard: _builtins.str
@@ -85,6 +90,16 @@ class Tenant(_message.Message):
     """Who paused it."""
     pause_note: _builtins.str
     """What for."""
+    share: _builtins.float
+    """Of the attempts that began on its shard today, 0 to 1."""
+    due_share: _builtins.float
+    """Its weight, of the weights of the tenants that anything happened to on its shard today, 0
+    to 1: the share that it would have if all of them always had jobs that wait.
+    """
+    waiting: _builtins.int
+    """Jobs that wait for a worker, by how far it has moved ahead in its queues: not counted, and
+    without those that something holds.
+    """
     @_builtins.property
     def pause_time(self) -> _timestamp_pb2.Timestamp:
         """Since when it is paused; absent: it is not."""
@@ -96,6 +111,10 @@ class Tenant(_message.Message):
     @_builtins.property
     def erasure(self) -> Global___Erasure:
         """Its last erasure, if there was one."""
+
+    @_builtins.property
+    def today(self) -> _job_pb2.JobCounts:
+        """What happened to its jobs today (UTC); absent: its shard did not answer."""
 
     def __init__(
         self,
@@ -110,10 +129,14 @@ class Tenant(_message.Message):
         pause_note: _builtins.str = ...,
         jobs: Global___TenantJobs | None = ...,
         erasure: Global___Erasure | None = ...,
+        today: _job_pb2.JobCounts | None = ...,
+        share: _builtins.float = ...,
+        due_share: _builtins.float = ...,
+        waiting: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["erasure", b"erasure", "jobs", b"jobs", "pause_time", b"pause_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erasure", b"erasure", "jobs", b"jobs", "pause_time", b"pause_time", "today", b"today"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "erasure", b"erasure", "jobs", b"jobs", "name", b"name", "pause_actor", b"pause_actor", "pause_note", b"pause_note", "pause_time", b"pause_time", "shard", b"shard", "state", b"state", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_share", b"due_share", "epoch", b"epoch", "erasure", b"erasure", "jobs", b"jobs", "name", b"name", "pause_actor", b"pause_actor", "pause_note", b"pause_note", "pause_time", b"pause_time", "shard", b"shard", "share", b"share", "state", b"state", "today", b"today", "waiting", b"waiting", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -364,6 +387,70 @@ class ListTenantsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListTenantsResponse: _TypeAlias = ListTenantsResponse  # noqa: Y015
+
+@_typing.final
+class ListTenantFailuresRequest(_message.Message):
+    """Which dead letters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    FINISHED_FROM_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """Only of this method, "package.Service/Method"."""
+    page_size: _builtins.int
+    """How many groups at most, those with most jobs first; 0: 100."""
+    @_builtins.property
+    def finished_from(self) -> _timestamp_pb2.Timestamp:
+        """Only those that failed at or after this time. Default: a day ago."""
+
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        finished_from: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished_from", b"finished_from"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished_from", b"finished_from", "method", b"method", "page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTenantFailuresRequest: _TypeAlias = ListTenantFailuresRequest  # noqa: Y015
+
+@_typing.final
+class ListTenantFailuresResponse(_message.Message):
+    """The dead letters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUPS_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_SHARDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[_job_service_pb2.FailureGroup]:
+        """Most jobs first. Of each shard the largest are added up: one that is small on every shard
+        may be missing.
+        """
+
+    @_builtins.property
+    def unreachable_shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Shards that did not answer: their dead letters are missing."""
+
+    def __init__(
+        self,
+        *,
+        groups: _abc.Iterable[_job_service_pb2.FailureGroup] | None = ...,
+        unreachable_shards: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "unreachable_shards", b"unreachable_shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTenantFailuresResponse: _TypeAlias = ListTenantFailuresResponse  # noqa: Y015
 
 @_typing.final
 class ExportTenantRequest(_message.Message):

@@ -46,6 +46,11 @@ class TenantServiceStub(object):
                 request_serializer=rowcall_dot_v1_dot_tenant__service__pb2.ListTenantsRequest.SerializeToString,
                 response_deserializer=rowcall_dot_v1_dot_tenant__service__pb2.ListTenantsResponse.FromString,
                 _registered_method=True)
+        self.ListTenantFailures = channel.unary_unary(
+                '/rowcall.v1.TenantService/ListTenantFailures',
+                request_serializer=rowcall_dot_v1_dot_tenant__service__pb2.ListTenantFailuresRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_tenant__service__pb2.ListTenantFailuresResponse.FromString,
+                _registered_method=True)
         self.PauseTenant = channel.unary_unary(
                 '/rowcall.v1.TenantService/PauseTenant',
                 request_serializer=rowcall_dot_v1_dot_tenant__service__pb2.PauseTenantRequest.SerializeToString,
@@ -94,6 +99,14 @@ class TenantServiceServicer(object):
     def ListTenants(self, request, context):
         """All tenants, by name. What only its shard knows of one is left out while that does
         not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTenantFailures(self, request, context):
+        """The dead letters of all tenants, by method and what they died of: they are counted, as
+        ListFailureGroups does it of one tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,6 +176,11 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.ListTenants,
                     request_deserializer=rowcall_dot_v1_dot_tenant__service__pb2.ListTenantsRequest.FromString,
                     response_serializer=rowcall_dot_v1_dot_tenant__service__pb2.ListTenantsResponse.SerializeToString,
+            ),
+            'ListTenantFailures': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTenantFailures,
+                    request_deserializer=rowcall_dot_v1_dot_tenant__service__pb2.ListTenantFailuresRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_tenant__service__pb2.ListTenantFailuresResponse.SerializeToString,
             ),
             'PauseTenant': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseTenant,
@@ -251,6 +269,33 @@ class TenantService(object):
             '/rowcall.v1.TenantService/ListTenants',
             rowcall_dot_v1_dot_tenant__service__pb2.ListTenantsRequest.SerializeToString,
             rowcall_dot_v1_dot_tenant__service__pb2.ListTenantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTenantFailures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.TenantService/ListTenantFailures',
+            rowcall_dot_v1_dot_tenant__service__pb2.ListTenantFailuresRequest.SerializeToString,
+            rowcall_dot_v1_dot_tenant__service__pb2.ListTenantFailuresResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,10 @@ class TenantServiceStub:
     """All tenants, by name. What only its shard knows of one is left out while that does
     not answer.
     """
+    ListTenantFailures: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.ListTenantFailuresRequest, _tenant_service_pb2.ListTenantFailuresResponse]
+    """The dead letters of all tenants, by method and what they died of: they are counted, as
+    ListFailureGroups does it of one tenant.
+    """
     PauseTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.PauseTenantRequest, _tenant_service_pb2.PauseTenantResponse]
     """Pauses a tenant: no job of it is claimed from now on. What runs goes on, and calls
     are still taken. A pause that is there already stays as it is.
@@ -84,6 +88,10 @@ class TenantServiceAsyncStub(TenantServiceStub):
     ListTenants: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ListTenantsRequest, _tenant_service_pb2.ListTenantsResponse]  # type: ignore[assignment]
     """All tenants, by name. What only its shard knows of one is left out while that does
     not answer.
+    """
+    ListTenantFailures: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ListTenantFailuresRequest, _tenant_service_pb2.ListTenantFailuresResponse]  # type: ignore[assignment]
+    """The dead letters of all tenants, by method and what they died of: they are counted, as
+    ListFailureGroups does it of one tenant.
     """
     PauseTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.PauseTenantRequest, _tenant_service_pb2.PauseTenantResponse]  # type: ignore[assignment]
     """Pauses a tenant: no job of it is claimed from now on. What runs goes on, and calls
@@ -135,6 +143,16 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tenant_service_pb2.ListTenantsResponse, _abc.Awaitable[_tenant_service_pb2.ListTenantsResponse]]:
         """All tenants, by name. What only its shard knows of one is left out while that does
         not answer.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTenantFailures(
+        self,
+        request: _tenant_service_pb2.ListTenantFailuresRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.ListTenantFailuresResponse, _abc.Awaitable[_tenant_service_pb2.ListTenantFailuresResponse]]:
+        """The dead letters of all tenants, by method and what they died of: they are counted, as
+        ListFailureGroups does it of one tenant.
         """
 
     @_abc_1.abstractmethod

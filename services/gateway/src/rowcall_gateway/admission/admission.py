@@ -24,7 +24,7 @@ from rowcall_gateway.admission.leases import Leases
 from rowcall_gateway.admission.lines import LONGEST_LINE, SHARE, Hall, Line
 from rowcall_gateway.admission.meters import Measure, Meter
 from rowcall_gateway.admission.passes import Pass
-from rowcall_gateway.admission.refusals import count, described, not_admitted, waited
+from rowcall_gateway.admission.refusals import budget_spent, count, described, not_admitted, waited
 
 FIRST_LOOK: Final = 1.0
 """Seconds that a gateway's start waits for the bounds, and for what the shards know of other gateways."""
@@ -143,9 +143,10 @@ class Admission:
             remaining: Seconds until the call's deadline; None: it has none.
 
         Raises:
-            RowcallError: NOT_ADMITTED.
+            RowcallError: NOT_ADMITTED, BUDGET_SPENT.
         """
         found = self._resolve(tenant, method, waits=waits)
+        await self._see(tenant, found.meters)
         await self._turn(dict.fromkeys(found.meters, 1), method, waits=waits, size=size, seconds=_seconds(remaining))
         return found
 
@@ -155,7 +156,7 @@ class Admission:
         """Lets a call in with a job of each of these methods, all or none, as `turn` does. It waits for none of them.
 
         Raises:
-            RowcallError: NOT_ADMITTED.
+            RowcallError: NOT_ADMITTED, BUDGET_SPENT.
         """
         if not self.known.any:
             return _FREE
@@ -166,6 +167,7 @@ class Admission:
             jobs.update(self._resolve(tenant, method, waits=False).meters)
         if last is None or not jobs:
             return _FREE
+        await self._see(tenant, jobs)
         await self._turn(jobs, last, waits=False, size=size, seconds=_seconds(remaining))
         return Pass(list(jobs), waits=False)
 
@@ -193,6 +195,13 @@ class Admission:
                     bound=described(meter.target),
                     refused={measure.value: calls for measure, calls in refused.items()},
                 )
+
+    async def _see(self, tenant: str, meters: Iterable[Meter]) -> None:
+        """Has it looked at what the tenant has spent, where it has a budget and nobody has told yet."""
+        unseen = [meter for meter in meters if meter.unseen]
+        leases = self._leases.get(self._shard_of(tenant) or self._only_shard or "") if unseen else None
+        if leases is not None:
+            await leases.see(unseen)
 
     async def _turn(
         self, jobs: Mapping[Meter, int], method: JobMethod, *, waits: bool, size: int, seconds: float
@@ -295,4 +304,7 @@ def _seconds(remaining: float | None) -> float:
 def _refusal(meter: Meter, measure: Measure, jobs: int, method: JobMethod) -> RowcallError:
     meter.turned_away(measure, jobs)
     count(measure, method.policy.queue, method.name)
+    budget, spending = meter.bound.budget, meter.spending
+    if measure is Measure.BUDGET and budget is not None and spending is not None:
+        return budget_spent(meter.target, budget, spending.spent, meter.period_left(time.monotonic()))
     return not_admitted(meter.target, measure, meter.limit(measure), meter.wait(measure, jobs))

@@ -41,11 +41,13 @@ class KnownBounds:
         self._last = 0
         # How far each shard's copy is.
         self._left = dict.fromkeys(stores, 0)
-        self._away = False
+        self.away = False
         self._looking = asyncio.Lock()
         self.any = False
         self.looked: Sequence[str] = ()
 
+    away: bool
+    """Whether the catalogue did not answer when it was asked last."""
     any: bool
     """Whether there is any bound: where there is none, nothing is asked at a call."""
     looked: Sequence[str]
@@ -75,16 +77,16 @@ class KnownBounds:
             try:
                 found = await self._read(self._last)
             except RowcallError as error:
-                if not self._away:
-                    self._away = True
+                if not self.away:
+                    self.away = True
                     _log.warning(
                         "bounds are not read, going by what is known", error=error.message, known=len(self._bounds)
                     )
                 if self._last == 0:
                     self._learn(await self._kept())
                 return
-            if self._away:
-                self._away = False
+            if self.away:
+                self.away = False
                 _log.info("bounds are read again")
             self._learn(found)
             await asyncio.gather(*(self._leave(shard) for shard, left in self._left.items() if left < self._last))

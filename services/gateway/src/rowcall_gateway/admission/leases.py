@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from decimal import Decimal
 from typing import Final
 from uuid import UUID
 
 import structlog
 
 from rowcall.errors import RowcallError
-from rowcall.queue.model import Need
+from rowcall.queue.model import Need, Spending
 from rowcall.queue.protocol import AdmissionStore
 from rowcall.queue.sweeps import Pace
 from rowcall_gateway.admission.meters import Meter
@@ -29,6 +31,11 @@ MOST: Final = 5_000
 
 PRESENT: Final = Need("", 0.0, 0, 0, 0, 0)
 """What every gateway needs while there are bounds: it is known so how many there are, of a bound too that none was asked for yet."""
+
+_FIRST_SIGHT: Final = 1.0
+"""Seconds that a call waits for what its tenant has spent, where nobody has told yet."""
+_NOTHING: Final = Spending(Decimal(0), timedelta(0))
+"""What is taken for spent where it cannot be had."""
 
 _LAST_WORD: Final = 1.0
 """Seconds for telling that it ends."""
@@ -64,6 +71,8 @@ class Leases:
         self._present = present
         self._log = structlog.get_logger(__name__).bind(shard=shard)
         self._pace = Pace(LOAD_SHARE, _LONGEST_PAUSE)
+        self._budget_pace = Pace(LOAD_SHARE, _LONGEST_PAUSE)
+        self._seeing = asyncio.Lock()
         self._away = False
         self._told = False
         self.other_gateways = 0
@@ -82,7 +91,8 @@ class Leases:
         meters = self._meters()
         try:
             await self._lease([meter for meter in meters if meter.leased])
-            await self._look([meter for meter in meters if meter.looks])
+            await self._look([meter for meter in meters if meter.looks and not meter.budgeted])
+            await self._look_at_budgets([meter for meter in meters if meter.budgeted])
         except RowcallError as error:
             if not self._away:
                 self._away = True
@@ -91,6 +101,19 @@ class Leases:
         if self._away:
             self._away = False
             self._log.info("shares of bounds are renewed again")
+
+    async def see(self, meters: Iterable[Meter]) -> None:
+        """Has it looked at what tenants have spent of budgets of which nobody has told yet; what cannot be had in time keeps nobody out."""
+        async with self._seeing:
+            unseen = [meter for meter in meters if meter.unseen]
+            if not unseen:
+                return
+            try:
+                async with asyncio.timeout(_FIRST_SIGHT):
+                    await self._tell_spending(unseen)
+            except (RowcallError, TimeoutError):
+                for meter in unseen:
+                    meter.told(_NOTHING, time.monotonic())
 
     async def close(self) -> None:
         """Tells the shard that this gateway needs nothing any more."""
@@ -132,3 +155,14 @@ class Leases:
             if meter.line is not None:
                 meter.line.serve(time.monotonic())
         self._pace.made(began, time.monotonic())
+
+    async def _look_at_budgets(self, meters: Sequence[Meter]) -> None:
+        began = time.monotonic()
+        if meters and self._budget_pace.due(began):
+            await self._tell_spending(meters)
+            self._budget_pace.made(began, time.monotonic())
+
+    async def _tell_spending(self, meters: Sequence[Meter]) -> None:
+        budgets = [(meter.target.tenant, budget) for meter in meters if (budget := meter.bound.budget) is not None]
+        for meter, spending in zip(meters, await self._store.spent(budgets), strict=True):
+            meter.told(spending, time.monotonic())

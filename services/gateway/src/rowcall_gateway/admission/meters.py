@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from rowcall.bounds import Bound, Target
-from rowcall.queue.model import NOBODY_NEEDS, Need, OthersNeed, QueueLoad
+from rowcall.queue.model import NOBODY_NEEDS, Need, OthersNeed, QueueLoad, Spending
 from rowcall_gateway.admission.shares import LAPSED, places, rate_share
 
 LEASE: Final = 2.5
@@ -47,6 +47,7 @@ class Measure(StrEnum):
     WAITERS = "waiters"
     BACKLOG = "backlog"
     OLDEST_AGE = "oldest_age"
+    BUDGET = "budget"
 
 
 class Served(Protocol):
@@ -79,6 +80,7 @@ class Meter:
         "_need",
         "_others",
         "_seen",
+        "_spending",
         "_told",
         "_waiters_refused",
         "bound",
@@ -149,6 +151,7 @@ class Meter:
         self._lease_until = now
         self._need = 0.0
         self._load: QueueLoad | None = None
+        self._spending: tuple[Spending, float] | None = None
         self._others = NOBODY_NEEDS
         self.full_at = now
         self.interval = 0.0
@@ -161,7 +164,8 @@ class Meter:
         """Goes by another bound from now on; what is in flight stays counted."""
         self.bound = bound
         self._share(now, max(self._others.gateways, other_gateways))
-        self.loaded(self._load)
+        self._spending = None
+        self._fill()
 
     @property
     def in_flight(self) -> int:
@@ -188,7 +192,7 @@ class Meter:
         if waits and self.waiters >= self.waiting_places:
             return Measure.WAITERS
         if self.entered + jobs > self.most:
-            return self._overfull()
+            return self._overfull(now)
         return None
 
     def take(self, now: float, jobs: int, *, waits: bool) -> None:
@@ -230,6 +234,8 @@ class Meter:
 
     def until(self, now: float, jobs: int) -> float:
         """Seconds until the rate lets so many jobs in; infinite where it lets in none."""
+        if self.interval == float("inf"):
+            return self.interval
         return max(self.full_at - now - max(self._burst - jobs * self.interval, 0.0), 0.0) if self.interval else 0.0
 
     def wait(self, measure: Measure, jobs: int) -> float:
@@ -266,7 +272,30 @@ class Meter:
     @property
     def looks(self) -> bool:
         """Whether its queue must be looked at."""
-        return self.bound.oldest_age is not None or (self.bound.backlog is not None and not self.target.tenant)
+        bound = self.bound
+        return bound.oldest_age is not None or (bound.backlog is not None and not self.target.tenant) or self.budgeted
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether it is to be asked what its tenant has spent."""
+        return self.bound.budget is not None
+
+    @property
+    def unseen(self) -> bool:
+        """Whether it has a budget of which nobody has told yet what is left."""
+        return self.bound.budget is not None and self._spending is None
+
+    @property
+    def spending(self) -> Spending | None:
+        """What its tenant had spent when it was looked at last."""
+        return None if self._spending is None else self._spending[0]
+
+    def period_left(self, now: float) -> float:
+        """Seconds until the next period of its budget begins."""
+        if self._spending is None:
+            return 0.0
+        spending, at = self._spending
+        return max(spending.time_left.total_seconds() - (now - at), 0.0)
 
     def need(self, now: float) -> Need:
         """What the shard is told, of the time since it was told last."""
@@ -304,8 +333,20 @@ class Meter:
     def loaded(self, load: QueueLoad | None) -> None:
         """Its queue was looked at; None: it could not be, or is not known, and keeps nobody out."""
         self._load = load
-        bound = self.bound
+        self._fill()
+
+    def told(self, spending: Spending, now: float) -> None:
+        """It was looked at what its tenant has spent of its budget."""
+        self._spending = spending, now
+        self._fill()
+
+    def _fill(self) -> None:
+        load, bound = self._load, self.bound
         self.most = ANY
+        if self.unseen or (self._spending is not None and self._overspent(self._spending[1])):
+            # Whoever comes next has it looked at, or is refused.
+            self.most = 0
+            return
         if load is None:
             return
         if bound.oldest_age is not None and load.oldest is not None and load.oldest > bound.oldest_age:
@@ -362,15 +403,28 @@ class Meter:
         self.interval = interval
         if interval == float("inf"):
             self._burst = 0.0
-            self.room = -1.0
+            self.room = float("-inf")
             self.full_at = now
             return
         self._burst = max(1.0, interval) if interval else 0.0
         self.room = self._burst - interval + _SLACK
         self.full_at = now + self._burst - min(gathered * interval, self._burst)
 
-    def _overfull(self) -> Measure:
+    def _overspent(self, now: float) -> bool:
+        """Whether the budget is spent; what nobody has told yet, and a period that is over, keep nobody out."""
+        budget, spending = self.bound.budget, self.spending
+        return (
+            budget is not None
+            and spending is not None
+            and spending.spent >= budget.amount
+            and self.period_left(now) > 0
+        )
+
+    def _overfull(self, now: float) -> Measure | None:
         bound, load = self.bound, self._load
+        if self.budgeted:
+            # It is a tenant's, and no queue of it is looked at.
+            return Measure.BUDGET if self._overspent(now) else None
         if (
             bound.oldest_age is not None
             and load is not None

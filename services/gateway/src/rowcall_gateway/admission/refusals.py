@@ -1,21 +1,23 @@
 """What a caller is told that is not let in, and what is counted of it. Called by `admission`.
 
-Counted for OpenTelemetry as `rowcall.admission.refused`, by measure, queue and method, never by tenant, of which there may be
-any number, and what waited in line as `rowcall.admission.waited`; and told in the log, by bound, each ten seconds at most.
+Counted by measure, queue and method, never by tenant, of which there may be any number, as is what waited in line
+(`rowcall.telemetry.metrics`); and told in the log, by bound, each ten seconds at most.
 """
 
 from __future__ import annotations
 
 import random
 from datetime import timedelta
+from decimal import Decimal
 from typing import Final
 
 from google.rpc.error_details_pb2 import QuotaFailure
-from opentelemetry import metrics
 
-from rowcall.bounds import EACH_TENANT, Target
+from rowcall.bounds import EACH_TENANT, Budget, Target
 from rowcall.errors import RowcallError
 from rowcall.names import tenant_name
+from rowcall.queue.spend import plain
+from rowcall.telemetry import metrics
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.admission.meters import Measure
 
@@ -27,15 +29,9 @@ _SAID: Final = {
     Measure.IN_FLIGHT: "has {limit} calls in flight, as many as it may",
     Measure.WAITERS: "has {limit} calls that wait for their jobs, as many as it may",
     Measure.BACKLOG: "has {limit} jobs that wait for a worker, as many as it may",
+    Measure.BUDGET: "has spent {limit}",
     Measure.OLDEST_AGE: "has had a job waiting for longer than {limit}",
 }
-
-_refused = metrics.get_meter("rowcall.gateway").create_counter(
-    "rowcall.admission.refused", unit="{call}", description="Calls that bounds did not let in."
-)
-_waited = metrics.get_meter("rowcall.gateway").create_histogram(
-    "rowcall.admission.waited", unit="s", description="For how long calls waited in line before they were let in."
-)
 
 
 def not_admitted(target: Target, measure: Measure, limit: float | timedelta | None, seconds: float) -> RowcallError:
@@ -60,14 +56,44 @@ def not_admitted(target: Target, measure: Measure, limit: float | timedelta | No
     )
 
 
+def budget_spent(target: Target, budget: Budget, spent: Decimal, seconds: float) -> RowcallError:
+    """A tenant has spent what it may; nothing was submitted.
+
+    Args:
+        target: What the budget is of.
+        budget: What was set.
+        spent: What was booked in this period.
+        seconds: Until the next one begins.
+    """
+    name = described(target)
+    period = budget.period.name.lower()
+    said = f"{name} has spent {plain(spent)} of {plain(budget.amount)} {budget.currency} that it may in a {period}"
+    return RowcallError(
+        ErrorReason.ERROR_REASON_BUDGET_SPENT,
+        f"Not let in: {said}. Nothing was submitted; call again when the next {period} of UTC begins, or have an admin set another budget.",
+        metadata={
+            "bound": name,
+            "limit": plain(budget.amount),
+            "currency": budget.currency,
+            "period": period,
+            "spent": plain(spent),
+        },
+        details=[QuotaFailure(violations=[QuotaFailure.Violation(subject=name, description=said)])],
+        # Never before it begins: those who are refused together would be refused again.
+        retry_after=timedelta(seconds=seconds + random.uniform(0, 2)),  # noqa: S311  spread, not secrecy
+        # gRPC's own retries would hold the call until its deadline.
+        no_retry=True,
+    )
+
+
 def count(measure: Measure, queue: str, method: str) -> None:
     """Counts a call that was refused."""
-    _refused.add(1, {"measure": measure.value, "queue": queue, "method": method})
+    metrics.ADMISSION_REFUSED.add(1, measure.value, queue, method)
 
 
 def waited(seconds: float, queue: str, method: str) -> None:
     """Counts a call that came after a while in line."""
-    _waited.record(seconds, {"queue": queue, "method": method})
+    metrics.ADMISSION_WAITED.record(seconds, queue, method)
 
 
 def described(target: Target) -> str:

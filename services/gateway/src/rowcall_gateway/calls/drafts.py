@@ -127,12 +127,12 @@ class Drafts:
             check_text(value, f"{path}.labels[{name!r}]")
         labels = {**metadata.labels, **spec.labels}
         if len(labels) > MAX_LABELS:
-            raise _invalid(f"{path}.labels", f"has {len(labels)} labels with the metadata's; {MAX_LABELS} are possible")
+            raise invalid(f"{path}.labels", f"has {len(labels)} labels with the metadata's; {MAX_LABELS} are possible")
         method.validator.check(message, prefix=f"{path}.request")
         if spec.on_done:
             on_done, wrong = self._follow_up(spec.on_done)
             if on_done is None:
-                raise _invalid(f"{path}.on_done", wrong)
+                raise invalid(f"{path}.on_done", wrong)
             self._rights.check(call.principal, on_done.name, field=f"{path}.on_done")
         else:
             on_done = self._on_done(call)
@@ -224,7 +224,7 @@ def _one_key(*keys: str | None) -> str | None:
 def _check_key(key: str | None, path: str) -> None:
     if key is not None:
         if len(key) > MAX_KEY_CHARS:
-            raise _invalid(path, f"has {len(key)} characters; it may have {MAX_KEY_CHARS}")
+            raise invalid(path, f"has {len(key)} characters; it may have {MAX_KEY_CHARS}")
         check_text(key, path)
 
 
@@ -236,7 +236,7 @@ def check_text(text: str, path: str) -> None:
     """
     # Protobuf has it, Postgres has not.
     if "\0" in text:
-        raise _invalid(path, "has the character U+0000, which cannot be stored")
+        raise invalid(path, "has the character U+0000, which cannot be stored")
 
 
 def _run_time(spec: JobSpec, path: str) -> datetime | None:
@@ -247,11 +247,17 @@ def _run_time(spec: JobSpec, path: str) -> datetime | None:
     except (ValueError, OverflowError):
         time = None
     if time is None or not EARLIEST <= time <= LATEST:
-        raise _invalid(f"{path}.run_time", f"is not a time from {EARLIEST:%Y} to {LATEST:%Y}")
+        raise invalid(f"{path}.run_time", f"is not a time from {EARLIEST:%Y} to {LATEST:%Y}")
     return time
 
 
-def _invalid(field: str, what: str) -> RowcallError:
+def invalid(field: str, what: str) -> RowcallError:
+    """A field of a request that no rule of its message speaks of.
+
+    Args:
+        field: Where in the request.
+        what: What is wrong with it.
+    """
     return RowcallError(
         ErrorReason.ERROR_REASON_INVALID_REQUEST,
         f"{field} {what}.",

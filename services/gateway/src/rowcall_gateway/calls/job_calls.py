@@ -18,11 +18,15 @@ from rowcall.errors import RowcallError
 from rowcall.names import operation_name
 from rowcall.options.v1.job_pb2 import OnAbandon
 from rowcall.queue.model import JobRow, Outcome, SubmitOutcome, Submitted
+from rowcall.telemetry import metrics
 from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall.v1.job_pb2 import JobState
 from rowcall_gateway.admission.admission import Admission
+from rowcall_gateway.admission.passes import Pass
 from rowcall_gateway.calls.background import Background
 from rowcall_gateway.calls.drafts import Draft, Drafts
 from rowcall_gateway.calls.submissions import Flight, Submissions
+from rowcall_gateway.edge import in_time
 from rowcall_gateway.edge.deadlines import Budget
 from rowcall_gateway.edge.failures import (
     commit_unknown,
@@ -44,6 +48,7 @@ _ANSWERS_WITHIN: Final = 0.5
 """Seconds within which a shard that is well has taken a row, neighbours included: some hundred times a commit."""
 
 _NOT_AT_ALL: Final = timedelta(0)
+_SUCCEEDED: Final = JobState.JOB_STATE_SUCCEEDED
 _CANCEL: Final = OnAbandon.ON_ABANDON_CANCEL_IF_NOT_STARTED
 
 
@@ -96,8 +101,8 @@ class JobCalls:
         wait = call.metadata.wait
         # Before it is decoded: what is refused costs no more than that.
         waits = wait is None or wait > _NOT_AT_ALL
-        with self._admission.enter(call.tenant, method, waits=waits) or await self._admission.turn(
-            call.tenant, method, waits=waits, size=len(request), remaining=call.remaining()
+        with self._admission.enter(call.tenant, method, waits=waits) or await self.turn(
+            call, method, waits=waits, size=len(request)
         ):
             draft = self._drafts.of_call(method, request, call)
             keyed = draft.request_id is not None
@@ -108,8 +113,10 @@ class JobCalls:
                 del draft
                 outcome = await self._outcome(job, method, budget, keyed=keyed)
         if outcome is None:
+            metrics.ANSWERS.add(1, method.name, "still_running")
             raise still_running(keyed=keyed)
         found, trace = outcome
+        metrics.ANSWERS.add(1, method.name, _answered(job, done=found.state == _SUCCEEDED))
         return response_bytes(found, trace)
 
     async def operation(self, method: JobMethod, request: bytes, call: IncomingCall) -> bytes:
@@ -120,8 +127,8 @@ class JobCalls:
         """
         wait = method.policy.wait if call.metadata.wait is None else call.metadata.wait
         waits = wait > _NOT_AT_ALL
-        with self._admission.enter(call.tenant, method, waits=waits) or await self._admission.turn(
-            call.tenant, method, waits=waits, size=len(request), remaining=call.remaining()
+        with self._admission.enter(call.tenant, method, waits=waits) or await self.turn(
+            call, method, waits=waits, size=len(request)
         ):
             draft = self._drafts.of_call(method, request, call)
             operation, _ = await self.operation_of(draft, call, wait)
@@ -138,12 +145,25 @@ class JobCalls:
             job, submitted = await self._submit(call, draft, budget)
             if wait <= _NOT_AT_ALL and job.created:
                 # Just written, and nobody waits for more: there is nothing to ask the database for.
+                metrics.ANSWERS.add(1, draft.method.name, "operation")
                 return self._resources.operation_submitted(draft.method, job.name, submitted, job.trace_id), False
             await self._outcome(job, draft.method, budget, keyed=draft.request_id is not None, named=True)
             row = await job.link.rows.read(job.key, response=True)
         if row is None:
             raise operation_deleted(job.name)
+        done = row.state == _SUCCEEDED if row.done else None
+        metrics.ANSWERS.add(1, draft.method.name, _answered(job, done=done))
         return self._resources.operation(row, call.principal), not job.created
+
+    async def turn(self, call: IncomingCall, method: JobMethod, *, waits: bool, size: int) -> Pass:
+        """Lets a call in that may not come at once, after its turn has come; see Admission.turn.
+
+        Raises:
+            RowcallError: NOT_ADMITTED.
+        """
+        # How long it takes to become a row is not for want of time then.
+        in_time.left()
+        return await self._admission.turn(call.tenant, method, waits=waits, size=size, remaining=call.remaining())
 
     def _budget(self, call: IncomingCall, wait: timedelta | None) -> Budget:
         return Budget.of(self._loop.time(), call.remaining(), max_call_wait=self._max_call_wait, wait=wait)
@@ -239,6 +259,15 @@ class JobCalls:
             self._background.spawn(_leave(job.link, job.key, cancel=cancel), f"leave {job.name}")
 
 
+def _answered(job: _Job, *, done: bool | None) -> str:
+    """How a call was answered, as metrics.ANSWERS has it; `done`: whether its job succeeded, or None: it goes on."""
+    if done is None:
+        return "operation"
+    if not done:
+        return "failed"
+    return "in_time" if job.created else "joined"
+
+
 def _not_written_in_time(flight: Flight) -> RowcallError:
     """Whose fault it is that a call's time was up before its row was on its way: the deadline's or the shard's."""
     if flight.link is None:
@@ -262,7 +291,7 @@ async def _leave_when_written(flight: Flight, tenant: str) -> None:
 async def _leave(link: ShardLink, key: tuple[str, UUID], *, cancel: bool) -> None:
     cancelled = await link.store.leave(*key, cancel=cancel)
     if cancelled is not None:
-        link.cancelled({key[1]: cancelled})
+        link.cancelled(key[0], {key[1]: cancelled})
 
 
 def _outcome_of(row: JobRow) -> Outcome:

@@ -15,6 +15,7 @@ from rowcall.errors import RowcallError
 from rowcall.options.v1.job_pb2 import OnAbandon
 from rowcall.queue.model import FollowUp, MethodIds, Submission, SubmitOutcome, Submitted
 from rowcall.sharding import Router, Shard
+from rowcall.telemetry import metrics
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.calls.drafts import Draft
 from rowcall_gateway.edge.incoming import IncomingCall
@@ -86,6 +87,7 @@ class Submissions:
             TimeIsUp: It is not known in time what became of it; `flight` knows whether it can be taken back.
         """
         route = self._router.route_cached(call.tenant)
+        metrics.CACHE_LOOKUPS.add(1, "routes", "miss" if route is None else "hit")
         link = None if route is None else self._links.get(route.shard)
         known = None if link is None else _known_facts(draft, link)
         refused = None
@@ -148,7 +150,7 @@ class Submissions:
             submitted = await link.store.submit_atomic(submissions)
             _refuse_wrong_shard(submitted, call.tenant, shard)
             if not any(each.outcome is SubmitOutcome.KEY_REUSED for each in submitted):
-                link.tell_workers(
+                link.created(
                     [
                         submission
                         for submission, each in zip(submissions, submitted, strict=True)

@@ -117,6 +117,10 @@ class Rights:
         """Whether a caller is told where in a handler's code an attempt raised."""
         return principal.has_role((OPERATOR, ADMIN))
 
+    def sees_every_tenant(self, principal: Principal) -> bool:
+        """Whether a caller is told of what others than its own tenant run."""
+        return principal.has_role((ADMIN,))
+
     def _public(self, resolve: Resolve) -> Resolve:
         tenant = self._public_tenant
 

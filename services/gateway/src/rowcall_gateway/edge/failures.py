@@ -47,16 +47,17 @@ def not_found(name: str) -> RowcallError:
 
 
 def not_known(kind: str, name: str) -> RowcallError:
-    """No such queue, method or incident on any shard, or no such tenant or chain on the caller's: said of other tenants too.
+    """No such queue, method, worker or incident on any shard, or no such tenant or chain on the caller's: said of other tenants too.
 
     Args:
-        kind: "queue", "method", "tenant", "incident", "database" or "chain".
+        kind: "queue", "method", "worker", "tenant", "incident", "database" or "chain".
         name: Its name, as the caller wrote it.
     """
     message = {
         "queue": "No shard knows this queue. Queues are known as soon as a gateway that serves a method of theirs has started.",
         "method": "No shard knows this method. It is written package.Service/Method, and known as soon as a gateway that "
         "serves it has started.",
+        "worker": "No worker of this name lives: a process has a new one at each start. rowcall workers list shows those that there are.",
         "tenant": "This is not the caller's tenant, or it has not submitted anything yet.",
         "incident": "No shard has met this incident, or it was not met for 90 days. rowcall errors list shows those that there are.",
         "database": "The chain has no part in a database of this name: it is a shard's, or catalogue.",
@@ -139,6 +140,23 @@ def draining(leaving_in: float = 0.0) -> RowcallError:
         ErrorReason.ERROR_REASON_GATEWAY_DRAINING,
         "This gateway is being stopped; call again, it will be answered by another. A job that was written goes on.",
         retry_after=timedelta(seconds=max(leaving_in, 0)) + spread,
+    )
+
+
+def too_late(seconds: float, *, repeatable: bool) -> RowcallError:
+    """The gateway has more calls than it can answer in time; nothing was submitted.
+
+    Args:
+        seconds: When it is worth calling again.
+        repeatable: Whether gRPC's own retries may repeat the call.
+    """
+    return RowcallError(
+        ErrorReason.ERROR_REASON_NOT_ADMITTED,
+        "Not let in: the gateway has more calls than it can answer in time, and this one would have been answered too late. Nothing was "
+        "submitted; call again after RetryInfo's delay.",
+        metadata={"bound": "gateway", "measure": "time"},
+        retry_after=timedelta(seconds=seconds),
+        no_retry=not repeatable,
     )
 
 

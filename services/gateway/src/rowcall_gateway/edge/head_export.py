@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from rowcall_gateway.edge import otlp
+
 if TYPE_CHECKING:
     from opentelemetry.sdk._logs import LoggerProvider
 
@@ -24,9 +26,6 @@ DATABASE: Final = "rowcall.audit.database"
 PLACE: Final = "rowcall.audit.place"
 HASH: Final = "rowcall.audit.hash"
 """Their attributes: "tenants/acme" or "system"; a shard's name or "catalogue"; a number; hexadecimal digits."""
-
-_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
 
 class HeadExport:
@@ -66,23 +65,13 @@ def head_export_from_environment(environment: Mapping[str, str] = os.environ) ->
     Raises:
         ValueError: The environment asks for something that this process does not have.
     """
-    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    if not otlp.is_wanted("LOGS", "heads of the audit", environment):
         return None
-    exporter = environment.get("OTEL_LOGS_EXPORTER", "otlp")
-    if exporter == "none" or not any(environment.get(name) for name in _ENDPOINTS):
-        return None
-    if exporter != "otlp":
-        raise ValueError(f"OTEL_LOGS_EXPORTER is {exporter!r}; this process has otlp and none")
-    protocol = next((environment[name] for name in _PROTOCOLS if environment.get(name)), "grpc")
-    if protocol != "grpc":
-        raise ValueError(f"{_PROTOCOLS[0]} is {protocol!r}; this process exports heads of the audit over grpc only")
     # As for spans: not where nobody has asked for it.
     from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
     from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
-    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 
-    name = environment.get("OTEL_SERVICE_NAME", "rowcall-gateway")
-    provider = LoggerProvider(resource=Resource.create({SERVICE_NAME: name}), shutdown_on_exit=False)
+    provider = LoggerProvider(resource=otlp.resource(environment), shutdown_on_exit=False)
     provider.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
     return HeadExport(provider)

@@ -15,11 +15,11 @@ from typing import Final, NamedTuple, Protocol, TypeAlias, cast
 import grpc.aio
 import structlog
 
+from rowcall.address import is_loopback
 from rowcall.errors import RowcallError
 from rowcall.names import is_tenant
 from rowcall.security.roles import ROLES
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall_gateway.edge.address import is_loopback
 from rowcall_gateway.edge.metadata import ACTOR, TENANT, CallMetadata
 
 ServicerContext: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"

@@ -13,6 +13,7 @@ from typing import Final
 
 from rowcall.audit.model import Act
 from rowcall.tracing import TraceContext
+from rowcall_gateway.edge import in_time
 from rowcall_gateway.edge.identity import Principal, ServicerContext
 from rowcall_gateway.edge.metadata import OPERATION, CallMetadata
 
@@ -66,6 +67,7 @@ class IncomingCall:
         repeat it. Without one that is just what is wanted, because a repetition would submit it twice.
         """
         self.operation = name
+        in_time.written()
         self.context.set_trailing_metadata(((OPERATION, name),))
         return None if self.request_id is not None else self.context.send_initial_metadata(((OPERATION, name),))
 

@@ -1,6 +1,6 @@
 """What every call goes through, put around each handler once, when the server is assembled.
 
-It resolves the tenant, refuses who may not call, and only then has the request come in; refuses what is too large, makes an
+It refuses who would be answered too late, resolves the tenant, refuses who may not call, and only then has the request come in; refuses what is too large, makes an
 envelope of every error and writes the request line. Health checks pass by it; reflection, a stream, is only asked who calls.
 
 To gRPC every method is one whose request is a stream, of one message: where it is not, gRPC asks for the message before it asks us, and
@@ -17,6 +17,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 import grpc
@@ -26,16 +27,18 @@ from google.protobuf.message import DecodeError, Message
 
 from rowcall import context as calls_context
 from rowcall.errors import Origin, RowcallError, envelope, grpc_code, our_reason, read_envelope, reason_name, trailers
+from rowcall.telemetry import metrics
 from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.edge import incoming, telemetry
 from rowcall_gateway.edge.access import Resolve, Rights
-from rowcall_gateway.edge.failures import JobFailure, internal, too_large
+from rowcall_gateway.edge.failures import JobFailure, internal, too_large, too_late
 from rowcall_gateway.edge.gate import Gate
 from rowcall_gateway.edge.handlers import ByPath, Handler, MethodPath, decoding, message_of, unary, undecodable
 from rowcall_gateway.edge.identity import Peer, Principal, ServicerContext, TenantScope, tenant_required
+from rowcall_gateway.edge.in_time import InTime
 from rowcall_gateway.edge.incoming import IncomingCall
-from rowcall_gateway.edge.metadata import OPERATION, CallMetadata, read_metadata
+from rowcall_gateway.edge.metadata import IDEMPOTENCY_KEY, OPERATION, CallMetadata, read_metadata
 from rowcall_gateway.edge.refused import RefusedCalls
 from rowcall_gateway.edge.request_line import write_request_line
 
@@ -48,6 +51,9 @@ less was allowed when it was done."""
 
 _SHOWN: Final = 255
 """Of the path of a method that there is not: so many characters."""
+
+_CALL_AGAIN: Final = tuple(1 + 2 * n / 15 for n in range(16))
+"""Seconds after which those are to call again who would have been answered too late: spread, so that they do not come back together."""
 
 _FAULTS: Final = frozenset({ErrorReason.ERROR_REASON_INTERNAL, ErrorReason.ERROR_REASON_SCHEMA_MISMATCH})
 
@@ -94,6 +100,8 @@ class _Refusal:
     """ErrorInfo.reason."""
     cause: str | None = None
     """The type of what lies behind it, such as the database's error."""
+    origin: Origin = Origin.GATEWAY
+    """Whose it is."""
 
     async def abort(self, context: ServicerContext) -> None:
         """Ends the call with it, by the exception that gRPC wants."""
@@ -116,6 +124,7 @@ class CallInterceptor:
         spans: grpc.aio.ServerInterceptor | None,
         note: Note | None = None,
         refused: RefusedCalls | None = None,
+        in_time: InTime | None = None,
     ) -> None:
         """
         Args:
@@ -126,6 +135,7 @@ class CallInterceptor:
             spans: OpenTelemetry's interceptor, where spans are wanted.
             note: Is told of each failure that is a fault of ours; waits for nothing and raises nothing. None: nobody is.
             refused: Counts calls that are refused for who makes them. None: nobody does.
+            in_time: Says whether a call that submits would be answered in time. None: each is tried.
         """
         self._scope = scope
         self._rights = rights
@@ -134,6 +144,9 @@ class CallInterceptor:
         self._spans = spans
         self._note = note
         self._refused_calls = refused
+        self._in_time = in_time
+        # Made beforehand: refusing must cost little where there are too many calls. Without a key gRPC must not repeat them.
+        self._late = {repeatable: cycle(_late(repeatable=repeatable)) for repeatable in (True, False)}
 
     async def guard(self, handlers: Mapping[str, Handler]) -> ByPath:
         """The same handlers, by their paths, each with everything that a call needs; and an answer for every other path."""
@@ -168,7 +181,7 @@ class CallInterceptor:
                 refusal = _refusal(internal(), None, trace)
                 _log.error("a call failed", method=path[1:], trace_id=trace.trace_id, exc_info=error)
             if refusal is not None:
-                _report(path, None, trace, refusal, started, traced=False)
+                _report(path, None, trace, refusal, started, traced=False, told_as=path[1:])
                 await refusal.abort(context)
             async for response in behaviour(requests, context):
                 yield response
@@ -221,6 +234,7 @@ class CallInterceptor:
         gate, traced = self._gate, self._spans is not None
         limit_bytes, reads, of_tenant = rules.limit_bytes, not rules.writes, rules.of_tenant
         answer = _answering(path, handler, rules)
+        told_as = metrics.UNKNOWN_METHOD if handler is None else path[1:]
 
         async def behave(_: object, context: ServicerContext) -> bytes | _Refusal:
             started = time.perf_counter()
@@ -260,12 +274,30 @@ class CallInterceptor:
                 ended = _refusal(internal(), call, trace)
                 self._failed("a call failed", error, path, ended, trace=trace)
             finally:
-                _report(path, call, trace, ended, started, traced=traced)
+                _report(path, call, trace, ended, started, traced=traced, told_as=told_as)
             if isinstance(ended, _Refusal) and not traced:
                 await ended.abort(context)
             return ended
 
-        return behave
+        return behave if self._in_time is None or not rules.writes else self._timely(behave, self._in_time)
+
+    def _timely(self, behave: Behaviour, in_time: InTime) -> Behaviour:
+        """The behaviour of a method that submits, with calls refused that would be answered too late, before anything is read of them."""
+        late, traced = self._late, self._spans is not None
+
+        async def timely(requests: object, context: ServicerContext) -> bytes | _Refusal:
+            if in_time.refuses(context.time_remaining()):
+                items = context.invocation_metadata() or ()
+                refusal = next(late[any(name == IDEMPOTENCY_KEY for name, _ in items)])
+                if traced:
+                    telemetry.end(refusal.code, refusal.reason)
+                else:
+                    await refusal.abort(context)
+                return refusal
+            with in_time.take():
+                return cast("bytes | _Refusal", await behave(requests, context))
+
+        return timely
 
     def _refused(self, error: RowcallError, path: str, ended: _Refusal, trace: TraceContext) -> None:
         """Logs what is a bug, notes it with all else that nobody meant, and counts who was refused for who it is."""
@@ -382,6 +414,15 @@ def _refusal(error: RowcallError, call: IncomingCall | None, trace: TraceContext
     )
 
 
+def _late(*, repeatable: bool) -> Iterable[_Refusal]:
+    """What calls are told that would have been answered too late, none of which anything is known of."""
+    for seconds in _CALL_AGAIN:
+        error = too_late(seconds, repeatable=repeatable)
+        status = envelope(error, origin=Origin.GATEWAY, trace_id="")
+        found = trailers(status, no_retry=error.no_retry)
+        yield _Refusal(error.code, status.message, found, reason_name(error.reason))
+
+
 def _root(error: BaseException) -> str | None:
     """The type of the error that began it; None if that is this one."""
     link = error
@@ -399,6 +440,7 @@ def _job_failure(failure: JobFailure) -> _Refusal:
         trailers=trailers(failure.status, no_retry=True)
         + _operation_trailer(None if info is None else info.metadata.get("operation")),
         reason="" if info is None else our_reason(info),
+        origin=Origin.JOB,
     )
 
 
@@ -414,8 +456,10 @@ def _report(
     started: float,
     *,
     traced: bool,
+    told_as: str,
 ) -> None:
-    """Ends the span and writes the request line."""
+    """Ends the span, takes the call's measure under a method's name, and writes the request line."""
+    seconds = time.perf_counter() - started
     if ended is None:
         code, reason, cause = grpc.StatusCode.CANCELLED, None, None
     elif isinstance(ended, _Refusal):
@@ -424,12 +468,15 @@ def _report(
         code, reason, cause = grpc.StatusCode.OK, None, None
     if traced:
         telemetry.end(code, reason)
+    metrics.CALL_DURATION.record(seconds, metrics.GRPC, told_as, code.name)
+    if isinstance(ended, _Refusal):
+        metrics.CALL_ERRORS.add(1, told_as, code.name, ended.reason, ended.origin.value)
     write_request_line(
         method=path[1:],
         code=code.name,
         reason=reason,
         exception=cause,
-        duration_ms=round((time.perf_counter() - started) * 1000, 3),
+        duration_ms=round(seconds * 1000, 3),
         trace_id=trace.trace_id,
         tenant=None if call is None else call.tenant,
         actor=None if call is None else call.principal.actor,

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import grpc
 import grpc.aio
 
-from rowcall_gateway.edge.address import Address, cannot_listen, is_loopback
+from rowcall.address import Address, cannot_listen, is_loopback
 from rowcall_gateway.edge.identity import IdentityMode
 
 _NAPS: Final = 10

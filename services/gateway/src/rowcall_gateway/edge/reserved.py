@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rowcall_gateway.edge.address import Address, cannot_listen
+from rowcall.address import Address, cannot_listen
 
 
 @contextmanager

@@ -11,27 +11,43 @@ from rowcall_gateway.edge.interceptor import MethodRules
 JOB_SERVICE: Final = "rowcall.v1.JobService"
 OPERATIONS: Final = "google.longrunning.Operations"
 ACCESS_SERVICE: Final = "rowcall.v1.AccessService"
+ACTION_SERVICE: Final = "rowcall.v1.ActionService"
 ADMISSION_SERVICE: Final = "rowcall.v1.AdmissionService"
 AUDIT_SERVICE: Final = "rowcall.v1.AuditService"
 CATALOGUE_SERVICE: Final = "rowcall.v1.CatalogueService"
 ERROR_SERVICE: Final = "rowcall.v1.ErrorService"
+WORKER_SERVICE: Final = "rowcall.v1.WorkerService"
 OUR_SERVICES: Final = (
     JOB_SERVICE,
     OPERATIONS,
     ACCESS_SERVICE,
+    ACTION_SERVICE,
     ADMISSION_SERVICE,
     AUDIT_SERVICE,
     CATALOGUE_SERVICE,
     ERROR_SERVICE,
     "rowcall.v1.QueueService",
     "rowcall.v1.TenantService",
+    WORKER_SERVICE,
 )
 """The services that every gateway serves, beside the catalogue's."""
 
 _OF_NO_TENANT: Final = frozenset(
-    {OPERATIONS, ACCESS_SERVICE, ADMISSION_SERVICE, AUDIT_SERVICE, CATALOGUE_SERVICE, ERROR_SERVICE}
-    | {f"rowcall.v1.QueueService/{name}" for name in ("ListQueues", "GetQueue", "PauseQueue", "ResumeQueue")}
-    | {"rowcall.v1.TenantService/ListTenants"}
+    {
+        OPERATIONS,
+        ACCESS_SERVICE,
+        ACTION_SERVICE,
+        ADMISSION_SERVICE,
+        AUDIT_SERVICE,
+        CATALOGUE_SERVICE,
+        ERROR_SERVICE,
+        WORKER_SERVICE,
+    }
+    | {
+        f"rowcall.v1.QueueService/{name}"
+        for name in ("ListQueues", "GetQueue", "ListQueueActivity", "PauseQueue", "ResumeQueue")
+    }
+    | {"rowcall.v1.TenantService/ListTenants", "rowcall.v1.TenantService/ListTenantFailures"}
 )
 """Services and methods that an admin need not name a tenant for: an operation's name or a chain's does, or nothing of it is a tenant's."""
 

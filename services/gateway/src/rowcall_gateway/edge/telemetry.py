@@ -18,6 +18,7 @@ from opentelemetry import trace
 from rowcall.errors import reason_name
 from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
+from rowcall_gateway.edge import otlp
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -27,9 +28,6 @@ STATUS_CODE: Final = "rpc.grpc.status_code"
 
 REASON: Final = "rowcall.reason"
 """ErrorInfo.reason, where the RPC was not answered."""
-
-_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
 # What OpenTelemetry's conventions count as a server's failure; the other codes are its callers'.
 _SERVER_ERRORS: Final = frozenset(
@@ -53,24 +51,14 @@ def provider_from_environment(environment: Mapping[str, str] = os.environ) -> Tr
     Raises:
         ValueError: The environment asks for something that this process does not have.
     """
-    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    if not otlp.is_wanted("TRACES", "spans", environment):
         return None
-    exporter = environment.get("OTEL_TRACES_EXPORTER", "otlp")
-    if exporter == "none" or not any(environment.get(name) for name in _ENDPOINTS):
-        return None
-    if exporter != "otlp":
-        raise ValueError(f"OTEL_TRACES_EXPORTER is {exporter!r}; this process has otlp and none")
-    protocol = next((environment[name] for name in _PROTOCOLS if environment.get(name)), "grpc")
-    if protocol != "grpc":
-        raise ValueError(f"{_PROTOCOLS[1]} is {protocol!r}; this process exports spans over grpc only")
     # A good part of a gateway's start, where nobody has asked for spans.
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    name = environment.get("OTEL_SERVICE_NAME", "rowcall-gateway")
-    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}), shutdown_on_exit=False)
+    provider = TracerProvider(resource=otlp.resource(environment), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
 

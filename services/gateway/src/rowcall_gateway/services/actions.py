@@ -54,7 +54,7 @@ class Cancel:
     async def do(self, link: ShardLink, tenant: str, job_ids: Sequence[UUID]) -> Collection[UUID]:
         """See Action.do."""
         cancelled = await link.store.cancel_many(tenant, job_ids, act=self.act)
-        link.cancelled(cancelled)
+        link.cancelled(tenant, cancelled)
         return cancelled.keys()
 
     def refusal(self, row: JobRow) -> RowcallError:

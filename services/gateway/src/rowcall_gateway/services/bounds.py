@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -11,11 +12,14 @@ from rowcall import bounds as values
 from rowcall.bounds import EACH_TENANT, Target
 from rowcall.errors import RowcallError
 from rowcall.names import tenant_name
+from rowcall.queue.spend import CURRENCIES, plain
 from rowcall.security.roles import ADMIN
 from rowcall.sharding.bounds import Bounds as KeptBounds
 from rowcall.v1.admission_service_pb2 import (
     Bound,
     BoundTarget,
+    Budget,
+    BudgetPeriod,
     DeleteBoundRequest,
     DeleteBoundResponse,
     GetBoundRequest,
@@ -30,7 +34,7 @@ from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.validation import Validator
 from rowcall_gateway.admission.known import KnownBounds
 from rowcall_gateway.admission.refusals import described
-from rowcall_gateway.calls.drafts import check_text
+from rowcall_gateway.calls.drafts import check_text, invalid
 from rowcall_gateway.edge import incoming
 from rowcall_gateway.resources import timestamp
 
@@ -86,6 +90,7 @@ class Bounds(AdmissionServiceServicer):
             waiters=wanted.waiters if wanted.HasField("waiters") else None,
             backlog=wanted.backlog if wanted.HasField("backlog") else None,
             oldest_age=_timedelta(wanted.oldest_age) if wanted.HasField("oldest_age") else None,
+            budget=_budget(wanted.budget) if wanted.HasField("budget") else None,
             by=incoming.current().principal.actor,
             note=wanted.note or None,
             act=incoming.current().act,
@@ -117,6 +122,12 @@ def _timedelta(duration: Duration) -> timedelta:
     return duration.ToTimedelta()
 
 
+def _budget(budget: Budget) -> values.Budget:
+    if budget.currency not in CURRENCIES:
+        raise invalid("bound.budget.currency", "is no currency of ISO 4217")
+    return values.Budget(Decimal(budget.amount), budget.currency, values.BudgetPeriod(budget.period))
+
+
 def _shown(bound: values.Bound) -> Bound:
     target = bound.target
     shown = Bound(
@@ -133,4 +144,7 @@ def _shown(bound: values.Bound) -> Bound:
     )
     if bound.oldest_age is not None:
         shown.oldest_age.FromTimedelta(bound.oldest_age)
+    if bound.budget is not None:
+        amount, currency, period = bound.budget
+        shown.budget.CopyFrom(Budget(amount=plain(amount), currency=currency, period=BudgetPeriod.ValueType(period)))
     return shown

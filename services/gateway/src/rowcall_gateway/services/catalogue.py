@@ -20,9 +20,12 @@ from rowcall.options.v1.access_pb2 import AccessRule
 from rowcall.options.v1.job_pb2 import JobOptions
 from rowcall.sharding.published import LivingGateway, Publication, PublishedImages
 from rowcall.v1.catalogue_service_pb2 import (
+    Gateway,
     Image,
     ImageChange,
     ImageChangeKind,
+    ListGatewaysRequest,
+    ListGatewaysResponse,
     ListImagesRequest,
     ListImagesResponse,
     ListMethodsRequest,
@@ -119,6 +122,13 @@ class Methods(CatalogueServiceServicer):
             images=[_image(each, gateways) for each in shown],
             next_page_token=number_token(shown[-1].number) if len(found) > size else "",
         )
+
+    async def ListGateways(self, request: ListGatewaysRequest, context: Any) -> ListGatewaysResponse:  # noqa: ARG002, N802
+        """The gateways that live, by name."""
+        self._validator.check(request)
+        latest = await self._images.page("", None, 1)
+        newest = latest[0].number if latest else 0
+        return ListGatewaysResponse(gateways=[_gateway(each, newest) for each in await self._images.gateways()])
 
     async def PublishImage(self, request: PublishImageRequest, context: Any) -> PublishImageResponse:  # noqa: ARG002, N802
         """Publishes an image, if it breaks nobody, or that is allowed."""
@@ -245,6 +255,17 @@ def _image(published: Publication, gateways: Sequence[LivingGateway]) -> Image:
         made.gateways.extend(each.name for each in gateways if each.number >= published.number)
         made.gateways_behind.extend(each.name for each in gateways if each.number < published.number)
     return made
+
+
+def _gateway(gateway: LivingGateway, newest: int) -> Gateway:
+    return Gateway(
+        name=gateway.name,
+        version=gateway.deployed or "",
+        release=gateway.version,
+        start_time=timestamp(gateway.started_at),
+        see_time=timestamp(gateway.seen_at),
+        current=gateway.number >= newest,
+    )
 
 
 def _change(change: Change) -> ImageChange:

@@ -72,7 +72,7 @@ class Erasures:
             )
             if erased is None:
                 raise not_known("tenant", home.name)
-            home.link.cancelled(erased.cancelled)
+            home.link.cancelled(home.route.tenant, erased.cancelled)
             if erased.phase is not ErasurePhase.ERASING or time.monotonic() >= until:
                 break
         made = erasure_of(home.route, erased.erasure)

@@ -29,7 +29,8 @@ from rowcall_gateway.edge import incoming
 from rowcall_gateway.edge.failures import not_known
 from rowcall_gateway.resources import timestamp
 from rowcall_gateway.shards.everywhere import Answers, ask_everywhere, listed
-from rowcall_gateway.shards.links import Links
+from rowcall_gateway.shards.links import Links, ShardLink
+from rowcall_gateway.shards.looks import Looks
 
 _PAGE: Final = 100
 _LARGEST_PAGE: Final = 1000
@@ -41,6 +42,7 @@ class Errors(ErrorServiceServicer):
     def __init__(self, validator: Validator, links: Links) -> None:
         self._validator = validator
         self._links = links
+        self._latest: Looks[Sequence[IncidentRow]] = Looks(links, _latest)
 
     async def ListIncidents(  # noqa: N802
         self,
@@ -49,7 +51,9 @@ class Errors(ErrorServiceServicer):
     ) -> ListIncidentsResponse:
         """The incidents that were met last."""
         self._validator.check(request)
-        answers = await self._ask("", _LARGEST_PAGE)
+        _, answers = await self._latest.answers(incoming.current())
+        if not answers.given:
+            raise answers.unreachable()
         size = min(request.page_size or _PAGE, _LARGEST_PAGE)
         found = [each for each in _merged(answers.given) if not request.states or each.state in request.states]
         return ListIncidentsResponse(incidents=found[:size], unreachable_shards=sorted(answers.missing))
@@ -83,6 +87,7 @@ class Errors(ErrorServiceServicer):
             ),
             call,
         )
+        self._latest.forget()
         if answers.missing:
             raise RowcallError(
                 ErrorReason.ERROR_REASON_SHARD_UNAVAILABLE,
@@ -103,6 +108,10 @@ class Errors(ErrorServiceServicer):
         if not answers.given:
             raise answers.unreachable()
         return answers
+
+
+async def _latest(link: ShardLink) -> Sequence[IncidentRow]:
+    return await link.admin.incidents(limit=_LARGEST_PAGE)
 
 
 def _merged(rows: Mapping[str, Iterable[IncidentRow]]) -> list[Incident]:

@@ -105,7 +105,7 @@ class JobLists:
             return ListFailureGroupsResponse()
         limit = request.page_size or DEFAULT_SIZE
         groups = await link.store.failure_groups(call.tenant, method=method, finished_from=since, limit=limit)
-        return ListFailureGroupsResponse(groups=[_group(call.tenant, each) for each in groups])
+        return ListFailureGroupsResponse(groups=[failure_group(each) for each in groups])
 
 
 async def _rows(
@@ -127,7 +127,8 @@ async def _rows(
             size = max(1, min(PAGE_BYTES * len(part) // max(held, 1), _LARGEST_SLICE))
 
 
-def _group(tenant: str, group: FailureGroup) -> job_service_pb2.FailureGroup:
+def failure_group(group: FailureGroup) -> job_service_pb2.FailureGroup:
+    """Dead letters that have in common what they died of."""
     return job_service_pb2.FailureGroup(
         method=group.method,
         error_fingerprint=group.error_fingerprint,
@@ -135,5 +136,6 @@ def _group(tenant: str, group: FailureGroup) -> job_service_pb2.FailureGroup:
         first_fail_time=timestamp(group.first_finished_at),
         last_fail_time=timestamp(group.last_finished_at),
         error=Status(code=group.error_code, message=group.error_message),
-        sample=operation_name(tenant, group.last_job_id),
+        sample=operation_name(group.last_tenant, group.last_job_id),
+        tenant_count=group.tenants,
     )

@@ -96,8 +96,8 @@ class Jobs(JobServiceServicer):
         draft = self._drafts.of_spec(request.job, call, path="job", key=call.metadata.idempotency_key)
         wait = call.metadata.wait or timedelta(0)
         waits = wait > timedelta(0)
-        with self._admission.enter(call.tenant, draft.method, waits=waits) or await self._admission.turn(
-            call.tenant, draft.method, waits=waits, size=request.ByteSize(), remaining=call.remaining()
+        with self._admission.enter(call.tenant, draft.method, waits=waits) or await self._calls.turn(
+            call, draft.method, waits=waits, size=request.ByteSize()
         ):
             operation, joined = await self._calls.operation_of(draft, call, wait)
         return SubmitResponse(operation=operation, joined=joined)

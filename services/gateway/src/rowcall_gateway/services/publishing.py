@@ -59,7 +59,15 @@ class Publishing:
     """The published images of one gateway."""
 
     def __init__(
-        self, images: PublishedImages, *, gateway_id: UUID, name: str, version: str, check: Check, serve: Serve
+        self,
+        images: PublishedImages,
+        *,
+        gateway_id: UUID,
+        name: str,
+        version: str,
+        deployed: str | None = None,
+        check: Check,
+        serve: Serve,
     ) -> None:
         """
         Args:
@@ -67,6 +75,7 @@ class Publishing:
             gateway_id: Who this gateway is.
             name: Its host and process, for people.
             version: Its release.
+            deployed: Of what it runs, as whoever deploys it calls that.
             check: Says whether images can be served.
             serve: Serves them.
         """
@@ -74,6 +83,7 @@ class Publishing:
         self._gateway_id = gateway_id
         self._name = name
         self._version = version
+        self._deployed = deployed
         self._check = check
         self._serve = serve
         self._served: dict[str, LoadedImage] = {}
@@ -205,7 +215,11 @@ class Publishing:
 
     async def _after(self) -> Sequence[PublishedImage]:
         return await self._images.after(
-            self._number, gateway_id=self._gateway_id, name=self._name, version=self._version
+            self._number,
+            gateway_id=self._gateway_id,
+            name=self._name,
+            version=self._version,
+            deployed=self._deployed,
         )
 
     async def _take(self, found: Sequence[PublishedImage]) -> None:

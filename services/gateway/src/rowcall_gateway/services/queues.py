@@ -22,6 +22,8 @@ from rowcall.v1.queue_service_pb2 import (
     GetQueueResponse,
     ListPausesRequest,
     ListPausesResponse,
+    ListQueueActivityRequest,
+    ListQueueActivityResponse,
     ListQueuesRequest,
     ListQueuesResponse,
     Pause,
@@ -38,6 +40,7 @@ from rowcall.validation import Validator
 from rowcall_gateway.edge import incoming
 from rowcall_gateway.edge.failures import not_known
 from rowcall_gateway.resources import timestamp
+from rowcall_gateway.services.activity import QueueWatch
 from rowcall_gateway.services.changes import Changes
 from rowcall_gateway.shards.everywhere import Answers, ask_everywhere
 from rowcall_gateway.shards.links import Links, ShardLink
@@ -52,10 +55,11 @@ LOOKED_AT: Final = 1000
 class Queues(QueueServiceServicer):
     """The servicer. Methods have gRPC's names and raise RowcallError."""
 
-    def __init__(self, validator: Validator, links: Links, changes: Changes) -> None:
+    def __init__(self, validator: Validator, links: Links, changes: Changes, watch: QueueWatch) -> None:
         self._validator = validator
         self._links = links
         self._changes = changes
+        self._watch = watch
 
     async def ListQueues(  # noqa: N802
         self,
@@ -75,6 +79,15 @@ class Queues(QueueServiceServicer):
         if found is None:
             raise answers.unreachable() if answers.missing else not_known("queue", request.name)
         return GetQueueResponse(queue=found, unreachable_shards=sorted(answers.missing))
+
+    async def ListQueueActivity(  # noqa: N802
+        self,
+        request: ListQueueActivityRequest,
+        context: Any,  # noqa: ARG002
+    ) -> ListQueueActivityResponse:
+        """What happens in every queue."""
+        self._check(request)
+        return await self._watch.told(incoming.current())
 
     async def PauseQueue(self, request: PauseQueueRequest, context: Any) -> PauseQueueResponse:  # noqa: ARG002, N802
         """Pauses a queue on every shard."""

@@ -75,7 +75,7 @@ class Place:
             # No live job: finished, or none at all.
             await self.row()
         else:
-            self.link.cancelled({self.key[1]: cancelled})
+            self.link.cancelled(self.key[0], {self.key[1]: cancelled})
 
     async def delete(self, act: Act) -> None:
         """Erases the job, which must be finished.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
+from rowcall.queue.model import Counts, ShardToday
 from rowcall.queue.tenants import LiveJobs, TenantRow
 from rowcall.sharding import Router
 from rowcall.v1.tenant_service_pb2 import (
@@ -13,6 +17,8 @@ from rowcall.v1.tenant_service_pb2 import (
     ExportTenantResponse,
     GetTenantRequest,
     GetTenantResponse,
+    ListTenantFailuresRequest,
+    ListTenantFailuresResponse,
     ListTenantsRequest,
     ListTenantsResponse,
     PauseTenantRequest,
@@ -23,16 +29,19 @@ from rowcall.v1.tenant_service_pb2 import (
     ResumeTenantResponse,
     SetTenantWeightRequest,
     SetTenantWeightResponse,
+    Tenant,
     TenantJobs,
 )
 from rowcall.v1.tenant_service_pb2_grpc import TenantServiceServicer
 from rowcall.validation import Validator
 from rowcall_gateway.calls.drafts import check_text
 from rowcall_gateway.edge import incoming
+from rowcall_gateway.services.activity import job_counts
 from rowcall_gateway.services.changes import Changes
 from rowcall_gateway.services.erasures import Erasures
 from rowcall_gateway.services.exports import Exports
 from rowcall_gateway.services.homes import Homes, tenant_of
+from rowcall_gateway.services.tenant_failures import tenant_failures
 from rowcall_gateway.services.tokens import text_of, text_token
 from rowcall_gateway.shards.everywhere import ask_everywhere
 from rowcall_gateway.shards.links import Links, ShardLink
@@ -82,6 +91,7 @@ class Tenants(TenantServiceServicer):
         home = await self._homes.of(incoming.current(), request.name)
         made = tenant_of(home.route, home.row)
         made.jobs.CopyFrom(_jobs(await home.link.tenants.live_jobs(home.route.tenant, COUNTED)))
+        _add_today(made, home.route.tenant, home.row, await _today(home.link, [home.route.tenant]))
         return GetTenantResponse(tenant=made)
 
     async def ListTenants(self, request: ListTenantsRequest, context: Any) -> ListTenantsResponse:  # noqa: ARG002, N802
@@ -96,16 +106,32 @@ class Tenants(TenantServiceServicer):
             by_shard.setdefault(route.shard, []).append(route.tenant)
         links = [link for link in map(self._links.get, by_shard) if link is not None]
 
-        async def find(link: ShardLink) -> dict[str, TenantRow]:
-            return await link.tenants.find(by_shard[link.name])
+        async def find(link: ShardLink) -> tuple[dict[str, TenantRow], _Today]:
+            names = by_shard[link.name]
+            return await link.tenants.find(names), await _today(link, names)
 
         answers = await ask_everywhere(links, find, incoming.current())
-        rows = {tenant: row for found in answers.given.values() for tenant, row in found.items()}
+        tenants: list[Tenant] = []
+        for route in shown:
+            rows, today = answers.given.get(route.shard) or ({}, None)
+            made = tenant_of(route, rows.get(route.tenant))
+            if today is not None:
+                _add_today(made, route.tenant, rows.get(route.tenant), today)
+            tenants.append(made)
         return ListTenantsResponse(
-            tenants=[tenant_of(route, rows.get(route.tenant)) for route in shown],
+            tenants=tenants,
             next_page_token=text_token(shown[-1].tenant) if len(routes) > size else "",
             unreachable_shards=sorted(by_shard.keys() - answers.given.keys()),
         )
+
+    async def ListTenantFailures(  # noqa: N802
+        self,
+        request: ListTenantFailuresRequest,
+        context: Any,  # noqa: ARG002
+    ) -> ListTenantFailuresResponse:
+        """The dead letters of all tenants, by what they died of."""
+        self._validator.check(request)
+        return await tenant_failures(self._links, incoming.current(), request, datetime.now(UTC))
 
     async def PauseTenant(self, request: PauseTenantRequest, context: Any) -> PauseTenantResponse:  # noqa: ARG002, N802
         """Pauses the caller's tenant."""
@@ -158,6 +184,32 @@ class Tenants(TenantServiceServicer):
         call = incoming.current()
         await self._erasures.reopen(call, await self._homes.of(call, request.name))
         return ReopenTenantResponse()
+
+
+@dataclass(frozen=True, slots=True)
+class _Today:
+    """What happened on a shard today, and what waits there."""
+
+    counts: Mapping[str, Counts]
+    waiting: Mapping[str, int]
+    """Both by tenant."""
+    shard: ShardToday
+
+
+async def _today(link: ShardLink, tenants: Sequence[str]) -> _Today:
+    counts, waiting = await link.tenants.counts(tenants), await link.tenants.waiting(tenants)
+    return _Today(counts, waiting, await link.tenants.today())
+
+
+def _add_today(made: Tenant, tenant: str, row: TenantRow | None, today: _Today) -> None:
+    """Says of a tenant what happened to its jobs, and whether it had its share."""
+    counts = today.counts.get(tenant)
+    made.today.CopyFrom(job_counts([] if counts is None else [counts]))
+    made.waiting = today.waiting.get(tenant, 0)
+    if counts is not None and today.shard.started:
+        made.share = counts.started / today.shard.started
+    if counts is not None and row is not None and today.shard.weight:
+        made.due_share = row.weight / today.shard.weight
 
 
 def _jobs(jobs: LiveJobs) -> TenantJobs:

@@ -1,4 +1,4 @@
-"""One question to every shard at once, each of which has its own time to answer. Called by `queues` and `changes`.
+"""One question to every shard at once, each of which has its own time to answer. Called by most of `services`, and by `looks`.
 
 What one shard does is no matter to the others: its answer is there or it is missing, with the reason.
 """
@@ -54,31 +54,39 @@ async def ask_everywhere(
 
     A question that writes is not taken back when its time is up: the shard may still do it.
     """
-    remaining = call.remaining()
-    patience = PATIENCE if remaining is None else min(PATIENCE, max(remaining - margin(remaining), 0))
-
-    async def ask(link: ShardLink) -> T | RowcallError:
-        async def answer() -> T:
-            return await question(link)
-
-        try:
-            return await bounded(answer(), patience)
-        except RowcallError as error:
-            return error
-        except TimeoutError:
-            return shard_unavailable(link.name, f"did not answer within {patience:.1f} s")
-
     asked = list(links)
-    answers = await asyncio.gather(*(ask(link) for link in asked))
+    seconds = patience(call)
+    answers = await asyncio.gather(*(ask_one(link, question, seconds) for link in asked))
     given: dict[str, T] = {}
     missing: dict[str, RowcallError] = {}
     for link, answer in zip(asked, answers, strict=True):
         if isinstance(answer, RowcallError):
-            _log.warning("a shard did not answer", shard=link.name, reason=reason_name(answer.reason))
             missing[link.name] = answer
         else:
             given[link.name] = answer
     return Answers(given, missing)
+
+
+async def ask_one(link: ShardLink, question: Callable[[ShardLink], Awaitable[T]], seconds: float) -> T | RowcallError:
+    """What one shard says within so many seconds, or why it says nothing."""
+
+    async def answer() -> T:
+        return await question(link)
+
+    try:
+        return await bounded(answer(), seconds)
+    except RowcallError as error:
+        why = error
+    except TimeoutError:
+        why = shard_unavailable(link.name, f"did not answer within {seconds:.1f} s")
+    _log.warning("a shard did not answer", shard=link.name, reason=reason_name(why.reason))
+    return why
+
+
+def patience(call: IncomingCall) -> float:
+    """Seconds that a call can wait for a shard."""
+    remaining = call.remaining()
+    return PATIENCE if remaining is None else min(PATIENCE, max(remaining - margin(remaining), 0))
 
 
 def listed(shards: Iterable[str]) -> str:

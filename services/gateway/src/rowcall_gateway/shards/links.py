@@ -12,9 +12,11 @@ from uuid import UUID
 
 from rowcall.catalogue.model import JobMethod
 from rowcall.catalogue.shapes import Shape
+from rowcall.queue.depths import KnownDepths
 from rowcall.queue.hints import Hint
 from rowcall.queue.model import Cancelled, Submission
 from rowcall.queue.protocol import AdmissionStore, JobStore, QueueAdmin, QueueProvider
+from rowcall.queue.tally import UNKNOWN_QUEUE, Tally, What
 from rowcall.queue.tenants import TenantAdmin
 from rowcall.v1.job_pb2 import JobState
 from rowcall_gateway.settings import GatewaySettings
@@ -43,6 +45,8 @@ class ShardLink:
     """Writes calls as rows."""
     waiters: Waiters
     """The calls that wait for results."""
+    depths: KnownDepths
+    """What the shard stands at, where somebody asks this process."""
 
     def __init__(
         self,
@@ -61,17 +65,22 @@ class ShardLink:
         self.admission = queue.admission()
         self.tenants = queue.tenants()
         self.rows = Rows(self.store)
+        self.depths = KnownDepths(self.name, self.admin.depths)
+        self._tells = settings.ops_listen is not None
+        self._tally = Tally(self.store.queue_name)
         self.submitter = Submitter(
             self.store,
+            shard=self.name,
             gather=settings.gather,
             gather_above=settings.gather_above,
             batch=settings.submit_batch,
             in_flight=in_flight,
             hint=self._hint,
             written=self.tell_workers,
+            tally=self._tally,
         )
         self.waiters = Waiters(self.store, shard=self.name)
-        self._upkeep = Upkeep(queue, self.store, methods, shapes)
+        self._upkeep = Upkeep(queue, self.store, methods, shapes, self._tally)
         self._listener = queue.done_listener(
             "listener", gateway_id, done=self.waiters.hint, connected=self.waiters.look
         )
@@ -86,11 +95,19 @@ class ShardLink:
         """How often to ask for a job, whether this gateway created it or joined it."""
         return HINTED if created and self._listener is not None else UNHINTED
 
-    def cancelled(self, found: Mapping[UUID, Cancelled]) -> None:
-        """Jobs were cancelled by this gateway: tells whoever waits for those that are finished, and who runs the others."""
+    def created(self, submissions: Sequence[Submission]) -> None:
+        """Rows were written beside the submitter."""
+        for each in submissions:
+            self._tally.count(each.tenant, each.ids.queue_id, What.ACCEPTED)
+        self.tell_workers(submissions)
+
+    def cancelled(self, tenant: str, found: Mapping[UUID, Cancelled]) -> None:
+        """Jobs of a tenant were cancelled by this gateway: tells whoever waits for those that are finished, and who runs the others."""
         finished = {
             job_id: each.waiter_id for job_id, each in found.items() if each.state == JobState.JOB_STATE_CANCELLED
         }
+        if finished:
+            self._tally.count(tenant, UNKNOWN_QUEUE, What.CANCELLED, len(finished))
         self.waiters.hint(list(finished))
         if self._notifier is not None:
             for job_id, waiter_id in finished.items():
@@ -103,6 +120,8 @@ class ShardLink:
         self.submitter.start()
         self.waiters.start()
         self._upkeep.start()
+        if self._tells:
+            self.depths.start()
         if self._listener is not None:
             self._listener.start()
         if self._notifier is not None:
@@ -116,6 +135,7 @@ class ShardLink:
         """Writes what is on its way and stops."""
         await self.submitter.close()
         await self._upkeep.close()
+        await self.depths.stop()
         await self.waiters.close()
         if self._listener is not None:
             await self._listener.close()

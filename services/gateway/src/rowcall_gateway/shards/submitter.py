@@ -19,6 +19,8 @@ from rowcall.errors import RowcallError
 from rowcall.queue.hints import Hint
 from rowcall.queue.model import Submission, SubmitOutcome, Submitted
 from rowcall.queue.protocol import JobStore
+from rowcall.queue.tally import Tally, What
+from rowcall.telemetry import metrics
 from rowcall_gateway.edge.failures import draining, internal, rebuilt
 from rowcall_gateway.shards.time_limits import TimeIsUp, TimeLimits, Wake
 
@@ -106,30 +108,36 @@ class Submitter:
         self,
         store: JobStore,
         *,
+        shard: str,
         gather: timedelta,
         gather_above: int,
         batch: int,
         in_flight: Callable[[], int],
         hint: Callable[[Sequence[Submission]], Hint | None],
         written: Callable[[Sequence[Submission]], None],
+        tally: Tally,
     ) -> None:
         """
         Args:
             store: The shard.
+            shard: Its name, for figures.
             gather: How long to wait for neighbours at most while many calls are in flight.
             gather_above: How many calls in flight are many.
             batch: How many calls are written at a time, at most.
             in_flight: How many calls this gateway serves now.
             hint: What is to be told as soon as a batch's rows are written. Must neither wait nor raise.
             written: Told of each batch's submissions that are new rows now, unless that was told. Neither, likewise.
+            tally: Counts what was written.
         """
         self._store = store
+        self._shard = shard
         self._gather = gather.total_seconds()
         self._gather_above = gather_above
         self._batch = batch
         self._in_flight = in_flight
         self._hint = hint
         self._written = written
+        self._tally = tally
         self._queue: deque[Ticket] = deque()
         self._limits = TimeLimits()
         self._loop = asyncio.get_running_loop()
@@ -212,10 +220,14 @@ class Submitter:
         answers: Sequence[Submitted | Exception]
         submissions = [ticket.submission for ticket in batch]
         hint = self._hint(submissions)
+        began = self._loop.time()
         try:
             answers = await self._store.submit(submissions, hint)
         except Exception as error:  # noqa: BLE001 - every call of the batch is answered, and the flusher lives on
             answers = [error] * len(batch)
+        metrics.WRITE_DURATION.record(self._loop.time() - began, self._shard, "submit")
+        if all(isinstance(answer, Exception) for answer in answers):
+            metrics.WRITE_ERRORS.add(1, self._shard, "submit")
         self._company = self._in_flight()
         self._company_until = self._loop.time() + self._gather
         if hint is None or not hint.sent:
@@ -229,6 +241,8 @@ class Submitter:
             )
         for ticket, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Submitted):
+                if answer.outcome is SubmitOutcome.CREATED:
+                    self._tally.count(ticket.submission.tenant, ticket.submission.ids.queue_id, What.ACCEPTED)
                 ticket.answer(answer)
             else:
                 # An error of its own for each call: tracebacks would pile up on a shared one.

@@ -22,6 +22,7 @@ from rowcall.catalogue.shapes import Shape
 from rowcall.errors import RowcallError, reason_name
 from rowcall.queue.protocol import JobStore, QueueProvider
 from rowcall.queue.sweeps import Pace
+from rowcall.queue.tally import TELL_EVERY, Tally
 from rowcall.settings import SettingsError
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
@@ -46,7 +47,12 @@ class Upkeep:
     """The background work of one shard."""
 
     def __init__(
-        self, queue: QueueProvider, store: JobStore, methods: Sequence[JobMethod], shapes: Sequence[Mapping[str, Shape]]
+        self,
+        queue: QueueProvider,
+        store: JobStore,
+        methods: Sequence[JobMethod],
+        shapes: Sequence[Mapping[str, Shape]],
+        tally: Tally,
     ) -> None:
         """
         Args:
@@ -54,11 +60,13 @@ class Upkeep:
             store: Of it.
             methods: What the gateway serves.
             shapes: What of its images' types the shard must know, one after another.
+            tally: What this gateway counts of the shard's jobs.
         """
         self._queue = queue
         self._store = store
         self._methods = methods
         self._shapes = shapes
+        self._tally = tally
         self._log = _log.bind(shard=queue.shard)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -68,6 +76,7 @@ class Upkeep:
         self._tasks = [
             loop.create_task(self._publish(), name="publishing methods"),
             loop.create_task(self._exchange(), name="exchanging turns"),
+            loop.create_task(self._tell(), name="telling counts"),
         ]
 
     def offer(self, methods: Sequence[JobMethod], shapes: Sequence[Mapping[str, Shape]]) -> None:
@@ -78,7 +87,7 @@ class Upkeep:
             self._tasks[0] = asyncio.get_running_loop().create_task(self._publish(), name="publishing methods")
 
     async def close(self) -> None:
-        """Stops, and tells once more how far tenants have moved: whoever starts next goes on from there."""
+        """Stops, and tells once more what it counted and how far tenants have moved: whoever starts next goes on from there."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -87,6 +96,7 @@ class Upkeep:
             with contextlib.suppress(RowcallError, TimeoutError):
                 async with asyncio.timeout(_LAST_EXCHANGE):
                     await self._store.exchange_turns()
+                    await self._tally.tell(self._store.tell)
 
     async def _publish(self) -> None:
         """Publishes every method, those that could not be again and again, and then the types."""
@@ -133,6 +143,14 @@ class Upkeep:
             if pace.due(began):
                 await outage.mind(self._store.exchange_turns)
                 pace.made(began, time.monotonic())
+
+    async def _tell(self) -> None:
+        outage = _Outage(
+            self._log, "what happened to jobs is not told to the shard", "what happened to jobs is told again"
+        )
+        while True:
+            await asyncio.sleep(TELL_EVERY)
+            await outage.mind(partial(self._tally.tell, self._store.tell))
 
 
 class _Outage:

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from rowcall.catalogue.model import JobMethod
 from rowcall.errors import grpc_code, our_reason, read_envelope, status_of
-from rowcall.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
+from rowcall.v1 import action_service_pb2, action_service_pb2_grpc, job_pb2, job_service_pb2, job_service_pb2_grpc
 
 OPERATION_KEY = "rowcall-operation"
 
@@ -90,6 +90,7 @@ class Caller:
         self._methods = methods
         self._tenant = tenant
         self._operations = operations_pb2_grpc.OperationsStub(channel)
+        self._actions = action_service_pb2_grpc.ActionServiceStub(channel)
         self._jobs = job_service_pb2_grpc.JobServiceStub(channel)
         self.calls = 0
         """How many calls of job methods were made."""
@@ -193,6 +194,20 @@ class Caller:
         except grpc.aio.AioRpcError as error:
             raise _failed(error) from error
         return answer.job
+
+    async def spend(self) -> action_service_pb2.GetSpendResponse:
+        """What the tenant's calls of models cost, by model, as ActionService tells.
+
+        Raises CallFailed.
+        """
+        request = action_service_pb2.GetSpendRequest(group_by=[action_service_pb2.SPEND_DIMENSION_MODEL])
+        try:
+            answer: action_service_pb2.GetSpendResponse = await self._actions.GetSpend(
+                request, timeout=10, metadata=self._identity
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _failed(error) from error
+        return answer
 
     @property
     def _identity(self) -> tuple[tuple[str, str], ...]:

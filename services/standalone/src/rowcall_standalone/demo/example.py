@@ -1,4 +1,4 @@
-"""Where the documents example is: its image and its servicer, by name. Nothing of ours imports it. Called by `run`."""
+"""Where the documents example is: its image, its servicer and its prices, by name. Nothing of ours imports it. Called by `run`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,21 @@ def image() -> Path:
 
     Raises StandaloneError when the example is not installed.
     """
+    return _file("documents.binpb")
+
+
+def prices() -> Path:
+    """What the example's models cost.
+
+    Raises StandaloneError when the example is not installed.
+    """
+    return _file("prices.toml")
+
+
+def _file(name: str) -> Path:
     spec = importlib.util.find_spec(_PACKAGE)
     for place in (spec.submodule_search_locations or []) if spec is not None else []:
-        path = Path(place) / "documents.binpb"
+        path = Path(place) / name
         if path.is_file():
             return path
     raise StandaloneError(

@@ -42,6 +42,10 @@ def hints(*, data_dir: Path, shards: int, image: Path, tenant: str, question: st
         Hint("or with any gRPC client; reflection tells it the types:", shlex.join([*curl, *call])),
         Hint("Look at the operation that was followed", shlex.join([rowcall, "jobs", "show", operation, "--full"])),
         Hint(
+            "or at what models have cost",
+            shlex.join([rowcall, "spend", "--tenant", tenant, "--by", "method", "--by", "model"]),
+        ),
+        Hint(
             "or at all rows, in psql: rowcall dev says how to open each shard; there",
             "shard_a=> select name, method, state, attempt, created_at, finished_at from rowcall.jobs;",
         ),

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from rowcall_standalone.demo.corpus import Corpus
 from rowcall_standalone.demo.further import Hint
-from rowcall_standalone.demo.steps import IN_FLIGHT, Asked, Followed, Ingestion, Outlived, Repeated
+from rowcall_standalone.demo.steps import IN_FLIGHT, Asked, Costs, Followed, Ingestion, Outlived, Repeated
 
 _WIDTH_ELSEWHERE = 110
 """Of the text where no terminal says how wide it is."""
@@ -205,6 +205,26 @@ class Report:
             "changed": result.changed,
             "as_promised": result.as_promised,
         }
+
+    def cost(self, costs: Costs) -> None:
+        """What the handlers' calls of models cost."""
+        self._heading("What it cost")
+        for each in costs.models:
+            self._line(
+                f"{each.model}: {each.calls} calls, {each.tokens} words, {each.amount or 'nobody knows how much'} {each.currency} "
+                "in this demo and those before it, by the example's prices.toml."
+            )
+        self._promise("what each call of a model cost is in the books", costs.as_promised)
+        self._result["costs"] = [
+            {
+                "model": each.model,
+                "calls": each.calls,
+                "input_tokens": each.tokens,
+                "cost": each.amount,
+                "currency": each.currency,
+            }
+            for each in costs.models
+        ]
 
     def summed_up(self, *, calls: int, answered: int, rows: int, seconds: float) -> None:
         """The run in a line, and what was not as expected."""

@@ -95,4 +95,6 @@ async def _steps(steps: Steps, corpus: Corpus, questions: Sequence[Question], re
     report.followed(followed)
     if ingestion.outcomes:
         report.repeated(await steps.repeat(ingestion.outcomes[0]))
+    indexed = sum(outcome.changed for outcome in ingestion.outcomes)
+    report.cost(await steps.costs(indexed + len(questions)))
     return followed.operation

@@ -153,6 +153,32 @@ class Repeated:
         return not self.changed and self.same_document and self.operation != self.first_operation
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What calls of one model cost, in this demo and those before it."""
+
+    model: str
+    calls: int
+    tokens: int
+    amount: str
+    """Exactly, in decimal digits."""
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What the calls of models cost that the handlers made."""
+
+    models: Sequence[Cost]
+    made: int
+    """How many there were in this run at the least: one for each document that was indexed, one for each question."""
+
+    @property
+    def as_promised(self) -> bool:
+        """Whether each is in the books, with a cost."""
+        return sum(each.calls for each in self.models if each.amount) >= self.made
+
+
 class Steps:
     """The steps of one run of the demo."""
 
@@ -247,6 +273,14 @@ class Steps:
         again = await self._ingest(first.document, self._key("repeat", first.document.path))
         same = (again.document_id, again.digest, again.chunks) == (first.document_id, first.digest, first.chunks)
         return Repeated(first.document.path, first.operation, again.operation, again.changed, same)
+
+    async def costs(self, made: int) -> Costs:
+        """Ask what it cost. Raises CallFailed."""
+        sums = (await self._caller.spend()).sums
+        return Costs(
+            [Cost(each.model, each.calls, each.input_tokens, each.cost, each.currency) for each in sums],
+            made,
+        )
 
     async def _ingest(self, document: Document, key: str) -> Outcome:
         request = self._caller.request(example.INGEST, path=document.path, content=document.content)

@@ -100,7 +100,11 @@ async def running(directory: Path, image: Path, report: Report, *, binaries: Pat
         worker = await processes.start(
             "rowcall-worker",
             *("--servicer", example.SERVICER),
-            settings={**_settings(databases.worker), example.DSN_VARIABLE: documents},
+            settings={
+                **_settings(databases.worker),
+                example.DSN_VARIABLE: documents,
+                "ROWCALL_PRICES": str(example.prices()),
+            },
             log=directory / "worker.log",
         )
         services.append(worker)

@@ -25,6 +25,7 @@ from rowcall.queue.marks import LowWaterMark, Scan
 from rowcall.queue.model import ClaimedJob
 from rowcall.queue.protocol import WorkQueue
 from rowcall.queue.sweeps import Horizon
+from rowcall.telemetry import metrics
 from rowcall_worker.claiming.intake import Intake
 from rowcall_worker.claiming.shares import Share
 from rowcall_worker.claiming.solitude import Solitude
@@ -364,10 +365,12 @@ class Claimer:
             )
         except Exception:
             source.mark.failed(scan, began=began, ended=time.monotonic())
+            metrics.WRITE_ERRORS.add(1, self._shard, "claim")
             raise
         finally:
             self._long -= scan.dear
         ended = time.monotonic()
+        metrics.WRITE_DURATION.record(ended - began, self._shard, "claim")
         source.mark.claimed(scan, ((job.lane, job.order_key) for job in jobs), limit=limit, began=began, ended=ended)
         source.found(len(jobs), limit, ended)
         return jobs

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rowcall.errors import RowcallError
 from rowcall.queue.model import ClaimedJob, PolicyRow
 from rowcall.queue.protocol import WorkQueue
+from rowcall.queue.tally import Tally, What
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.membership.registration import Registrar, Registration
@@ -31,6 +32,7 @@ class Intake:
         registrar: Registrar,
         executor: Executor,
         telling: Telling,
+        tally: Tally,
         *,
         methods: Mapping[int, ServedMethod],
     ) -> None:
@@ -39,12 +41,14 @@ class Intake:
         registrar: Is told of identities that may hold what nobody knows of.
         executor: Runs the attempts.
         telling: Is told of jobs that ended because they were handed back after they had been cancelled.
+        tally: Counts what begins, and what was cancelled.
         methods: What is served, by the shard's method ids.
         """
         self._queue = queue
         self._registrar = registrar
         self._executor = executor
         self._telling = telling
+        self._tally = tally
         self._methods = methods
         self._policies = _Policies(queue)
         self._closed = False
@@ -80,16 +84,21 @@ class Intake:
             for job in jobs
         ]
         registration.attempts.update(attempts)
+        for job in jobs:
+            self._tally.count(job.tenant, job.queue_id, What.STARTED)
         return attempts
 
     async def release(self, jobs: Sequence[ClaimedJob]) -> None:
         """Hands jobs back, and tells who waits for those that were to be cancelled: they are. Raises RowcallError."""
         answers = await self._queue.release(jobs)
-        self._telling.ended(
-            (job.job_id, answer.waiter_id)
+        cancelled = [
+            (job, answer.waiter_id)
             for job, answer in zip(jobs, answers, strict=True)
             if answer.state == JobState.JOB_STATE_CANCELLED
-        )
+        ]
+        for job, _ in cancelled:
+            self._tally.count(job.tenant, job.queue_id, What.CANCELLED)
+        self._telling.ended((job.job_id, waiter_id) for job, waiter_id in cancelled)
 
     def return_late(self, registration: Registration, jobs: Sequence[ClaimedJob]) -> None:
         """Hands back what was claimed ahead and found no slot in time. Does not wait for it."""

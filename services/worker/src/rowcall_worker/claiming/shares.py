@@ -72,6 +72,11 @@ class Share:
         """Bounds how many of its jobs run at once; None: nothing does."""
 
     @property
+    def most(self) -> int | None:
+        """How many of its jobs may run at once; None: nothing bounds them."""
+        return None if self.cap is None else self.cap.capacity
+
+    @property
     def room(self) -> float:
         """How many more of its jobs may run."""
         return math.inf if self.cap is None else self.cap.free

@@ -3,7 +3,7 @@
 Not from the event loop: a handler that blocks the loop must not cost the lease of everything else that runs. (One that
 holds the interpreter lock for longer than the lease does: the worker is then fenced off, and notices.)
 
-Used by `rowcall_worker.membership.registration`. Each renewal tells how late the event loop is, and brings back what the worker
+Used by `rowcall_worker.membership.registration`. Each renewal tells how late the event loop is and what runs, and brings back what the worker
 must know: which of its jobs are to be cancelled, which queues are paused. What is far past its time although nobody ended it (the
 event loop hangs) is named to the shard from here, for another worker to run. The lease is over when the shard says so, or when it could not be renewed in time:
 counted from before a renewal was sent, so that this side gives up before the shard does.
@@ -20,7 +20,7 @@ from uuid import UUID
 
 import structlog
 
-from rowcall.queue.model import Renewed, Rescued, Running
+from rowcall.queue.model import Busy, Renewed, Rescued, Running
 from rowcall.queue.protocol import LeaseRenewal
 
 _MAX_INTERVAL: Final = timedelta(seconds=1)
@@ -52,6 +52,7 @@ class Lease:
         overdue: Callable[[float], Sequence[Running]],
         expired: Callable[[Sequence[Rescued]], None],
         loop_lag: Callable[[], timedelta],
+        busy: Callable[[float], Busy],
         asked_at: float,
         shard: str,
     ) -> None:
@@ -65,6 +66,7 @@ class Lease:
             that thread.
         expired: Called in a thread with what the shard has ended of that.
         loop_lag: How late the event loop was since it was last asked; called in that thread.
+        busy: What runs under the identity at this moment (monotonic); called in that thread.
         asked_at: time.monotonic() of before the registration was sent.
         shard: The shard's name, for the log.
         """
@@ -80,6 +82,7 @@ class Lease:
         self._named: set[Running] = set()
         """What the shard has ended so far."""
         self._loop_lag = loop_lag
+        self._busy = busy
         self._shard = shard
         self._until = asked_at + self._length
         self._interval = beat(length).total_seconds()
@@ -119,7 +122,7 @@ class Lease:
                 break
             sent_at = time.monotonic()
             try:
-                renewed = self._renewal.renew(self._loop_lag())
+                renewed = self._renewal.renew(self._loop_lag(), self._busy(sent_at))
             except Exception as error:  # noqa: BLE001  whatever it was: the lease counts down, and the next try decides
                 if not failing:
                     self._warn(error)

@@ -12,7 +12,8 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Final, TypeVar
 from uuid import UUID, uuid4
@@ -20,7 +21,17 @@ from uuid import UUID, uuid4
 import structlog
 
 from rowcall.errors import RowcallError
-from rowcall.queue.model import ATTEMPT_GRACE, ClaimedJob, Renewed, Rescued, Running, Settlement
+from rowcall.queue.model import (
+    ATTEMPT_GRACE,
+    BUSY_JOBS,
+    Busy,
+    ClaimedJob,
+    Program,
+    Renewed,
+    Rescued,
+    Running,
+    Settlement,
+)
 from rowcall.queue.protocol import LeaseRenewal, WorkQueue
 from rowcall.queue.sweeps import Horizon
 from rowcall_worker.membership.lease import Lease
@@ -35,6 +46,9 @@ _LONGEST_PAUSE: Final = 2.0
 """Seconds between tries to register."""
 _WATCH: Final = 0.25
 """Seconds between looks at whether a lease still holds, in case its own thread is stuck."""
+
+_LONG: Final = 1.0
+"""Seconds from which on a job that runs is told of: shorter ones are over before anybody reads it."""
 
 _News = TypeVar("_News")
 
@@ -134,6 +148,22 @@ class Registration:
             and attempt.made_at <= latest - allowed_time(attempt.job, attempt.policy).total_seconds()
         ]
 
+    def busy(self, now: float, room: Mapping[int, int]) -> Busy:
+        """What runs under it at this moment (monotonic). May be called from any thread.
+
+        Args:
+            now: The moment.
+            room: How many jobs of each queue the worker could run, by the shard's ids: under the identity that it claims under.
+        """
+        begun = [attempt for attempt in self.attempts.copy() if attempt.begun]
+        in_threads = sum(not attempt.method.is_async for attempt in begun)
+        long = sorted(
+            (attempt for attempt in begun if attempt.made_at <= now - _LONG), key=lambda attempt: attempt.made_at
+        )
+        jobs = [(attempt.job.tenant, attempt.job.job_id) for attempt in long[:BUSY_JOBS]]
+        queues = Counter(attempt.job.queue_id for attempt in begun)
+        return Busy(len(begun) - in_threads, in_threads, jobs, queues, room if self.usable else {})
+
     def _look(self) -> None:
         if self.leaving and self._held <= 0:
             self.vacant.set()
@@ -151,6 +181,8 @@ class Registrar:
         abilities: Abilities,
         *,
         name: str,
+        program: Callable[[], Program],
+        room: Callable[[], Mapping[int, int]],
         shard: str,
         length: timedelta,
         release: Callable[[Registration, Sequence[ClaimedJob]], None],
@@ -167,6 +199,8 @@ class Registrar:
         renewal: Makes what renews the lease of an identity.
         abilities: What the shard gives to its handlers.
         name: The worker process's name.
+        program: What the process is, for people.
+        room: How many jobs of each queue the process could run, by the shard's ids; called in threads.
         shard: The shard's, for the log.
         length: How long a lease holds without being renewed.
         release: Hands jobs back that were claimed under an identity and never began.
@@ -183,6 +217,8 @@ class Registrar:
         self._abilities = abilities
         self._release = release
         self._name = name
+        self._program = program
+        self._room = room
         self._shard = shard
         self._length = length
         self._parted = parted
@@ -214,7 +250,7 @@ class Registrar:
         """Registers under a new identity. Raises RowcallError."""
         worker_id = uuid4()
         asked_at = time.monotonic()
-        await self._queue.register_worker(worker_id, self._name, self._length)
+        await self._queue.register_worker(worker_id, self._name, self._length, self._program())
         registration = Registration(worker_id, self._settler, self._some_ended, self._abilities, self._release)
         reading = self._loop_lag.reading()
         lease = Lease(
@@ -226,6 +262,7 @@ class Registrar:
             overdue=registration.overdue,
             expired=lambda ended: self._from_thread(self._ended_by_shard, registration, ended),
             loop_lag=reading.take,
+            busy=lambda now: registration.busy(now, self._room()),
             asked_at=asked_at,
             shard=self._shard,
         )

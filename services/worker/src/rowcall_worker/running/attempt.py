@@ -55,6 +55,7 @@ class Attempt(AttemptState):
     """One attempt while it runs."""
 
     __slots__ = (
+        "began_at",
         "begun",
         "cap",
         "ended",
@@ -98,6 +99,8 @@ class Attempt(AttemptState):
         """Set when it was ended from outside."""
         self.settled = False
         """Whether its outcome was handed on, or is not wanted."""
+        self.began_at = self.made_at
+        """When it got its slot, in monotonic seconds; before it has one, when it was made."""
         self.begun = False
         """Whether its handler was called, or is about to be: it has a slot."""
         self.ended = False

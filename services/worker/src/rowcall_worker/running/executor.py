@@ -138,7 +138,8 @@ class Executor:
             return False
         attempt.begun = True
         seconds = allowed_time(attempt.job, attempt.policy).total_seconds()
-        attempt.deadline = time.monotonic() + seconds
+        attempt.began_at = time.monotonic()
+        attempt.deadline = attempt.began_at + seconds
         attempt.timer = self._timers.start(attempt, seconds)
         context = self._context.copy()
         if attempt.method.is_async:

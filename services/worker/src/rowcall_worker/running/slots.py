@@ -55,6 +55,11 @@ class Slots:
         return max(self._free, 0)
 
     @property
+    def used(self) -> int:
+        """How many handlers run in them now."""
+        return self._running
+
+    @property
     def ahead(self) -> int:
         """How many jobs may be claimed beyond the free slots: as many as end while a claim is made, at the pace of late."""
         now = time.monotonic()
@@ -166,6 +171,8 @@ class Cap:
     """The most jobs of one queue that run at once in this process, on whichever shard and in whichever slots."""
 
     def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        """How many may run at once."""
         self._free = capacity
         self._wake: list[Callable[[], None]] = []
 

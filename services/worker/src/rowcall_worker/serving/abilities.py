@@ -18,4 +18,4 @@ class Abilities:
     children: Children
     """Jobs that are submitted with the settlement."""
     progress: ProgressBoard
-    """Where running jobs say how far they are."""
+    """Where running jobs say how far they are, and what their calls cost."""

@@ -18,6 +18,7 @@ from rowcall.queue.model import ClaimedJob
 from rowcall.tracing import TraceContext, new_span_id
 from rowcall_worker.serving.abilities import Abilities
 from rowcall_worker.serving.children import MAX_CHILDREN, Child, child_name, too_many
+from rowcall_worker.serving.progress import ProgressBoard
 from rowcall_worker.serving.transaction import AttemptTransaction
 
 _CALLBACKS = threading.Lock()
@@ -35,6 +36,7 @@ class AttemptState:
         "abilities",
         "abort",
         "callbacks",
+        "calls",
         "cancelled",
         "children",
         "code",
@@ -44,6 +46,7 @@ class AttemptState:
         "job",
         "make_transaction",
         "max_attempts",
+        "over",
         "span_id",
         "trailing_metadata",
         "transaction",
@@ -81,6 +84,10 @@ class AttemptState:
         """To be called when the attempt ends; None when it has."""
         self.abilities: Abilities | None = None
         """What the shard gives to handlers."""
+        self.over = False
+        """Whether nothing more can be done for the job, as far as the handler is concerned."""
+        self.calls = 0
+        """How many calls of models and providers the handler has told of."""
         self.children: list[Child] = []
         """The jobs that the handler has submitted."""
         self.transaction: AttemptTransaction | None = None
@@ -104,18 +111,28 @@ class AttemptState:
                 self._call = made
             return self._call
 
-    def given(self) -> Abilities:
-        """What the shard gives to handlers, while the attempt lasts. Raises RuntimeError when it is over, or forked."""
+    def given(self, *, when_over: bool = False) -> Abilities:
+        """What the shard gives to handlers, while the attempt lasts, or whether or not. Raises RuntimeError when it is over, or forked."""
         if in_child():
             raise RuntimeError(_FORKED)
-        if self.abilities is None:
+        if self.abilities is None or (self.over and not when_over):
             raise RuntimeError(_OVER)
         return self.abilities
+
+    def board(self) -> ProgressBoard:
+        """Where its calls are told of, also when the attempt is over: the money is gone. Raises RuntimeError in a forked child."""
+        return self.given(when_over=True).progress
+
+    def count_call(self) -> int:
+        """The number of its next call of a model or provider, from 1."""
+        with _CALLBACKS:
+            self.calls += 1
+            return self.calls
 
     def give_up(self) -> None:
         """The attempt is over, as far as its handler is concerned: nothing more can be done for the job."""
         with _CALLBACKS:
-            self.abilities = None
+            self.over = True
 
     def submit(self, child: Child) -> str:
         """Keeps a child; its operation's name. Raises RowcallError: CHILD_REFUSED: it is one too many."""

@@ -1,6 +1,6 @@
 """Outcome values in a servicer that is served directly, by `grpc.aio.server` or `grpc.server`: as the status they mean.
 
-Behind the queue nothing of this is needed. Without it a server ends a call whose handler raises one with UNKNOWN, like
+What such a handler records of its calls (`rowcall_worker.telemetry`) goes nowhere. Behind the queue nothing of this is needed. Without it a server ends a call whose handler raises one with UNKNOWN, like
 one that raises anything else.
 """
 
@@ -17,6 +17,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from rowcall.errors import trailers
+from rowcall_worker.serving.direct import direct
 from rowcall_worker.serving.outcome_values import Cancel, Fail, OutcomeValue, Retry, Snooze
 
 _Request = TypeVar("_Request")
@@ -65,7 +66,8 @@ def _translated(
 def _awaited(behaviour: Callable[[_Request, Any], Any]) -> Callable[[_Request, Any], Any]:
     async def run(request: _Request, context: grpc.aio.ServicerContext[Message, Message]) -> object:
         try:
-            return await behaviour(request, context)
+            with direct():
+                return await behaviour(request, context)
         except OutcomeValue as value:
             status = _status(value)
             return await context.abort(_code(status), status.message, trailers(status))
@@ -76,7 +78,8 @@ def _awaited(behaviour: Callable[[_Request, Any], Any]) -> Callable[[_Request, A
 def _called(behaviour: Callable[[_Request, Any], Any]) -> Callable[[_Request, Any], Any]:
     def run(request: _Request, context: grpc.ServicerContext) -> object:
         try:
-            return behaviour(request, context)
+            with direct():
+                return behaviour(request, context)
         except OutcomeValue as value:
             status = _status(value)
             context.set_trailing_metadata(trailers(status))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
@@ -20,13 +21,16 @@ from rowcall.context import bind
 from rowcall.errors import RowcallError
 from rowcall.queue.faults import ChildRefusedError
 from rowcall.queue.hints import Hint
-from rowcall.queue.model import Settled, Settlement
+from rowcall.queue.model import Running, Settled, Settlement, Spent
 from rowcall.queue.protocol import WorkQueue
+from rowcall.queue.tally import Tally
+from rowcall.telemetry import metrics
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.running import outcomes, settlements
 from rowcall_worker.running.attempt import Attempt
 from rowcall_worker.serving.transaction import AttemptTransaction
+from rowcall_worker.settling.figures import count_outcomes
 
 BATCH: Final = 1000
 """The most outcomes in one commit."""
@@ -72,12 +76,14 @@ class Holder(Protocol):
 class Outcome:
     """An outcome on its way into the row."""
 
-    __slots__ = ("attempt", "holder", "replaced", "settlement", "tried")
+    __slots__ = ("attempt", "holder", "replaced", "settlement", "took", "tried")
 
     def __init__(self, holder: Holder, attempt: Attempt, settlement: Settlement) -> None:
         self.holder = holder
         self.attempt = attempt
         self.settlement = settlement
+        self.took = time.monotonic() - attempt.began_at
+        """Seconds from the attempt's beginning, if it had one, to its outcome."""
         self.tried = False
         """Whether it was sent before, perhaps with success."""
         self.replaced = False
@@ -95,6 +101,7 @@ class Settler:
         done: Callable[[UUID, Sequence[UUID]], None],
         again: Callable[[float], None],
         ready: Callable[[Iterable[int]], None],
+        tally: Tally,
         hints: bool,
     ) -> None:
         """Args:
@@ -103,12 +110,14 @@ class Settler:
         done: Called after a commit, for each gateway with the jobs it may be waiting for.
         again: Called with the seconds after which a retried job is due.
         ready: Called after a commit with the queues that handlers submitted jobs to.
+        tally: Counts what became of attempts and jobs, and what handlers submitted.
         hints: Whether gateways may be told on the way, behind a commit.
         """
         self._queue = queue
         self._shard = shard
         self._done = done
         self._tell_ready = ready
+        self._tally = tally
         self._hints = hints
         self._again = again
         self._waiting: deque[Outcome] = deque()
@@ -190,6 +199,7 @@ class Settler:
                 if transaction is None:
                     pass
                 elif outcome.settlement.state == _SUCCEEDED and not outcome.holder.lost:
+                    _add_spend(outcome)
                     settled = await transaction.settle(outcome.settlement)
                 else:
                     await transaction.roll_back()
@@ -234,11 +244,18 @@ class Settler:
         pause = _FIRST_PAUSE
         while batch := [outcome for outcome in batch if not outcome.holder.lost]:
             answers: Sequence[Settled | Exception]
+            for outcome in batch:
+                if outcome.attempt.calls:
+                    _add_spend(outcome)
             hint = self._hint(batch)
+            began = time.monotonic()
             try:
                 answers = await self._queue.settle([outcome.settlement for outcome in batch], hint)
             except Exception as error:  # noqa: BLE001  a queue that raises has refused them all
                 answers = [error] * len(batch)
+            metrics.WRITE_DURATION.record(time.monotonic() - began, self._shard, "settle")
+            if all(isinstance(answer, Exception) for answer in answers):
+                metrics.WRITE_ERRORS.add(1, self._shard, "settle")
             batch = self._written(batch, answers, told=hint is not None and hint.sent)
             if batch:
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  spreads, guards nothing
@@ -265,6 +282,8 @@ class Settler:
             answers: What became of each.
             told: Whether the gateways that the claims knew of were told.
         """
+        # Before what is told below makes of an outcome another one.
+        count_outcomes(self._shard, batch, answers, self._tally)
         again: list[Outcome] = []
         done: dict[UUID, list[UUID]] = {}
         let_go: Counter[Holder] = Counter()
@@ -285,6 +304,8 @@ class Settler:
                 if answer.waiter_id is not None and not (told and answer.waiter_id == _known_waiter(outcome)):
                     done.setdefault(answer.waiter_id, []).append(outcome.settlement.job_id)
                 ready.update(child.ids.queue_id for child in outcome.settlement.children if child.run_at is None)
+            if outcome.settlement.spend:
+                _spend_written(outcome)
             let_go[outcome.holder] += 1
         for waiter, jobs in done.items():
             self._done(waiter, jobs)
@@ -327,6 +348,20 @@ class Settler:
                     method=outcome.attempt.method.name,
                     lease=outcome.settlement.lease,
                 )
+
+
+def _add_spend(outcome: Outcome) -> None:
+    """Has an outcome tell what its attempt has spent and is not written yet."""
+    attempt = outcome.attempt
+    if attempt.calls:
+        spend = attempt.sink.abilities.progress.spending.of(attempt.job)
+        outcome.settlement = outcome.settlement._replace(spend=spend)
+
+
+def _spend_written(outcome: Outcome) -> None:
+    attempt = outcome.attempt
+    job = Running(attempt.job.tenant, attempt.job.job_id, attempt.job.lease)
+    attempt.sink.abilities.progress.spending.written(Spent(job, spend) for spend in outcome.settlement.spend)
 
 
 def _known_waiter(outcome: Outcome) -> UUID | None:

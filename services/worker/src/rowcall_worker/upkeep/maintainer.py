@@ -141,7 +141,7 @@ class Maintainer:
 
     async def _expire_jobs(self, since: datetime | None) -> int:
         ended = await self._queue.expire_jobs(BATCH, since)
-        self._telling.ended((job.job_id, job.waiter_id) for job in ended)
+        self._telling.waited_too_long(ended, self._shard)
         return len(ended)
 
     async def _pauses(self) -> None:

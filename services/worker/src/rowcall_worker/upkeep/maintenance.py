@@ -7,16 +7,18 @@ needs to do is in `rowcall_worker.upkeep.maintainer`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 import structlog
 
-from rowcall.queue.model import DONE, Rescued
+from rowcall.queue.model import DONE, Ended, Rescued
 from rowcall.queue.protocol import WorkQueue
 from rowcall.queue.sweeps import FRONT_SHARE, Horizon, Sweep
+from rowcall.queue.tally import UNKNOWN_QUEUE, Tally, What
+from rowcall.telemetry import metrics
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.upkeep.chores import Chore, Chores, sweep_through
 
@@ -34,17 +36,27 @@ _SOON: Final = 0.005
 
 _log = structlog.get_logger(__name__)
 
+_ENDS: Final[Mapping[int, What]] = {JobState.JOB_STATE_FAILED: What.DEAD, JobState.JOB_STATE_CANCELLED: What.CANCELLED}
+"""What is counted of a job that ended so when it was taken from its worker."""
+
 
 class Telling:
     """Tells of jobs that housekeeping has moved: workers of those that are ready, gateways of those that have ended."""
 
-    def __init__(self, ready: Callable[[Iterable[int]], None], done: Callable[[UUID, Sequence[UUID]], None]) -> None:
+    def __init__(
+        self,
+        ready: Callable[[Iterable[int]], None],
+        done: Callable[[UUID, Sequence[UUID]], None],
+        tally: Tally,
+    ) -> None:
         """Args:
         ready: Called with the queues that got ready jobs.
         done: Called for each gateway with the jobs it may be waiting for.
+        tally: Counts what became of them.
         """
         self.ready = ready
         self._done = done
+        self._tally = tally
 
     def overdue(self, jobs: Sequence[Rescued], shard: str) -> None:
         """Attempts were ended that their workers had not ended in time."""
@@ -55,14 +67,31 @@ class Telling:
                 jobs=len(jobs),
                 worker=", ".join(sorted({job.worker for job in jobs})),
             )
-            self.taken_back(jobs)
+            metrics.RESCUES.add(len(jobs), shard, "overdue")
+            self.taken_back(jobs, shard, "overdue")
 
-    def taken_back(self, jobs: Sequence[Rescued]) -> None:
-        """Jobs were taken from their worker, whichever way."""
+    def taken_back(self, jobs: Sequence[Rescued], shard: str, cause: str) -> None:
+        """Jobs were taken from their worker, whichever way; `cause`: what those died of that failed, as metrics.DEAD_LETTERS has it."""
+        failed = 0
+        for job in jobs:
+            self._tally.count(job.tenant, job.queue_id, What.FAILED)
+            if job.state in _ENDS:
+                self._tally.count(job.tenant, job.queue_id, _ENDS[job.state])
+            failed += job.state == JobState.JOB_STATE_FAILED
+        if failed:
+            metrics.DEAD_LETTERS.add(failed, shard, cause)
         ready = {job.queue_id for job in jobs if job.state == JobState.JOB_STATE_READY}
         if ready:
             self.ready(ready)
         self.ended((job.job_id, job.waiter_id) for job in jobs if job.state in DONE)
+
+    def waited_too_long(self, jobs: Sequence[Ended], shard: str) -> None:
+        """Jobs that waited were ended at their deadline."""
+        for job in jobs:
+            self._tally.count(job.tenant, UNKNOWN_QUEUE, What.DEAD)
+        if jobs:
+            metrics.DEAD_LETTERS.add(len(jobs), shard, "expired")
+        self.ended((job.job_id, job.waiter_id) for job in jobs)
 
     def ended(self, jobs: Iterable[tuple[UUID, UUID | None]]) -> None:
         """Jobs have ended, with the gateways that wait for them."""
@@ -158,5 +187,6 @@ class Maintenance:
                     rescued=len(rescued),
                     worker=", ".join(sorted({job.worker for job in rescued})),
                 )
-                self._telling.taken_back(rescued)
+                metrics.RESCUES.add(len(rescued), self._shard, "dead_worker")
+                self._telling.taken_back(rescued, self._shard, "lost")
             full = len(rescued) >= RESCUE_BATCH

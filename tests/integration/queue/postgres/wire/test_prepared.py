@@ -24,6 +24,9 @@ from tests.fix_pooler import PASSWORD
 from tests.fix_queue import Logins, PostgresQueue
 from tests.support.waiting import until
 
+UNTOLD = dict.fromkeys(("host", "release", "version", "slots", "threads", "apart", "up"))
+"""What a worker need not say of itself."""
+
 
 @pytest.fixture
 async def connection(logins: Logins) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
@@ -73,7 +76,7 @@ async def test_what_is_larger_than_every_buffer_arrives(queue: PostgresQueue) ->
 
 
 async def test_an_error_is_psycopgs_own_and_the_connection_goes_on(connection: psycopg.AsyncConnection[Any]) -> None:
-    nobody = {"worker_id": None, "name": "w", "lease": timedelta(0)}
+    nobody = {"worker_id": None, "name": "w", "lease": timedelta(0), **UNTOLD}
     with pytest.raises(psycopg.errors.NotNullViolation, match="worker_id") as raised:
         await prepared.run(connection, "register_worker", nobody)
     assert raised.value.diag.column_name == "worker_id"
@@ -182,8 +185,8 @@ async def test_a_statement_behind_another_runs_though_that_one_is_refused(
 ) -> None:
     """Both transactions are their own."""
     names = "select count(*) from rowcall.worker where name = 'behind'"
-    nobody = {"worker_id": None, "name": "w", "lease": timedelta(0)}
-    worker = {"worker_id": uuid4(), "name": "behind", "lease": timedelta(seconds=1)}
+    nobody = {"worker_id": None, "name": "w", "lease": timedelta(0), **UNTOLD}
+    worker = {"worker_id": uuid4(), "name": "behind", "lease": timedelta(seconds=1), **UNTOLD}
     with pytest.raises(psycopg.errors.NotNullViolation):
         await prepared.run(connection, "register_worker", nobody, behind=Behind("register_worker", worker))
     rest = prepared.rest(connection)

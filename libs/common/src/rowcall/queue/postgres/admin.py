@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from uuid import UUID
 
 from rowcall.audit.model import Act, Checkpoint, Entry, Erased, Head, Link, Unplaced
 from rowcall.incidents.model import IncidentRow, Noted
-from rowcall.queue.model import Pause, QueueServing, QueueStats
-from rowcall.queue.postgres import auditing, triage
+from rowcall.queue.model import Counts, Depths, Pause, QueueActivity, QueueServing, QueueStats, WorkerJob, WorkerRow
+from rowcall.queue.postgres import auditing, rows, triage
 from rowcall.queue.postgres.auditing import said
 from rowcall.queue.postgres.session import Session
+from rowcall.queue.postgres.wire.arrays import TextArray
 from rowcall.queue.postgres.wire.connection import Shield
 from rowcall.queue.postgres.wire.types import Pool
+from rowcall.queue.spend import SpendBy, SpendFilter, SpendSum
 
 
 class PostgresQueueAdmin:
@@ -44,6 +47,25 @@ class PostgresQueueAdmin:
     async def method_serving(self) -> dict[str, list[str]]:
         """See QueueAdmin.method_serving."""
         return dict(await self._read.rows("method_serving"))
+
+    async def depths(self, fresh: timedelta) -> Depths | None:
+        """See WorkQueue.depths."""
+        return rows.depths(await self._write.rows("look_at_depths", {"fresh": fresh}))
+
+    async def workers(self, name: str | None = None) -> list[WorkerRow]:
+        """See QueueAdmin.workers."""
+        return [WorkerRow(*row) for row in await self._read.rows("list_workers", {"name": name})]
+
+    async def worker_jobs(self, name: str, tenant: str | None = None) -> list[WorkerJob]:
+        """See QueueAdmin.worker_jobs."""
+        return [WorkerJob(*row) for row in await self._read.rows("worker_jobs", {"name": name, "tenant": tenant})]
+
+    async def activity(self) -> list[QueueActivity]:
+        """See QueueAdmin.activity."""
+        return [
+            QueueActivity(name, paused, waiting, oldest, running, Counts(*counts))
+            for name, paused, waiting, oldest, running, *counts in await self._read.rows("queue_activity")
+        ]
 
     async def pauses(self, tenant: str) -> list[Pause]:
         """See QueueAdmin.pauses."""
@@ -106,6 +128,13 @@ class PostgresQueueAdmin:
     async def incidents(self, *, fingerprint: str = "", limit: int) -> list[IncidentRow]:
         """See QueueAdmin.incidents."""
         return await triage.incidents(self._read, fingerprint, limit)
+
+    async def spend(self, wanted: SpendFilter, by: Collection[SpendBy], *, limit: int) -> list[SpendSum]:
+        """See QueueAdmin.spend."""
+        rows = await self._read.rows(
+            "sum_spend", {**asdict(wanted), "by": TextArray([each.value for each in by]), "limit": limit}
+        )
+        return [SpendSum(*row) for row in rows]
 
     async def resolve_incident(
         self, fingerprint: str, *, by: str | None, note: str | None, act: Act | None = None

@@ -9,10 +9,10 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from rowcall.bounds import Bound
-from rowcall.queue.model import NOBODY_NEEDS, Need, OthersNeed, QueueLoad
+from rowcall.bounds import Bound, Budget
+from rowcall.queue.model import NOBODY_NEEDS, Need, OthersNeed, QueueLoad, Spending
 from rowcall.queue.postgres.session import Session
-from rowcall.queue.postgres.wire.arrays import BigintArray, IntegerArray, TextArray
+from rowcall.queue.postgres.wire.arrays import BigintArray, IntegerArray, SmallintArray, TextArray
 from rowcall.queue.postgres.wire.connection import Shield
 from rowcall.queue.postgres.wire.types import Pool
 
@@ -75,6 +75,20 @@ class PostgresAdmissionStore:
         rows = await self._write.rows("look_at_queues", {"queue": TextArray(list(queues))})
         return {queues[place - 1]: QueueLoad(backlog, oldest) for place, backlog, oldest in rows}
 
+    async def spent(self, budgets: Sequence[tuple[str, Budget]]) -> list[Spending]:
+        """See AdmissionStore.spent."""
+        if not budgets:
+            return []
+        rows = await self._read.rows(
+            "spent_of_budgets",
+            {
+                "tenant": TextArray([tenant for tenant, _ in budgets]),
+                "currency": TextArray([budget.currency for _, budget in budgets]),
+                "period": SmallintArray([budget.period for _, budget in budgets]),
+            },
+        )
+        return [Spending(spent, left) for spent, left in rows]
+
     async def close(self) -> None:
         """Waits for the statements in flight. The pools are their owner's to close, afterwards."""
         await self._shield.wait()
@@ -94,4 +108,7 @@ def _as_json(bound: Bound) -> dict[str, object]:
         "updated_at": bound.updated_at.isoformat(),
         "actor": bound.actor,
         "note": bound.note,
+        "budget": None if bound.budget is None else str(bound.budget.amount),
+        "budget_currency": None if bound.budget is None else bound.budget.currency,
+        "budget_period": None if bound.budget is None else bound.budget.period,
     }

@@ -27,6 +27,7 @@ class Registry:
         self._known: dict[tuple[str, Policy], MethodIds] = {}
         # By name, with the policy that was asked for last: to hash a policy takes a while, and it is the same one each time.
         self._last: dict[str, tuple[Policy, MethodIds]] = {}
+        self._queues: dict[int, str] = {}
         self._published: set[tuple[str, Policy]] = set()
 
     def known(self, method: str, policy: Policy) -> MethodIds | None:
@@ -38,6 +39,10 @@ class Registry:
         if found is not None:
             self._last[method] = (policy, found)
         return found
+
+    def queue_name(self, queue_id: int) -> str | None:
+        """What a queue is called, if one of the methods that were asked for is submitted to it."""
+        return self._queues.get(queue_id)
 
     async def method_ids(self, method: str, policy: Policy) -> MethodIds:
         """The ids of a method ("package.Service/Method") with its policy. Raises RowcallError."""
@@ -61,6 +66,7 @@ class Registry:
                 ),
                 queue_id=await self._session.value("queue_id", {"name": policy.queue}),
             )
+            self._queues[known.queue_id] = policy.queue
         return known
 
     async def publish_types(self, shapes: Mapping[str, Shape]) -> None:

@@ -12,7 +12,7 @@ import psycopg
 
 from rowcall import forks
 from rowcall.queue import statuses
-from rowcall.queue.model import ATTEMPT_GRACE, Moment, Renewed, Rescued, Running
+from rowcall.queue.model import ATTEMPT_GRACE, IDLE, Busy, Moment, Renewed, Rescued, Running
 from rowcall.queue.postgres import rows
 from rowcall.queue.postgres.faults import fault
 from rowcall.queue.postgres.statements import statement
@@ -60,13 +60,26 @@ class PostgresLeaseRenewal:
         self._horizon = Horizon()
         self._cancelled = Sweep(self._horizon)
 
-    def renew(self, loop_lag: timedelta | None = None) -> Renewed:
+    def renew(self, loop_lag: timedelta | None = None, busy: Busy = IDLE) -> Renewed:
         """See LeaseRenewal.renew."""
         try:
             connection = self._connected()
             began = time.monotonic()
             look = self._cancelled.look(began)
-            parameters = {"worker_id": self._worker_id, "lease": self._lease, "loop_lag": loop_lag, "since": look.since}
+            queues = sorted(busy.queues.keys() | busy.room.keys())
+            parameters = {
+                "worker_id": self._worker_id,
+                "lease": self._lease,
+                "loop_lag": loop_lag,
+                "since": look.since,
+                "slots_taken": busy.slots,
+                "threads_taken": busy.threads,
+                "busy_tenant": [tenant for tenant, _ in busy.jobs],
+                "busy_job_id": [job_id for _, job_id in busy.jobs],
+                "busy_queue_id": queues,
+                "busy_jobs": [busy.queues.get(queue_id, 0) for queue_id in queues],
+                "busy_slots": [busy.room.get(queue_id, 0) for queue_id in queues],
+            }
             # Binary: PGDATESTYLE comes behind what a session of ours is told, and psycopg reads times of no other style.
             row = connection.execute(
                 statement("renew_worker"), parameters, prepare=self._prepare, binary=True

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg.rows import TupleRow
 
-from rowcall.queue.model import AttemptRow, ClaimedJob, JobRow, Outcome, PolicyRow, QueueRow, Rescued
+from rowcall.queue.model import (
+    AttemptRow,
+    ClaimedJob,
+    Depths,
+    JobRow,
+    LaneDepth,
+    Outcome,
+    PolicyRow,
+    QueueRow,
+    Rescued,
+    WorkerLoad,
+)
 
 _NO_LABELS: Mapping[str, str] = {}
 
@@ -67,3 +78,20 @@ def _attempt(kept: Mapping[str, Any]) -> AttemptRow:
 
 def _time(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
+
+
+def depths(found: Sequence[TupleRow]) -> Depths | None:
+    """The rows of look_at_depths.sql: one, or none."""
+    if not found:
+        return None
+    [[age, seen]] = found
+    return Depths(
+        age=age,
+        lanes=[LaneDepth(**{**each, "oldest": _seconds(each["oldest"])}) for each in seen["lanes"]],
+        workers=[WorkerLoad(**each) for each in seen["workers"]],
+        oldest_snapshot=_seconds(seen["oldest_snapshot"]),
+    )
+
+
+def _seconds(value: float | None) -> timedelta | None:
+    return None if value is None else timedelta(seconds=value)

@@ -15,7 +15,7 @@ from rowcall.queue.hints import Hint
 from rowcall.queue.model import Settled, Settlement
 from rowcall.queue.postgres.faults import fault, of_a_row
 from rowcall.queue.postgres.session import Session
-from rowcall.queue.postgres.spending import spent
+from rowcall.queue.postgres.spending import booked
 from rowcall.queue.postgres.submitting import Submitter
 from rowcall.queue.postgres.wire.arrays import (
     Array,
@@ -101,7 +101,7 @@ class Settler:
         """Books what was spent of a settlement whose transaction was rolled back, for it did not count. Raises RowcallError."""
         entries = _entries([settlement])
         if entries:
-            await self._session.rows("book_spend", {"spent": spent(entries)})
+            await self._session.rows("book_spend", {"spent": booked(entries)})
 
     def _fault(self, error: Exception, settlement: Settlement) -> Exception:
         operation = operation_name(settlement.tenant, settlement.job_id)
@@ -114,7 +114,7 @@ def _statement(batch: Sequence[Settlement]) -> tuple[str, dict[str, object]]:
     entries = _entries(batch)
     if not entries:
         return "settle_jobs", parameters
-    return "settle_and_book", {**parameters, "spent": spent(entries)}
+    return "settle_and_book", {**parameters, "spent": booked(entries)}
 
 
 def _entries(batch: Sequence[Settlement]) -> list[tuple[str, UUID, int, Spend]]:

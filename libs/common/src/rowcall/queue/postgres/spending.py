@@ -20,7 +20,7 @@ from rowcall.queue.postgres.wire.arrays import (
 from rowcall.queue.spend import Spend
 
 
-def spent(entries: Sequence[tuple[str, UUID, int, Spend]]) -> RowArray:
+def booked(entries: Sequence[tuple[str, UUID, int, Spend]]) -> RowArray:
     """The rows of what was spent: tenant, job, lease number, call."""
     calls = [each[3] for each in entries]
     # In the order of the type rowcall.spent.

@@ -27,7 +27,7 @@ from rowcall.queue.model import (
     Submitted,
     Wait,
 )
-from rowcall.queue.postgres import rows, submitting
+from rowcall.queue.postgres import rows, submitting, tallies
 from rowcall.queue.postgres.auditing import said
 from rowcall.queue.postgres.registry import Registry
 from rowcall.queue.postgres.session import Session
@@ -35,6 +35,7 @@ from rowcall.queue.postgres.submitting import Submitter
 from rowcall.queue.postgres.wire.arrays import BigintArray, IntegerArray, SmallintArray, TextArray, UuidArray
 from rowcall.queue.postgres.wire.connection import Shield
 from rowcall.queue.postgres.wire.types import Pool
+from rowcall.queue.tally import Told
 from rowcall.queue.turns import Turns
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
@@ -89,6 +90,10 @@ class PostgresJobStore:
     def known_ids(self, method: str, policy: Policy) -> MethodIds | None:
         """What `method_ids` answers, if it need not ask."""
         return self._registry.known(method, policy)
+
+    def queue_name(self, queue_id: int) -> str | None:
+        """See JobStore.queue_name."""
+        return self._registry.queue_name(queue_id)
 
     @property
     def known_fingerprint_key(self) -> bytes | None:
@@ -209,7 +214,7 @@ class PostgresJobStore:
         return [rows_of[tenant, job_id] for job_id in found if (tenant, job_id) in rows_of]
 
     async def failure_groups(
-        self, tenant: str, *, method: str | None = None, finished_from: datetime | None = None, limit: int
+        self, tenant: str | None, *, method: str | None = None, finished_from: datetime | None = None, limit: int
     ) -> Sequence[FailureGroup]:
         """See JobStore.failure_groups."""
         found = await self._read.rows(
@@ -294,6 +299,10 @@ class PostgresJobStore:
             raise
         self._turns.learn({flows[place - 1]: last_key for place, last_key in found})
         return len(flows)
+
+    async def tell(self, told: Told) -> None:
+        """See JobStore.tell."""
+        await tallies.tell(self._write, told)
 
     async def delete(self, tenant: str, job_id: UUID, *, act: Act | None = None) -> bool:
         """See JobStore.delete."""

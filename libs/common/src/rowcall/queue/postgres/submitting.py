@@ -37,7 +37,9 @@ from rowcall.queue.postgres.wire.arrays import (
 )
 from rowcall.queue.postgres.wire.connection import again_on_collision, execute
 from rowcall.queue.postgres.wire.types import Connection
+from rowcall.queue.tenants import ERASED
 from rowcall.queue.turns import Flow, Turn, Turns
+from rowcall.sharding.faults import tenant_erased
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
 _ID_AHEAD = 5
@@ -113,7 +115,7 @@ class Submitter:
                 raise _refused_for(each, answer)
             answer = answer if index == first else _shared(each, submissions[first], answer) or answer
             if answer.outcome not in _WRITTEN:
-                raise _refused_for(each, _refusal(each, answer))
+                raise _refused_for(each, await _refusal(found, each, answer))
             answers.append(answer)
         return answers
 
@@ -340,8 +342,11 @@ def _refused_for(submission: Submission, why: Exception) -> Exception:
     return refused
 
 
-def _refusal(submission: Submission, answer: Submitted) -> RowcallError:
+async def _refusal(found: Connection, submission: Submission, answer: Submitted) -> RowcallError:
+    """What a job was refused for, told in the transaction that was to submit it."""
     if answer.outcome is SubmitOutcome.WRONG_SHARD:
+        if (ERASED,) in await execute(found, "tenant_state", {"tenant": submission.tenant}):
+            return tenant_erased(submission.tenant)
         return RowcallError(
             ErrorReason.ERROR_REASON_WRONG_SHARD, f"The tenant {submission.tenant!r} no longer lives on this shard."
         )

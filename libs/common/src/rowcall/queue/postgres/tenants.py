@@ -11,7 +11,7 @@ from psycopg.rows import TupleRow
 
 from rowcall.audit.model import Act, Content, Entry
 from rowcall.queue import statuses
-from rowcall.queue.model import Cancelled, JobRow
+from rowcall.queue.model import Cancelled, Counts, JobRow, ShardToday
 from rowcall.queue.postgres import rows
 from rowcall.queue.postgres.auditing import said
 from rowcall.queue.postgres.session import Session
@@ -73,6 +73,20 @@ class PostgresTenantAdmin:
         """See TenantAdmin.find."""
         found = await self._read.rows("find_tenants", {"tenant": TextArray(list(tenants))})
         return {row[0]: TenantRow(*(*row[:7], _erasure(row[7:]))) for row in found}
+
+    async def counts(self, tenants: Sequence[str]) -> dict[str, Counts]:
+        """See TenantAdmin.counts."""
+        found = await self._read.rows("tenant_tallies", {"tenant": TextArray(list(tenants))})
+        return {row[0]: Counts(*row[1:]) for row in found}
+
+    async def waiting(self, tenants: Sequence[str]) -> dict[str, int]:
+        """See TenantAdmin.waiting."""
+        return dict(await self._read.rows("tenant_leads", {"tenant": TextArray(list(tenants))}))
+
+    async def today(self) -> ShardToday:
+        """See TenantAdmin.today."""
+        [row] = await self._read.rows("shard_today")
+        return ShardToday(*row)
 
     async def live_jobs(self, tenant: str, cap: int) -> LiveJobs:
         """See TenantAdmin.live_jobs."""

@@ -15,25 +15,29 @@ from rowcall.queue.hints import Hint
 from rowcall.queue.model import (
     ATTEMPT_GRACE,
     ClaimedJob,
+    Depths,
     Ended,
     MethodIds,
     PolicyRow,
+    Program,
     Progress,
     QueueRow,
     Rescued,
     Settled,
     Settlement,
+    Spent,
 )
-from rowcall.queue.postgres import auditing, rows, triage
+from rowcall.queue.postgres import auditing, rows, tallies, triage
 from rowcall.queue.postgres.registry import Registry
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.settling import NOT_OURS, Settler
-from rowcall.queue.postgres.spending import spent
+from rowcall.queue.postgres.spending import booked
 from rowcall.queue.postgres.submitting import Submitter
 from rowcall.queue.postgres.transaction import PostgresTransactions
 from rowcall.queue.postgres.wire.arrays import BigintArray, IntegerArray, RealArray, TextArray, UuidArray
 from rowcall.queue.postgres.wire.connection import Shield
 from rowcall.queue.postgres.wire.types import Pool
+from rowcall.queue.tally import Told
 from rowcall.queue.transactions import TransactionLimits
 from rowcall.queue.turns import Turns
 
@@ -116,9 +120,25 @@ class PostgresWorkQueue:
         """See WorkQueue.published."""
         return {row[0]: row[1] for row in await self._house.rows("published_methods")}
 
-    async def register_worker(self, worker_id: UUID, name: str, lease: timedelta) -> None:
+    async def register_worker(
+        self, worker_id: UUID, name: str, lease: timedelta, program: Program | None = None
+    ) -> None:
         """See WorkQueue.register_worker."""
-        await self._house.rows("register_worker", {"worker_id": worker_id, "name": name, "lease": lease})
+        await self._house.rows(
+            "register_worker",
+            {
+                "worker_id": worker_id,
+                "name": name,
+                "lease": lease,
+                "host": None if program is None else program.host,
+                "release": None if program is None else program.release,
+                "version": None if program is None else program.version,
+                "slots": None if program is None else program.slots,
+                "threads": None if program is None else program.threads,
+                "apart": None if program is None else program.apart,
+                "up": None if program is None else program.up,
+            },
+        )
 
     async def serve(self, worker_id: UUID, method_ids: Sequence[int], queues: Sequence[str] | None) -> None:
         """See WorkQueue.serve."""
@@ -130,6 +150,10 @@ class PostgresWorkQueue:
                 "queues": None if queues is None else TextArray(queues),
             },
         )
+
+    async def depths(self, fresh: timedelta) -> Depths | None:
+        """See WorkQueue.depths."""
+        return rows.depths(await self._house.rows("look_at_depths", {"fresh": fresh}))
 
     async def retire_worker(self, worker_id: UUID, *, unharmed: bool = False) -> None:
         """See WorkQueue.retire_worker."""
@@ -233,9 +257,9 @@ class PostgresWorkQueue:
             answers[order[place - 1]] = Settled(settled=True, state=state, waiter_id=waiter_id)
         return answers
 
-    async def report_progress(self, progress: Sequence[Progress]) -> list[Progress]:
+    async def report_progress(self, progress: Sequence[Progress], spent: Sequence[Spent] = ()) -> list[Progress]:
         """See WorkQueue.report_progress."""
-        if not progress:
+        if not progress and not spent:
             return []
         order = sorted(progress, key=lambda each: (each.job.tenant, each.job.job_id))
         said: dict[str, object] = {
@@ -245,9 +269,9 @@ class PostgresWorkQueue:
             "progress": RealArray([each.fraction for each in order]),
             "message": TextArray([each.message for each in order]),
         }
-        entries = [(each.job.tenant, each.job.job_id, each.job.lease, call) for each in order for call in each.spend]
-        if entries:
-            found = await self._settle.rows("report_and_book", {**said, "spent": spent(entries)})
+        if spent:
+            entries = [(each.job.tenant, each.job.job_id, each.job.lease, each.spend) for each in spent]
+            found = await self._settle.rows("report_and_book", {**said, "spent": booked(entries)})
         else:
             found = await self._settle.rows("report_progress", said)
         return [order[row[0] - 1] for row in found]
@@ -313,6 +337,10 @@ class PostgresWorkQueue:
     async def free_resumed(self, limit: int, *, front: bool = True) -> dict[int, int]:
         """See WorkQueue.free_resumed."""
         return {row[0]: row[1] for row in await self._house.rows("free_resumed", {"limit": limit, "front": front})}
+
+    async def tell(self, told: Told) -> None:
+        """See WorkQueue.tell."""
+        await tallies.tell(self._house, told)
 
     async def forget_turns(self, limit: int) -> int:
         """See WorkQueue.forget_turns."""

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import structlog
 
+from rowcall.settings.files import LOOK_EVERY, WatchedFile
 from rowcall_gateway.edge.credentials.certificates import Rules, read_rules
 from rowcall_gateway.edge.credentials.fetching import FETCH_SECONDS, KeyFile, KeyUrl, Place
-from rowcall_gateway.edge.credentials.files import LOOK_EVERY, WatchedFile
 from rowcall_gateway.edge.credentials.issuers import Issuer, read_issuers, seconds
 from rowcall_gateway.edge.credentials.revocations import Reading, Revocations
 from rowcall_gateway.edge.credentials.scopes import CertificateScope, TokenAndCertificateScope, TokenScope

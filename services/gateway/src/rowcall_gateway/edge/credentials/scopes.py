@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from rowcall.security.roles import ADMIN
+from rowcall.telemetry import metrics
 from rowcall_gateway.edge.credentials.certificates import Holder, Rules
 from rowcall_gateway.edge.credentials.claims import principal_of
 from rowcall_gateway.edge.credentials.issuers import Issuer
@@ -70,6 +71,7 @@ class TokenScope:
         text = _bearer(peer)
         digest = hashlib.sha256(text.encode("ascii")).digest()
         found = self._verified.get(digest)
+        metrics.CACHE_LOOKUPS.add(1, "tokens", "miss" if found is None else "hit")
         return found.principal if found is not None else await self._check(text, digest)
 
     async def _check(self, text: str, digest: bytes) -> Principal:

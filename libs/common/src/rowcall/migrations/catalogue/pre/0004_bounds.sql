@@ -20,6 +20,11 @@ create table rowcall_catalogue.bound (
   updated_at timestamptz not null,
   actor text,
   note text,
+  -- What a tenant's calls of models and providers may cost; for 1 a day of UTC, 2 a month.
+  budget numeric check (budget >= 0 and budget < 'Infinity'),
+  budget_currency text,
+  budget_period smallint check (budget_period in (1, 2)),
+  check (num_nonnulls(budget, budget_currency, budget_period) in (0, 3)),
   primary key (tenant, queue, method)
 );
 
@@ -28,7 +33,8 @@ create index bound_number on rowcall_catalogue.bound (number);
 -- Sets a bound as a whole; one that bounds nothing is as good as none.
 create function rowcall_catalogue.set_bound(
   p_tenant text, p_queue text, p_method text, p_rate double precision, p_in_flight integer, p_waiters integer,
-  p_backlog bigint, p_oldest_age interval, p_actor text, p_note text
+  p_backlog bigint, p_oldest_age interval, p_actor text, p_note text, p_budget numeric, p_budget_currency text,
+  p_budget_period smallint
 )
 returns setof rowcall_catalogue.bound
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -41,11 +47,12 @@ begin
   select coalesce(max(b.number), 0) + 1 into v_number from rowcall_catalogue.bound b;
   return query
     insert into rowcall_catalogue.bound as b (
-      tenant, queue, method, rate, in_flight, waiters, backlog, oldest_age, number, updated_at, actor, note
+      tenant, queue, method, rate, in_flight, waiters, backlog, oldest_age, number, updated_at, actor, note,
+      budget, budget_currency, budget_period
     )
     values (
       p_tenant, p_queue, p_method, p_rate, p_in_flight, p_waiters, p_backlog, p_oldest_age, v_number,
-      clock_timestamp(), p_actor, p_note
+      clock_timestamp(), p_actor, p_note, p_budget, p_budget_currency, p_budget_period
     )
     on conflict (tenant, queue, method) do update
     set
@@ -57,7 +64,10 @@ begin
       number = excluded.number,
       updated_at = excluded.updated_at,
       actor = excluded.actor,
-      note = excluded.note
+      note = excluded.note,
+      budget = excluded.budget,
+      budget_currency = excluded.budget_currency,
+      budget_period = excluded.budget_period
     returning b.*;
 end
 $$;

@@ -100,7 +100,8 @@ $$;
 -- set_bound, recorded with the bound before and after; one that bounds nothing is taken away.
 create function rowcall_catalogue.set_bound_recorded(
   p_tenant text, p_queue text, p_method text, p_rate double precision, p_in_flight integer, p_waiters integer,
-  p_backlog bigint, p_oldest_age interval, p_actor text, p_note text, p_act jsonb
+  p_backlog bigint, p_oldest_age interval, p_actor text, p_note text, p_act jsonb, p_budget numeric,
+  p_budget_currency text, p_budget_period smallint
 )
 returns setof rowcall_catalogue.bound
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -116,7 +117,8 @@ begin
   where b.tenant = p_tenant and b.queue = p_queue and b.method = p_method;
   select b.* into strict v_bound
   from rowcall_catalogue.set_bound(
-    p_tenant, p_queue, p_method, p_rate, p_in_flight, p_waiters, p_backlog, p_oldest_age, p_actor, p_note
+    p_tenant, p_queue, p_method, p_rate, p_in_flight, p_waiters, p_backlog, p_oldest_age, p_actor, p_note,
+    p_budget, p_budget_currency, p_budget_period
   ) b;
   perform rowcall_catalogue.record_action(
     case
@@ -140,10 +142,17 @@ returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select case
-    when num_nonnulls(p_bound.rate, p_bound.in_flight, p_bound.waiters, p_bound.backlog, p_bound.oldest_age) > 0 then
+    when
+      num_nonnulls(
+        p_bound.rate, p_bound.in_flight, p_bound.waiters, p_bound.backlog, p_bound.oldest_age, p_bound.budget
+      ) > 0
+    then
       jsonb_strip_nulls(jsonb_build_object(
         'rate', p_bound.rate, 'in_flight', p_bound.in_flight, 'waiters', p_bound.waiters, 'backlog', p_bound.backlog,
-        'oldest_age_seconds', extract(epoch from p_bound.oldest_age)::float8, 'by', p_bound.actor, 'note', p_bound.note
+        'oldest_age_seconds', extract(epoch from p_bound.oldest_age)::float8,
+        'budget', p_bound.budget, 'budget_currency', p_bound.budget_currency,
+        'budget_period', case p_bound.budget_period when 1 then 'day' when 2 then 'month' end,
+        'by', p_bound.actor, 'note', p_bound.note
       ))
   end
 $$;

@@ -22,8 +22,12 @@ create table rowcall_catalogue.image (
 create table rowcall_catalogue.gateway (
   gateway_id uuid primary key,
   name text not null,
+  -- The release.
   version text not null,
+  -- Of what it runs, as whoever deploys it calls that.
+  deployed text,
   number bigint not null,
+  started_at timestamptz not null,
   seen_at timestamptz not null
 );
 
@@ -68,14 +72,18 @@ $$;
 
 -- A gateway says that it lives and up to which publication it serves, and is told the latest revisions of what was
 -- published after that.
-create function rowcall_catalogue.images_after(p_gateway_id uuid, p_name text, p_version text, p_number bigint)
+create function rowcall_catalogue.images_after(
+  p_gateway_id uuid, p_name text, p_version text, p_deployed text, p_number bigint
+)
 returns table (name text, revision bigint, digest text, number bigint)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
-  insert into rowcall_catalogue.gateway as g (gateway_id, name, version, number, seen_at)
-  values (p_gateway_id, p_name, p_version, p_number, clock_timestamp())
+  insert into rowcall_catalogue.gateway as g (
+    gateway_id, name, version, deployed, number, started_at, seen_at
+  )
+  values (p_gateway_id, p_name, p_version, p_deployed, p_number, clock_timestamp(), clock_timestamp())
   on conflict (gateway_id) do update
   set number = excluded.number, seen_at = excluded.seen_at
   where g.number <> excluded.number or g.seen_at < clock_timestamp() - interval '5 seconds';
@@ -102,10 +110,10 @@ $$;
 
 -- The gateways that were seen lately.
 create function rowcall_catalogue.living_gateways()
-returns table (name text, version text, number bigint, seen_at timestamptz)
+returns table (name text, version text, deployed text, number bigint, started_at timestamptz, seen_at timestamptz)
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-  select g.name, g.version, g.number, g.seen_at
+  select g.name, g.version, g.deployed, g.number, g.started_at, g.seen_at
   from rowcall_catalogue.gateway g
   where g.seen_at > clock_timestamp() - interval '15 seconds'
   order by g.name
@@ -147,7 +155,7 @@ $$;
 
 grant execute on function
   rowcall_catalogue.publish_image(text, bigint, text, bytea, text, text, bigint, jsonb),
-  rowcall_catalogue.images_after(uuid, text, text, bigint),
+  rowcall_catalogue.images_after(uuid, text, text, text, bigint),
   rowcall_catalogue.forget_gateway(uuid),
   rowcall_catalogue.living_gateways(),
   rowcall_catalogue.read_image(text, bigint),

@@ -134,8 +134,18 @@ create table rowcall.tenant_table (
 create table rowcall.worker (
   worker_id uuid primary key,
   name text not null,
-  -- Of what it runs, as whoever deploys it calls that. Nothing sets it yet.
+  -- Of what it runs, as whoever deploys it calls that.
   version text,
+  -- Rowcall's own, that its program is of.
+  release text,
+  host text,
+  -- How many jobs of async handlers it runs at once, and how many of others, on all shards together.
+  slots integer,
+  threads integer,
+  -- Whether it runs suspects and nothing else.
+  apart boolean not null default false,
+  -- Since when the process runs; it may have taken several identities meanwhile.
+  up_since timestamptz,
   started_at timestamptz not null default clock_timestamp(),
   dead_at timestamptz,
   -- The transaction that it was declared dead in.
@@ -182,7 +192,42 @@ create table rowcall.worker_beat (
   steady_since timestamptz not null,
   -- How late the worker's event loop was at worst since the renewal before.
   loop_lag interval,
+  -- How many jobs of this shard had a slot, and how many a thread, as the worker knows it: nobody need count
+  -- what job_running has dead entries of.
+  slots_taken integer,
+  threads_taken integer,
+  -- Those of them that had run for a second, the longest first: some hundred at most.
+  busy_tenant text[],
+  busy_job_id uuid[],
+  -- How many of them were of which queue, and how many of it could run at once; none of what suspects only are run of.
+  busy_queue_id integer[],
+  busy_jobs integer[],
+  busy_slots integer[],
   primary key (worker_id, number)
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- What happened to jobs in a day (UTC), as the processes that did it counted it and told it every two seconds: of a tenant
+-- (queue_id 0), and of a queue (tenant '').
+create table rowcall.tally (
+  day date not null,
+  tenant text not null,
+  queue_id integer not null,
+  -- Who tells takes one of four, so that few wait for each other; a count is that of all of them.
+  slot smallint not null,
+  -- A row of its own each time, and the one before is taken away, as with worker_beat. Counted down: the lowest is met first,
+  -- so that neither it nor the next tenant is found behind what is dead.
+  number bigint not null,
+  -- Became rows.
+  accepted bigint not null,
+  -- Attempts that began.
+  started bigint not null,
+  succeeded bigint not null,
+  -- Attempts that failed, were lost or took too long.
+  failed bigint not null,
+  -- Jobs that FAILED.
+  dead bigint not null,
+  cancelled bigint not null,
+  primary key (tenant, day, queue_id, slot, number)
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 -- The idempotency keys. This table alone decides whether a call is new; it is
@@ -332,6 +377,8 @@ create table rowcall.spend_entry (
   check ((cost is null) = (currency is null)),
   primary key (tenant, job_id, lease, call)
 );
+-- All that an action cost.
+create index spend_entry_trace on rowcall.spend_entry (trace_id) where trace_id is not null;
 
 -- The same in sums of days (UTC, of spent_at). Each sum is that of all its slots: who writes takes one of
 -- sixteen, so that few wait for each other.
@@ -351,6 +398,8 @@ create table rowcall.spend (
   cost numeric not null,
   primary key (tenant, day, method_id, kind, provider, model, currency, slot)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+-- Of all tenants together.
+create index spend_day on rowcall.spend (day);
 
 -- The finished jobs, by retention class and the day (UTC) they finished, in
 -- database time. There is no default partition (it would block DETACH CONCURRENTLY);

@@ -14,11 +14,19 @@ as $$
   select p_state::integer = 3
 $$;
 
-create function rowcall.register_worker(p_worker_id uuid, p_name text, p_lease interval)
+-- p_host to p_up are for people: what the process is, and for how long it has run. All may be null.
+create function rowcall.register_worker(
+  p_worker_id uuid, p_name text, p_lease interval, p_host text, p_release text, p_version text, p_slots integer,
+  p_threads integer, p_apart boolean, p_up interval
+)
 returns void
 language sql security definer set search_path = pg_catalog, pg_temp
 as $$
-  insert into rowcall.worker (worker_id, name) values (p_worker_id, p_name);
+  insert into rowcall.worker (worker_id, name, host, release, version, slots, threads, apart, up_since)
+  values (
+    p_worker_id, p_name, p_host, p_release, p_version, p_slots, p_threads, coalesce(p_apart, false),
+    clock_timestamp() - p_up
+  );
   insert into rowcall.worker_beat (worker_id, number, renewed_at, lease_until, steady_since)
   values (p_worker_id, 1, clock_timestamp(), clock_timestamp() + p_lease, clock_timestamp())
 $$;
@@ -44,7 +52,7 @@ as $$
   on conflict (worker_id) do update set method_id = excluded.method_id, queues = excluded.queues
 $$;
 
--- Keeps of a worker that has died what it served last.
+-- Keeps of a worker that has died what it served last, and not which jobs it ran: their tenants may be erased.
 create function rowcall.keep_served()
 returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -62,6 +70,7 @@ begin
   cross join lateral unnest(coalesce(g.queues, array[''])) as q (queue)
   on conflict (method_id, queue) do update
   set worker = excluded.worker, until = excluded.until;
+  update rowcall.worker_beat b set busy_tenant = null, busy_job_id = null where b.worker_id = new.worker_id;
   return null;
 end
 $$;
@@ -165,8 +174,13 @@ $$;
 -- which of its jobs were asked to be cancelled from p_since on (null: at any time), which
 -- queues are paused. alive false: the worker was declared dead; it must stop what it runs and
 -- start again under a new identity. moment, number, oldest: see rowcall.queue.model.Moment. The
--- number is this transaction's own: what had one before has a lower one.
-create function rowcall.renew_worker(p_worker_id uuid, p_lease interval, p_loop_lag interval, p_since timestamptz)
+-- number is this transaction's own: what had one before has a lower one. p_slots_taken and what follows is
+-- for people: see worker_beat.
+create function rowcall.renew_worker(
+  p_worker_id uuid, p_lease interval, p_loop_lag interval, p_since timestamptz, p_slots_taken integer,
+  p_threads_taken integer, p_busy_tenant text[], p_busy_job_id uuid[], p_busy_queue_id integer[], p_busy_jobs integer[],
+  p_busy_slots integer[]
+)
 returns table (
   alive boolean, cancelled_tenant text[], cancelled_job_id uuid[], cancelled_lease bigint[], paused_queue_id integer[],
   moment timestamptz, number bigint, oldest bigint
@@ -189,14 +203,18 @@ begin
     return;
   end if;
   select * into v_last from rowcall.last_beat(p_worker_id);
-  insert into rowcall.worker_beat (worker_id, number, renewed_at, lease_until, steady_since, loop_lag)
+  insert into rowcall.worker_beat (
+    worker_id, number, renewed_at, lease_until, steady_since, loop_lag, slots_taken, threads_taken, busy_tenant, busy_job_id,
+    busy_queue_id, busy_jobs, busy_slots
+  )
   values (
     p_worker_id, v_last.number + 1, clock_timestamp(), clock_timestamp() + p_lease,
     case
       when v_last.renewed_at < clock_timestamp() - interval '3 seconds' then clock_timestamp()
       else v_last.steady_since
     end,
-    p_loop_lag
+    p_loop_lag, p_slots_taken, p_threads_taken, p_busy_tenant, p_busy_job_id, p_busy_queue_id, p_busy_jobs,
+    p_busy_slots
   );
   delete from rowcall.worker_beat b where b.worker_id = p_worker_id and b.number = v_last.number;
   return query

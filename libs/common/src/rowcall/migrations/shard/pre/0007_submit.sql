@@ -722,6 +722,12 @@ begin
           errcode = 'undefined_object',
           hint = 'It is written package.Service/Method, and known to a shard when a gateway that serves it has started.';
     end if;
+    if exists (select from rowcall.tenant_route r where r.tenant = p_tenant and r.state = 4) then
+      raise exception 'submit_v1: the tenant % was erased, or is being erased', quote_literal(p_tenant)
+        using
+          errcode = 'object_not_in_prerequisite_state',
+          hint = 'It takes no calls until an admin opens it again (rowcall tenants reopen).';
+    end if;
     raise exception 'submit_v1: the tenant % does not live on this shard', quote_literal(p_tenant)
       using
         errcode = 'foreign_key_violation',

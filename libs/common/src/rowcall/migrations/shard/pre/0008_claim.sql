@@ -7,7 +7,7 @@ create type rowcall.claimed_job as (
   tenant text, job_id uuid, lease bigint, attempt integer, lane smallint, order_key bigint,
   method_id integer, policy_id integer, request bytea, request_id text, actor text,
   traceparent text, tracestate text, labels jsonb, lost integer,
-  time_left interval, waiter_id uuid
+  time_left interval, waiter_id uuid, queue_id integer
 );
 
 -- What of these queues and methods a worker may claim now.
@@ -136,7 +136,7 @@ begin
         returning
           j.tenant, j.job_id, j.lease, j.attempt, j.lane, j.order_key, j.method_id, j.policy_id, j.request,
           j.request_id, j.actor, rowcall.traceparent(j.trace_id, j.parent_span_id, j.trace_flags), j.tracestate,
-          j.labels, j.lost, j.deadline - clock_timestamp(), j.waiter_id
+          j.labels, j.lost, j.deadline - clock_timestamp(), j.waiter_id, j.queue_id
       ),
       advanced as materialized (
         select setval(l.frontier, h.highest)
@@ -215,7 +215,7 @@ begin
   returning
     j.tenant, j.job_id, j.lease, j.attempt, j.lane, j.order_key, j.method_id, j.policy_id, j.request,
     j.request_id, j.actor, rowcall.traceparent(j.trace_id, j.parent_span_id, j.trace_flags), j.tracestate, j.labels,
-    j.lost, j.deadline - clock_timestamp(), j.waiter_id;
+    j.lost, j.deadline - clock_timestamp(), j.waiter_id, j.queue_id;
 end
 $$;
 

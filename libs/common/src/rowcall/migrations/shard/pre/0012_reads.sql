@@ -395,6 +395,207 @@ begin
 end
 $$;
 
+-- The living workers (null: all; else those of a name), an entry for each identity, with what they serve: methods and
+-- queues by name (every_queue: all of them). steady: its renewals come. Read from the highest beat down, and nothing is
+-- counted: what it costs is the workers.
+create function rowcall.list_workers(p_name text)
+returns table (
+  worker_id uuid, name text, host text, release text, version text, apart boolean, up_since timestamptz,
+  registered_at timestamptz, renewed_at timestamptz, lease_until timestamptz, steady boolean, steady_since timestamptz,
+  loop_lag interval, slots integer, threads integer, slots_taken integer, threads_taken integer, methods text[],
+  queues text[], every_queue boolean
+)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+  select
+    w.worker_id, w.name, w.host, w.release, w.version, w.apart, coalesce(w.up_since, w.started_at), w.started_at,
+    b.renewed_at, b.lease_until, b.renewed_at > clock_timestamp() - interval '3 seconds', b.steady_since, b.loop_lag,
+    w.slots, w.threads, b.slots_taken, b.threads_taken,
+    array(
+      select m.name
+      from unnest(s.method_id) as u (method_id)
+      join rowcall.method m on m.method_id = u.method_id
+      order by m.name
+    ),
+    s.queues, s.worker_id is not null and s.queues is null
+  from rowcall.worker w
+  cross join lateral rowcall.last_beat(w.worker_id) b
+  left join rowcall.serving s on s.worker_id = w.worker_id
+  where w.dead_at is null and (p_name is null or w.name = p_name)
+  order by w.name, w.started_at
+$$;
+
+-- The jobs that a worker runs (of a tenant, null: of any), as it said with its last renewal and each looked up by its key,
+-- for job_running has an entry of whatever the worker ever ran while a snapshot is held. The longest first.
+create function rowcall.worker_jobs(p_name text, p_tenant text)
+returns table (tenant text, job_id uuid, method text, queue text, attempt integer, started_at timestamptz)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+  select j.tenant, j.job_id, m.name, q.name, j.attempt, j.started_at
+  from rowcall.worker w
+  cross join lateral rowcall.last_beat(w.worker_id) b
+  cross join lateral unnest(b.busy_tenant, b.busy_job_id) as r (tenant, job_id)
+  cross join lateral (
+    select j.*
+    from rowcall.job j
+    where j.tenant = r.tenant and j.job_id = r.job_id and j.worker_id = w.worker_id and rowcall.is_running(j.state)
+    limit 1
+  ) j
+  join rowcall.method m on m.method_id = j.method_id
+  join rowcall.queue q on q.queue_id = j.queue_id
+  where w.dead_at is null and w.name = p_name and (p_tenant is null or r.tenant = p_tenant)
+  order by j.started_at, j.job_id
+$$;
+
+-- Adds to what happened to jobs today: of tenants (queue_id 0) and of queues (tenant ''), each named once. Of a tenant that
+-- does not live here nothing is kept. It need not wait for a standby: a count that is lost is nobody's job.
+create function rowcall.add_tallies(
+  p_slot smallint, p_tenant text[], p_queue_id integer[], p_accepted bigint[], p_started bigint[], p_succeeded bigint[],
+  p_failed bigint[], p_dead bigint[], p_cancelled bigint[]
+)
+returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+  v_day date := (clock_timestamp() at time zone 'UTC')::date;
+  -- Whose first of the day, in this slot, these are.
+  v_first text[];
+begin
+  perform rowcall.without_standby();
+  -- One at a time in each slot: the next number is that of one of them.
+  perform pg_advisory_xact_lock(hashtextextended('rowcall.tally', p_slot));
+  with told as materialized (
+    select
+      g.*, l.number as last, l.accepted as accepted_before, l.started as started_before, l.succeeded as succeeded_before,
+      l.failed as failed_before, l.dead as dead_before, l.cancelled as cancelled_before
+    from unnest(p_tenant, p_queue_id, p_accepted, p_started, p_succeeded, p_failed, p_dead, p_cancelled) as g (
+      tenant, queue_id, accepted, started, succeeded, failed, dead, cancelled
+    )
+    left join lateral (
+      select t.*
+      from rowcall.tally t
+      where t.day = v_day and t.tenant = g.tenant and t.queue_id = g.queue_id and t.slot = p_slot
+      order by t.number
+      limit 1
+    ) l on true
+    where g.tenant = ''
+      or exists (select from rowcall.tenant_route r where r.tenant = g.tenant and r.state in (1, 2))
+  ),
+  gone as (
+    delete from rowcall.tally t
+    using told d
+    where t.day = v_day and t.tenant = d.tenant and t.queue_id = d.queue_id and t.slot = p_slot and t.number = d.last
+  ),
+  kept as (
+    insert into rowcall.tally (
+      day, tenant, queue_id, slot, number, accepted, started, succeeded, failed, dead, cancelled
+    )
+    select
+      v_day, d.tenant, d.queue_id, p_slot, coalesce(d.last, 0) - 1,
+      d.accepted + coalesce(d.accepted_before, 0), d.started + coalesce(d.started_before, 0),
+      d.succeeded + coalesce(d.succeeded_before, 0), d.failed + coalesce(d.failed_before, 0),
+      d.dead + coalesce(d.dead_before, 0), d.cancelled + coalesce(d.cancelled_before, 0)
+    from told d
+    returning tenant, number
+  )
+  select array_agg(distinct k.tenant) filter (where k.number = -1) into v_first from kept k;
+  delete from rowcall.tally t where t.tenant = any (v_first) and t.day < v_day - 7;
+end
+$$;
+
+-- What happened to tenants today, those that anything happened to.
+create function rowcall.tenant_tallies(p_tenant text[])
+returns table (
+  tenant text, accepted bigint, started bigint, succeeded bigint, failed bigint, dead bigint, cancelled bigint
+)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+  select
+    a.tenant, sum(t.accepted)::bigint, sum(t.started)::bigint, sum(t.succeeded)::bigint, sum(t.failed)::bigint,
+    sum(t.dead)::bigint, sum(t.cancelled)::bigint
+  from unnest(p_tenant) as a (tenant)
+  cross join generate_series(0, 3) as s (slot)
+  cross join lateral (
+    select t.*
+    from rowcall.tally t
+    where t.day = (statement_timestamp() at time zone 'UTC')::date
+      and t.tenant = a.tenant
+      and t.queue_id = 0
+      and t.slot = s.slot
+    order by t.number
+    limit 1
+  ) t
+  group by a.tenant
+$$;
+
+-- What happened to each queue today, those that anything happened to.
+create function rowcall.queue_tallies()
+returns table (
+  queue_id integer, accepted bigint, started bigint, succeeded bigint, failed bigint, dead bigint, cancelled bigint
+)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+  select
+    q.queue_id, sum(t.accepted)::bigint, sum(t.started)::bigint, sum(t.succeeded)::bigint, sum(t.failed)::bigint,
+    sum(t.dead)::bigint, sum(t.cancelled)::bigint
+  from rowcall.queue q
+  cross join generate_series(0, 3) as s (slot)
+  cross join lateral (
+    select t.*
+    from rowcall.tally t
+    where t.day = (statement_timestamp() at time zone 'UTC')::date
+      and t.tenant = ''
+      and t.queue_id = q.queue_id
+      and t.slot = s.slot
+    order by t.number
+    limit 1
+  ) t
+  group by q.queue_id
+$$;
+
+-- What a tenant's share of today is held against: how many attempts of all tenants began, and the weights of those tenants
+-- that anything happened to. They are found one behind the other, for between them lies what is dead.
+create function rowcall.shard_today()
+returns table (started bigint, weight double precision)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+  with recursive known as (
+    (
+      select t.tenant from rowcall.tally t where t.tenant > '' order by t.tenant, t.day, t.queue_id, t.slot, t.number limit 1
+    )
+    union all
+    select n.tenant
+    from known k
+    cross join lateral (
+      select t.tenant
+      from rowcall.tally t
+      where t.tenant > k.tenant
+      order by t.tenant, t.day, t.queue_id, t.slot, t.number
+      limit 1
+    ) n
+  )
+  select
+    (select coalesce(sum(q.started), 0)::bigint from rowcall.queue_tallies() q),
+    (
+      select coalesce(sum(r.weight), 0)
+      from known k
+      join rowcall.tenant_route r on r.tenant = k.tenant and r.state in (1, 2)
+      where exists (
+        select
+        from rowcall.tally t
+        where t.tenant = k.tenant and t.day = (statement_timestamp() at time zone 'UTC')::date
+      )
+    )
+$$;
+
 -- The finished ones of the jobs asked for, with their answers: what waiting calls
 -- poll. Only history is looked at: a live job has no answer.
 create function rowcall.read_outcomes(p_tenant text[], p_job_id uuid[])
@@ -506,11 +707,11 @@ begin
 end
 $$;
 
--- A tenant's dead letters by what they died of, most first.
+-- A tenant's dead letters (null: all tenants') by what they died of, most first.
 create function rowcall.group_failures(p_tenant text, p_method text, p_finished_from timestamptz, p_limit integer)
 returns table (
   method text, error_fingerprint text, jobs bigint, first_finished_at timestamptz, last_finished_at timestamptz,
-  error_code integer, error_message text, last_job_id uuid
+  error_code integer, error_message text, last_job_id uuid, tenants bigint, last_tenant text
 )
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_custom_plan
@@ -526,15 +727,19 @@ begin
       h.method_id, h.error_fingerprint, count(*) as jobs, min(h.finished_at) as first_at, max(h.finished_at) as last_at,
       (array_agg(h.error_code order by h.job_id desc))[1] as error_code,
       (array_agg(h.error_message order by h.job_id desc))[1] as error_message,
-      (array_agg(h.job_id order by h.job_id desc))[1] as last_job_id
+      (array_agg(h.job_id order by h.job_id desc))[1] as last_job_id,
+      count(distinct h.tenant) as tenants,
+      (array_agg(h.tenant order by h.job_id desc))[1] as last_tenant
     from rowcall.job_history h
-    where h.tenant = p_tenant
+    -- Planned for each call: without a tenant the condition is gone.
+    where (p_tenant is null or h.tenant = p_tenant)
       and h.state = 12
       and (p_method is null or h.method_id = v_method_id)
       and (p_finished_from is null or h.finished_at >= p_finished_from and h.finished_on >= v_first)
     group by h.method_id, h.error_fingerprint
   )
-  select m.name, f.error_fingerprint, f.jobs, f.first_at, f.last_at, f.error_code, f.error_message, f.last_job_id
+  select m.name, f.error_fingerprint, f.jobs, f.first_at, f.last_at, f.error_code, f.error_message, f.last_job_id,
+    f.tenants, f.last_tenant
   from failed f
   join rowcall.method m on m.method_id = f.method_id
   order by f.jobs desc, f.last_at desc

@@ -8,12 +8,13 @@ grant execute on function
   rowcall.exchange_turns, rowcall.kept_fingerprint, rowcall.same_request,
   rowcall.submit_jobs, rowcall.read_jobs, rowcall.read_outcomes, rowcall.find_jobs, rowcall.group_failures,
   rowcall.leave_job, rowcall.pauses,
-  rowcall.queue_stats, rowcall.find_lacks, rowcall.job_waits, rowcall.queue_serving, rowcall.method_serving
+  rowcall.queue_stats, rowcall.find_lacks, rowcall.job_waits, rowcall.queue_serving, rowcall.method_serving,
+  rowcall.list_workers, rowcall.worker_jobs, rowcall.add_tallies, rowcall.tenant_tallies, rowcall.shard_today
 to rowcall_gateway;
 
 -- Of these, queue_id to submit_jobs are for the jobs that handlers submit.
 grant execute on function
-  rowcall.queue_id, rowcall.policy_id, rowcall.publish_method, rowcall.submit_jobs,
+  rowcall.queue_id, rowcall.policy_id, rowcall.publish_method, rowcall.tenant_route, rowcall.submit_jobs,
   rowcall.kept_fingerprint, rowcall.same_request, rowcall.shard_facts, rowcall.method_id, rowcall.policies, rowcall.queues,
   rowcall.register_worker, rowcall.guard_worker, rowcall.renew_worker, rowcall.retire_worker, rowcall.elect,
   rowcall.make_history_days, rowcall.drop_history_day, rowcall.analyze_history, rowcall.forget_turns,
@@ -22,7 +23,7 @@ grant execute on function
   rowcall.report_progress, rowcall.book_spend, rowcall.settle_and_book, rowcall.report_and_book,
   rowcall.promote_jobs, rowcall.bury_workers, rowcall.rescue_jobs,
   rowcall.expire_attempts, rowcall.expire_jobs, rowcall.age_jobs, rowcall.hold_paused, rowcall.free_resumed,
-  rowcall.expire_keys, rowcall.find_lacks, rowcall.serve_methods, rowcall.published_methods
+  rowcall.expire_keys, rowcall.find_lacks, rowcall.serve_methods, rowcall.published_methods, rowcall.add_tallies
 to rowcall_worker;
 
 -- Services that share the shard submit and do nothing else.

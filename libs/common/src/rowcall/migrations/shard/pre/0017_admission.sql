@@ -17,6 +17,9 @@ create table rowcall.bound (
   updated_at timestamptz not null,
   actor text,
   note text,
+  budget numeric,
+  budget_currency text,
+  budget_period smallint,
   primary key (tenant, queue, method)
 );
 
@@ -48,14 +51,16 @@ returns void
 language sql security definer set search_path = pg_catalog, pg_temp
 as $$
   insert into rowcall.bound as b (
-    tenant, queue, method, rate, in_flight, waiters, backlog, oldest_age, number, updated_at, actor, note
+    tenant, queue, method, rate, in_flight, waiters, backlog, oldest_age, number, updated_at, actor, note,
+    budget, budget_currency, budget_period
   )
   select
     i.tenant, i.queue, i.method, i.rate, i.in_flight, i.waiters, i.backlog, make_interval(secs => i.oldest_age), i.number,
-    i.updated_at, i.actor, i.note
+    i.updated_at, i.actor, i.note, i.budget, i.budget_currency, i.budget_period
   from jsonb_to_recordset(p_bounds) as i (
     tenant text, queue text, method text, rate double precision, in_flight integer, waiters integer, backlog bigint,
-    oldest_age double precision, number bigint, updated_at timestamptz, actor text, note text
+    oldest_age double precision, number bigint, updated_at timestamptz, actor text, note text,
+    budget numeric, budget_currency text, budget_period smallint
   )
   -- In one order: two gateways would deadlock otherwise.
   order by i.tenant, i.queue, i.method
@@ -69,7 +74,10 @@ as $$
     number = excluded.number,
     updated_at = excluded.updated_at,
     actor = excluded.actor,
-    note = excluded.note
+    note = excluded.note,
+    budget = excluded.budget,
+    budget_currency = excluded.budget_currency,
+    budget_period = excluded.budget_period
   where b.number < excluded.number
 $$;
 
@@ -158,10 +166,37 @@ as $$
   delete from rowcall.admitting a where a.gateway_id = p_gateway_id
 $$;
 
--- How much waits in queues, never counted: their tenants' leads, as gateways have told of them within a second, and
--- for how long the oldest of the next jobs of each lane has waited. Dead entries lie below the frontier, where this begins. By place.
-create function rowcall.queue_loads(p_queue text[])
-returns table (place bigint, backlog bigint, oldest interval)
+-- How much waits in each lane of some queues, never counted: their tenants' leads, as gateways have told of them within a second.
+create function rowcall.lane_backlogs(p_queue_id integer[])
+returns table (queue_id integer, lane smallint, backlog double precision)
+-- All turns are read, once, whatever whoever calls has switched off.
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = on set enable_hashjoin = on set jit = off
+as $$
+#variable_conflict use_column
+begin
+  return query
+  select
+    l.queue_id, l.lane,
+    coalesce(
+      sum(
+        (greatest(t.last_key - f.frontier, 0) + greatest(t.again_key - f.frontier, 0))
+          * coalesce(r.weight, 1) / rowcall.order_stride()
+      ),
+      0
+    )
+  from rowcall.queue_lane l
+  cross join lateral (select coalesce(pg_sequence_last_value(l.frontier), 0) as frontier offset 0) f
+  left join rowcall.turn t on t.queue_id = l.queue_id and t.lane = l.lane
+  left join rowcall.tenant_route r on r.tenant = t.tenant
+  where l.queue_id = any (p_queue_id)
+  group by l.queue_id, l.lane;
+end
+$$;
+
+-- For how long the oldest of the next jobs of each lane has waited. Dead entries lie below the frontier, where this begins.
+create function rowcall.lane_ages(p_queue_id integer[])
+returns table (queue_id integer, lane smallint, oldest interval)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
@@ -169,25 +204,10 @@ as $$
 begin
   return query
   select
-    i.place,
-    (
-      select coalesce(
-        sum(
-          (greatest(t.last_key - f.frontier, 0) + greatest(t.again_key - f.frontier, 0))
-            * coalesce(r.weight, 1) / rowcall.order_stride()
-        ),
-        0
-      )::bigint
-      from rowcall.queue_lane l
-      cross join lateral (select coalesce(pg_sequence_last_value(l.frontier), 0) as frontier offset 0) f
-      join rowcall.turn t on t.queue_id = l.queue_id and t.lane = l.lane
-      left join rowcall.tenant_route r on r.tenant = t.tenant
-      where l.queue_id = q.queue_id
-    ),
+    l.queue_id, l.lane,
     (
       select clock_timestamp() - min(n.ready_at)
-      from rowcall.queue_lane l
-      cross join lateral (
+      from (
         select j.ready_at
         from rowcall.job j
         where j.state = 2
@@ -198,11 +218,99 @@ begin
         order by j.queue_id, j.lane, j.order_key, j.job_id
         limit 100
       ) n
-      where l.queue_id = q.queue_id
     )
-  from unnest(p_queue) with ordinality as i (queue, place)
-  join rowcall.queue q on q.name = i.queue;
+  from rowcall.queue_lane l
+  where l.queue_id = any (p_queue_id);
 end
+$$;
+
+-- Both, of whole queues, by place.
+create function rowcall.queue_loads(p_queue text[])
+returns table (place bigint, backlog bigint, oldest interval)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  with asked as materialized (
+    select i.place, q.queue_id
+    from unnest(p_queue) with ordinality as i (queue, place)
+    join rowcall.queue q on q.name = i.queue
+  ),
+  backlogs as materialized (
+    select b.queue_id, sum(b.backlog)::bigint as backlog
+    from rowcall.lane_backlogs(array(select a.queue_id from asked a)) b
+    group by b.queue_id
+  ),
+  ages as materialized (
+    select g.queue_id, max(g.oldest) as oldest
+    from rowcall.lane_ages(array(select a.queue_id from asked a)) g
+    group by g.queue_id
+  )
+  select a.place, b.backlog, g.oldest
+  from asked a
+  join backlogs b on b.queue_id = a.queue_id
+  join ages g on g.queue_id = a.queue_id
+$$;
+
+-- How many jobs of tenants are READY and held by nothing, by their leads in every queue and lane, as queue_loads has it; those
+-- that have none are left out.
+create function rowcall.tenant_leads(p_tenant text[])
+returns table (tenant text, waiting bigint)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+  select d.tenant, d.waiting
+  from (
+    select
+      a.tenant,
+      sum(
+        (greatest(t.last_key - f.frontier, 0) + greatest(t.again_key - f.frontier, 0))
+          * coalesce(r.weight, 1) / rowcall.order_stride()
+      )::bigint as waiting
+    from unnest(p_tenant) as a (tenant)
+    cross join rowcall.queue_lane l
+    cross join lateral (select coalesce(pg_sequence_last_value(l.frontier), 0) as frontier offset 0) f
+    join rowcall.turn t on t.tenant = a.tenant and t.queue_id = l.queue_id and t.lane = l.lane
+    left join rowcall.tenant_route r on r.tenant = a.tenant
+    group by a.tenant
+  ) d
+  where d.waiting > 0
+$$;
+
+-- What living workers run of each queue and could, as they said with their last renewals.
+create function rowcall.worker_loads()
+returns table (queue_id integer, slots bigint, running bigint)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+  select u.queue_id, sum(u.slots)::bigint, sum(u.jobs)::bigint
+  from rowcall.worker w
+  cross join lateral rowcall.last_beat(w.worker_id) b
+  cross join lateral unnest(b.busy_queue_id, b.busy_jobs, b.busy_slots) as u (queue_id, jobs, slots)
+  where w.dead_at is null and b.lease_until > clock_timestamp()
+  group by u.queue_id
+$$;
+
+-- Every queue as whoever watches sees it: what waits (queue_loads), what runs (worker_loads), and what happened today. Nothing is
+-- counted.
+create function rowcall.queue_activity()
+returns table (
+  name text, paused boolean, waiting bigint, oldest interval, running bigint, accepted bigint, started bigint,
+  succeeded bigint, failed bigint, dead bigint, cancelled bigint
+)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+  with named as materialized (
+    select q.queue_id, q.name, q.paused_at is not null as paused, row_number() over (order by q.name) as place
+    from rowcall.queue q
+  )
+  select
+    n.name, n.paused, l.backlog, l.oldest, coalesce(w.running, 0), coalesce(t.accepted, 0), coalesce(t.started, 0),
+    coalesce(t.succeeded, 0), coalesce(t.failed, 0), coalesce(t.dead, 0), coalesce(t.cancelled, 0)
+  from named n
+  join rowcall.queue_loads(array(select a.name from named a order by a.place)) l on l.place = n.place
+  left join rowcall.worker_loads() w on w.queue_id = n.queue_id
+  left join rowcall.queue_tallies() t on t.queue_id = n.queue_id
+  order by n.name
 $$;
 
 -- What was seen of the queues that are bounded as a whole, for what is submitted here by handlers and in SQL: a row with the next
@@ -386,7 +494,7 @@ as $$
     where b.tenant in (p_tenant, '-')
       and b.method = ''
       and b.queue in ('', (select q.name from rowcall.queue q where q.queue_id = p_queue_id))
-      and num_nonnulls(b.rate, b.in_flight, b.waiters, b.backlog, b.oldest_age) > 0
+      and num_nonnulls(b.rate, b.in_flight, b.waiters, b.backlog, b.oldest_age, b.budget) > 0
     order by b.queue, b.tenant = '-'
   ) m
 $$;
@@ -561,5 +669,6 @@ end
 $$;
 
 grant execute on function
-  rowcall.keep_bounds, rowcall.kept_bounds, rowcall.lease_bounds, rowcall.leave_bounds, rowcall.look_at_queues
+  rowcall.keep_bounds, rowcall.kept_bounds, rowcall.lease_bounds, rowcall.leave_bounds, rowcall.look_at_queues,
+  rowcall.queue_activity, rowcall.tenant_leads
 to rowcall_gateway;

@@ -325,6 +325,7 @@ begin
     v_counts := v_counts || jsonb_build_object('spend', coalesce((v_counts ->> 'spend')::bigint, 0) + v_gone);
     -- By queue and lane; by login.
     delete from rowcall.set_aside a where a.tenant = p_tenant;
+    delete from rowcall.tally t where t.tenant = p_tenant;
     delete from rowcall.turn t where t.tenant = p_tenant;
     get diagnostics v_gone = row_count;
     v_counts := v_counts || jsonb_build_object('turns', v_gone);

@@ -1,4 +1,4 @@
-"""The address a gateway listens on, as settings and the health check read it, and how it is refused."""
+"""An address that a service listens on, as settings and the health check read it, and how it is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A settings' file that is read again when it changes. Used for issuers and certificates' rules, by `opening`."""
+"""A settings' file that is read again when it changes: the gateway's issuers and certificates' rules, a worker's prices."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rowcall_gateway.edge.credentials.files import WatchedFile
+from rowcall.settings.files import WatchedFile
 from tests.support.tokens import replaced
 
 

@@ -1,0 +1,5 @@
+select rowcall.add_tallies(
+  p_slot => %(slot)s::smallint, p_tenant => %(tenant)s, p_queue_id => %(queue_id)s, p_accepted => %(accepted)s,
+  p_started => %(started)s, p_succeeded => %(succeeded)s, p_failed => %(failed)s, p_dead => %(dead)s,
+  p_cancelled => %(cancelled)s
+)

@@ -1,0 +1,2 @@
+select name, paused, waiting, oldest, running, accepted, started, succeeded, failed, dead, cancelled
+from rowcall.queue_activity()

@@ -1,0 +1,1 @@
+select started, weight from rowcall.shard_today()

@@ -1,0 +1,1 @@
+select tenant, waiting from rowcall.tenant_leads(p_tenant => %(tenant)s)

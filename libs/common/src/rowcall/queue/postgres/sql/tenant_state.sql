@@ -1,0 +1,1 @@
+select r.state from rowcall.tenant_route(%(tenant)s) r
