@@ -135,7 +135,7 @@ async def test_a_call_in_the_closing_door_is_told_to_go_elsewhere(
     assert "operation" not in info_of(error).metadata
     pushback = int(trailer(error, "grpc-retry-pushback-ms") or -2)
     # Without a key the retry would be refused for want of one.
-    assert 0 <= pushback <= 200 if metadata else pushback == -1
+    assert 100 <= pushback < 300 if metadata else pushback == -1, "not while clients are sent away"
     assert jobs(cluster, "name") == []
 
 

@@ -151,7 +151,7 @@ async def test_a_grpc_that_lacks_a_name_serves_as_ever(monkeypatch: pytest.Monke
             call: Any = channel.unary_unary(PATH)
             assert await asyncio.gather(*(call(b"x", timeout=20) for _ in range(10))) == [b"x"] * 10
     (line,) = (line for line in told if "one at a time" in line["event"])
-    assert (line["log_level"], line["why"]) == ("warning", "it has no _another")
+    assert (line["log_level"], line["cause"]) == ("warning", "it has no _another")
 
 
 async def test_a_grpc_that_asks_otherwise_serves_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ async def test_a_grpc_that_asks_otherwise_serves_as_ever(monkeypatch: pytest.Mon
             call: Any = channel.unary_unary(PATH)
             assert await asyncio.gather(*(call(b"x", timeout=20) for _ in range(10))) == [b"x"] * 10
     (line,) = (line for line in told if "one at a time" in line["event"])
-    assert "otherwise" in line["why"]
+    assert "otherwise" in line["cause"]
 
 
 async def test_others_get_grpcs_own_server() -> None:

@@ -147,4 +147,4 @@ async def test_it_tells_how_many_were_refused(known: InTime, clock: Clock) -> No
         await known.close()
         await known.close()
     (line,) = told
-    assert (line["log_level"], line["calls"]) == ("warning", 3)
+    assert (line["log_level"], line["count"]) == ("warning", 3)

@@ -134,8 +134,9 @@ def draining(leaving_in: float = 0.0) -> RowcallError:
         leaving_in: Seconds until the gateway lets go of its clients' connections: a repetition before then would come
             back to it.
     """
-    # Away from each other: all of a gateway's callers are told within one grace.
-    spread = timedelta(milliseconds=secrets.randbelow(200))
+    # Away from each other: all of a gateway's callers are told within one grace. And not just then, when it lets go: what comes
+    # before its clients have heard of that, gRPC's core ends as CANCELLED, without a word, and no client repeats it.
+    spread = timedelta(milliseconds=100 + secrets.randbelow(200))
     return RowcallError(
         ErrorReason.ERROR_REASON_GATEWAY_DRAINING,
         "This gateway is being stopped; call again, it will be answered by another. A job that was written goes on.",

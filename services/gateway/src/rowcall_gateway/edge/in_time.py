@@ -168,7 +168,7 @@ class InTime:
         """Writes in the log how many were refused since it did so last."""
         refused, self._refused = self._refused, 0
         if refused:
-            _log.warning("calls were refused that would have been answered too late", calls=refused)
+            _log.warning("calls were refused that would have been answered too late", count=refused)
 
     def _look(self, now: float) -> None:
         moment = int(now / SEEN_FOR)

@@ -242,4 +242,6 @@ def _in_place(server: Any) -> Iterator[None]:
 
 
 def _one_at_a_time(why: str) -> None:
-    _log.warning("this gRPC's server takes calls in one at a time: under load, fewer will be answered in time", why=why)
+    _log.warning(
+        "this gRPC's server takes calls in one at a time: under load, fewer will be answered in time", cause=why
+    )
