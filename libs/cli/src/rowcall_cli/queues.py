@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from rowcall.v1 import queue_service_pb2, queue_service_pb2_grpc
@@ -196,9 +195,6 @@ def _served_by(queue: queue_service_pb2.Queue) -> str:
 
 def _as_dict(queue: queue_service_pb2.Queue) -> dict[str, object]:
     """The queue for scripts; its counts as numbers, which protobuf's JSON would write as texts."""
-    result: dict[str, object] = MessageToDict(
-        queue, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
     counts = {
         "ready": queue.ready,
         "held": queue.held,
@@ -208,7 +204,7 @@ def _as_dict(queue: queue_service_pb2.Queue) -> dict[str, object]:
         "running": queue.running,
         "scheduled": queue.scheduled,
     }
-    return result | counts
+    return as_dict(queue, whole=True) | counts
 
 
 def _row(one: queue_service_pb2.Pause) -> tuple[str, ...]:

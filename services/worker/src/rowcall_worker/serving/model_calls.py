@@ -217,7 +217,7 @@ class MeteredCall:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._record(kind)
+        self.__exit__(kind, error, traceback)
 
     def _record(self, raised: type[BaseException] | None) -> None:
         latency = timedelta(seconds=time.perf_counter() - (self._started or 0.0))
