@@ -1,8 +1,13 @@
-"""Whether an idle connection to Postgres is still there. Used by the pools and by whoever takes a connection from one."""
+"""Whether an idle connection to Postgres is still there, and giving up one that is not idle.
+
+Used by the pools and by whoever takes a connection from one.
+"""
 
 from __future__ import annotations
 
 import select
+import socket
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -27,3 +32,16 @@ async def is_alive(connection: psycopg.AsyncConnection[Any]) -> bool:
     except psycopg.Error:
         return False
     return True
+
+
+def shut(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Gives a connection up: whoever waits on it finds it lost, and closes it. Does nothing if it is gone already.
+
+    It is not closed here: somebody waits for its descriptor, and the next that is opened would have the same number. Nor is
+    the server asked to cancel anything.
+    """
+    with (
+        suppress(OSError, psycopg.Error),
+        socket.socket(fileno=socket.dup(connection.fileno())) as duplicate,
+    ):
+        duplicate.shutdown(socket.SHUT_RDWR)

@@ -50,6 +50,8 @@ class Opened:
         """Which the transaction is of."""
         self.transaction = transaction
         self.job = job
+        self.closed = False
+        """Whether a test has closed the transaction itself."""
 
     @property
     def success(self) -> Settlement:
@@ -98,8 +100,10 @@ async def opened(queue: PostgresQueue, logins: Logins) -> AsyncIterator[Opened]:
         transaction = await work.transactions(LIMITS).begin(threaded=False, expired=lambda: None)
         assert isinstance(transaction.connection, LentAsyncConnection)
         await transaction.connection.execute(INSERT)
-        yield Opened(queue, work, transaction, job)
-        await transaction.close()
+        opened = Opened(queue, work, transaction, job)
+        yield opened
+        if not opened.closed:
+            await transaction.close()
 
 
 async def test_a_transaction_settles_inside_itself(opened: Opened) -> None:
@@ -128,6 +132,23 @@ async def test_a_commit_is_not_cancelled(opened: Opened) -> None:
     # The worker's end waits for it.
     closing = asyncio.create_task(opened.work.close())
     await queue.somebody_waits()
+    assert not closing.done()
+    await queue.admin.execute("select pg_advisory_unlock(%s)", [HOLD])
+    await closing
+    assert (await opened.state(), await opened.effects()) == (SUCCEEDED, 1)
+
+
+async def test_the_connection_is_given_back_behind_a_commit_that_is_under_way(opened: Opened) -> None:
+    """As at a worker's end: whoever waits for the commit is cancelled, and closes the transaction."""
+    queue = opened.queue
+    await queue.admin.execute("select pg_advisory_lock(%s)", [HOLD])
+    assert opened.transaction.seal() is None
+    settling = asyncio.create_task(opened.transaction.settle(opened.success))
+    await queue.somebody_waits()
+    settling.cancel()
+    closing = asyncio.create_task(opened.transaction.close())
+    opened.closed = True
+    await asyncio.wait({closing}, timeout=0.2)
     assert not closing.done()
     await queue.admin.execute("select pg_advisory_unlock(%s)", [HOLD])
     await closing

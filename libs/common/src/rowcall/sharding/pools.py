@@ -22,10 +22,9 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 
 from rowcall import forks, sessions
 from rowcall.errors import RowcallError
-from rowcall.liveness import is_alive
+from rowcall.liveness import is_alive, shut
 from rowcall.security import database_tls, passwords
 from rowcall.settings import ClusterSettings, Dsn, with_password_file
-from rowcall.sharding.bounded import bounded
 from rowcall.sharding.durability import settle_in
 from rowcall.sharding.model import Workload
 
@@ -239,18 +238,25 @@ class Pool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
 
     async def _look_at(self, made: AsyncConnection[TupleRow]) -> None:
         """Makes a new session what it must be. Raises psycopg.Error if it cannot be; it is closed then."""
+        if not sessions.takes_writes(made.pgconn):
+            await made.close()
+            # The connection string leads to any server.
+            raise sessions.ReadOnlySession("session is read-only")
+        work = settle_in(made, relaxed=self._relaxed, limited=self._limited, pool=self.name)
+        settling = asyncio.get_running_loop().create_task(work)
         usable = False
         try:
-            if not sessions.takes_writes(made.pgconn):
-                # The connection string leads to any server.
-                raise sessions.ReadOnlySession("session is read-only")
-            work = settle_in(made, relaxed=self._relaxed, limited=self._limited, pool=self.name)
-            await bounded(work, self._patience)
+            await asyncio.wait({settling}, timeout=self._patience)
+            if not settling.done():
+                raise psycopg.errors.ConnectionTimeout(f"a new session said nothing for {self._patience:g} s")
+            settling.result()
             usable = True
-        except TimeoutError as error:
-            raise psycopg.errors.ConnectionTimeout(f"a new session said nothing for {self._patience:g} s") from error
         finally:
             if not usable:
+                # A frozen server answers no cancellation either. Closed is it behind the work that waits for it: libuv ends
+                # the process when it is to watch a descriptor that is closed.
+                shut(made)
+                await asyncio.gather(settling, return_exceptions=True)
                 await made.close()
 
     async def putconn(self, conn: AsyncConnection[TupleRow]) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg.pq import ConnStatus, TransactionStatus
@@ -29,6 +29,8 @@ from rowcall.queue.postgres.wire.lent import LentAsyncConnection, LentConnection
 from rowcall.queue.postgres.wire.types import Connection, Pool
 from rowcall.queue.transactions import TransactionLimits
 from rowcall.v1.error_reason_pb2 import ErrorReason
+
+T = TypeVar("T")
 
 _BEGIN: Final = "begin isolation level read committed read write"
 
@@ -157,6 +159,8 @@ class PostgresJobTransaction:
         self._ended = False
         """Whether the handler has no say any more."""
         self._timer = self._loop.call_later(owner.limits.length.total_seconds(), self._expire)
+        self._ending = asyncio.Lock()
+        """Held by whatever ends the transaction: it may still run when whoever waited for it goes on to the next."""
 
     def seal(self) -> TransactionFault | None:
         """See JobTransaction.seal."""
@@ -190,15 +194,20 @@ class PostgresJobTransaction:
 
     async def settle(self, settlement: Settlement) -> Settled:
         """See JobTransaction.settle. What is found out late is raised as psycopg.Error."""
-        return await self._owner.shield.run(self._settle(settlement))
+        return await self._owner.shield.run(self._after(self._settle(settlement)))
 
     async def roll_back(self) -> None:
         """See JobTransaction.roll_back."""
-        await self._owner.shield.run(self._roll_back())
+        await self._owner.shield.run(self._after(self._roll_back()))
 
     async def close(self) -> None:
         """See JobTransaction.close."""
-        await self._owner.shield.run(self._close())
+        await self._owner.shield.run(self._after(self._close()))
+
+    async def _after(self, end: Coroutine[Any, Any, T]) -> T:
+        """Carries out an end of it behind one that is under way: a connection that is waited on must not be closed."""
+        async with self._ending:
+            return await end
 
     async def _settle(self, settlement: Settlement) -> Settled:
         self._take_back()

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, TypeVar
@@ -19,7 +17,7 @@ import psycopg
 from psycopg.rows import TupleRow, tuple_row
 
 from rowcall import sessions
-from rowcall.liveness import is_alive
+from rowcall.liveness import is_alive, shut
 from rowcall.queue.postgres import faults
 from rowcall.queue.postgres.statements import statement
 from rowcall.queue.postgres.wire import prepared
@@ -141,21 +139,13 @@ class cut_off:  # noqa: N801  used as a function: with cut_off(connection, after
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._after, self._shut)
+        self._timer = asyncio.get_running_loop().call_later(self._after, shut, self._connection)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
-
-    def _shut(self) -> None:
-        # Whoever waits on the connection finds it closed; if it is gone already, there is nothing to give up.
-        with (
-            suppress(OSError, psycopg.Error),
-            socket.socket(fileno=socket.dup(self._connection.fileno())) as duplicate,
-        ):
-            duplicate.shutdown(socket.SHUT_RDWR)
 
 
 class replicated:  # noqa: N801  as above
