@@ -16,6 +16,14 @@ from __future__ import annotations
 import operator
 from typing import Final
 
+from rowcall.telemetry.conventions import (
+    MESSAGING_DESTINATION,
+    MESSAGING_OPERATION,
+    MESSAGING_SYSTEM,
+    RPC_METHOD,
+    RPC_STATUS_CODE,
+    RPC_SYSTEM,
+)
 from rowcall.telemetry.tallies import OTHER, Counter, Gauge, Histogram
 
 GRPC: Final = "grpc"
@@ -34,7 +42,7 @@ UNKNOWN_METHOD: Final = OTHER
 CALL_DURATION: Final = Histogram(
     "rpc.server.call.duration",
     "How long calls took at the gateway, from their request being there to their answer.",
-    ("rpc.system.name", "rpc.method", "rpc.response.status_code"),
+    (RPC_SYSTEM, RPC_METHOD, RPC_STATUS_CODE),
     unit="s",
 )
 CALL_ERRORS: Final = Counter(
@@ -72,19 +80,19 @@ CACHE_LOOKUPS: Final = Counter(
 SENT: Final = Counter(
     "messaging.client.sent.messages",
     "Jobs that calls, batches and handlers have created.",
-    ("messaging.system", "messaging.operation.name", "messaging.destination.name"),
+    (MESSAGING_SYSTEM, MESSAGING_OPERATION, MESSAGING_DESTINATION),
     unit="{message}",
 )
 CONSUMED: Final = Counter(
     "messaging.client.consumed.messages",
     "Jobs that claims have brought and a worker has taken in.",
-    ("messaging.system", "messaging.operation.name", "messaging.destination.name"),
+    (MESSAGING_SYSTEM, MESSAGING_OPERATION, MESSAGING_DESTINATION),
     unit="{message}",
 )
 PROCESS_DURATION: Final = Histogram(
     "messaging.process.duration",
     "How long attempts took, from their beginning to their outcome.",
-    ("messaging.system", "messaging.operation.name", "method"),
+    (MESSAGING_SYSTEM, MESSAGING_OPERATION, "method"),
     unit="s",
 )
 ATTEMPTS: Final = Counter(
