@@ -15,4 +15,5 @@ pytest_plugins = [
     "tests.fix_services",
     "tests.fix_envoy",
     "tests.fix_serving",
+    "tests.fix_spans",
 ]

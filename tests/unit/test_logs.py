@@ -70,6 +70,7 @@ def test_line_has_the_process_and_the_call(capsys: Capture) -> None:
         "actor": "ada",
         "job": "tenants/acme/operations/1",
         "attempt": 2,
+        "span_id": trace.span_id,
     }
 
 

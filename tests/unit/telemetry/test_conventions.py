@@ -13,7 +13,9 @@ NAMES = {name: value for name, value in vars(conventions).items() if name.isuppe
 
 def test_the_page_has_every_attribute_and_no_other() -> None:
     section = PAGE.read_text().split("## Attributes\n", 1)[1].split("\n## ", 1)[0]
-    listed = [name for row in re.findall(r"^\| (`.+?) \|", section, re.MULTILINE) for name in re.findall(r"`(.+?)`", row)]
+    listed = [
+        name for row in re.findall(r"^\| (`.+?) \|", section, re.MULTILINE) for name in re.findall(r"`(.+?)`", row)
+    ]
     assert sorted(listed) == sorted(NAMES.values())
 
 

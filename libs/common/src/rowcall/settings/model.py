@@ -100,6 +100,20 @@ class LogSettings(Settings):
     )
 
 
+class TraceSettings(Settings):
+    """Which traces a service records. The rest is OpenTelemetry's own variables' to say (docs/tracing.md)."""
+
+    traces_asked: float = Field(
+        default=50,
+        ge=0,
+        le=100_000,
+        description="How many traces a second each process records because their callers ask for it, by the flag in traceparent, beside "
+        "those that it samples anyway. What fails or is tried again is recorded all the same.",
+        examples=["50"],
+        json_schema_extra={"metavar": "NUMBER"},
+    )
+
+
 class ClusterSettings(LogSettings):
     """Where the catalogue and the shards are, and how many connections to open to them."""
 

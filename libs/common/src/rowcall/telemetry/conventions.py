@@ -38,6 +38,8 @@ MESSAGING_DESTINATION: Final = "messaging.destination.name"
 """The queue."""
 MESSAGING_MESSAGE: Final = "messaging.message.id"
 """The job's id, a UUID."""
+MESSAGING_BATCH: Final = "messaging.batch.message_count"
+"""How many jobs were submitted at once."""
 
 # --- calls of models and providers ---
 

@@ -186,6 +186,11 @@ READY: Final = Gauge(
 )
 TELEMETRY_DROPPED: Final = Counter(
     "rowcall.telemetry.dropped",
-    "What was to be told and was dropped, because nobody took it in time: log_lines, incidents.",
+    "What was to be told and was dropped, because nobody took it in time: log_lines, incidents, spans.",
     ("what",),
+)
+TRACES_LIMITED: Final = Counter(
+    "rowcall.traces.limited",
+    "Traces that callers asked to be recorded and that were not for that, because too many ask.",
+    unit="{trace}",
 )

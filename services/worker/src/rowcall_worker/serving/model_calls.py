@@ -24,7 +24,7 @@ from rowcall.context import bearer, bind
 from rowcall.forks import in_child
 from rowcall.queue.spend import COST_DIGITS, MAX_CHARS, Spend, SpendKind
 from rowcall.telemetry import conventions
-from rowcall_worker.serving.attempt import AttemptState
+from rowcall_worker.serving.attempt import AttemptState, RecordedCall
 from rowcall_worker.serving.direct import is_direct
 from rowcall_worker.serving.prices import Usage
 
@@ -220,7 +220,7 @@ class MeteredCall:
         self.__exit__(kind, error, traceback)
 
     def _record(self, raised: type[BaseException] | None) -> None:
-        latency = timedelta(seconds=time.perf_counter() - (self._started or 0.0))
+        latency, ended = timedelta(seconds=time.perf_counter() - (self._started or 0.0)), time.monotonic()
         if raised is not None:
             self._error = raised.__name__
         verdict = self._spend.verdict or (None if raised is None else raised.__name__[:MAX_CHARS])
@@ -233,6 +233,8 @@ class MeteredCall:
             self._spend = self._priced(state, self._spend)
         self._spend = replace(self._spend, call=state.count_call(), trace_id=UUID(state.call.trace.trace_id))
         state.board().spent(state.job, self._spend)
+        if state.recorded is not None:
+            state.record(RecordedCall(self._spend.call, ended - latency.total_seconds(), ended, self.attributes))
 
     def _priced(self, state: AttemptState, spend: Spend) -> Spend:
         """With what the price table says, where it says something."""
