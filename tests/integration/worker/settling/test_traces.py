@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+from google.rpc.code_pb2 import Code
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
@@ -21,7 +22,7 @@ from rowcall_worker import Fail, Snooze, telemetry
 from rowcall_worker.serving.context import AsyncJobContext
 from tests.fix_cluster import Cluster
 from tests.fix_spans import Told, attributes, id_of, parent_of, trace_of
-from tests.fix_worker import Call, Calls, PolicyChanges, Workers, serve
+from tests.fix_worker import Call, Calls, PolicyChanges, Workers, error_of, serve
 from tests.support.waiting import until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -160,6 +161,32 @@ async def test_a_cancelled_job_has_the_rows_code_and_is_no_error(calls: Calls, s
         "CANCELLED",
     )
     assert span.status.status_code is StatusCode.UNSET
+
+
+async def test_a_job_that_was_cancelled_while_its_attempt_failed_has_the_rows_code(
+    calls: Calls, start: Any, told: Told
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        begun.set()
+        await go_on.wait()
+        raise LookupError
+
+    # So long a lease that nobody hears of it before the attempt has failed.
+    await start(handle, lease=timedelta(minutes=1))
+    job = await calls.submit("Echo", EchoRequest(), call=ASKED)
+    await begun.wait()
+    await calls.cancel(job, hinted=False)
+    go_on.set()
+    row = await calls.done(job)
+
+    span = await one(told)
+    assert error_of(row).code == Code.CANCELLED
+    assert (attributes(span)["rowcall.outcome"], attributes(span)["rpc.response.status_code"]) == (
+        "cancelled",
+        "CANCELLED",
+    )
 
 
 async def test_calls_of_models_and_providers_are_told_below_their_attempt(calls: Calls, start: Any, told: Told) -> None:
