@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status as SpanStatus
 
 from rowcall.errors import read_envelope
 from rowcall.names import parse_operation_name
-from rowcall.probe.v1.probe_pb2 import RunRequest
+from rowcall.probe.v1.probe_pb2 import EchoRequest, RunRequest
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceStub
 from rowcall.queue.model import JobRow
 from rowcall.tracing import TraceContext
@@ -150,3 +151,24 @@ def _turned_round(each: Received) -> None:
 
 def _cut(each: Received) -> None:
     each.span.trace_id = each.span.trace_id[:8]
+
+
+@pytest.mark.parametrize("accepts", [False, True])
+async def test_a_collector_that_is_away_or_silent_costs_no_call_and_no_end(
+    calls: Calls, services: Services, accepts: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        # One that takes connections and says nothing; or nobody, at a port that was somebody's.
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        if not accepts:
+            silent.close()
+        away = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": address, "OTEL_TRACES_SAMPLER": "always_on"}
+        gateway = services.gateway(OTEL_BSP_SCHEDULE_DELAY="20", **away)
+        worker = services.worker(OTEL_BSP_SCHEDULE_DELAY="20", **away)
+        await asyncio.to_thread(worker.ready)
+        async with grpc.aio.insecure_channel(await asyncio.to_thread(gateway.address)) as channel:
+            for number in range(20):
+                answer = await ProbeServiceStub(channel).Echo(EchoRequest(payload=b"%d" % number), timeout=20)
+                assert answer.payload == b"%d" % number
+
+        assert [await asyncio.to_thread(service.end) for service in (gateway, worker)] == [0, 0]
