@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Final
 
 from opentelemetry import context, trace
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
+from rowcall import context as calls
+from rowcall.telemetry import conventions
 from rowcall.telemetry.spans import Spans
 from rowcall_worker.serving.attempt import AttemptState
 
@@ -76,6 +78,13 @@ class _Provided(SpanProcessor):
 
     def __init__(self) -> None:
         self.told_to: Spans | None = None
+
+    def on_start(self, span: Span, parent_context: context.Context | None = None) -> None:  # noqa: ARG002  the SDK names it
+        """Has a span that is begun say whose it is, as ours do."""
+        call = calls.current()
+        if call is not None:
+            span.set_attribute(conventions.TENANT, call.tenant)
+            span.set_attribute(conventions.OPERATION, call.operation or "")
 
     def on_end(self, span: ReadableSpan) -> None:
         """Takes a span that is finished."""
