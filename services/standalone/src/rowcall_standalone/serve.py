@@ -120,7 +120,8 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
         member.on_end(end.begin)
     try:
         spans = spans_from_environment(SERVICE, version=settings.deployed_version or version("rowcall-standalone"))
-        sampling = sampling_from_environment(settings.traces_asked)
+        # Each its own: what the gateway records of who asks must be no less for the worker to record.
+        at_gateway, at_worker = (sampling_from_environment(settings.traces_asked) for _ in range(2))
         head_export = head_export_from_environment()
     except ValueError as error:
         return _say(str(error), WRONG_SETTINGS)
@@ -129,9 +130,9 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
         settings,
         processes=settings.processes,
         shares_port=member is not None,
-        traces=None if spans is None else Traces(spans, sampling),
+        traces=None if spans is None else Traces(spans, at_gateway),
         spans=spans,
-        sampling=sampling,
+        sampling=at_worker,
         head_export=head_export,
         command=Command(own_command(), 0 if member is None else member.number),
     )
