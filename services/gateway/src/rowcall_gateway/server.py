@@ -84,8 +84,8 @@ from rowcall_gateway.services.publishing import Publishing
 from rowcall_gateway.services.queues import Queues
 from rowcall_gateway.services.reading import JobReader
 from rowcall_gateway.services.reflection import Reflection
-from rowcall_gateway.services.spend import Spending
 from rowcall_gateway.services.tenants import Tenants
+from rowcall_gateway.services.traces import Actions
 from rowcall_gateway.services.workers import LivingWorkers
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_gateway.shards.links import Links
@@ -508,8 +508,8 @@ class Gateway:
         key = None if settings.audit_key_file is None else read_key(settings.audit_key_file)
         audit = Audit(validator, reader, links, router.audit, key=key)
         audit_service_pb2_grpc.add_AuditServiceServicer_to_server(audit, adding)
-        spending = Spending(validator, reader, links)
-        action_service_pb2_grpc.add_ActionServiceServicer_to_server(spending, adding)
+        actions = Actions(validator, reader, links, rights)
+        action_service_pb2_grpc.add_ActionServiceServicer_to_server(actions, adding)
         errors = Errors(validator, links)
         error_service_pb2_grpc.add_ErrorServiceServicer_to_server(errors, adding)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, adding)
