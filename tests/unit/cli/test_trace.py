@@ -120,7 +120,7 @@ def test_bars_lie_where_things_happened() -> None:
         "|  `- oracle gpt-7",
         "|- attempt 2 SUCCEEDED",
     ]
-    assert [label.startswith("   `- 60 more Shop/Pack") for label in labels].index(True) == 4
+    assert [label.startswith("|  `- 60 more Shop") for label in labels].index(True) == 4
     assert len(lines) == 6, "a wait that is over has no line of its own"
     first = lines[0]
     at = min(place for place in (first.find("-"), first.find("#")) if place > 0)

@@ -138,6 +138,11 @@ def new_span_id() -> str:
     return _random_id(8)
 
 
+def span_name(number: int) -> str:
+    """16 hex digits of a span's id that is kept as a signed number of 64 bits."""
+    return f"{number % 2**64:016x}"
+
+
 def _random_id(size: int) -> str:
     # All zeros mean "none", and are refused by every reader.
     return f"{_RANDOM.getrandbits(size * 8) or 1:0{size * 2}x}"

@@ -92,7 +92,9 @@ async def serve(settings: GatewaySettings, member: Member | None = None) -> int:
         member.on_end(end.begin)
     try:
         spans = spans_from_environment(
-            settings.program, version=settings.deployed_version or version("rowcall-gateway")
+            settings.program,
+            version=settings.deployed_version or version("rowcall-gateway"),
+            also=exporters_of(settings, service=settings.program),
         )
         sampling = sampling_from_environment(settings.traces_asked)
         head_export = head_export_from_environment()

@@ -150,6 +150,12 @@ class ClusterSettings(LogSettings):
         examples=["/run/secrets/rowcall_audit_key"],
         json_schema_extra={"metavar": "FILE"},
     )
+    activity: bool = Field(
+        default=False,
+        description="Whether spans are kept on the shards for a week, for rowcall trace: those of calls, attempts and handlers that are "
+        "sampled, failed or were tried again. One more connection a shard.",
+        examples=["true"],
+    )
     require_database_tls: bool = Field(
         default=False,
         description="Refuse connection strings that lead over a network without verifying the server: all but those that say "

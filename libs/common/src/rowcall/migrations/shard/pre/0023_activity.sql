@@ -22,6 +22,33 @@ create table rowcall.activity (
   primary key (tenant, trace_id, span_id, finished_on)
 ) partition by range (finished_on);
 
+-- Keeps spans, an object each: ids in hex digits, times in seconds, since the epoch and of how long. Of a
+-- tenant that does not live here, or is erased, nothing is kept. It need not wait for a standby. How many were kept.
+create function rowcall.record_activity(p_spans jsonb)
+returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rows bigint;
+begin
+  perform rowcall.without_standby();
+  insert into rowcall.activity (
+    tenant, trace_id, span_id, finished_on, kind, status, parent_span_id, started_at, duration, name, message, attributes
+  )
+  select
+    s.tenant, s.trace, ('x' || s.span)::bit(64)::bigint, (clock_timestamp() at time zone 'UTC')::date, s.kind, s.status,
+    ('x' || s.parent)::bit(64)::bigint, to_timestamp(s.started), s.took * interval '1 second', s.name, s.message, s.attributes
+  from jsonb_to_recordset(p_spans) as s (
+    tenant text, trace uuid, span text, parent text, kind smallint, status smallint,
+    started double precision, took double precision, name text, message text, attributes jsonb
+  )
+  where exists (select from rowcall.tenant_route r where r.tenant = s.tenant and r.state in (1, 2))
+  on conflict do nothing;
+  get diagnostics v_rows = row_count;
+  return v_rows;
+end
+$$;
+
 -- What an operator did in a trace, and to a job.
 create index audit_trace on rowcall.audit (trace_id) where trace_id is not null;
 create index audit_target on rowcall.audit (tenant, target);
@@ -689,5 +716,6 @@ end
 $$;
 
 grant execute on function rowcall.find_action, rowcall.action_nodes, rowcall.list_actions to rowcall_gateway;
+grant execute on function rowcall.record_activity to rowcall_gateway, rowcall_worker;
 grant execute on function rowcall.action to rowcall_auditor;
 grant execute on function rowcall.tenant_action to rowcall_tenant_reader;
