@@ -54,7 +54,7 @@ def node(
 
 def action() -> GetActionResponse:
     """A job of ten seconds that waited for two, failed once in four, and submitted many."""
-    made = GetActionResponse(
+    return GetActionResponse(
         tenant="tenants/acme",
         trace_id=TRACE,
         start_time=BEGAN,
@@ -93,7 +93,6 @@ def action() -> GetActionResponse:
         jobs=64,
         costs=[ActionCost(currency="EUR", calls=1, input_tokens=100, cost="0.25"), ActionCost(calls=2)],
     )  # fmt: skip
-    return made
 
 
 def test_an_action_is_shown_as_a_waterfall(fake_gateway: FakeGateway) -> None:
@@ -107,7 +106,12 @@ def test_an_action_is_shown_as_a_waterfall(fake_gateway: FakeGateway) -> None:
     for text in ("0.25 EUR (1 call, 100 tokens in, 0 out); not known (2 calls)", "10.0 s", "64"):
         assert text in ran.out
     told = [" ".join(line.split()) for line in ran.out.splitlines()]
-    for text in ("UNAVAILABLE, Not yet.", "25 ms 100 tokens in, 0 out, 0.25 EUR", "olga, again", "3 below them, longest 2.0 s"):
+    for text in (
+        "UNAVAILABLE, Not yet.",
+        "25 ms 100 tokens in, 0 out, 0.25 EUR",
+        "olga, again",
+        "3 below them, longest 2.0 s",
+    ):
         assert any(line.endswith(text) for line in told), text
 
 

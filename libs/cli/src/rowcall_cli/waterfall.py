@@ -67,7 +67,27 @@ class _Line:
     said: str
 
 
-def waterfall(action: GetActionResponse, width: int, *, glyphs: Glyphs = DRAWN, now: datetime | None = None) -> list[Text]:
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What lines are drawn into."""
+
+    start: datetime
+    end: datetime
+    now: datetime
+    label: int
+    """Columns of the labels; likewise the others."""
+    bars: int
+    said: int
+
+    def place(self, at: datetime) -> int:
+        """The column of a moment among those of the bars."""
+        share = (at - self.start) / (self.end - self.start) if self.end > self.start else 0.0
+        return min(max(int(share * self.bars), 0), self.bars - 1)
+
+
+def waterfall(
+    action: GetActionResponse, width: int, *, glyphs: Glyphs = DRAWN, now: datetime | None = None
+) -> list[Text]:
     """An action's lines.
 
     Args:
@@ -89,7 +109,8 @@ def waterfall(action: GetActionResponse, width: int, *, glyphs: Glyphs = DRAWN, 
     label = min(max(cell_len(line.label) for line in lines), int(width * _LABELS))
     bars = int(width * _BARS)
     said = max(width - label - bars - _DURATION - 4, 0)
-    return [_drawn(line, label, bars, said, (start, end), now, glyphs) for line in lines]
+    frame = _Frame(start, end, now, label, bars, said)
+    return [_drawn(line, frame, glyphs) for line in lines]
 
 
 def headline(action: GetActionResponse) -> list[tuple[str, str]]:
@@ -109,7 +130,9 @@ def cost_text(cost: ActionCost) -> str:
     """What was spent in a currency, in words."""
     amount = f"{cost.cost} {cost.currency}" if cost.currency else "not known"
     calls = f"{cost.calls} call{'' if cost.calls == 1 else 's'}"
-    tokens = f", {cost.input_tokens} tokens in, {cost.output_tokens} out" if cost.input_tokens or cost.output_tokens else ""
+    tokens = (
+        f", {cost.input_tokens} tokens in, {cost.output_tokens} out" if cost.input_tokens or cost.output_tokens else ""
+    )
     return f"{amount} ({calls}{tokens})"
 
 
@@ -139,7 +162,9 @@ def _lines(action: GetActionResponse, glyphs: Glyphs) -> Iterable[_Line]:
 
 def _shown(nodes: Sequence[ActionNode | ActionGroup]) -> list[ActionNode | ActionGroup]:
     """Those that have lines of their own: waits that are over are in their jobs' bars."""
-    return [each for each in nodes if isinstance(each, ActionGroup) or each.kind != _WAIT or not each.HasField("duration")]
+    return [
+        each for each in nodes if isinstance(each, ActionGroup) or each.kind != _WAIT or not each.HasField("duration")
+    ]
 
 
 def _line(
@@ -149,10 +174,14 @@ def _line(
     if isinstance(each, ActionGroup):
         state = JobState.Name(each.state).removeprefix("JOB_STATE_")
         more = f", {each.descendants} below them" if each.descendants else ""
-        longest = f", longest {took_text(each.longest.ToTimedelta().total_seconds())}" if each.HasField("longest") else ""
+        longest = (
+            f", longest {took_text(each.longest.ToTimedelta().total_seconds())}" if each.HasField("longest") else ""
+        )
         end = _time(each.end_time) if each.HasField("end_time") else None
         label = f"{indent}{each.jobs} more {_short(each.method)} {state}"
-        return _Line(label, start, end, [(start, end)], glyphs.many, _style(state), f"{more}{longest}".removeprefix(", "))
+        return _Line(
+            label, start, end, [(start, end)], glyphs.many, _style(state), f"{more}{longest}".removeprefix(", ")
+        )
     end = start + each.duration.ToTimedelta() if each.HasField("duration") else None
     runs = [(start, end)]
     if each.kind == _JOB:
@@ -191,34 +220,26 @@ def _said(node: ActionNode) -> str:
     return ", ".join(filter(None, said))
 
 
-def _drawn(
-    line: _Line, label: int, bars: int, said: int, over: tuple[datetime, datetime], now: datetime, glyphs: Glyphs
-) -> Text:
-    took = "" if line.glyph == glyphs.mark else took_text(((line.end or now) - line.start).total_seconds())
+def _drawn(line: _Line, frame: _Frame, glyphs: Glyphs) -> Text:
+    took = "" if line.glyph == glyphs.mark else took_text(((line.end or frame.now) - line.start).total_seconds())
     if line.end is None:
         took = f"{took}+"
-    bar = [" "] * bars
+    bar = [" "] * frame.bars
     for start, end, glyph in (
         (line.start, line.end, glyphs.wait),
         *((start, end, line.glyph) for start, end in line.runs),
     ):
-        first, last = _place(start, over, bars), _place(end or now, over, bars)
+        first, last = frame.place(start), frame.place(end or frame.now)
         bar[first : last + 1] = glyph * (last + 1 - first)
     return Text.assemble(
-        _cut(line.label, label),
+        _cut(line.label, frame.label),
         " ",
         ("".join(bar), line.style),
         " ",
         (f"{took:>{_DURATION}}", "dim"),
-        f"  {_cut(line.said, said, pad=False)}".rstrip(),
+        f"  {_cut(line.said, frame.said, pad=False)}".rstrip(),
         no_wrap=True,
     )
-
-
-def _place(at: datetime, over: tuple[datetime, datetime], bars: int) -> int:
-    start, end = over
-    share = (at - start) / (end - start) if end > start else 0.0
-    return min(max(int(share * bars), 0), bars - 1)
 
 
 def _span(node: ActionNode) -> tuple[datetime, datetime | None]:

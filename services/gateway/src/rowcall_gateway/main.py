@@ -20,6 +20,7 @@ from rowcall.garbage import spare_collections
 from rowcall.heaps import share_heaps
 from rowcall.ops.port import ops_port
 from rowcall.processes import Member, supervise
+from rowcall.queue.choice import exporters_of
 from rowcall.settings import SettingsError, load_settings
 from rowcall.telemetry.environment import sampling_from_environment, spans_from_environment
 from rowcall_gateway.edge.head_export import head_export_from_environment

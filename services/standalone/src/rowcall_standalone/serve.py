@@ -28,6 +28,7 @@ from rowcall.garbage import spare_collections
 from rowcall.heaps import share_heaps
 from rowcall.ops.port import ops_port
 from rowcall.processes import Member, kill_children, own_command, supervise
+from rowcall.queue.choice import exporters_of
 from rowcall.settings import load_settings
 from rowcall.signals import end_on_signals
 from rowcall.telemetry.environment import sampling_from_environment, spans_from_environment
@@ -119,7 +120,11 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
         # The supervisor's word is no signal: whoever signals all processes of a service, as systemd does, signals each once.
         member.on_end(end.begin)
     try:
-        spans = spans_from_environment(SERVICE, version=settings.deployed_version or version("rowcall-standalone"))
+        spans = spans_from_environment(
+            SERVICE,
+            version=settings.deployed_version or version("rowcall-standalone"),
+            also=exporters_of(settings, service=SERVICE),
+        )
         # Each its own: what the gateway records of who asks must be no less for the worker to record.
         at_gateway, at_worker = (sampling_from_environment(settings.traces_asked) for _ in range(2))
         head_export = head_export_from_environment()

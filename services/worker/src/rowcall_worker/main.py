@@ -24,6 +24,7 @@ from rowcall.errors import RowcallError
 from rowcall.garbage import spare_collections
 from rowcall.ops.port import ops_port
 from rowcall.processes import Member, kill_children, own_command, supervise
+from rowcall.queue.choice import exporters_of
 from rowcall.settings import SettingsError, load_settings
 from rowcall.telemetry.environment import sampling_from_environment, spans_from_environment
 from rowcall_worker.claiming.quarantine import Apart, Command, said, shard_of
@@ -109,7 +110,11 @@ async def _serve(settings: WorkerSettings, member: Member | None) -> int:
         # The supervisor's word is no signal: whoever signals all processes of a service, as systemd does, signals each once.
         member.on_end(end.begin)
     try:
-        spans = spans_from_environment(settings.program, version=settings.deployed_version or version("rowcall-worker"))
+        spans = spans_from_environment(
+            settings.program,
+            version=settings.deployed_version or version("rowcall-worker"),
+            also=exporters_of(settings, service=settings.program),
+        )
         sampling = sampling_from_environment(settings.traces_asked)
     except ValueError as error:
         return _say(str(error), WRONG_SETTINGS)

@@ -238,7 +238,9 @@ async def test_jobs_without_a_trace_belong_together_by_their_parents(
 
 
 async def test_what_is_another_tenants_does_not_exist(client: Client, calls: Calls) -> None:
-    ours, theirs = [await calls.submit("Echo", EchoRequest(), call=Call(t, traceparent=TRACEPARENT)) for t in ("acme", "bolt")]
+    ours, theirs = [
+        await calls.submit("Echo", EchoRequest(), call=Call(t, traceparent=TRACEPARENT)) for t in ("acme", "bolt")
+    ]
     assert [each.id for each in kinds((await client.get(trace_id=TRACE)).nodes, "JOB")] == [ours.name]
     everybody = (
         ({"operation": theirs.name}, "JOB_NOT_FOUND"),
@@ -339,7 +341,10 @@ async def test_what_cannot_be_meant_is_refused(client: Client, asked: dict[str, 
         ({"min_cost": "much", "currency": "EUR"}, "INVALID_REQUEST"),
         ({"min_duration": timedelta(seconds=-1)}, "INVALID_REQUEST"),
         ({"min_duration": timedelta(days=10_000)}, "INVALID_FILTER"),
-        ({"start_from": Timestamp(seconds=2_000_000_000), "start_to": Timestamp(seconds=2_000_000_000)}, "INVALID_FILTER"),
+        (
+            {"start_from": Timestamp(seconds=2_000_000_000), "start_to": Timestamp(seconds=2_000_000_000)},
+            "INVALID_FILTER",
+        ),
         ({"states": [0]}, "INVALID_REQUEST"),
         ({"page_size": -1}, "INVALID_REQUEST"),
         ({"page_token": "seven"}, "INVALID_PAGE_TOKEN"),

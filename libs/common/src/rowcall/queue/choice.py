@@ -5,7 +5,7 @@ Everything above works with `rowcall.queue.protocol` alone; another implementati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rowcall.queue.postgres.provider import PostgresQueueProvider
@@ -14,20 +14,25 @@ from rowcall.settings import ClusterSettings
 from rowcall.sharding import Shard
 
 if TYPE_CHECKING:
-    from rowcall.telemetry.activity import ActivityLog
+    from opentelemetry.sdk.trace.export import SpanExporter
 
 
-def activity_of(settings: ClusterSettings, *, service: str) -> Sequence[ActivityLog]:
-    """Where the shards keep spans, each over a connection of its own.
+def exporters_of(settings: ClusterSettings, *, service: str) -> Mapping[str, SpanExporter]:
+    """What has the shards keep spans, over connections of its own, by what spans are counted by that it does not take; nothing where the
+    setting does not say so.
 
     Args:
         settings: The service's.
-        service: What its connections are called.
+        service: What the connections are called.
     """
+    if not settings.activity:
+        return {}
     # What spans are made of is a good part of a start, where nobody has asked for any.
     from rowcall.queue.postgres.activity import PostgresActivityLog
+    from rowcall.telemetry.activity import ACTIVITY, ActivityExporter
 
-    return [PostgresActivityLog(shard, settings, service=service) for shard in settings.shards]
+    logs = [PostgresActivityLog(shard, settings, service=service) for shard in settings.shards]
+    return {ACTIVITY: ActivityExporter(logs)}
 
 
 def queue_of(shard: Shard, settings: ClusterSettings) -> QueueProvider:

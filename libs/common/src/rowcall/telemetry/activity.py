@@ -16,8 +16,8 @@ import structlog
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from rowcall.telemetry import metrics
 from rowcall.telemetry.conventions import SHARD, TENANT
+from rowcall.telemetry.spans import dropped
 
 ACTIVITY: Final = "activity"
 """What dropped spans are counted by (rowcall.telemetry.dropped)."""
@@ -79,7 +79,7 @@ class ActivityExporter(SpanExporter):
             if tenant is not None:
                 parts[_said(span, SHARD)].append(_row(span, tenant))
             elif id(span) in waited or len(self._unknown) >= _KEPT:
-                metrics.TELEMETRY_DROPPED.add(1, ACTIVITY)
+                dropped(1, ACTIVITY)
             else:
                 self._unknown.append(span)
         return self._write(parts)
@@ -111,8 +111,7 @@ class ActivityExporter(SpanExporter):
                 _log.info("spans are kept again", shard=shard)
         if failed and not taken:
             return SpanExportResult.FAILURE
-        if failed:
-            metrics.TELEMETRY_DROPPED.add(failed, ACTIVITY)
+        dropped(failed, ACTIVITY)
         return SpanExportResult.SUCCESS
 
     def _tenant(self, span: ReadableSpan) -> str | None:

@@ -65,6 +65,18 @@ def _afresh() -> None:
 os.register_at_fork(after_in_child=_afresh)
 
 
+def dropped(count: int, what: str) -> None:
+    """Counts spans that were dropped, in any thread.
+
+    Args:
+        count: How many; 0 is nothing.
+        what: Whose they were, as an exporter's are counted.
+    """
+    if count:
+        with _counting:
+            metrics.TELEMETRY_DROPPED.add(count, what)
+
+
 class Limits(NamedTuple):
     """How much is kept for an exporter, and how it is handed on."""
 
@@ -231,6 +243,4 @@ class _Buffer:
                 _log.warning("spans are dropped: their exporter does not take them", kind=self._what, exc_info=cause)
 
     def _dropped(self, count: int) -> None:
-        if count:
-            with _counting:
-                metrics.TELEMETRY_DROPPED.add(count, self._what)
+        dropped(count, self._what)

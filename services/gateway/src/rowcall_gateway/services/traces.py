@@ -181,9 +181,7 @@ class Actions(ActionServiceServicer):
             status=status,
             code=Code.ValueType(node.code),
             message=message,
-            attributes={
-                name: _text(value) for name, value in node.attributes.items() if located or name != LOCATION
-            },
+            attributes={name: _text(value) for name, value in node.attributes.items() if located or name != LOCATION},
         )
 
 
@@ -192,7 +190,9 @@ async def _costs(link: ShardLink, tenant: str, found: ActionJobs, named: UUID | 
     if found.trace_id is not None:
         wanted = [SpendFilter(tenant, trace_id=found.trace_id)]
     else:
-        wanted = [SpendFilter(tenant, job_id=job_id) for job_id in {*(job.job_id for job in found.jobs), named} - {None}]
+        wanted = [
+            SpendFilter(tenant, job_id=job_id) for job_id in {*(job.job_id for job in found.jobs), named} - {None}
+        ]
     sums: dict[str, SpendSum] = {}
     for each in wanted:
         for one in await link.admin.spend(each, (), limit=_CURRENCIES):
@@ -211,9 +211,7 @@ async def _waits(link: ShardLink, tenant: str, nodes: Iterable[ActionNode]) -> M
     return {job_id: waits for (_, job_id), waits in found.items()}
 
 
-def _extent(
-    nodes: Sequence[ActionNode], groups: Sequence[ActionGroup]
-) -> tuple[datetime | None, Duration | None]:
+def _extent(nodes: Sequence[ActionNode], groups: Sequence[ActionGroup]) -> tuple[datetime | None, Duration | None]:
     """When an action began, and how long it took; None: it goes on."""
     starts = [node.started_at for node in nodes if node.started_at is not None]
     starts += (group.start_time.ToDatetime(tzinfo=UTC) for group in groups)

@@ -141,9 +141,7 @@ class PostgresQueueAdmin:
         self, tenant: str, *, trace_id: UUID | None = None, job_id: UUID | None = None, limit: int, patience: timedelta
     ) -> ActionJobs:
         """See QueueAdmin.action_jobs."""
-        return await actions.jobs(
-            self._read, tenant, trace_id=trace_id, job_id=job_id, limit=limit, patience=patience
-        )
+        return await actions.jobs(self._read, tenant, trace_id=trace_id, job_id=job_id, limit=limit, patience=patience)
 
     async def action_nodes(
         self,
