@@ -33,7 +33,7 @@ export UV_SYSTEM_CERTS ?= true
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test proofs test-postgres check check-list lint format generate lock chaos guards test-long bench bench-long clean
+.PHONY: help setup demo dev test proofs test-postgres check check-list lint format generate picture lock chaos guards test-long bench bench-long clean
 
 help: ## This list
 	@echo "Rowcall: a typed gRPC call, kept as a Postgres row until it is answered."
@@ -96,6 +96,9 @@ format: setup ## Format the Python and the protos
 	@$(BIN)/ruff check --fix-only --quiet
 	@$(BIN)/ruff format
 	@$(BIN)/buf format --write --path protos/rowcall --path examples/documents/protos/documents
+
+picture: setup ## Draw docs/trace.svg: the documents example as rowcall trace shows it
+	@$(BIN)/python -m tools.trace_picture
 
 generate: setup ## Generate the checked-in Python from the protos
 	@$(BIN)/python tools/generate.py

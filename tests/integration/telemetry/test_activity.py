@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -126,11 +126,11 @@ def _settled(cluster: Cluster, many: int) -> Any:
 
 @asynccontextmanager
 async def locked(cluster: Cluster, proxies: dict[str, Proxy]) -> AsyncIterator[None]:
-    async with await psycopg.AsyncConnection.connect(cluster.shards["a"]) as one:
-        async with await psycopg.AsyncConnection.connect(cluster.shards["b"]) as other:
-            for connection in (one, other):
-                await connection.execute("lock table rowcall.activity")
-            yield
+    async with AsyncExitStack() as stack:
+        for dsn in cluster.shards.values():
+            connection = await stack.enter_async_context(await psycopg.AsyncConnection.connect(dsn))
+            await connection.execute("lock table rowcall.activity")
+        yield
 
 
 @asynccontextmanager
@@ -168,6 +168,7 @@ async def test_jobs_are_done_whatever_becomes_of_their_spans(
     calls: Calls,
     workers: Workers,
     proxies: dict[str, Proxy],
+    *,
     monkeypatch: pytest.MonkeyPatch,
     trouble: Any,
 ) -> None:
@@ -208,6 +209,38 @@ def _counting(to: Spans) -> list[int]:
 
     to.put = counting  # type: ignore[method-assign]
     return told
+
+
+@pytest.mark.straight("the proxy is before the server itself")
+async def test_a_shard_that_falls_silent_is_given_up_and_found_again(
+    cluster: Cluster, calls: Calls, proxies: dict[str, Proxy]
+) -> None:
+    await calls.submit("Echo", EchoRequest())
+    through = {shard: proxies[shard].through(dsn) for shard, dsn in cluster.worker.settings["shards"].items()}
+    to = told_to(cluster, Limits(delay=0.02), shards=through)
+
+    def tell() -> None:
+        to.tell(
+            "test", "GetJob", "server", trace_id=TRACE, span_id=uuid4().hex[:16], parent_id=None, started=1, ended=5,
+            attributes={conventions.TENANT: "acme"},
+        )  # fmt: skip
+
+    tell()
+    await until(lambda: _settled(cluster, 1))
+    for proxy in proxies.values():
+        proxy.hold()
+    before = dropped()
+    tell()
+
+    async def given_up() -> bool:
+        return dropped() > before
+
+    await until(given_up)
+    for proxy in proxies.values():
+        proxy.release()
+    tell()
+    await until(lambda: _settled(cluster, 2))
+    await asyncio.to_thread(to.shutdown)
 
 
 async def test_spans_of_a_tenant_are_kept_where_it_lives_and_nowhere_once_it_is_erased(

@@ -12,11 +12,15 @@ import psycopg
 import pytest
 from google.rpc.code_pb2 import Code
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from rowcall.queue.model import ClaimedJob
 from rowcall.queue.spend import Spend, SpendKind
+from rowcall.queue.tenants import ErasurePhase
 from tests.fix_queue import PostgresQueue
+from tests.support.probe import ErasureTimes
 from tests.support.queues import CANCELLED, FAILED, SCHEDULED
+from tests.support.waiting import until
 
 PAGE: Final = Path(__file__).parents[4] / "docs" / "actions.md"
 QUERIES: Final = re.findall(r"```sql\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -108,3 +112,63 @@ async def test_a_tenants_people_see_their_own_without_operators_and_places_of_co
     assert await asked(queue, "test_acme", query) == []
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         await asked(queue, "test_acme", QUERIES[0])
+
+
+async def test_what_another_tenant_spent_in_a_trace_is_its_own(queue: PostgresQueue, jobs: list[ClaimedJob]) -> None:
+    """Also where its job is gone."""
+    await queue.admin.execute("update rowcall.spend_entry set tenant = 'bolt', job_id = gen_random_uuid()")
+    await queue.admin.execute("select rowcall.allow_reader('test_acme', 'acme')")
+    rows = await asked(queue, "test_acme", f"select kind from rowcall.tenant_action('{IN_PAGE[0]}')")
+    assert "MODEL_CALL" not in {row["kind"] for row in rows}
+    rows = await asked(queue, "test_auditor", f"select kind from rowcall.action('{IN_PAGE[0]}')")
+    assert "MODEL_CALL" in {row["kind"] for row in rows}
+
+
+def _span(tenant: str, number: int) -> dict[str, object]:
+    """As an exporter tells it."""
+    return {
+        "tenant": tenant, "trace": IN_PAGE[0], "span": f"{number:016x}", "parent": "f" * 16, "kind": 1, "status": 2,
+        "started": 1.5, "took": 0.25, "name": "GetJob", "message": "OVER", "attributes": {"n": number},
+    }  # fmt: skip
+
+
+async def test_a_tenants_spans_are_exported_in_pages_and_erased_with_it(queue: PostgresQueue) -> None:
+    await queue.submit(queue.call(), queue.call("bolt"))
+    spans = [_span(tenant, number) for tenant in ("acme", "bolt", "nobody") for number in range(1, 4)]
+    for _ in range(2):
+        await queue.admin.execute("select rowcall.record_activity(%s)", [Jsonb(spans)])
+    tenants = queue.process.tenants(ErasureTimes())
+    first = await tenants.export_activity("acme", after=None, limit=2)
+    rest = await tenants.export_activity("acme", after=(first[-1].trace_id, first[-1].span_id), limit=2)
+    assert [(each.span_id, each.parent_span_id) for each in (*first, *rest)] == [(1, -1), (2, -1), (3, -1)]
+    one = first[0]
+    assert (one.trace_id.hex, one.kind, one.status, one.duration) == (IN_PAGE[0], 1, 2, timedelta(seconds=0.25))
+    assert (one.name, one.message, one.attributes) == ("GetJob", "OVER", {"n": 1})
+    assert [each.content.action for each in await queue.operators.audit_entries("acme", limit=5)] == [
+        "tenant.export"
+    ] * 2
+    assert (await tenants.erasable("acme", 10))["activity"] == 3
+
+    async def erased() -> bool:
+        done = await tenants.erase("acme", limit=2, by="ada", note="contract ended")
+        assert done is not None
+        return done.phase is ErasurePhase.DONE
+
+    await until(erased)
+    rows = await queue.admin.execute("select tenant, count(*) from rowcall.activity group by tenant")
+    assert await rows.fetchall() == [("bolt", 3)]
+
+
+async def test_days_of_activity_are_kept_for_a_week(queue: PostgresQueue) -> None:
+    """Made and dropped with those of history, the one they fall on by the database's clock."""
+    while await queue.work.drop_history_day():
+        pass
+    for age in (8, 7):
+        first = await queue.value("select (now() at time zone 'UTC')::date - %s::integer", age)
+        await queue.admin.execute(
+            f"create table rowcall.activity_{first:%Y%m%d} partition of rowcall.activity for values from ('{first}') to "
+            f"('{first + timedelta(days=1)}')".encode()
+        )
+    oldest = await queue.value("select (now() at time zone 'UTC')::date - 8")
+    assert await queue.work.drop_history_day() == f"activity_{oldest:%Y%m%d}"
+    assert await queue.work.drop_history_day() is None

@@ -2,26 +2,6 @@
 -- jobs, spend and the audit; spans, where there are any, add to it. docs/adr/0043.
 set local role rowcall_owner;
 
--- Spans that were recorded, by the day (UTC) they were written on. Best effort: what could not be written is nowhere. Days are
--- made and dropped with those of history.
-create table rowcall.activity (
-  tenant text not null,
-  trace_id uuid not null,
-  span_id bigint not null,
-  finished_on date not null,
-  -- opentelemetry.trace.SpanKind: 0 INTERNAL, 1 SERVER, 2 CLIENT, 3 PRODUCER, 4 CONSUMER
-  kind smallint not null check (kind between 0 and 4),
-  -- opentelemetry.trace.StatusCode: 0 UNSET, 1 OK, 2 ERROR
-  status smallint not null check (status between 0 and 2),
-  parent_span_id bigint,
-  started_at timestamptz not null,
-  duration interval not null,
-  name text not null,
-  message text,
-  attributes jsonb not null,
-  primary key (tenant, trace_id, span_id, finished_on)
-) partition by range (finished_on);
-
 -- Keeps spans, an object each: ids in hex digits, times in seconds, since the epoch and of how long. Of a
 -- tenant that does not live here, or is erased, nothing is kept. It need not wait for a standby. How many were kept.
 create function rowcall.record_activity(p_spans jsonb)
