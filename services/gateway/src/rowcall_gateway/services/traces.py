@@ -15,10 +15,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.code_pb2 import Code
 
 from rowcall.names import operation_name, tenant_name
-from rowcall.queue.actions import ActionFilter, ActionJobs, ActionNode, ActionRow
+from rowcall.queue.actions import ActionFilter, ActionNode, ActionRow
 from rowcall.queue.model import PENDING, Wait
 from rowcall.queue.spend import CURRENCIES, SpendFilter, SpendSum, plain
-from rowcall.telemetry.conventions import LOCATION
+from rowcall.telemetry.conventions import COST, COST_CURRENCY, GEN_AI_INPUT_TOKENS, GEN_AI_OUTPUT_TOKENS, LOCATION
 from rowcall.v1 import action_service_pb2
 from rowcall.v1.action_service_pb2 import (
     ActionCost,
@@ -61,6 +61,7 @@ LOOKED_AT: Final = 10_000
 """Jobs that are looked at for a page, where few match."""
 
 _PENDING: Final = frozenset(JobState.Name(state).removeprefix("JOB_STATE_") for state in PENDING)
+_PAID: Final = ("MODEL_CALL", "PROVIDER_CALL")
 _CURRENCIES: Final = 100
 """Sums of one action at most."""
 _LONGEST: Final = timedelta(days=3650)
@@ -108,7 +109,7 @@ class Actions(ActionServiceServicer):
             system=self._rights.sees_every_tenant(call.principal),
             limit=MOST_NODES,
         )
-        costs = await _costs(link, call.tenant, found, named)
+        costs = await _costs(link, call.tenant, found.trace_id, nodes)
         if not nodes and not costs:
             raise unknown
         shown, more = ordered(nodes, MOST_NODES)
@@ -124,7 +125,10 @@ class Actions(ActionServiceServicer):
             groups=groups,
             jobs=min(len(found.jobs), MOST_JOBS),
             costs=map(_cost, costs),
-            partial=more or not found.whole or len(found.jobs) > MOST_JOBS,
+            partial=more
+            or not found.whole
+            or len(found.jobs) > MOST_JOBS
+            or (found.trace_id is None and bool(chosen.hidden)),
         )
 
     async def ListActions(  # noqa: N802
@@ -185,19 +189,25 @@ class Actions(ActionServiceServicer):
         )
 
 
-async def _costs(link: ShardLink, tenant: str, found: ActionJobs, named: UUID | None) -> Sequence[SpendSum]:
-    """What all of an action cost; without a trace, what each of its jobs did."""
-    if found.trace_id is not None:
-        wanted = [SpendFilter(tenant, trace_id=found.trace_id)]
-    else:
-        wanted = [
-            SpendFilter(tenant, job_id=job_id) for job_id in {*(job.job_id for job in found.jobs), named} - {None}
-        ]
+async def _costs(
+    link: ShardLink, tenant: str, trace_id: UUID | None, nodes: Iterable[ActionNode]
+) -> Sequence[SpendSum]:
+    """What all of an action cost; without a trace, what is among its nodes."""
+    if trace_id is not None:
+        return await link.admin.spend(SpendFilter(tenant, trace_id=trace_id), (), limit=_CURRENCIES)
     sums: dict[str, SpendSum] = {}
-    for each in wanted:
-        for one in await link.admin.spend(each, (), limit=_CURRENCIES):
+    for node in nodes:
+        if node.kind in _PAID:
+            one = _spent(node.attributes)
             sums[one.currency] = one if one.currency not in sums else sums[one.currency].plus(one)
     return [sums[currency] for currency in sorted(sums)]
+
+
+def _spent(attributes: Mapping[str, Any]) -> SpendSum:
+    """What one call cost, as its node says."""
+    given, taken = (Decimal(attributes.get(name, 0)) for name in (GEN_AI_INPUT_TOKENS, GEN_AI_OUTPUT_TOKENS))
+    cost = Decimal(attributes.get(COST, 0))
+    return SpendSum(None, None, None, None, None, attributes.get(COST_CURRENCY, ""), 1, given, taken, cost)
 
 
 async def _waits(link: ShardLink, tenant: str, nodes: Iterable[ActionNode]) -> Mapping[UUID, Sequence[Wait]]:

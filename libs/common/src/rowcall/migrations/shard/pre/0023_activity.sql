@@ -247,7 +247,7 @@ begin
     cross join lateral (
       select j.tenant, j.job_id, j.parent_job_id, j.method_id, j.state, j.created_at
       from rowcall.job j
-      where j.tenant = l.tenant and j.job_id = l.job_id
+      where j.tenant = l.tenant and j.job_id = l.job_id and j.trace_id = v_trace_id
       limit 1
     ) j
   ) f
