@@ -14,7 +14,6 @@ from typing import Any, Final
 from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
-from opentelemetry.trace import SpanKind, StatusCode
 
 from rowcall.errors import RowcallError
 from rowcall.names import operation_name
@@ -42,6 +41,12 @@ ROWS: Final = 500
 
 PAGE_BYTES: Final = 2 * 1024 * 1024
 """What the jobs of a page hold, but for the last one: gRPC's clients take 4 MiB by default."""
+
+
+_KINDS: Final = ("INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
+"""opentelemetry.trace.SpanKind, which is not loaded for it."""
+_STATUSES: Final = ("UNSET", "OK", "ERROR")
+"""opentelemetry.trace.StatusCode"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,8 +284,8 @@ def _span(row: SpanRow) -> ExportedSpan:
         trace_id=row.trace_id.hex,
         span_id=span_name(row.span_id),
         parent_span_id="" if row.parent_span_id is None else span_name(row.parent_span_id),
-        kind=SpanKind(row.kind).name,
-        status=StatusCode(row.status).name,
+        kind=_KINDS[row.kind],
+        status=_STATUSES[row.status],
         start_time=timestamp(row.started_at),
         name=row.name,
         message=row.message or "",

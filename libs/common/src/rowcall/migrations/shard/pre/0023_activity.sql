@@ -29,11 +29,6 @@ begin
 end
 $$;
 
--- What an operator did in a trace, and to a job.
-create index audit_trace on rowcall.audit (trace_id) where trace_id is not null;
-create index audit_target on rowcall.audit (tenant, target);
-create index incident_trace on rowcall.incident (trace_id) where trace_id is not null;
-
 -- A span's id as people and other systems have it: 16 hex digits.
 create function rowcall.span_name(p_span_id bigint)
 returns text
