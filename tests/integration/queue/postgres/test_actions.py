@@ -7,6 +7,7 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -43,7 +44,9 @@ async def jobs(queue: PostgresQueue) -> list[ClaimedJob]:
     await queue.submit(queue.call(traceparent=CALLER, actor="ann"))
     worker = await queue.worker("w-1")
     [first] = await queue.claim(worker)
-    cost = Spend(1, SpendKind.MODEL, queue.ids.method_id, "oracle", "m", cost=Decimal("0.50"), currency="EUR")
+    cost = Spend(
+        1, SpendKind.MODEL, queue.ids.method_id, "oracle", "m", UUID(IN_PAGE[0]), cost=Decimal("0.50"), currency="EUR"
+    )
     await queue.settle(
         first, SCHEDULED, error=b"e", error_code=Code.UNAVAILABLE, error_message="Not yet.", delay=timedelta(0),
         span_id=SPANS[0], spend=[cost], location="a:b:1",
@@ -163,6 +166,8 @@ async def test_days_of_activity_are_kept_for_a_week(queue: PostgresQueue) -> Non
     """Made and dropped with those of history, the one they fall on by the database's clock."""
     while await queue.work.drop_history_day():
         pass
+    # The owner's, as every day is.
+    await queue.admin.execute("set role rowcall_owner")
     for age in (8, 7):
         first = await queue.value("select (now() at time zone 'UTC')::date - %s::integer", age)
         await queue.admin.execute(

@@ -495,9 +495,9 @@ class GetActionResponse(_message.Message):
     jobs: _builtins.int
     """How many jobs it has, counted to 10,000."""
     partial: _builtins.bool
-    """Whether there is more than is told of here: more than 10,000 jobs or 2,000 nodes; or more
-    live jobs of the tenant than were looked through for those of the trace, which name
-    `operation` to have found.
+    """Whether there is more than is told of here: more than 10,000 jobs or 2,000 nodes; more live
+    jobs of the tenant than were looked through for those of the trace, which are found where
+    `operation` names one; or, without a trace, what those cost that are in groups.
     """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
