@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.code_pb2 import Code
 from rich.cells import cell_len
 
@@ -32,24 +34,35 @@ OPERATION = f"tenants/acme/operations/{ID}"
 BEGAN = datetime(2031, 5, 4, 13, 30, tzinfo=UTC)
 
 
+def at(seconds: float = 0) -> Timestamp:
+    """A time so long after the beginning."""
+    made = Timestamp()
+    made.FromDatetime(BEGAN + timedelta(seconds=seconds))
+    return made
+
+
+def took(seconds: float) -> Duration:
+    made = Duration()
+    made.FromTimedelta(timedelta(seconds=seconds))
+    return made
+
+
 def node(
-    id_: str, kind: str, name: str, start: float, took: float | None, *, below: str = "", status: str = "",
+    id_: str, kind: str, name: str, start: float, seconds: float | None, *, below: str = "", status: str = "",
     code: Code.ValueType = Code.OK, message: str = "", attributes: Mapping[str, str] | None = None,
 ) -> ActionNode:  # fmt: skip
-    made = ActionNode(
+    return ActionNode(
         id=id_,
         parent_id=below,
         kind=ActionNodeKind.Value(f"ACTION_NODE_KIND_{kind}"),
         name=name,
-        start_time=BEGAN + timedelta(seconds=start),
+        start_time=at(start),
         status=status,
         code=code,
         message=message,
         attributes=attributes,
+        duration=None if seconds is None else took(seconds),
     )
-    if took is not None:
-        made.duration.FromTimedelta(timedelta(seconds=took))
-    return made
 
 
 def action() -> GetActionResponse:
@@ -57,8 +70,8 @@ def action() -> GetActionResponse:
     return GetActionResponse(
         tenant="tenants/acme",
         trace_id=TRACE,
-        start_time=BEGAN,
-        duration=timedelta(seconds=10),
+        start_time=at(),
+        duration=took(10),
         nodes=[
             node(OPERATION, "JOB", "acme.v1.Shop/Order", 0, 10, status="SUCCEEDED"),
             node("w", "WAIT", "attempt 1", 0, 2, below=OPERATION, status="TURN"),
@@ -85,9 +98,9 @@ def action() -> GetActionResponse:
                 state=JobState.JOB_STATE_SUCCEEDED,
                 jobs=60,
                 descendants=3,
-                start_time=BEGAN + timedelta(seconds=7),
-                end_time=BEGAN + timedelta(seconds=9),
-                longest=timedelta(seconds=2),
+                start_time=at(7),
+                end_time=at(9),
+                longest=took(2),
             )
         ],
         jobs=64,
@@ -190,7 +203,7 @@ def test_actions_are_listed_over_pages(fake_gateway: FakeGateway) -> None:
     wanted = ListActionsRequest(
         states=[JobState.JOB_STATE_FAILED],
         method="a.B/C",
-        min_duration=timedelta(seconds=30),
+        min_duration=took(30),
         min_cost="0.50",
         currency="EUR",
         page_size=2,
@@ -202,8 +215,8 @@ def test_actions_are_listed_over_pages(fake_gateway: FakeGateway) -> None:
         method="a.B/C",
         state=JobState.JOB_STATE_FAILED,
         code=Code.NOT_FOUND,
-        start_time=BEGAN,
-        duration=timedelta(seconds=31),
+        start_time=at(),
+        duration=took(31),
         attempts=3,
         costs=[ActionCost(currency="EUR", cost="0.75")],
     )

@@ -170,7 +170,7 @@ async def test_of_many_below_one_those_that_say_most_are_told_and_the_others_cou
 async def test_a_job_that_waits_is_told_with_what_it_waits_for(client: Client, calls: Calls) -> None:
     job = await calls.submit("Echo", EchoRequest(), call=Call(traceparent=TRACEPARENT))
     for asked in ({"trace_id": TRACE}, {"operation": job.name}):
-        action = await client.get(**asked)
+        action = await client.get(None, **asked)
         assert not action.HasField("duration")
         [node] = kinds(action.nodes, "WAIT")
         assert (node.status, node.HasField("duration")) == ("METHOD_NOT_SERVED", False)
@@ -248,7 +248,7 @@ async def test_what_is_another_tenants_does_not_exist(client: Client, calls: Cal
         ({"trace_id": "1" * 32}, "NOT_KNOWN"),
     )
     for asked, reason in everybody:
-        assert info_of(await refused(client.get(**asked))).reason == reason
+        assert info_of(await refused(client.get(None, **asked))).reason == reason
     assert info_of(await refused(client.list(parent="tenants/bolt"))).reason == "NOT_KNOWN"
     assert [each.operation for each in (await client.list()).actions] == [ours.name]
     admin = client.who(ADMIN, tenant=None)

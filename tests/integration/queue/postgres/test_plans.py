@@ -301,7 +301,7 @@ async def test_an_action_is_looked_up_by_its_trace_and_its_jobs_by_their_keys(
     for look in (jobs, tree, page):
         await look()
     assert (len(found[0].jobs), found[0].whole) == (3, False)
-    assert {each.kind for each in nodes} == {"JOB", "WAIT"}
+    assert {each.kind for each in nodes} == {"JOB", "WAIT", "ATTEMPT"}
     touched = await counted.touched(jobs)
     live = 500
     assert touched.pop("job") <= live + 3
