@@ -124,7 +124,7 @@ def ordered(nodes: Iterable[ActionNode], limit: int) -> tuple[list[ActionNode], 
 def _path(by_id: Mapping[UUID, ActionJob], named: UUID | None) -> frozenset[UUID]:
     """A job and all above it."""
     found: set[UUID] = set()
-    while named in by_id and named not in found:
+    while named is not None and named in by_id and named not in found:
         found.add(named)
         named = by_id[named].parent_job_id
     return frozenset(found)

@@ -171,10 +171,11 @@ class Actions(ActionServiceServicer):
     ) -> action_service_pb2.ActionNode:
         located = self._rights.sees_locations(call.principal)
         status, message = node.status or "", node.message or ""
-        reasons = [wait_of(each) for each in waits.get(node.job_id, ())] if node.job_id is not None else []
-        if node.kind == "WAIT" and node.ended_at is None and reasons:
-            status = WaitReason.Name(reasons[0].reason).removeprefix("WAIT_REASON_")
-            message = " ".join(each.description for each in reasons)
+        if node.kind == "WAIT" and node.ended_at is None and node.job_id is not None:
+            reasons = [wait_of(each) for each in waits.get(node.job_id, ())]
+            if reasons:
+                status = WaitReason.Name(reasons[0].reason).removeprefix("WAIT_REASON_")
+                message = " ".join(each.description for each in reasons)
         return action_service_pb2.ActionNode(
             id=node.node,
             parent_id=node.parent or "",

@@ -78,7 +78,7 @@ async def page(
             "look": look,
         },
     )
-    return ActionPage([ActionRow(*row[:8], [_sum(each) for each in row[8] or ()]) for row in rows], looked_to)
+    return ActionPage([ActionRow(*row[:8], costs=[_sum(each) for each in row[8] or ()]) for row in rows], looked_to)
 
 
 def _sum(kept: Mapping[str, Any]) -> SpendSum:
