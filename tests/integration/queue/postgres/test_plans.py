@@ -50,7 +50,7 @@ from rowcall.submit_jobs(
 _TOUCHED = """
 select relname, seq_tup_read + coalesce(idx_tup_fetch, 0)
 from pg_stat_all_tables
-where schemaname = 'rowcall' and (relname = 'job' or relname like 'job\\_%' or relname in ('spend', 'spend_entry'))
+where schemaname = 'rowcall' and (relname = 'job' or relname like 'job\\_%' or relname in ('spend', 'spend_entry', 'audit'))
 """
 
 _SPENT = """
@@ -283,7 +283,11 @@ async def test_an_action_is_looked_up_by_its_trace_and_its_jobs_by_their_keys(
     worker = await queue.worker()
     for _ in range(3):
         await counted.work.settle(settlements(await counted.claim(worker, 1000), SUCCEEDED))
-    await queue.admin.execute("analyze rowcall.job_history")
+    await queue.admin.execute(
+        "insert into rowcall.audit (tenant, action, target, trace_id) select 'acme', 'job.retry', md5(g::text), md5(g::text) "
+        "from generate_series(1, 3000) g"
+    )
+    await queue.admin.execute("analyze rowcall.job_history, rowcall.audit")
     found: list[ActionJobs] = []
     nodes: list[ActionNode] = []
 

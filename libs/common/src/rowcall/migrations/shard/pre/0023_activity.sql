@@ -394,7 +394,6 @@ begin
         from rowcall.audit a
         where a.trace_id = replace(p_trace_id::text, '-', '')
           and (a.tenant = any (p_tenant) and p_audit or a.tenant = '' and p_system)
-        order by a.id desc
         limit p_limit
       )
       union
@@ -402,7 +401,7 @@ begin
         select a.*
         from jobs j
         cross join lateral (
-          select * from rowcall.audit a where a.tenant = j.tenant and a.target = j.node order by a.id desc limit p_limit
+          select * from rowcall.audit a where a.tenant = j.tenant and a.target = j.node limit p_limit
         ) a
         where p_audit
       )
