@@ -288,7 +288,7 @@ async def test_an_index_of_history_comes_with_the_days(queue: PostgresQueue, tmp
     join pg_index i on i.indexrelid = t.relid
     where t.isleaf
     """
-    assert await (await queue.admin.execute(made)).fetchone() == (24, True)
+    assert await (await queue.admin.execute(made)).fetchone() == (18, True)
 
 
 _TABLES = re.compile(r"create table rowcall\.(\w+) \(")

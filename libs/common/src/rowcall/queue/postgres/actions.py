@@ -8,6 +8,8 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from psycopg.rows import TupleRow
+
 from rowcall.queue.actions import ActionFilter, ActionJob, ActionJobs, ActionNode, ActionPage, ActionRow
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.wire.arrays import SmallintArray, TextArray, UuidArray
@@ -78,7 +80,13 @@ async def page(
             "look": look,
         },
     )
-    return ActionPage([ActionRow(*row[:8], costs=[_sum(each) for each in row[8] or ()]) for row in rows], looked_to)
+    return ActionPage(list(map(_action, rows)), looked_to)
+
+
+def _action(row: TupleRow) -> ActionRow:
+    values = list(row[:9])
+    values[8] = [_sum(each) for each in row[8] or ()]
+    return ActionRow(*values)
 
 
 def _sum(kept: Mapping[str, Any]) -> SpendSum:
