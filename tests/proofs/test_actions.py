@@ -85,6 +85,7 @@ def filled(dsn: str) -> list[UUID]:
                   select tenant, job_id, retention, finished_on
                   from rowcall.job_history
                   where tenant = 'tenant-7' and finished_on <= (clock_timestamp() at time zone 'UTC')::date + 1
+                    and trace_id <> all (%s)
                   order by random()
                   limit %s
                 )
@@ -93,7 +94,7 @@ def filled(dsn: str) -> list[UUID]:
                 from chosen c
                 where h.tenant = c.tenant and h.job_id = c.job_id and h.retention = c.retention and h.finished_on = c.finished_on
                 """,
-                [JOBS, trace],
+                [traces, JOBS, trace],
             )
         say("vacuum and checkpoint")
         connection.execute("vacuum analyze")
