@@ -94,7 +94,8 @@ async def serve(settings: GatewaySettings, member: Member | None = None) -> int:
     except ValueError as error:
         return _say(str(error), WRONG_SETTINGS)
     gateway = Gateway(settings, tracer_provider=provider, head_export=head_export, shares_port=member is not None)
-    async with ops_port(settings.ops_address(None if member is None else member.number), [gateway]):
+    ops_address = settings.ops_address(None if member is None else member.number)
+    async with ops_port(ops_address, [gateway], deployed_version=settings.deployed_version):
         await gateway.start()
         spare_collections()
         if member is None:

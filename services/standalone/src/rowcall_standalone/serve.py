@@ -127,7 +127,8 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
         head_export=head_export,
         command=Command(own_command(), 0 if member is None else member.number),
     )
-    async with ops_port(settings.ops_address(None if member is None else member.number), system.services):
+    ops_address = settings.ops_address(None if member is None else member.number)
+    async with ops_port(ops_address, system.services, deployed_version=settings.deployed_version):
         starting = asyncio.create_task(system.start(), name="start")
         waiting = asyncio.create_task(told.wait(), name="signal")
         await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)

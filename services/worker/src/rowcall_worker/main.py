@@ -111,7 +111,7 @@ async def _serve(settings: WorkerSettings, member: Member | None) -> None:
     else:
         worker = Worker(settings, command=Command(own_command(), 0 if member is None else member.number))
     number = None if member is None else member.number
-    async with ops_port(settings.ops_address(number), [worker]):
+    async with ops_port(settings.ops_address(number), [worker], deployed_version=settings.deployed_version):
         await _work(settings, worker, told, member, apart)
 
 

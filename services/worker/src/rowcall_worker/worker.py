@@ -48,6 +48,7 @@ from rowcall_worker.serving.descriptors import image_of
 from rowcall_worker.serving.handlers import RegistrationError, Registry, Served
 from rowcall_worker.serving.prices import Prices, PricesError, read_prices
 from rowcall_worker.settings import WorkerSettings, connections_apart
+from rowcall_worker.settling.figures import begin_at_zero
 from rowcall_worker.shard import DEDICATED_CONNECTIONS, ShardWorker
 
 _INCIDENT_PATIENCE: Final = 3.0
@@ -278,6 +279,7 @@ class Worker(grpc.aio.Server):
         ]
         self._known = shards
         self._leave_gauges = _watch_slots(self._executor)
+        begin_at_zero([each.name for each in shards], served.methods)
         _log.info("worker starts", worker=self.name, methods=sorted(served.methods), shards=[s.name for s in shards])
         results = await asyncio.gather(*(shard.join() for shard in shards), return_exceptions=True)
         for shard, result in zip(shards, results, strict=True):

@@ -99,12 +99,16 @@ ATTEMPT_ERRORS: Final = Counter(
     ("method", "code"),
     unit="{attempt}",
 )
+DEATHS: Final = ("failed", "lost", "overdue", "expired")
+"""The causes of DEAD_LETTERS."""
 DEAD_LETTERS: Final = Counter(
     "rowcall.dead_letters",
     "Jobs that failed for good: failed (by their handlers), lost (with their workers), overdue, or expired, before they were begun.",
     ("shard", "cause"),
     unit="{job}",
 )
+RESCUED_FROM: Final = ("dead_worker", "overdue")
+"""The kinds of RESCUES."""
 RESCUES: Final = Counter(
     "rowcall.rescues",
     "Jobs that were taken back: from a dead_worker, or from one that did not end an attempt in time (overdue).",
@@ -176,6 +180,13 @@ OLDEST_XMIN_AGE: Final = Gauge(
 READY: Final = Gauge(
     "rowcall.ready", "Whether what /readyz looks at is well, by its name: 1, or 0.", ("service", "check"), combine=min
 )
+BUILD: Final = Gauge(
+    "rowcall.build_info",
+    "Always 1: which release of Rowcall this process is, and what whoever deployed it calls its version (ROWCALL_DEPLOYED_VERSION).",
+    ("release", "deployed_version"),
+)
+DROPPED: Final = ("log_lines", "incidents")
+"""What TELEMETRY_DROPPED is of."""
 TELEMETRY_DROPPED: Final = Counter(
     "rowcall.telemetry.dropped",
     "What was to be told and was dropped, because nobody took it in time: log_lines, incidents.",

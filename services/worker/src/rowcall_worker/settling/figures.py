@@ -5,7 +5,7 @@ all. Called by `settler`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from google.rpc.code_pb2 import Code
@@ -49,6 +49,17 @@ class Ended(Protocol):
     @property
     def took(self) -> float:
         """Seconds from the attempt's beginning to its outcome."""
+
+
+def begin_at_zero(shards: Iterable[str], methods: Iterable[str]) -> None:
+    """Tells of what is rare before there is any: Prometheus sees no increase in what begins at 1, and the first is what matters."""
+    for shard in shards:
+        for cause in metrics.DEATHS:
+            metrics.DEAD_LETTERS.add(0, shard, cause)
+        for kind in metrics.RESCUED_FROM:
+            metrics.RESCUES.add(0, shard, kind)
+    for method in methods:
+        metrics.FENCE_REJECTED.add(0, method)
 
 
 def count_outcomes(shard: str, batch: Sequence[Ended], answers: Sequence[Settled | Exception], tally: Tally) -> None:
