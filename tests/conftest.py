@@ -14,5 +14,6 @@ pytest_plugins = [
     "tests.fix_gateway",
     "tests.fix_services",
     "tests.fix_envoy",
+    "tests.fix_prometheus",
     "tests.fix_serving",
 ]
