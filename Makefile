@@ -97,8 +97,9 @@ format: setup ## Format the Python and the protos
 	@$(BIN)/ruff format
 	@$(BIN)/buf format --write --path protos/rowcall --path examples/documents/protos/documents
 
-generate: setup ## Generate the checked-in Python from the protos
+generate: setup ## Generate the checked-in Python from the protos, and the dashboards
 	@$(BIN)/python tools/generate.py
+	@$(BIN)/python -m tools.dashboards
 
 lock: $(UV) ## Resolve uv.lock again after a change of dependencies
 	@$(UV) lock

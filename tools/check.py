@@ -149,6 +149,11 @@ CHECKS = (
         "the checked-in Python is what the protos say",
         lambda: passes(sys.executable, "tools/generate.py", "--check"),
     ),
+    Check(
+        "dashboards",
+        "the checked-in dashboards are what deploy/grafana/dashboards.toml says",
+        lambda: passes(sys.executable, "-m", "tools.dashboards", "--check"),
+    ),
     Check("migrations", "the migrations neither lock nor lose", migrations),
     Check("dockerfiles", "the services' Dockerfiles", dockerfiles),
     Check("compose", "docker-compose.yml is valid Compose", compose),

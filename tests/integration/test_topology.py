@@ -54,7 +54,7 @@ def command(service: str) -> list[str]:
 
 def filled_in(value: str) -> str:
     """A setting as Compose hands it on where its own environment says nothing."""
-    return re.sub(r"\$\{\w+:-(\w+)\}", r"\1", value)
+    return re.sub(r"\$\{\w+:-(\w*)\}", r"\1", value)
 
 
 @pytest.fixture
@@ -91,6 +91,8 @@ def run(composed: Postgres, tmp_path: Path) -> Iterator[Callable[[str], tuple[Se
                 name: filled_in(value)
                 .replace("@postgres:5432/", f"@127.0.0.1:{composed.port}/")
                 .replace(":50051", f":{port}")
+                # A network of its own has each container at the same port.
+                .replace("0.0.0.0:9464", "127.0.0.1:0")
                 for name, value in SERVICES[service]["environment"].items()
             }
             if "ROWCALL_HEALTH_FILE=" in (ROOT / SERVICES[service]["build"]["dockerfile"]).read_text("utf-8"):
@@ -122,7 +124,14 @@ def test_settings_are_dsns_once_compose_has_filled_them_in() -> None:
         [(user, password)] = {(dsn["user"], dsn["password"]) for dsn in dsns}
         assert user == {"migrate": "rowcall_migrator"}.get(name, f"rowcall_{name}_login")
         used.add(password)
-    assert used == passwords, "each its own"
+    provisioned = ROOT / "deploy/grafana/provisioning/datasources/rowcall.yaml"
+    of_grafana = {
+        filled_in(SERVICES["grafana"]["environment"][each["secureJsonData"]["password"].removeprefix("$")])
+        for each in yaml.safe_load(provisioned.read_text("utf-8"))["datasources"]
+        if "secureJsonData" in each
+    }
+    assert used | of_grafana == passwords, "each its own"
+    assert not used & of_grafana
 
 
 def test_the_servers_script_makes_the_roles_that_migrating_needs() -> None:
