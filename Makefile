@@ -8,7 +8,8 @@ PROCESSES ?= 2
 
 # What is reduced under `make test`, and whole under `make chaos`.
 LONG_FORMS := tests/chaos tests/integration/queue/conformance/test_model.py \
-              tests/integration/gateway/test_tenants_apart.py tests/integration/test_log_readers.py tests/polyglot/test_grpcurl.py
+              tests/integration/gateway/test_tenants_apart.py tests/integration/test_log_readers.py tests/polyglot/test_grpcurl.py \
+              tests/polyglot/test_otelcol.py
 
 UV       := .tools/uv/bin/uv
 BIN      := .venv/bin
@@ -97,9 +98,10 @@ format: setup ## Format the Python and the protos
 	@$(BIN)/ruff format
 	@$(BIN)/buf format --write --path protos/rowcall --path examples/documents/protos/documents
 
-generate: setup ## Generate the checked-in Python from the protos, and the dashboards
+generate: setup ## Generate the checked-in Python from the protos, the dashboards, and the schema of log lines
 	@$(BIN)/python tools/generate.py
 	@$(BIN)/python -m tools.dashboards
+	@$(BIN)/python -m tools.log_schema
 
 lock: $(UV) ## Resolve uv.lock again after a change of dependencies
 	@$(UV) lock
