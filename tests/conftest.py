@@ -15,5 +15,6 @@ pytest_plugins = [
     "tests.fix_services",
     "tests.fix_envoy",
     "tests.fix_prometheus",
+    "tests.fix_otelcol",
     "tests.fix_serving",
 ]
