@@ -102,7 +102,7 @@ def logs_taker() -> Iterator[tuple[LogsTaker, str]]:
     """One that listens; yields it and its address."""
     server = grpc.server(ThreadPoolExecutor(2))
     taker = LogsTaker()
-    add_LogsServiceServicer_to_server(taker, server)
+    add_LogsServiceServicer_to_server(taker, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:

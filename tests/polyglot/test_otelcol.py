@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import grpc
 import pytest
+from google.rpc.code_pb2 import Code
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, SeverityNumber
 
@@ -88,7 +89,9 @@ async def told_lines(services: Services) -> dict[str, list[str]]:
         probe: probe_pb2_grpc.ProbeServiceAsyncStub = probe_pb2_grpc.ProbeServiceStub(channel)
         for _ in range(20):
             await probe.Echo(EchoRequest(payload=b"x"), timeout=20, metadata=tenant("acme"))
-        await refused(probe.Await(AwaitRequest(fail_code=13, fail_attempts=9), timeout=20, metadata=tenant("acme")))
+        await refused(
+            probe.Await(AwaitRequest(fail_code=Code.INTERNAL, fail_attempts=9), timeout=20, metadata=tenant("acme"))
+        )
     for each in (gateway, worker):
         assert await asyncio.to_thread(each.end) == 0
     return {

@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,7 @@ GOOD = {
 
 def faults(folder: Path, lines: Sequence[object]) -> str:
     """What is wrong with lines; empty: nothing."""
-    schema = {"type": "array", "items": json.loads(SCHEMA.read_text("utf-8"))}
-    # Where a line's schema finds its own parts.
-    schema["$defs"] = schema["items"].pop("$defs")
-    (folder / "schema.json").write_text(json.dumps(schema))
+    (folder / "schema.json").write_text(json.dumps({"type": "array", "items": json.loads(SCHEMA.read_text("utf-8"))}))
     (folder / "lines.json").write_text(json.dumps(lines))
     checked = subprocess.run(
         [Path(sys.executable).with_name("check-jsonschema"), "--schemafile", folder / "schema.json", folder / "lines.json"],
@@ -63,7 +60,7 @@ async def run(address: str) -> None:
         await refused(probe.Await(failing, timeout=20, metadata=acme))
         await refused(probe.Await(AwaitRequest(work=Duration(seconds=1)), timeout=0.5, metadata=acme))
         await refused(probe.Echo(EchoRequest(), timeout=20, metadata=(("rowcall-tenant", "No Tenant"),)))
-        nobodys = channel.unary_unary("/no.such.Service/Method")
+        nobodys: Callable[..., Awaitable[bytes]] = channel.unary_unary("/no.such.Service/Method")
         await refused(nobodys(b"", timeout=20, metadata=acme))
 
 
