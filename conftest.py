@@ -5,6 +5,7 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 # Tests start programs while gRPC's threads run. gRPC's handlers for processes that fork and go on using it are of no use
@@ -16,6 +17,10 @@ TESTS = Path(__file__).parent / "tests"
 # An example that takes long on a busy machine has found nothing: the time limit of a test is pytest's.
 settings.register_profile("rowcall", deadline=None)
 settings.load_profile("rowcall")
+
+# Services that run in a test's own process log as structlog has it where nobody configures it. Where rich is installed, and a tool of
+# ours needs it, that is tracebacks with the variables of every frame: up to a second of a processor for each, in the event loop.
+structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
 
 
 USES_ACCESS = frozenset({"cluster", "logins", "restartable_cluster"})
