@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from tests.fix_commands import Running, commands_running
+from tests.fix_postgres import await_end_in
 
 CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0),)
 
@@ -43,6 +44,7 @@ def _dev_directory(run_directory: Path, stopped_data_dir: Path) -> Iterator[Path
     with tempfile.TemporaryDirectory(dir=run_directory) as directory:
         subprocess.run(["cp", "-a", stopped_data_dir, Path(directory) / "postgres"], check=True)
         yield Path(directory)
+        await_end_in(Path(directory) / "postgres")
 
 
 @pytest.fixture
