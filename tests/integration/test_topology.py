@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +28,7 @@ from tests.fix_commands import environment
 from tests.fix_postgres import RestartablePostgres
 from tests.fix_services import ServiceProcess
 from tests.support.places import ROOT
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 BIN = Path(sys.executable).parent
@@ -81,9 +81,7 @@ def composed(restartable_postgres: RestartablePostgres) -> Postgres:
 @pytest.fixture
 def run(composed: Postgres, tmp_path: Path) -> Iterator[Callable[[str], tuple[ServiceProcess, Mapping[str, str]]]]:
     """Starts a service of docker-compose.yml; with its environment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with ExitStack() as stack:
 
         def start(service: str) -> tuple[ServiceProcess, Mapping[str, str]]:

@@ -24,6 +24,7 @@ from rowcall.probe.v1.probe_pb2 import AwaitRequest, EchoRequest, RunRequest
 from tests.fix_cluster import RestartableCluster
 from tests.fix_gateway import keyed, refused, tenant
 from tests.fix_services import END_SECONDS, ServiceProcess, Services
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 HERE = "127.0.0.1"
@@ -275,21 +276,8 @@ def test_a_port_that_is_taken_is_told_at_the_start(services: Services, program: 
     assert "Traceback" not in "".join(process.log)
 
 
-def free_pair() -> int:
-    """A port behind which the next one is free too."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind((HERE, 0))
-            port: int = first.getsockname()[1]
-            try:
-                second.bind((HERE, port + 1))
-            except OSError:
-                continue
-            return port
-
-
 async def test_each_of_several_processes_has_a_port_of_its_own(services: Services) -> None:
-    port = free_pair()
+    port = free_port(2)
     process = services.start("rowcall-worker", "--processes", "2", "--ops-listen", str(port))
     await asyncio.to_thread(process.ready)
     for number in (port, port + 1):
