@@ -3,8 +3,8 @@
 
 PYTHON ?= $(shell command -v python3.11 2>/dev/null || command -v python3 2>/dev/null || echo python3)
 
-# As many tests run at a time, each with a Postgres of its own.
-PROCESSES ?= 2
+# As many processes run tests at a time, each with a Postgres of its own. One more than CI has cores: a test waits for a part of its time.
+PROCESSES ?= 3
 
 # What is reduced under `make test`, and whole under `make chaos`.
 LONG_FORMS := tests/chaos tests/integration/queue/conformance/test_model.py \
