@@ -64,9 +64,10 @@ def dev(running: Callable[..., Running], dev_dir: Path) -> Callable[..., Dev]:
     return start
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def standing_dev(run_directory: Path, stopped_data_dir: Path) -> Iterator[Dev]:
-    """A `rowcall dev --shards 2` for all tests that leave it as it is; each has tenants of its own."""
+    """A `rowcall dev --shards 2` for all tests of a file that leave it as it is; each has tenants of its own. Beside the files after
+    it, it would take a twentieth of a processor, waiting for nothing."""
     with _dev_directory(run_directory, stopped_data_dir) as directory, commands_running() as start:
         yield _ready(start, directory, "--shards", "2")
 
