@@ -55,13 +55,15 @@ def dev_dir(run_directory: Path, stopped_data_dir: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def dev(running: Callable[..., Running], dev_dir: Path) -> Callable[..., Dev]:
-    """Starts `rowcall dev ARGUMENTS` on `dev_dir` and a free port, and returns when it is ready."""
+def dev(dev_dir: Path) -> Iterator[Callable[..., Dev]]:
+    """Starts `rowcall dev ARGUMENTS` on `dev_dir` and a free port, and returns when it is ready; what still runs after the test is
+    killed, before that directory is removed."""
+    with commands_running() as running:
 
-    def start(*arguments: str, cwd: Path | None = None) -> Dev:
-        return _ready(running, dev_dir, *arguments, cwd=cwd)
+        def start(*arguments: str, cwd: Path | None = None) -> Dev:
+            return _ready(running, dev_dir, *arguments, cwd=cwd)
 
-    return start
+        yield start
 
 
 @pytest.fixture(scope="module")
