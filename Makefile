@@ -3,12 +3,14 @@
 
 PYTHON ?= $(shell command -v python3.11 2>/dev/null || command -v python3 2>/dev/null || echo python3)
 
-# As many tests run at a time, each with a Postgres of its own.
-PROCESSES ?= 2
+# As many processes run tests at a time, each with a Postgres of its own. One more than CI has cores: a test waits for a part of its time.
+PROCESSES ?= 3
 
 # What is reduced under `make test`, and whole under `make chaos`.
 LONG_FORMS := tests/chaos tests/integration/queue/conformance/test_model.py \
-              tests/integration/gateway/test_tenants_apart.py tests/integration/test_log_readers.py tests/polyglot/test_grpcurl.py
+              tests/integration/gateway/test_tenants_apart.py tests/integration/gateway/edge/credentials/test_keys.py \
+              tests/integration/test_log_readers.py tests/polyglot/test_grpcurl.py \
+              tests/polyglot/test_otelcol.py
 
 UV       := .tools/uv/bin/uv
 BIN      := .venv/bin
@@ -33,7 +35,7 @@ export UV_SYSTEM_CERTS ?= true
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test proofs test-postgres check check-list lint format generate lock chaos guards test-long bench bench-long clean
+.PHONY: help setup demo dev test proofs test-postgres check check-list lint format generate picture lock chaos guards test-long bench bench-long clean
 
 help: ## This list
 	@echo "Rowcall: a typed gRPC call, kept as a Postgres row until it is answered."
@@ -63,7 +65,7 @@ test-postgres: setup ## Tests on Postgres 15, 16, 18, without hints, through PgB
 chaos: setup ## The tests that break things, in their long form: an hour
 	@ROWCALL_CHAOS=long $(BIN)/pytest $(LONG_FORMS) -s $(ARGS)
 
-proofs: setup ## Fairness, held snapshots, a day dropped: figures into build/proofs.json (45 min; ONLY=fairness, snapshot or size)
+proofs: setup ## Fairness, held snapshots, a day dropped: figures into build/proofs.json (45 min; ONLY=fairness, snapshot, size or actions)
 	@$(BIN)/pytest -m proofs -s $(if $(ONLY),tests/proofs/test_$(ONLY).py) $(ARGS)
 
 guards: setup ## Take out each guard in turn and see its tests fail, in a copy: half an hour; ONLY=text for some
@@ -97,8 +99,13 @@ format: setup ## Format the Python and the protos
 	@$(BIN)/ruff format
 	@$(BIN)/buf format --write --path protos/rowcall --path examples/documents/protos/documents
 
-generate: setup ## Generate the checked-in Python from the protos
+picture: setup ## Draw docs/trace.svg: the documents example as rowcall trace shows it
+	@$(BIN)/python -m tools.trace_picture
+
+generate: setup ## Generate the checked-in Python from the protos, the dashboards, and the schema of log lines
 	@$(BIN)/python tools/generate.py
+	@$(BIN)/python -m tools.dashboards
+	@$(BIN)/python -m tools.log_schema
 
 lock: $(UV) ## Resolve uv.lock again after a change of dependencies
 	@$(UV) lock

@@ -5,7 +5,10 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 # Tests start programs while gRPC's threads run. gRPC's handlers for processes that fork and go on using it are of no use
 # to those, and can end them before they begin.
@@ -17,9 +20,28 @@ TESTS = Path(__file__).parent / "tests"
 settings.register_profile("rowcall", deadline=None)
 settings.load_profile("rowcall")
 
+# Services that run in a test's own process log as structlog has it where nobody configures it. Where rich is installed, and a tool of
+# ours needs it, that is tracebacks with the variables of every frame: up to a second of a processor for each, in the event loop.
+structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
+
 
 USES_ACCESS = frozenset({"cluster", "logins", "restartable_cluster"})
 """The fixtures whose services reach their databases as the run says."""
+
+
+class _Scheduling(LoadFileScheduling):
+    """A file is run by one process, and so are all that break things, one after another: each of those has up to nine processes
+    that work, and two of them side by side would be a machine that is busier than any they are about."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "tests/chaos" if file.startswith("tests/chaos/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _Scheduling | None:
+    """Who runs what, where several processes run tests by their files (`make test`)."""
+    return _Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def _program(text: str) -> Path:

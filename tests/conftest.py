@@ -3,9 +3,9 @@
 pytest_plugins = [
     "tests.fix_commands",
     "tests.fix_channel",
-    "tests.fix_dev",
     "tests.fix_images",
     "tests.fix_postgres",
+    "tests.fix_dev",
     "tests.fix_pooler",
     "tests.fix_cluster",
     "tests.fix_standby",
@@ -14,5 +14,8 @@ pytest_plugins = [
     "tests.fix_gateway",
     "tests.fix_services",
     "tests.fix_envoy",
+    "tests.fix_prometheus",
+    "tests.fix_otelcol",
     "tests.fix_serving",
+    "tests.fix_spans",
 ]

@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from tests.fix_commands import Running, commands_running
+from tests.fix_postgres import await_end_in
 
 CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0),)
 
@@ -43,6 +44,7 @@ def _dev_directory(run_directory: Path, stopped_data_dir: Path) -> Iterator[Path
     with tempfile.TemporaryDirectory(dir=run_directory) as directory:
         subprocess.run(["cp", "-a", stopped_data_dir, Path(directory) / "postgres"], check=True)
         yield Path(directory)
+        await_end_in(Path(directory) / "postgres")
 
 
 @pytest.fixture
@@ -53,18 +55,21 @@ def dev_dir(run_directory: Path, stopped_data_dir: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def dev(running: Callable[..., Running], dev_dir: Path) -> Callable[..., Dev]:
-    """Starts `rowcall dev ARGUMENTS` on `dev_dir` and a free port, and returns when it is ready."""
+def dev(dev_dir: Path) -> Iterator[Callable[..., Dev]]:
+    """Starts `rowcall dev ARGUMENTS` on `dev_dir` and a free port, and returns when it is ready; what still runs after the test is
+    killed, before that directory is removed."""
+    with commands_running() as running:
 
-    def start(*arguments: str, cwd: Path | None = None) -> Dev:
-        return _ready(running, dev_dir, *arguments, cwd=cwd)
+        def start(*arguments: str, cwd: Path | None = None) -> Dev:
+            return _ready(running, dev_dir, *arguments, cwd=cwd)
 
-    return start
+        yield start
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def standing_dev(run_directory: Path, stopped_data_dir: Path) -> Iterator[Dev]:
-    """A `rowcall dev --shards 2` for all tests that leave it as it is; each has tenants of its own."""
+    """A `rowcall dev --shards 2` for all tests of a file that leave it as it is; each has tenants of its own. Beside the files after
+    it, it would take a twentieth of a processor, waiting for nothing."""
     with _dev_directory(run_directory, stopped_data_dir) as directory, commands_running() as start:
         yield _ready(start, directory, "--shards", "2")
 

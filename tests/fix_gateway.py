@@ -21,7 +21,6 @@ from google.longrunning.operations_pb2 import Operation
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
-from opentelemetry.trace import TracerProvider
 from psycopg import sql
 
 from rowcall.catalogue.images import Catalogue, load_catalogue
@@ -36,6 +35,7 @@ from rowcall.queue.postgres.tenants import PostgresTenantAdmin
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.sharding import GATEWAY_WORKLOADS, WORKER_WORKLOADS, Router, Workload
 from rowcall.v1.job_pb2 import JobState
+from rowcall_gateway.edge.telemetry import Traces
 from rowcall_gateway.server import Gateway
 from rowcall_gateway.settings import GatewaySettings
 from tests.fix_cluster import Cluster
@@ -65,11 +65,11 @@ class Gateways:
         self,
         *,
         router: Router | None = None,
-        tracer_provider: TracerProvider | None = None,
+        traces: Traces | None = None,
         **changes: Any,
     ) -> Gateway:
         """A gateway that is stopped at the end of the test."""
-        gateway = Gateway(self.settings(**changes), router=router, tracer_provider=tracer_provider)
+        gateway = Gateway(self.settings(**changes), router=router, traces=traces)
         await gateway.start()
         self._stack.push_async_callback(gateway.stop)
         return gateway

@@ -8,7 +8,6 @@ connection strings to gateways, workers and queues (`Cluster.settings`).
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -28,6 +27,7 @@ from psycopg.conninfo import make_conninfo
 
 from rowcall.embedded import Postgres, guardian
 from rowcall.embedded import account as accounts
+from tests.support.ports import free_port
 
 LOGINS: Mapping[str, Sequence[str]] = MappingProxyType(
     {
@@ -56,7 +56,6 @@ begin
 end
 $$
 """
-_PORTS = range(15000, 32000)
 _START_SECONDS = 20.0
 _CONFIGURATION = """\
 [databases]
@@ -128,7 +127,7 @@ def pooler(program: Path, server: Postgres, directory: Path, *, prepares: bool) 
     Runs as the account that embedded servers run as: PgBouncer refuses root too.
     """
     account = accounts.choose(directory)
-    port = _free_port()
+    port = free_port()
     more = "max_prepared_statements = 200" if prepares else ""
     configuration = directory / "pgbouncer.ini"
     configuration.write_text(_CONFIGURATION.format(server=server.port, port=port, directory=directory, more=more))
@@ -151,14 +150,6 @@ def pooler(program: Path, server: Postgres, directory: Path, *, prepares: bool) 
             process.kill()
             process.wait()
         watch.release()
-
-
-def _free_port() -> int:
-    while True:
-        port = secrets.choice(_PORTS)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
 
 
 def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

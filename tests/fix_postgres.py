@@ -8,8 +8,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import psutil
 import psycopg
@@ -18,6 +21,8 @@ from psycopg import sql
 
 from rowcall import embedded
 from rowcall.embedded import Postgres
+
+_END_SECONDS: Final = 30.0
 
 
 class Databases:
@@ -126,6 +131,20 @@ def data_dir(run_directory: Path, stopped_data_dir: Path) -> Iterator[Path]:
         copy = Path(directory) / "data"
         subprocess.run(["cp", "-a", stopped_data_dir, copy], check=True)  # shutil would not keep the owners
         yield copy
+        await_end_in(copy)
+
+
+def await_end_in(data_dir: Path) -> None:
+    """Waits for the server of a data directory whose owner was killed: its guardian has told it to end, and while it writes the
+    directory cannot be removed."""
+    end = time.monotonic() + _END_SECONDS
+    with suppress(FileNotFoundError, psutil.NoSuchProcess):
+        # Removed when nothing is written any more.
+        first, _, _ = (data_dir / "cluster" / "postmaster.pid").read_text().partition("\n")
+        server = psutil.Process(int(first))
+        while server.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < end, f"the server in {data_dir} goes on"
+            time.sleep(0.01)
 
 
 @pytest.fixture

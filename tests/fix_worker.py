@@ -24,6 +24,8 @@ from rowcall.queue.postgres.hints import PostgresNotifier
 from rowcall.queue.postgres.store import PostgresJobStore
 from rowcall.settings import ClusterSettings
 from rowcall.sharding import GATEWAY_WORKLOADS, Router, Workload
+from rowcall.telemetry.sampling import Sampling
+from rowcall.telemetry.spans import Spans
 from rowcall_worker import Worker, WorkerSettings
 from tests.fix_cluster import Cluster
 from tests.support.waiting import until
@@ -253,9 +255,9 @@ class Workers:
         }
         return WorkerSettings(**{**defaults, **changes})
 
-    def make(self, **changes: Any) -> Worker:
+    def make(self, *, spans: Spans | None = None, sampling: Sampling | None = None, **changes: Any) -> Worker:
         """A worker that is drained at the end of the test."""
-        worker = Worker(self.settings(**changes))
+        worker = Worker(self.settings(**changes), spans=spans, sampling=sampling)
         self.keep(worker)
         return worker
 

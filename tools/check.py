@@ -149,6 +149,21 @@ CHECKS = (
         "the checked-in Python is what the protos say",
         lambda: passes(sys.executable, "tools/generate.py", "--check"),
     ),
+    Check(
+        "dashboards",
+        "the checked-in dashboards are what deploy/grafana/dashboards.toml says",
+        lambda: passes(sys.executable, "-m", "tools.dashboards", "--check"),
+    ),
+    Check(
+        "log-schema",
+        "docs/log-line.schema.json has the fields that log lines may have, and is a schema",
+        lambda: all_pass(
+            (
+                passes(sys.executable, "-m", "tools.log_schema", "--check"),
+                passes(BIN / "check-jsonschema", "--check-metaschema", "docs/log-line.schema.json"),
+            )
+        ),
+    ),
     Check("migrations", "the migrations neither lock nor lose", migrations),
     Check("dockerfiles", "the services' Dockerfiles", dockerfiles),
     Check("compose", "docker-compose.yml is valid Compose", compose),

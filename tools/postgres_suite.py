@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rowcall.embedded import account, binaries
-from tools.postgres_programs import ROOT, NotHad, Programs, pgbouncer, postgres_15, postgres_16
+from tools.debian import ROOT, NotHad
+from tools.postgres_programs import Programs, pgbouncer, postgres_15, postgres_16
 
 MARKS = "contract or integration or chaos"
 

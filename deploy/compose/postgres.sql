@@ -3,10 +3,15 @@
 \getenv migrator_password ROWCALL_MIGRATOR_PASSWORD
 \getenv gateway_password ROWCALL_GATEWAY_PASSWORD
 \getenv worker_password ROWCALL_WORKER_PASSWORD
+\getenv sums_password ROWCALL_SUMS_PASSWORD
+\getenv tenants_password ROWCALL_TENANTS_PASSWORD
 
 create role rowcall_migrator login password :'migrator_password';
 create role rowcall_gateway_login login password :'gateway_password';
 create role rowcall_worker_login login password :'worker_password';
+-- Grafana's, of dashboards with sums, and of those with tenants.
+create role rowcall_sums_login login password :'sums_password';
+create role rowcall_tenants_login login password :'tenants_password';
 
 create database rowcall_catalogue owner rowcall_migrator;
 create database rowcall_a owner rowcall_migrator;
@@ -44,3 +49,5 @@ grant rowcall_owner to rowcall_migrator;
 
 grant rowcall_gateway to rowcall_gateway_login;
 grant rowcall_worker to rowcall_worker_login;
+grant rowcall_reader to rowcall_sums_login;
+grant rowcall_auditor to rowcall_tenants_login;

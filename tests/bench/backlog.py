@@ -21,7 +21,9 @@ _PATIENCE: Final = 600.0
 async def fill(system: System, address: str, jobs: int, *, method: str = "Echo") -> None:
     """Has a gateway write so many jobs, and Postgres settle down. Raises NotCounted."""
     await asyncio.to_thread(system.fresh)
-    found = await load.apart(requests.batch(address, size=BATCH, in_flight=8, calls=jobs // BATCH, method=method))
+    found = await load.apart(
+        system.asked(requests.batch(address, size=BATCH, in_flight=8, calls=jobs // BATCH, method=method))
+    )
     count("filling: calls answered with OK", jobs // BATCH, found.ok)
     count("filling: rows", jobs, await asyncio.to_thread(system.waiting))
     await asyncio.to_thread(system.do, "vacuum analyze rowcall.job", "checkpoint")

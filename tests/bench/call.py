@@ -24,7 +24,8 @@ async def run(stage: Stage) -> list[Figure]:
             nonlocal answered
             # The echo knows nobody.
             tokens = system.tokens if where == address else None
-            found = await load.apart(requests.echo(where, in_flight=in_flight, seconds=stage.seconds, tokens=tokens))
+            calls = requests.echo(where, in_flight=in_flight, seconds=stage.seconds, tokens=tokens)
+            found = await load.apart(system.asked(calls) if where == address else calls)
             count("call: calls answered with OK", sum(found.statuses.values()), found.ok)
             answered += found.ok if where == address else 0
             return found

@@ -21,22 +21,22 @@ class Layer:
     """What services are started with."""
     tokens: int = 0
     """With how many tokens calls come, in turn."""
+    asks: bool = False
+    """Whether every caller asks for its trace to be recorded."""
     bounds: bool = False
     """Whether everything that is called is bounded, so high that nothing is refused."""
     built: bool = True
     """Whether this release has it."""
 
 
+_OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_LOGS_EXPORTER": "none"}
+"""As much of a collector as nobody listens at."""
+
 LAYERS = (
     Layer(
-        "tracing",
-        "a span for each RPC, 5 % of them recorded, exported over OTLP to nobody",
-        {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
-            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
-            "OTEL_TRACES_SAMPLER_ARG": "0.05",
-        },
+        "tracing", "spans of 5 % of the traces, of calls, submissions and attempts, exported over OTLP to nobody", _OTLP
     ),
+    Layer("tracing-asked", "the same, and all callers ask for theirs to be recorded", _OTLP, asks=True),
     Layer("jwt", "callers known by bearer tokens, of submit and call: one token, as its caller sends it", tokens=1),
     Layer(
         "jwt-new",

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -17,7 +17,9 @@ import psycopg
 from psycopg import sql
 
 from tests.bench.layers import Layer
+from tests.bench.load import Load
 from tests.bench.tokens import callers
+from tests.bench.wire import PLACE
 from tests.fix_cluster import Cluster, durable_cluster
 from tests.fix_services import ServiceProcess, Services
 
@@ -84,14 +86,18 @@ class Stage:
             cluster = stack.enter_context(durable_cluster())
             if any(layer.bounds for layer in self.layers):
                 _bound(cluster)
+            asks = any(layer.asks for layer in self.layers)
             count = max((layer.tokens for layer in self.layers), default=0)
             if not count:
-                yield System(cluster, Services(cluster, stack), self.environment)
+                yield System(cluster, Services(cluster, stack), self.environment, asks=asks)
                 return
             known = stack.enter_context(callers(TENANT, count))
             environment = {**self.environment, **known.environment}
-            yield System(cluster, Services(cluster, stack), environment, tokens=known.tokens)
+            yield System(cluster, Services(cluster, stack), environment, tokens=known.tokens, asks=asks)
 
+
+_ASKS: Final = ("traceparent", f"00-{PLACE.decode()}f3ce929d0e0e4736-00f067aa0ba902b7-01")
+"""Each call in a trace of its own, none of which would be recorded by its id."""
 
 _BOUNDS: Final = """
 select rowcall_catalogue.set_bound(
@@ -117,13 +123,24 @@ class System:
     """Databases, and the services that a benchmark starts on them."""
 
     def __init__(
-        self, cluster: Cluster, services: Services, environment: dict[str, str], *, tokens: Path | None = None
+        self,
+        cluster: Cluster,
+        services: Services,
+        environment: dict[str, str],
+        *,
+        tokens: Path | None = None,
+        asks: bool = False,
     ) -> None:
         self.cluster = cluster
         self.tokens = tokens
         """What its callers send, a token a line; None: they are believed."""
         self._services = services
         self._environment = environment
+        self._asks = asks
+
+    def asked(self, load: Load) -> Load:
+        """A load as this system's callers send it: with their traces, where they ask for them to be recorded."""
+        return replace(load, metadata=(*load.metadata, _ASKS)) if self._asks else load
 
     @property
     def dsn(self) -> str:

@@ -21,7 +21,7 @@ async def run(stage: Stage) -> list[Figure]:
             nonlocal answered, told
             used = Used(gateway=gateway.process.pid)
             found = await load.apart(
-                requests.submit(address, in_flight=IN_FLIGHT, seconds=stage.seconds, tokens=system.tokens)
+                system.asked(requests.submit(address, in_flight=IN_FLIGHT, seconds=stage.seconds, tokens=system.tokens))
             )
             told = used.told()
             answered += found.ok

@@ -10,7 +10,7 @@ import base64
 import gzip
 import random
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -39,9 +39,16 @@ async def _bytes(address: Address, *data: bytes, first: bytes | None = None, pre
         await raw.end(0.2)
 
 
+async def _beside(address: Address, each: Iterable[bytes], *, preface: bool = True) -> None:
+    """Each on a connection of its own, beside the others: most are waited for in vain, for as long as a connection is."""
+    async with asyncio.TaskGroup() as group:
+        for data in each:
+            group.create_task(_bytes(address, data, preface=preface))
+
+
 async def no_preface(address: Address, _: int) -> None:
     """What speaks something else."""
-    for data in (
+    others = (
         b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n" + http2.settings(),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(508),  # the beginning of a TLS handshake
@@ -49,8 +56,8 @@ async def no_preface(address: Address, _: int) -> None:
         b"SSH-2.0-OpenSSH_9.9\r\n",
         http2.PREFACE + b"\xff" * 4096,
         http2.PREFACE[:10],
-    ):
-        await _bytes(address, data, preface=False)
+    )
+    await _beside(address, others, preface=False)
 
 
 async def wrong_frames(address: Address, _: int) -> None:
@@ -99,8 +106,7 @@ async def wrong_frames(address: Address, _: int) -> None:
         http2.frame(0xEE, 0xFF, 1, b"x" * 100),
         http2.frame(http2.HEADERS, http2.END_HEADERS, http2.MOST, _HEADERS),
     )
-    for data in wrong:
-        await _bytes(address, data)
+    await _beside(address, wrong)
 
 
 async def wrong_headers(address: Address, _: int) -> None:
@@ -131,17 +137,14 @@ async def wrong_headers(address: Address, _: int) -> None:
         http2.literal(b"rowcall-actor", bytes(range(128, 256))),
         http2.literal(b"traceparent", b"\xff" * 55),
     )
-    for number, each in enumerate(more):
-        block = _HEADERS + each
-        await _bytes(address, http2.frame(http2.HEADERS, http2.END_HEADERS, 1, block) + _data(1))
-        if number % 2:
-            await _bytes(address, http2.frame(http2.HEADERS, http2.END_HEADERS, 1, each + _HEADERS) + _data(1))
-    for path in (b"", b"/", b"*", b"//", ECHO * 500, b"/\xff/\xfe", b"/../../etc/passwd", b"http://x" + ECHO):
-        await _bytes(address, http2.call(1, http2.block(path)[:16_000], _BODY))
-    for kind in (b"text/html", b"application/grpc+nonsense", b"", b"application/grpc-web"):
-        await _bytes(
-            address, http2.call(1, http2.block(ECHO, (b"rowcall-tenant", STRANGER.encode()), content_type=kind), _BODY)
-        )
+    blocks = [_HEADERS + each for each in more]
+    blocks += [each + _HEADERS for each in more[1::2]]
+    await _beside(address, [http2.frame(http2.HEADERS, http2.END_HEADERS, 1, block) + _data(1) for block in blocks])
+    paths = (b"", b"/", b"*", b"//", ECHO * 500, b"/\xff/\xfe", b"/../../etc/passwd", b"http://x" + ECHO)
+    kinds = (b"text/html", b"application/grpc+nonsense", b"", b"application/grpc-web")
+    blocks = [http2.block(path)[:16_000] for path in paths]
+    blocks += [http2.block(ECHO, (b"rowcall-tenant", STRANGER.encode()), content_type=kind) for kind in kinds]
+    await _beside(address, [http2.call(1, block, _BODY) for block in blocks])
 
 
 async def large_headers(address: Address, times: int) -> None:
@@ -357,17 +360,17 @@ async def slow_clients(address: Address, times: int) -> None:
 async def dice(address: Address, times: int) -> None:
     """Frames of any kind, with any flags, of any stream, with any payload."""
     chance = random.Random(times)
-    for _ in range(10 * times):
-        frames = [
-            http2.frame(
-                chance.choice((*range(10), 0xFF)),
-                chance.randrange(256),
-                chance.choice((0, 1, 1, 3, 5, 2, http2.MOST)),
-                chance.choice((b"", _HEADERS, _BODY, chance.randbytes(8), chance.randbytes(chance.randint(0, 2_000)))),
-            )
-            for _ in range(30)
-        ]
-        await _bytes(address, http2.joined(frames))
+
+    def frame() -> bytes:
+        return http2.frame(
+            chance.choice((*range(10), 0xFF)),
+            chance.randrange(256),
+            chance.choice((0, 1, 1, 3, 5, 2, http2.MOST)),
+            chance.choice((b"", _HEADERS, _BODY, chance.randbytes(8), chance.randbytes(chance.randint(0, 2_000)))),
+        )
+
+    for _ in range(times):
+        await _beside(address, [http2.joined([frame() for _ in range(30)]) for _ in range(10)])
 
 
 def _data(stream: int) -> bytes:

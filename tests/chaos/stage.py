@@ -22,6 +22,7 @@ from tests.fix_cluster import Cluster
 from tests.fix_pooler import PASSWORD, make_logins
 from tests.fix_services import ServiceProcess, Services
 from tests.support.places import ROOT
+from tests.support.ports import free_port
 from tests.support.proxy import Proxy, address_of
 
 S = TypeVar("S", bound="Seat")
@@ -83,7 +84,8 @@ class GatewaySeat(Seat):
     @property
     def arguments(self) -> Sequence[str]:
         """For the next process."""
-        return ("--listen", self.address if self.processes else "127.0.0.1:0")
+        # Nobody else takes it while one that was killed is replaced.
+        return ("--listen", self.address if self.processes else f"127.0.0.1:{free_port()}")
 
 
 @dataclass(frozen=True, slots=True)

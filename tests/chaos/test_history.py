@@ -20,19 +20,19 @@ from tests.fix_cluster import RestartableCluster
 from tests.support.scale import LONG, scaled, seed, tell
 from tests.support.waiting import until
 
-CALLS = scaled(3_000, 100_000)
+CALLS = scaled(2_000, 100_000)
 IN_FLIGHT = scaled(96, 128)
 LEASE = "2s"
 SLOTS = "40"
 
 PLAN = {
-    Fault.KILL_WORKER: scaled(3, 60),
-    Fault.STOP_WORKER: scaled(4, 80),
+    Fault.KILL_WORKER: scaled(2, 60),
+    Fault.STOP_WORKER: scaled(2, 80),
     Fault.HOLD_WORKER: scaled(1, 15),
     Fault.KILL_GATEWAY: scaled(1, 20),
-    Fault.TERMINATE: scaled(3, 40),
-    Fault.RESTART: scaled(2, 20),
-    Fault.CUT: scaled(4, 60),
+    Fault.TERMINATE: scaled(2, 40),
+    Fault.RESTART: scaled(1, 20),
+    Fault.CUT: scaled(3, 60),
 }
 LEAST_SESSIONS = scaled(10, 400)
 LEAST_LINKS = scaled(4, 200)

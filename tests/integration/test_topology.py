@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +28,7 @@ from tests.fix_commands import environment
 from tests.fix_postgres import RestartablePostgres
 from tests.fix_services import ServiceProcess
 from tests.support.places import ROOT
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 BIN = Path(sys.executable).parent
@@ -54,7 +54,7 @@ def command(service: str) -> list[str]:
 
 def filled_in(value: str) -> str:
     """A setting as Compose hands it on where its own environment says nothing."""
-    return re.sub(r"\$\{\w+:-(\w+)\}", r"\1", value)
+    return re.sub(r"\$\{\w+:-(\w*)\}", r"\1", value)
 
 
 @pytest.fixture
@@ -81,9 +81,7 @@ def composed(restartable_postgres: RestartablePostgres) -> Postgres:
 @pytest.fixture
 def run(composed: Postgres, tmp_path: Path) -> Iterator[Callable[[str], tuple[ServiceProcess, Mapping[str, str]]]]:
     """Starts a service of docker-compose.yml; with its environment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with ExitStack() as stack:
 
         def start(service: str) -> tuple[ServiceProcess, Mapping[str, str]]:
@@ -91,6 +89,8 @@ def run(composed: Postgres, tmp_path: Path) -> Iterator[Callable[[str], tuple[Se
                 name: filled_in(value)
                 .replace("@postgres:5432/", f"@127.0.0.1:{composed.port}/")
                 .replace(":50051", f":{port}")
+                # A network of its own has each container at the same port.
+                .replace("0.0.0.0:9464", "127.0.0.1:0")
                 for name, value in SERVICES[service]["environment"].items()
             }
             if "ROWCALL_HEALTH_FILE=" in (ROOT / SERVICES[service]["build"]["dockerfile"]).read_text("utf-8"):
@@ -122,7 +122,14 @@ def test_settings_are_dsns_once_compose_has_filled_them_in() -> None:
         [(user, password)] = {(dsn["user"], dsn["password"]) for dsn in dsns}
         assert user == {"migrate": "rowcall_migrator"}.get(name, f"rowcall_{name}_login")
         used.add(password)
-    assert used == passwords, "each its own"
+    provisioned = ROOT / "deploy/grafana/provisioning/datasources/rowcall.yaml"
+    of_grafana = {
+        filled_in(SERVICES["grafana"]["environment"][each["secureJsonData"]["password"].removeprefix("$")])
+        for each in yaml.safe_load(provisioned.read_text("utf-8"))["datasources"]
+        if "secureJsonData" in each
+    }
+    assert used | of_grafana == passwords, "each its own"
+    assert not used & of_grafana
 
 
 def test_the_servers_script_makes_the_roles_that_migrating_needs() -> None:

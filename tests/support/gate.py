@@ -9,6 +9,7 @@ from typing import Self
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 
@@ -25,7 +26,8 @@ class Gate:
         self._flowing = asyncio.Event()
         self._held = b""
         self._is_shut = True
-        self._port = 0
+        # Nobody else's while it is shut.
+        self._port = free_port()
 
     @property
     def dsn(self) -> str:
@@ -38,7 +40,6 @@ class Gate:
         if self._server is None:
             self._is_shut = False
             self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
-            self._port = self._server.sockets[0].getsockname()[1]
 
     async def shut(self) -> None:
         """Refuses new connections and breaks those that are there."""

@@ -108,6 +108,8 @@ Make = Callable[[Mapping[str, str]], Message]
 REQUESTS: Mapping[str, Make] = {
     "AccessService/RevokeCredentials": lambda of: access.RevokeCredentialsRequest(issuer=ISSUER, subject="nobody"),
     "AccessService/ListRevocations": lambda of: access.ListRevocationsRequest(),
+    "ActionService/GetAction": lambda of: actions.GetActionRequest(operation=of["operation"]),
+    "ActionService/ListActions": lambda of: actions.ListActionsRequest(),
     "ActionService/GetSpend": lambda of: actions.GetSpendRequest(operation=of["operation"]),
     "AdmissionService/ListBounds": lambda of: admission.ListBoundsRequest(),
     "AdmissionService/GetBound": lambda of: admission.GetBoundRequest(target=_target()),

@@ -70,6 +70,7 @@ def test_line_has_the_process_and_the_call(capsys: Capture) -> None:
         "actor": "ada",
         "job": "tenants/acme/operations/1",
         "attempt": 2,
+        "span_id": trace.span_id,
     }
 
 
@@ -131,10 +132,14 @@ def logged_fields(source: str) -> Iterator[tuple[int, str]]:
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)
             and node.func.attr in ("debug", "info", "warning", "error", "exception", "critical", "bind", "new")
-            and isinstance(node.func.value, ast.Name)
-            and node.func.value.id.strip("_").startswith("log")
+            and _name(node.func.value).strip("_").startswith("log")
         ):
             yield from ((node.lineno, word.arg) for word in node.keywords if word.arg is not None)
+
+
+def _name(value: ast.expr) -> str:
+    """What a logger is called, of the module's or of an object's own."""
+    return value.id if isinstance(value, ast.Name) else value.attr if isinstance(value, ast.Attribute) else ""
 
 
 def test_every_field_that_the_source_logs_is_listed() -> None:

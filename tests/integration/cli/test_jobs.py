@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +15,7 @@ from rowcall.probe.v1 import probe_pb2
 from rowcall.v1 import job_service_pb2, job_service_pb2_grpc
 from tests.fix_commands import Ran
 from tests.fix_dev import CHANNEL_OPTIONS, Dev
+from tests.support.ports import free_port
 
 ECHO = "rowcall.probe.v1.ProbeService/Echo"
 RUN = "rowcall.probe.v1.ProbeService/Run"
@@ -45,12 +45,6 @@ def schedule(address: str) -> str:
         stub = job_service_pb2_grpc.JobServiceStub(channel)
         request = job_service_pb2.SubmitRequest(job=spec)
         return stub.Submit(request, timeout=20, metadata=(("rowcall-tenant", TENANT),)).operation.name
-
-
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def test_a_submitted_job_is_waited_for_and_joined_by_its_key(command: Command) -> None:
@@ -221,7 +215,7 @@ def test_canaries_go_through_and_are_measured(command: Command) -> None:
 
 @pytest.mark.parametrize("arguments", [("probe", "--timeout", "2"), ("submit", ECHO)])
 def test_no_gateway_is_an_exit_code_of_its_own(rowcall: Command, arguments: tuple[str, ...]) -> None:
-    address = f"127.0.0.1:{closed_port()}"
+    address = f"127.0.0.1:{free_port()}"
 
     ran = rowcall(*arguments, "--address", address)
 

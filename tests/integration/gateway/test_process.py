@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
@@ -18,11 +17,6 @@ import grpc
 import psycopg
 import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
 
 from rowcall.errors import read_envelope, status_of
 from rowcall.probe.v1 import probe_pb2_grpc
@@ -32,6 +26,7 @@ from tests.fix_commands import environment
 from tests.fix_gateway import jobs, keyed, tenant
 from tests.fix_images import ImageBuilder
 from tests.fix_services import END_SECONDS, ServiceProcess, Services
+from tests.support.collector import Collector
 
 NOW = ("prefer", "wait=0")
 BIN = Path(sys.executable).parent
@@ -134,6 +129,7 @@ def test_a_second_signal_ends_it_at_once(services: Services, cluster: Cluster, n
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_TRACES_EXPORTER": "zipkin"},
             ["OTEL_TRACES_EXPORTER is 'zipkin'"],
         ),
+        ({"OTEL_TRACES_SAMPLER": "sometimes"}, ["OTEL_TRACES_SAMPLER is 'sometimes'; this process has always_on, "]),
         (
             {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://127.0.0.1:1", "OTEL_LOGS_EXPORTER": "console"},
             ["OTEL_LOGS_EXPORTER is 'console'"],
@@ -199,74 +195,37 @@ def test_images_that_cannot_be_served_are_said_and_end_it_with_2(
     )
 
 
-class Collector(grpc.GenericRpcHandler):
-    """What OTLP exporters send to: keeps the names of spans, by service."""
-
-    def __init__(self) -> None:
-        self.spans: set[tuple[str, str]] = set()
-        self.records: list[tuple[str, dict[str, str]]] = []
-        """Log records: event name, and the attributes that are text."""
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
-        if handler_call_details.method == "/opentelemetry.proto.collector.logs.v1.LogsService/Export":
-            return grpc.unary_unary_rpc_method_handler(self._export_logs)
-        assert handler_call_details.method == "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-
-        def export(request: bytes, _context: grpc.ServicerContext) -> bytes:
-            for resource in ExportTraceServiceRequest.FromString(request).resource_spans:
-                names = [each.value.string_value for each in resource.resource.attributes if each.key == "service.name"]
-                for scope in resource.scope_spans:
-                    self.spans |= {(names[0], span.name) for span in scope.spans}
-            return ExportTraceServiceResponse().SerializeToString()
-
-        return grpc.unary_unary_rpc_method_handler(export)
-
-    def _export_logs(self, request: bytes, _context: grpc.ServicerContext) -> bytes:
-        for resource in ExportLogsServiceRequest.FromString(request).resource_logs:
-            for scope in resource.scope_logs:
-                self.records += [
-                    (each.event_name, {said.key: said.value.string_value for said in each.attributes})
-                    for each in scope.log_records
-                ]
-        return ExportLogsServiceResponse().SerializeToString()
-
-
-@pytest.fixture
-def collector() -> Iterator[tuple[Collector, str]]:
-    made = Collector()
-    server = grpc.server(ThreadPoolExecutor(2), handlers=[made], options=(("grpc.so_reuseport", 0),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield made, f"http://127.0.0.1:{port}"
-    server.stop(0).wait()
-
-
-def test_spans_are_exported_where_the_environment_says(services: Services, collector: tuple[Collector, str]) -> None:
-    gateway = services.gateway(OTEL_EXPORTER_OTLP_ENDPOINT=collector[1], OTEL_EXPORTER_OTLP_INSECURE="true")
+def test_spans_are_exported_where_the_environment_says(services: Services, collector: Collector) -> None:
+    gateway = services.gateway(OTEL_TRACES_SAMPLER="always_on", **collector.variables)
     submit(gateway.address())
 
     # What is still in its buffer is sent when it ends.
     assert gateway.end() == 0
 
-    assert collector[0].spans == {("rowcall-gateway", "/rowcall.probe.v1.ProbeService/Run")}
+    assert {(each.service, each.span.name) for each in collector.spans} == {
+        ("rowcall-gateway", "rowcall.probe.v1.ProbeService/Run"),
+        ("rowcall-gateway", "send probe"),
+    }
 
 
 def test_heads_of_the_audit_are_exported_where_the_environment_says(
-    services: Services, cluster: Cluster, collector: tuple[Collector, str]
+    services: Services, cluster: Cluster, collector: Collector
 ) -> None:
     with psycopg.connect(cluster.catalogue_dsn, autocommit=True) as connection:
         connection.execute("select rowcall_catalogue.record_action('{}', 'x', 'y', null, null)")
         row = connection.execute("select encode(hash, 'hex') from rowcall_catalogue.audit").fetchone()
     assert row is not None
     gateway = services.gateway(
-        OTEL_EXPORTER_OTLP_LOGS_ENDPOINT=collector[1], OTEL_EXPORTER_OTLP_INSECURE="true", OTEL_BLRP_SCHEDULE_DELAY="50"
+        OTEL_EXPORTER_OTLP_LOGS_ENDPOINT=collector.address,
+        OTEL_EXPORTER_OTLP_INSECURE="true",
+        OTEL_BLRP_SCHEDULE_DELAY="50",
     )
     gateway.address()
     end = time.monotonic() + END_SECONDS
-    while not collector[0].records and time.monotonic() < end:
+    while not collector.records and time.monotonic() < end:
         time.sleep(0.05)
     assert gateway.end() == 0
-    [(event, said)] = collector[0].records
+    [(event, said)] = collector.records
     assert (event, said["rowcall.audit.database"], said["rowcall.audit.hash"]) == (
         "rowcall.audit.head",
         "catalogue",

@@ -249,8 +249,8 @@ async def test_days_of_history_that_are_made_while_a_column_is_added_have_it(
     async with growing(queue, file.text):
         making = asyncio.ensure_future(queue.work.make_history_days(20))
         await queue.somebody_waits()
-    assert await making == 18, "six days more of three retentions"
-    assert await queue.work.make_history_days(21) == 3
+    assert await making == 24, "six days more of three retentions, and of activity"
+    assert await queue.work.make_history_days(21) == 4
     lacking = """
     select count(*)
     from pg_partition_tree('rowcall.job_history') p
@@ -262,7 +262,7 @@ async def test_days_of_history_that_are_made_while_a_column_is_added_have_it(
 async def test_a_day_that_is_made_while_its_table_is_about_to_grow_is_not_lost(queue: PostgresQueue) -> None:
     """The one that makes days has begun when the file comes: one waits for the other, or gives way and comes again."""
     async with await psycopg.AsyncConnection.connect(queue.logins.admin) as maker:
-        assert await (await maker.execute("select rowcall.make_history_days(20)")).fetchone() == (18,)
+        assert await (await maker.execute("select rowcall.make_history_days(20)")).fetchone() == (24,)
         async with await psycopg.AsyncConnection.connect(queue.logins.admin, autocommit=True) as other:
             adding = asyncio.ensure_future(other.execute("alter table rowcall.job_history add column note text"))
             await queue.somebody_waits()
@@ -281,14 +281,14 @@ async def test_an_index_of_history_comes_with_the_days(queue: PostgresQueue, tmp
     for number in (9001, 9009):
         async with growing(queue, files[number]):
             pass
-    assert await queue.work.make_history_days(20) == 18
+    assert await queue.work.make_history_days(20) == 24
     made = """
     select count(*), bool_and(i.indisvalid)
     from pg_partition_tree('rowcall.job_history_note') t
     join pg_index i on i.indexrelid = t.relid
     where t.isleaf
     """
-    assert await (await queue.admin.execute(made)).fetchone() == (18, True)
+    assert await (await queue.admin.execute(made)).fetchone() == (24, True)
 
 
 _TABLES = re.compile(r"create table rowcall\.(\w+) \(")

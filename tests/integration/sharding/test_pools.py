@@ -341,6 +341,14 @@ async def test_pools_that_a_server_has_no_room_for_are_refused(cluster: Cluster,
     assert "Lower them" in text
 
     with pytest.raises(SettingsError) as refusal:
+        await Router.open(
+            settings_of(cluster, shards=shards, activity=True, **fitting), workloads=GATEWAY_WORKLOADS, dedicated=5
+        )
+    text = str(refusal.value)
+    assert f"allow this process {total + 4} connections" in text
+    assert "5 dedicated + 1 for spans (ROWCALL_ACTIVITY)" in text
+
+    with pytest.raises(SettingsError) as refusal:
         async with await Router.open(
             settings_of(cluster, shards=shards, **fitting),
             service="gw",

@@ -174,9 +174,12 @@ async def test_a_frozen_catalogue_delays_a_lookup_by_no_more_than_the_timeout(
     router = await open_router(catalogue=catalogue_gate.dsn, pool_timeout="500ms")
     acme = await router.route("acme")
     catalogue_gate.freeze()
+    known = asyncio.create_task(router.route("acme"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert known.done(), "it asks for what it knows"
+    assert known.result() == acme
     began = monotonic()
-    assert await router.route("acme") == acme
-    assert monotonic() - began < 0.1
     assert (await router.route("elsewhere")).shard == "b"
     assert monotonic() - began < 2
     # Nor does it take its connections with it: thawed, it answers.

@@ -29,6 +29,7 @@ from tests.fix_cluster import Cluster, RestartableCluster
 from tests.fix_commands import environment
 from tests.fix_gateway import Gateways, info_of, jobs, keyed, tenant
 from tests.fix_services import END_SECONDS, ServiceProcess, Services
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 ONE = ("serve", "--listen", "127.0.0.1:0", "--lease", "2s")
@@ -65,15 +66,6 @@ def lines(process: ServiceProcess) -> list[dict[str, Any]]:
 def states(cluster: Cluster) -> Counter[str]:
     """How many jobs there are in each state."""
     return Counter(str(state) for (state,) in jobs(cluster, "state"))
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A port that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 async def test_it_answers_and_each_line_says_whose_it_is(services: Services) -> None:
@@ -233,11 +225,11 @@ async def test_it_outlives_its_postgres(
 
 
 async def test_without_its_postgres_it_says_so_to_callers_and_is_ready_when_that_is(
-    restartable_services: Services, restartable_cluster: RestartableCluster, free_port: int
+    restartable_services: Services, restartable_cluster: RestartableCluster
 ) -> None:
     """Neither part waits for the other: the gateway serves while the worker waits for its first shard."""
     await asyncio.to_thread(restartable_cluster.postgres.stop)
-    address = f"127.0.0.1:{free_port}"
+    address = f"127.0.0.1:{free_port()}"
     process = restartable_services.start("rowcall", "serve", "--listen", address)
 
     async with channel(address) as open_channel:
@@ -342,10 +334,8 @@ def test_pools_of_both_are_added_up(services: Services, cluster: Cluster) -> Non
 
 
 @pytest.mark.parametrize("more", [(), ("--processes", "2")], ids=["one", "two"])
-async def test_its_health_check_asks_both(
-    services: Services, tmp_path: Path, free_port: int, more: tuple[str, ...]
-) -> None:
-    variables = {"ROWCALL_LISTEN": f"127.0.0.1:{free_port}", "ROWCALL_HEALTH_FILE": str(tmp_path / "alive")}
+async def test_its_health_check_asks_both(services: Services, tmp_path: Path, more: tuple[str, ...]) -> None:
+    variables = {"ROWCALL_LISTEN": f"127.0.0.1:{free_port()}", "ROWCALL_HEALTH_FILE": str(tmp_path / "alive")}
 
     def checked() -> tuple[int, str]:
         ended = subprocess.run(

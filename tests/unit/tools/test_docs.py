@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.documents import anchors
 
 ROOT = Path(__file__).parents[3]
 DOCUMENTS = sorted(
     [
         *ROOT.glob("*.md"),
         *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "deploy").rglob("*.md"),
         *(ROOT / "tests").rglob("*.md"),
         *(ROOT / "examples").rglob("*.md"),
     ]
@@ -22,14 +24,6 @@ DECISIONS = {path.name[:4] for path in (ROOT / "docs" / "adr").glob("[0-9]*.md")
 _LINK = re.compile(r"\]\((?!https?://|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
 _DECISION = re.compile(r"docs/adr/([0-9]{4})")
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
-
-
-def anchors(document: Path) -> Iterator[str]:
-    """What can stand behind "#" in a link to it, as GitHub makes it of headings; and anchors that are written out."""
-    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
-    for heading in re.findall(r"^#+ +(.+)$", text, re.MULTILINE):
-        yield re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
-    yield from re.findall(r'<a id="([^"]+)">', text)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

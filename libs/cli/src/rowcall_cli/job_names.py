@@ -1,4 +1,4 @@
-"""How people name jobs on the command line: by the whole name, or by its id alone. Used by `jobs` and `job_actions`."""
+"""How people name jobs on the command line: by the whole name, or by its id alone. Used by `jobs`, `job_actions`, `spend` and `trace`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ FORMS: Final = "tenants/{tenant}/operations/{uuid}, or the uuid alone"
 """What a job's name looks like, for help and errors."""
 
 _ID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
+
+def is_name(text: str) -> bool:
+    """Whether a text is a job's name, whole or its id alone."""
+    return _ID.fullmatch(text) is not None or parse_operation_name(text) is not None
 
 
 def read_names(names: Sequence[str], tenant: str | None) -> tuple[str, list[str]]:

@@ -27,6 +27,7 @@ from rowcall_cli import (
     submit,
     tenant_data,
     top,
+    trace,
     versions,
     workers,
 )
@@ -61,6 +62,8 @@ app.add_typer(incidents.app, name="errors")
 app.command(epilog=top.EXAMPLES)(top.top)
 app.command(epilog=versions.EXAMPLES)(versions.versions)
 app.command(epilog=spend.EXAMPLES)(spend.spend)
+app.command(epilog=trace.TRACE_EXAMPLES)(trace.trace)
+app.command(epilog=trace.LIST_EXAMPLES)(trace.actions)
 app.command(epilog=revocations.REVOKE_EXAMPLES)(revocations.revoke)
 app.command(epilog=revocations.LIST_EXAMPLES)(revocations.revocations)
 app.command(epilog=access.EXAMPLES)(access.access)

@@ -2,7 +2,7 @@
 
 Services call `configure` at their start and `structlog.get_logger()` where they log. What libraries log through the
 standard library (grpc, psycopg, asyncio) takes the same way out. Every line within a call has its trace_id,
-request_id, tenant, actor, job and attempt, taken from `rowcall.context`.
+request_id, tenant, actor, job and attempt, with its span_id, taken from `rowcall.context`.
 
 Policy: only the fields of `FIELDS` are written, so that a payload does not reach a log by a slip; the names of
 others are listed in the line's `unlisted`, without their values. In JSON an exception is its type and where it was
@@ -46,7 +46,18 @@ FIELDS: Final = frozenset(
         # The line itself.
         *("event", "level", "timestamp", "logger", "service", "process", "part", "unlisted"),
         # Who and in which trace.
-        *("trace_id", "request_id", "tenant", "actor", "credential", "job", "operation", "operations", "attempt"),
+        *(
+            "trace_id",
+            "span_id",
+            "request_id",
+            "tenant",
+            "actor",
+            "credential",
+            "job",
+            "operation",
+            "operations",
+            "attempt",
+        ),
         # What it is about, by name.
         *("method", "methods", "service_names", "queue", "queues", "shard", "shards", "lane", "worker", "worker_id"),
         *("workload", "pool", "link", "role", "database", "databases", "kind", "phase", "migration", "channel"),
@@ -263,6 +274,7 @@ def _add_call(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
             event.setdefault("job", call.operation)
         if call.attempt is not None:
             event.setdefault("attempt", call.attempt)
+            event.setdefault("span_id", call.trace.span_id)
     return event
 
 

@@ -6,6 +6,7 @@ Used by the gateway (accept), the worker (rehydrate) and `rowcall.context`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import re
@@ -27,6 +28,7 @@ _MEMBER = re.compile(f"({_KEY})={_VALUE}", re.ASCII)
 _NO_TRACE: Final = "0" * 32
 _NO_SPAN: Final = "0" * 16
 _SAMPLED: Final = 0x01
+_ODD: Final = "13579bdf"
 # "trace-flags": bits that this version does not define are not passed on.
 _KNOWN_FLAGS: Final = 0x03
 
@@ -71,7 +73,13 @@ class TraceContext(NamedTuple):
 
     @classmethod
     def from_metadata(cls, metadata: Iterable[tuple[str, str | bytes]]) -> Self:
-        """The position in a call's metadata, minted if there is none.
+        """The position in a call's metadata, minted if there is none."""
+        known = cls.found(metadata)
+        return cls.mint() if known is None else known
+
+    @classmethod
+    def found(cls, metadata: Iterable[tuple[str, str | bytes]]) -> Self | None:
+        """The position in a call's metadata; None if there is none that can be read.
 
         Two traceparents are none ("Processing Model"); several tracestates are one list, in their order.
         """
@@ -82,12 +90,18 @@ class TraceContext(NamedTuple):
                 parents.append(value)
             elif key == "tracestate" and isinstance(value, str):
                 states.append(value)
-        return cls.accept(parents[0] if len(parents) == 1 else None, ",".join(states) if states else None)
+        return cls.parse(parents[0], ",".join(states) if states else None) if len(parents) == 1 else None
 
     @classmethod
     def mint(cls, *, sampled: bool = False) -> Self:
         """The root of a new trace, with random ids."""
         return cls(f"00-{_random_id(16)}-{new_span_id()}-{int(sampled):02x}")
+
+    @classmethod
+    def of(cls, seed: bytes) -> Self:
+        """The root of a trace that is the same each time: of what brought none along."""
+        drawn = hashlib.blake2b(seed, digest_size=24).hexdigest()
+        return cls(f"00-{drawn[:32]}-{drawn[32:]}-00")
 
     def child(self, span_id: str | None = None) -> Self:
         """A new position below this one, in the same trace.
@@ -97,6 +111,11 @@ class TraceContext(NamedTuple):
         """
         found = span_id or new_span_id()
         return type(self)(f"{self.traceparent[:36]}{found}{self.traceparent[52:]}", self.tracestate)
+
+    def marked(self, *, sampled: bool) -> Self:
+        """The same position, of a trace that is recorded here, or is not ("Mutating the traceparent field": update sampled)."""
+        flags = int(self.traceparent[53:], 16) & ~_SAMPLED | sampled
+        return type(self)(f"{self.traceparent[:53]}{flags:02x}", self.tracestate)
 
     @property
     def trace_id(self) -> str:
@@ -111,12 +130,17 @@ class TraceContext(NamedTuple):
     @property
     def sampled(self) -> bool:
         """Whether the caller records the trace."""
-        return bool(int(self.traceparent[53:], 16) & _SAMPLED)
+        return self.traceparent[54] in _ODD
 
 
 def new_span_id() -> str:
     """16 hex digits, for a position that is yet to be."""
     return _random_id(8)
+
+
+def span_name(number: int) -> str:
+    """16 hex digits of a span's id that is kept as a signed number of 64 bits."""
+    return f"{number % 2**64:016x}"
 
 
 def _random_id(size: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from importlib.metadata import version
 from typing import Final
 
 import uvloop
@@ -19,10 +20,12 @@ from rowcall.garbage import spare_collections
 from rowcall.heaps import share_heaps
 from rowcall.ops.port import ops_port
 from rowcall.processes import Member, supervise
+from rowcall.queue.choice import exporters_of
 from rowcall.settings import SettingsError, load_settings
+from rowcall.telemetry.environment import sampling_from_environment, spans_from_environment
 from rowcall_gateway.edge.head_export import head_export_from_environment
 from rowcall_gateway.edge.reserved import reserved
-from rowcall_gateway.edge.telemetry import provider_from_environment
+from rowcall_gateway.edge.telemetry import Traces
 from rowcall_gateway.server import Gateway
 from rowcall_gateway.settings import GatewaySettings
 
@@ -89,12 +92,19 @@ async def serve(settings: GatewaySettings, member: Member | None = None) -> int:
         # The supervisor's word is no signal: whoever signals all processes of a service, as systemd does, signals each once.
         member.on_end(end.begin)
     try:
-        provider = provider_from_environment()
+        spans = spans_from_environment(
+            settings.program,
+            version=settings.deployed_version or version("rowcall-gateway"),
+            also=exporters_of(settings, service=settings.program),
+        )
+        sampling = sampling_from_environment(settings.traces_asked)
         head_export = head_export_from_environment()
     except ValueError as error:
         return _say(str(error), WRONG_SETTINGS)
-    gateway = Gateway(settings, tracer_provider=provider, head_export=head_export, shares_port=member is not None)
-    async with ops_port(settings.ops_address(None if member is None else member.number), [gateway]):
+    traces = None if spans is None else Traces(spans, sampling)
+    gateway = Gateway(settings, traces=traces, head_export=head_export, shares_port=member is not None)
+    ops_address = settings.ops_address(None if member is None else member.number)
+    async with ops_port(ops_address, [gateway], deployed_version=settings.deployed_version):
         await gateway.start()
         spare_collections()
         if member is None:
@@ -104,7 +114,7 @@ async def serve(settings: GatewaySettings, member: Member | None = None) -> int:
             member.ready()
         await told.wait()
         await gateway.drain()
-    for each in (provider, head_export):
+    for each in (spans, head_export):
         if each is not None:
             await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(each.shutdown))}, timeout=_LAST_SPANS)
     return 0

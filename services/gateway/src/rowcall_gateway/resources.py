@@ -157,7 +157,7 @@ class Resources:
             holds=[hold for held, hold in _HOLDS if row.held & held],
             error_fingerprint=row.error_fingerprint or "",
             resolution=_resolution(row),
-            waits=map(_wait, waits),
+            waits=map(wait_of, waits),
         )
         if row.error is not None:
             made.error.CopyFrom(_error(row, row.error, sees=sees))
@@ -229,6 +229,21 @@ def timestamp(time: datetime | None) -> Timestamp | None:
     return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
 
+def wait_of(row: WaitRow) -> Wait:
+    """What a job waits for, in words."""
+    reason = WaitReason.ValueType(row.reason)
+    paused = reason in _PAUSED
+    return Wait(
+        reason=reason,
+        description=_WAITS_FOR[reason],
+        start_time=timestamp(row.started_at),
+        actor=(row.who or "") if paused else "",
+        note=row.note or "",
+        worker="" if paused else row.who or "",
+        ahead=row.ahead,
+    )
+
+
 def _packed(type_name: str | None, data: bytes) -> AnyMessage:
     if type_name is not None:
         return AnyMessage(type_url=TYPE_URL + type_name, value=data)
@@ -257,20 +272,6 @@ def _progress(row: JobRow) -> Progress | None:
     if row.progress_at is None:
         return None
     return Progress(fraction=row.progress, message=row.progress_message or "", update_time=timestamp(row.progress_at))
-
-
-def _wait(row: WaitRow) -> Wait:
-    reason = WaitReason.ValueType(row.reason)
-    paused = reason in _PAUSED
-    return Wait(
-        reason=reason,
-        description=_WAITS_FOR[reason],
-        start_time=timestamp(row.started_at),
-        actor=(row.who or "") if paused else "",
-        note=row.note or "",
-        worker="" if paused else row.who or "",
-        ahead=row.ahead,
-    )
 
 
 def _resolution(row: JobRow) -> Resolution | None:

@@ -17,7 +17,6 @@ import structlog
 from google.longrunning import operations_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
-from opentelemetry.trace import TracerProvider
 
 from rowcall import logs
 from rowcall.address import Address
@@ -64,7 +63,7 @@ from rowcall_gateway.edge.port import open_port
 from rowcall_gateway.edge.refused import RefusedCalls
 from rowcall_gateway.edge.rules import OUR_SERVICES, Rules, method_paths
 from rowcall_gateway.edge.serving import Serving
-from rowcall_gateway.edge.telemetry import span_interceptor
+from rowcall_gateway.edge.telemetry import Traces
 from rowcall_gateway.edge.transport import server_options
 from rowcall_gateway.resources import Resources
 from rowcall_gateway.services.access import Access
@@ -85,8 +84,8 @@ from rowcall_gateway.services.publishing import Publishing
 from rowcall_gateway.services.queues import Queues
 from rowcall_gateway.services.reading import JobReader
 from rowcall_gateway.services.reflection import Reflection
-from rowcall_gateway.services.spend import Spending
 from rowcall_gateway.services.tenants import Tenants
+from rowcall_gateway.services.traces import Actions
 from rowcall_gateway.services.workers import LivingWorkers
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_gateway.shards.links import Links
@@ -124,7 +123,7 @@ class Gateway:
         settings: GatewaySettings,
         *,
         router: Router | None = None,
-        tracer_provider: TracerProvider | None = None,
+        traces: Traces | None = None,
         head_export: HeadExport | None = None,
         shares_port: bool = False,
     ) -> None:
@@ -132,7 +131,7 @@ class Gateway:
         Args:
             settings: What it is told.
             router: One that others share, open with the gateway's workloads, theirs to close; None: its own.
-            tracer_provider: Makes the spans of its RPCs; None: there are none.
+            traces: Begins the spans of its calls; None: there are none.
             head_export: Sends heads of the audit over OTLP; None: nobody does.
             shares_port: Whether other gateways listen on the same port, as processes of one command do: the kernel then
                 gives each a part of the connections.
@@ -140,7 +139,7 @@ class Gateway:
         self._settings = settings
         self._router = router
         self._owns_router = router is None
-        self._tracer_provider = tracer_provider
+        self._traces = traces
         self._shares_port = shares_port
         self._gate = Gate()
         self._background = Background()
@@ -462,7 +461,7 @@ class Gateway:
             rights=rights,
             gate=self._gate,
             rules=exchange.rules_of,
-            spans=None if self._tracer_provider is None else span_interceptor(self._tracer_provider),
+            traces=self._traces,
             note=self._incidents.note,
             refused=self._refused,
             in_time=self._in_time,
@@ -509,8 +508,8 @@ class Gateway:
         key = None if settings.audit_key_file is None else read_key(settings.audit_key_file)
         audit = Audit(validator, reader, links, router.audit, key=key)
         audit_service_pb2_grpc.add_AuditServiceServicer_to_server(audit, adding)
-        spending = Spending(validator, reader, links)
-        action_service_pb2_grpc.add_ActionServiceServicer_to_server(spending, adding)
+        actions = Actions(validator, reader, links, rights)
+        action_service_pb2_grpc.add_ActionServiceServicer_to_server(actions, adding)
         errors = Errors(validator, links)
         error_service_pb2_grpc.add_ErrorServiceServicer_to_server(errors, adding)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, adding)
@@ -530,7 +529,7 @@ class Gateway:
         )
         ours = (*OUR_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         handlers = served.of(method_paths(offered.catalogue, ours))
-        server.add_generic_rpc_handlers((await exchange.handlers(interceptor, handlers),))
+        server.add_generic_rpc_handlers((exchange.handlers(interceptor, handlers),))
         return server
 
     async def _tell_health(self, services: Sequence[str], gone: Sequence[str]) -> None:

@@ -14,14 +14,14 @@ from rowcall.address import DEFAULT_LISTEN, Address
 from rowcall.audit.signing import read_key
 from rowcall.catalogue.served import ServedSettings
 from rowcall.ops.settings import OpsSettings
-from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFile
+from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFile, TraceSettings
 from rowcall_gateway.edge.identity import IdentityMode, check_address, check_needed
 from rowcall_gateway.edge.port import CertificateFiles, Plaintext, check_plaintext
 
 T = TypeVar("T")
 
 
-class GatewaySettings(ClusterSettings, ServedSettings, OpsSettings):
+class GatewaySettings(ClusterSettings, ServedSettings, OpsSettings, TraceSettings):
     """How a gateway serves: where, whom, what, and how much at once."""
 
     program: ClassVar[str] = "rowcall-gateway"

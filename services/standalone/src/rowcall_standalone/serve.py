@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
+from importlib.metadata import version
 from typing import Final
 
 import uvloop
@@ -27,11 +28,13 @@ from rowcall.garbage import spare_collections
 from rowcall.heaps import share_heaps
 from rowcall.ops.port import ops_port
 from rowcall.processes import Member, kill_children, own_command, supervise
+from rowcall.queue.choice import exporters_of
 from rowcall.settings import load_settings
 from rowcall.signals import end_on_signals
+from rowcall.telemetry.environment import sampling_from_environment, spans_from_environment
 from rowcall_gateway.edge.head_export import head_export_from_environment
 from rowcall_gateway.edge.reserved import reserved
-from rowcall_gateway.edge.telemetry import provider_from_environment
+from rowcall_gateway.edge.telemetry import Traces
 from rowcall_standalone.settings import ServeSettings
 from rowcall_standalone.system import CannotStart, System
 from rowcall_worker.claiming.quarantine import Command, shard_of
@@ -41,6 +44,9 @@ from rowcall_worker.membership.signs import file_of, signs_of_several
 
 CANNOT_START: Final = 1
 WRONG_SETTINGS: Final = 2
+
+SERVICE: Final = "rowcall-serve"
+"""Who it says that it is where spans are told, unless OpenTelemetry's variables say otherwise."""
 
 _LAST_SPANS: Final = 5.0
 """Seconds that the collector of spans has to take the last of them."""
@@ -114,7 +120,13 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
         # The supervisor's word is no signal: whoever signals all processes of a service, as systemd does, signals each once.
         member.on_end(end.begin)
     try:
-        provider = provider_from_environment()
+        spans = spans_from_environment(
+            SERVICE,
+            version=settings.deployed_version or version("rowcall-standalone"),
+            also=exporters_of(settings, service=SERVICE),
+        )
+        # Each its own: what the gateway records of who asks must be no less for the worker to record.
+        at_gateway, at_worker = (sampling_from_environment(settings.traces_asked) for _ in range(2))
         head_export = head_export_from_environment()
     except ValueError as error:
         return _say(str(error), WRONG_SETTINGS)
@@ -123,11 +135,14 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
         settings,
         processes=settings.processes,
         shares_port=member is not None,
-        tracer_provider=provider,
+        traces=None if spans is None else Traces(spans, at_gateway),
+        spans=spans,
+        sampling=at_worker,
         head_export=head_export,
         command=Command(own_command(), 0 if member is None else member.number),
     )
-    async with ops_port(settings.ops_address(None if member is None else member.number), system.services):
+    ops_address = settings.ops_address(None if member is None else member.number)
+    async with ops_port(ops_address, system.services, deployed_version=settings.deployed_version):
         starting = asyncio.create_task(system.start(), name="start")
         waiting = asyncio.create_task(told.wait(), name="signal")
         await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -151,7 +166,7 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
                 await asyncio.wait({starting})
         finally:
             await system.drain(grace)
-    for each in (provider, head_export):
+    for each in (spans, head_export):
         if each is not None:
             await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(each.shutdown))}, timeout=_LAST_SPANS)
     return 0

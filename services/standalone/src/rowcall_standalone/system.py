@@ -9,9 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Sequence
 from datetime import timedelta
-from typing import Final, TypeVar
-
-from opentelemetry.trace import TracerProvider
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from rowcall import logs
 from rowcall.catalogue.images import ImageError
@@ -19,7 +17,9 @@ from rowcall.errors import RowcallError
 from rowcall.ops.standing import Service
 from rowcall.settings import SettingsError
 from rowcall.sharding import GATEWAY_WORKLOADS, WORKER_WORKLOADS, Router
+from rowcall.telemetry.sampling import Sampling
 from rowcall_gateway.edge.head_export import HeadExport
+from rowcall_gateway.edge.telemetry import Traces
 from rowcall_gateway.server import DEDICATED, Gateway
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_standalone.errors import StandaloneError
@@ -27,6 +27,9 @@ from rowcall_worker import RegistrationError, Worker, WorkerSettings
 from rowcall_worker.claiming.quarantine import Command
 from rowcall_worker.settings import connections_apart
 from rowcall_worker.shard import DEDICATED_CONNECTIONS
+
+if TYPE_CHECKING:
+    from rowcall.telemetry.spans import Spans
 
 _T = TypeVar("_T")
 
@@ -58,7 +61,9 @@ class System:
         workers: int = 1,
         processes: int = 1,
         shares_port: bool = False,
-        tracer_provider: TracerProvider | None = None,
+        traces: Traces | None = None,
+        spans: Spans | None = None,
+        sampling: Sampling | None = None,
         head_export: HeadExport | None = None,
         command: Command | None = None,
     ) -> None:
@@ -69,7 +74,9 @@ class System:
             workers: How many workers there are, each with slots of its own.
             processes: How many processes like this one there are, which the servers must have connections for.
             shares_port: Whether these listen on one port.
-            tracer_provider: Makes the gateway's spans; None: there are none.
+            traces: Begins the spans of the gateway's calls; None: there are none.
+            spans: Where workers tell of attempts; None: they do not.
+            sampling: Which traces the workers record; None: as the settings have it.
             head_export: Sends heads of the audit over OTLP; None: nobody does.
             command: What executes the program anew for jobs whose workers died; None: they run alone in this process.
         """
@@ -78,7 +85,9 @@ class System:
         self._workers_wanted = workers
         self._processes = processes
         self._shares_port = shares_port
-        self._tracer_provider = tracer_provider
+        self._traces = traces
+        self._spans = spans
+        self._sampling = sampling
         self._head_export = head_export
         self._command = command
         self._router: Router | None = None
@@ -169,7 +178,7 @@ class System:
         gateway = Gateway(
             self._gateway_settings,
             router=self._router,
-            tracer_provider=self._tracer_provider,
+            traces=self._traces,
             head_export=self._head_export,
             shares_port=self._shares_port,
         )
@@ -178,7 +187,13 @@ class System:
         self._gateway = gateway
 
     async def _start_worker(self) -> None:
-        worker = Worker(self._worker_settings, router=self._router, command=self._command)
+        worker = Worker(
+            self._worker_settings,
+            router=self._router,
+            command=self._command,
+            spans=self._spans,
+            sampling=self._sampling,
+        )
         self.services.append(worker)
         await worker.start()
         self._workers.append(worker)

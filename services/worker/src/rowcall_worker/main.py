@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import sys
 import traceback
+from importlib.metadata import version
 from typing import Final
 
 import uvloop
@@ -23,7 +24,9 @@ from rowcall.errors import RowcallError
 from rowcall.garbage import spare_collections
 from rowcall.ops.port import ops_port
 from rowcall.processes import Member, kill_children, own_command, supervise
+from rowcall.queue.choice import exporters_of
 from rowcall.settings import SettingsError, load_settings
+from rowcall.telemetry.environment import sampling_from_environment, spans_from_environment
 from rowcall_worker.claiming.quarantine import Apart, Command, said, shard_of
 from rowcall_worker.membership.alive import sign_of_life
 from rowcall_worker.membership.signs import file_of, signs_of_several
@@ -36,6 +39,9 @@ READY_LINE: Final = "rowcall-worker: ready"
 
 CANNOT_START: Final = 1
 WRONG_SETTINGS: Final = 2
+
+_LAST_SPANS: Final = 5.0
+"""Seconds that exporters of spans have to take the last of them."""
 
 
 def main() -> None:
@@ -84,7 +90,7 @@ def _several(settings: WorkerSettings) -> int:
 def _run(settings: WorkerSettings, member: Member | None) -> int:
     """Runs a worker in this process; the exit code."""
     try:
-        ending.run(_serve(settings, member), uvloop.new_event_loop)
+        return ending.run(_serve(settings, member), uvloop.new_event_loop)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return WRONG_SETTINGS
@@ -95,24 +101,36 @@ def _run(settings: WorkerSettings, member: Member | None) -> int:
     except BaseException:  # noqa: BLE001  a servicer's own code may raise anything as it is registered
         traceback.print_exc()
         return CANNOT_START
-    return 0
 
 
-async def _serve(settings: WorkerSettings, member: Member | None) -> None:
+async def _serve(settings: WorkerSettings, member: Member | None) -> int:
     told = asyncio.Event()
     end = ending.Ending(told.set, settings.grace, at_once=kill_children)
     if member is not None:
         # The supervisor's word is no signal: whoever signals all processes of a service, as systemd does, signals each once.
         member.on_end(end.begin)
+    try:
+        spans = spans_from_environment(
+            settings.program,
+            version=settings.deployed_version or version("rowcall-worker"),
+            also=exporters_of(settings, service=settings.program),
+        )
+        sampling = sampling_from_environment(settings.traces_asked)
+    except ValueError as error:
+        return _say(str(error), WRONG_SETTINGS)
     apart = None
     if member is not None and shard_of(member.told) is not None:
         apart = Apart(tell=member.tell, done=end.begin)
-        worker = Worker(settings, apart=apart)
+        worker = Worker(settings, apart=apart, spans=spans, sampling=sampling)
     else:
-        worker = Worker(settings, command=Command(own_command(), 0 if member is None else member.number))
+        command = Command(own_command(), 0 if member is None else member.number)
+        worker = Worker(settings, command=command, spans=spans, sampling=sampling)
     number = None if member is None else member.number
-    async with ops_port(settings.ops_address(number), [worker]):
+    async with ops_port(settings.ops_address(number), [worker], deployed_version=settings.deployed_version):
         await _work(settings, worker, told, member, apart)
+    if spans is not None:
+        await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(spans.shutdown))}, timeout=_LAST_SPANS)
+    return 0
 
 
 async def _work(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from rowcall.audit.signing import read_key
 from rowcall.ops.settings import OpsSettings
 from rowcall.queue.transactions import TransactionLimits
-from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFile, ReadableFiles
+from rowcall.settings import ClusterSettings, Duration, ProcessCount, ReadableFile, ReadableFiles, TraceSettings
 from rowcall_worker.claiming.shares import QueueChoice
 from rowcall_worker.serving.prices import read_prices
 
@@ -29,7 +29,7 @@ def _queue_choice(value: object) -> object:
     return QueueChoice.parse(value) if isinstance(value, str) else value
 
 
-class WorkerSettings(ClusterSettings, OpsSettings):
+class WorkerSettings(ClusterSettings, OpsSettings, TraceSettings):
     """How a worker runs: what it serves, how much at once, how long it holds on."""
 
     program: ClassVar[str] = "rowcall-worker"
@@ -129,6 +129,18 @@ class WorkerSettings(ClusterSettings, OpsSettings):
         "what they cost (docs/spend.md). Read again when it changes.",
         examples=["/etc/rowcall/prices.toml"],
         json_schema_extra={"metavar": "FILE"},
+    )
+    trace_relation: Literal["parent", "link"] = Field(
+        default="parent",
+        description="How the span of an attempt belongs to what submitted its job. parent: it lies under it, as one tree. link: it has no "
+        "parent and a link, as OpenTelemetry's conventions prefer. The trace is the same.",
+        examples=["parent"],
+    )
+    attempt_lines: Literal["sampled", "all"] = Field(
+        default="sampled",
+        description="Which attempts that went well have a line in the log. sampled: those whose trace is recorded, and those after a "
+        "job's first. all: each. What failed has one in any case.",
+        examples=["all"],
     )
     health_file: Path | None = Field(
         default=None,

@@ -11,7 +11,7 @@ import contextlib
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import structlog
@@ -46,12 +46,16 @@ from rowcall_worker.serving.prices import Prices
 from rowcall_worker.serving.progress import ProgressBoard
 from rowcall_worker.settings import WorkerSettings
 from rowcall_worker.settling.settler import Settler
+from rowcall_worker.settling.traces import AttemptTraces
 from rowcall_worker.upkeep.chores import Chore, Chores
 from rowcall_worker.upkeep.maintainer import Maintainer
 from rowcall_worker.upkeep.maintenance import Maintenance, Telling
 from rowcall_worker.upkeep.presence import Presence
 from rowcall_worker.upkeep.room import Room
 from rowcall_worker.upkeep.sealing import Sealing
+
+if TYPE_CHECKING:
+    from rowcall.telemetry.spans import Spans
 
 DEDICATED_CONNECTIONS: Final = 3
 """A shard's connections beside the pools: lease, listening, hints. A change of identity briefly makes it four."""
@@ -90,6 +94,7 @@ class ShardWorker:
         solitude: Solitude,
         prices: Prices,
         loop_lag: LoopLag,
+        spans: Spans | None = None,
         command: Command | None = None,
         apart: Apart | None = None,
     ) -> None:
@@ -105,6 +110,7 @@ class ShardWorker:
         solitude: The process's.
         prices: The process's.
         loop_lag: The process's.
+        spans: Where attempts are told of; None: nobody wants spans.
         command: What executes this program anew; None: suspects run in this process.
         apart: This is the process that runs suspects and nothing else; None: it is not.
         """
@@ -157,6 +163,13 @@ class ShardWorker:
             ready=self._ready,
             tally=self._tally,
             hints=settings.uses_hints,
+            traces=AttemptTraces(
+                spans,
+                shard=self.name,
+                queue_name=self._queue_name,
+                linked=settings.trace_relation == "link",
+                every_line=settings.attempt_lines == "all",
+            ),
         )
         self._abilities = Abilities(
             transactions=self._queue.transactions(settings.transaction_limits),

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from importlib.metadata import version
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 import grpc.aio
@@ -35,6 +35,7 @@ from rowcall.settings.files import WatchedFile
 from rowcall.sharding import WORKER_WORKLOADS, Router
 from rowcall.sharding.bounded import bounded
 from rowcall.telemetry import metrics
+from rowcall.telemetry.sampling import Sampling
 from rowcall.telemetry.tallies import Labels, watch_all
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_worker import servicers
@@ -48,7 +49,12 @@ from rowcall_worker.serving.descriptors import image_of
 from rowcall_worker.serving.handlers import RegistrationError, Registry, Served
 from rowcall_worker.serving.prices import Prices, PricesError, read_prices
 from rowcall_worker.settings import WorkerSettings, connections_apart
+from rowcall_worker.settling.figures import begin_at_zero
 from rowcall_worker.shard import DEDICATED_CONNECTIONS, ShardWorker
+
+if TYPE_CHECKING:
+    from rowcall.telemetry.spans import Spans
+    from rowcall_worker.running.handler_spans import HandlerSpans
 
 _INCIDENT_PATIENCE: Final = 3.0
 """Seconds that a shard has to take incidents, before the next one is asked."""
@@ -74,6 +80,8 @@ class Worker(grpc.aio.Server):
         router: Router | None = None,
         command: Command | None = None,
         apart: Apart | None = None,
+        spans: Spans | None = None,
+        sampling: Sampling | None = None,
     ) -> None:
         """Args:
         settings: What to serve and how.
@@ -81,10 +89,15 @@ class Worker(grpc.aio.Server):
         command: What executes the program anew for suspects, where this process is nothing but a worker; None: they run
             alone in it, while it runs nothing else.
         apart: What makes it the process that was started for suspects; None: it is a worker as others are.
+        spans: Where attempts are told of, and what handlers tell themselves; None: nobody wants spans.
+        sampling: Says which traces are recorded; None: a part of all, and those of callers who ask, as the settings have it.
         """
         self._settings = settings
         self._command = command
         self._apart = apart
+        self._spans = spans
+        self._sampling = sampling or Sampling(asked=settings.traces_asked)
+        self._handler_spans: HandlerSpans | None = None
         self._given_router = router
         self._router: Router | None = None
         """The router of its own."""
@@ -244,12 +257,21 @@ class Worker(grpc.aio.Server):
                 processes=self._settings.processes,
                 beside=0 if self._command is None else connections_apart(self._settings) + DEDICATED_CONNECTIONS,
             )
+        if self._spans is not None:
+            # With the SDK: not where nobody has asked for it.
+            from rowcall_worker.running.handler_spans import HandlerSpans
+
+            self._handler_spans = HandlerSpans(self._spans)
+            # Behind the servicers' registration, which may have chosen otherwise.
+            self._handler_spans.install()
         self._executor = Executor(
             worker=self.name,
             slots=self._settings.slots,
             threads=self._settings.threads,
             max_response_bytes=self._settings.max_response_bytes,
             note=self._incidents.note,
+            sampling=self._sampling,
+            handler_spans=self._handler_spans,
         )
         self._incidents.start()
         self._loop_lag = LoopLag(worker=self.name)
@@ -271,6 +293,7 @@ class Worker(grpc.aio.Server):
                 solitude=solitude,
                 prices=self._prices,
                 loop_lag=self._loop_lag,
+                spans=self._spans,
                 command=self._command,
                 apart=self._apart,
             )
@@ -278,6 +301,7 @@ class Worker(grpc.aio.Server):
         ]
         self._known = shards
         self._leave_gauges = _watch_slots(self._executor)
+        begin_at_zero([each.name for each in shards], served.methods)
         _log.info("worker starts", worker=self.name, methods=sorted(served.methods), shards=[s.name for s in shards])
         results = await asyncio.gather(*(shard.join() for shard in shards), return_exceptions=True)
         for shard, result in zip(shards, results, strict=True):
@@ -362,6 +386,8 @@ class Worker(grpc.aio.Server):
             self._leave_gauges = None
         if self._executor is not None:
             self._executor.close()
+        if self._handler_spans is not None:
+            self._handler_spans.leave()
         if self._router is not None:
             await self._router.close()
 

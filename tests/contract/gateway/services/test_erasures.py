@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, RunRequest, RunResponse
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceStub
@@ -106,6 +109,14 @@ def kinds(records: list[ExportedRecord]) -> dict[str, int]:
     return {name: names.count(name) for name in dict.fromkeys(names)}
 
 
+def span(name: str) -> dict[str, object]:
+    """A span of a tenant's, as an exporter tells it."""
+    return {
+        "tenant": name, "trace": "0af7651916cd43dd8448eb211c80319c", "span": "f" * 16, "parent": None, "kind": 1, "status": 2,
+        "started": 5, "took": 0.25, "name": "GetJob", "message": "OVER", "attributes": {"n": 7},
+    }  # fmt: skip
+
+
 def erased(answer: EraseTenantResponse) -> Mapping[str, int]:
     return {each.kind: each.rows for each in answer.erasure.erased}
 
@@ -174,9 +185,11 @@ async def test_everything_is_exported_and_then_erased_with_a_receipt(
         (each for each in await bench.claim(4) if each.job.tenant == "acme"), key=lambda each: each.job.request
     )
     await bench.answer(first, RunResponse())
+    with psycopg.connect(cluster.shards["a"]) as connection:
+        connection.execute("select rowcall.record_activity(%s)", [Jsonb([span("acme"), span("near")])])
     said = await client.erase(only_say=True)
     # The gateways' turns come and go by themselves.
-    assert {**erased(said), "turns": 0} == {"jobs": 2, "history": 1, "keys": 3, "turns": 0}
+    assert {**erased(said), "turns": 0} == {"jobs": 2, "history": 1, "keys": 3, "activity": 1, "turns": 0}
     assert not said.done
 
     records = await client.export()
@@ -190,7 +203,12 @@ async def test_everything_is_exported_and_then_erased_with_a_receipt(
     assert payloads == [b"secret 0", b"secret 1", b"secret 2"]
     assert [job.request_id for job in jobs] == ["k0", "k1", "k2"]
     assert jobs[0].state == JobState.JOB_STATE_SUCCEEDED
-    assert kinds(records) == {"tenant": 1, "key": 3, "job": 3, "audit": 2}
+    assert kinds(records) == {"tenant": 1, "key": 3, "job": 3, "span": 1, "audit": 3}
+    [told] = [record.span for record in records if record.HasField("span")]
+    assert (told.trace_id, told.span_id, told.parent_span_id) == ("0af7651916cd43dd8448eb211c80319c", "f" * 16, "")
+    assert (told.kind, told.status, told.name, told.message) == ("SERVER", "ERROR", "GetJob", "OVER")
+    assert (told.start_time.seconds, told.duration.ToTimedelta()) == (5, timedelta(seconds=0.25))
+    assert json.loads(told.attributes) == {"n": 7}
     assert {record.audit.action for record in records if record.HasField("audit")} == {"tenant.export"}
 
     near = rows_of(cluster, "near")

@@ -10,7 +10,6 @@ from google.longrunning import operations_pb2_grpc
 from google.longrunning.operations_pb2 import GetOperationRequest
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from opentelemetry.sdk.trace import TracerProvider
 from structlog.testing import capture_logs
 
 from rowcall.errors import PUSHBACK_KEY, status_of
@@ -22,6 +21,7 @@ from rowcall.v1.job_service_pb2 import BatchSubmitRequest
 from rowcall_gateway.edge import in_time
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import Gateways, info_of, jobs, keyed, refused, tenant, trailer
+from tests.fix_spans import Told
 
 NOW = ("prefer", "wait=0")
 
@@ -45,13 +45,13 @@ def delay_of(error: grpc.aio.AioRpcError) -> float:
 @pytest.mark.usefixtures("crowded")
 @pytest.mark.parametrize("traced", [False, True])
 async def test_who_would_be_too_late_is_told_when_to_call_again(
-    gateways: Gateways, cluster: Cluster, traced: bool
+    gateways: Gateways, cluster: Cluster, told: Told, traced: bool
 ) -> None:
-    gateway = await gateways.start(tracer_provider=TracerProvider() if traced else None)
+    gateway = await gateways.start(traces=told.traces if traced else None)
     probe = await gateways.probe(gateway, ("grpc.enable_retries", 0))
     operation = await probe.Run(RunRequest(), timeout=20, metadata=tenant("acme", NOW))
 
-    with capture_logs() as told:
+    with capture_logs() as lines:
         errors = [await refused(probe.Run(RunRequest(), timeout=20, metadata=tenant("acme", NOW))) for _ in range(20)]
 
     assert {error.code() for error in errors} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
@@ -62,7 +62,7 @@ async def test_who_would_be_too_late_is_told_when_to_call_again(
     delays = {delay_of(error) for error in errors}
     assert len(delays) > 10, "they do not come back together"
     assert 1 <= min(delays) < max(delays) <= 3
-    assert not [line for line in told if line.get("method")], "a line each would cost what there is no time for"
+    assert not [line for line in lines if line.get("method")], "a line each would cost what there is no time for"
     assert jobs(cluster, "name") == [(operation.name,)], "nothing was submitted"
 
 

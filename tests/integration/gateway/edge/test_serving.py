@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from tests.fix_gateway import Gateways, tenant
 from tests.fix_services import END_SECONDS, ServiceProcess, Services
 from tests.support import http2
 from tests.support.http2 import Raw
+from tests.support.ports import free_port
 
 NOW = ("prefer", "wait=0")
 NO_TEXT: Final = b"/\xff"
@@ -113,8 +113,7 @@ def test_a_process_does_not_outlive_a_server_that_is_cancelled(services: Service
 
 
 async def test_a_process_does_not_outlive_its_port_of_health(services: Services, cluster: Cluster) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     arguments = ["--listen", "127.0.0.1:0", "--health-listen", f"127.0.0.1:{port}"]
     process = services.python(program(ENDS_BY_A_PATH), *arguments, **cluster.gateway.variables)
     process.program = "rowcall-gateway"

@@ -28,6 +28,8 @@ from tests.support.queues import LEASE, NO_GRACE, READY
 from tests.support.waiting import until
 
 DEAD = 20_000
+DEAD_ASIDE = 4_000
+"""Of rows that are set aside. They are counted as they come and go, and each count walks over those before it: of 20,000, two hundred million."""
 COUNTED = "counted"
 FEW = 150
 """Entries, or pages, that no statement reads more of than it would without the dead ones."""
@@ -76,6 +78,7 @@ class Held:
         self,
         state: int,
         *,
+        count: int = DEAD,
         held: int = 0,
         worker: UUID | None = None,
         cancelled: bool = False,
@@ -85,14 +88,14 @@ class Held:
         """Has so many rows been there, their attempts to end so far from now."""
         ids = self.queue.ids
         given = {
-            "state": state, "held": held, "worker": worker, "cancelled": cancelled, "count": DEAD,
+            "state": state, "held": held, "worker": worker, "cancelled": cancelled, "count": count,
             "deadline": None, "attempt_ends": attempt_ends, "queue_id": ids.queue_id, "method_id": ids.method_id, "policy_id": ids.policy_id,
         }  # fmt: skip
         if deadline:
             given["deadline"] = await self.queue.value("select clock_timestamp() - interval '1 hour'")
         cursor = await self.queue.admin.execute(_DEAD, given)
-        assert await cursor.fetchone() == (DEAD,)
-        await self.queue.admin.execute("delete from rowcall.job where order_key <= %s and tenant = 'acme'", [DEAD])
+        assert await cursor.fetchone() == (count,)
+        await self.queue.admin.execute("delete from rowcall.job where order_key <= %s and tenant = 'acme'", [count])
 
     async def read(self, call: Callable[[PostgresWorkQueue], Awaitable[object]]) -> Read:
         """What a call reads, in a session of its own, whose end tells Postgres."""
@@ -288,7 +291,7 @@ async def test_a_dead_worker_is_looked_at_until_it_holds_nothing(held: Held) -> 
 
 
 async def test_due_jobs_are_looked_for_from_the_mark_on(held: Held) -> None:
-    await held.die(1)
+    await held.die(1, count=DEAD_ASIDE)
     lately = await held.queue.value(_LATELY)
     assert few(await held.read(lambda work: work.promote(10, lately)))
 
@@ -330,7 +333,7 @@ async def test_what_ageing_took_is_not_walked_over_again(held: Held) -> None:
 
 
 async def test_nobody_looks_for_what_is_held_unless_something_was_resumed(held: Held) -> None:
-    await held.die(2, held=1)
+    await held.die(2, count=DEAD_ASIDE, held=1)
     assert few(await held.read(lambda work: work.free_resumed(10, front=False)))
 
 

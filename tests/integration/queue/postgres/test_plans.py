@@ -18,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
 from rowcall.bounds import Budget, BudgetPeriod
+from rowcall.queue.actions import ActionJobs, ActionNode
 from rowcall.queue.model import DONE, LIVE, ORDER_STRIDE, ClaimedJob, Depths, JobFilter, QueueStats, Settlement
 from rowcall.queue.postgres.admin import PostgresQueueAdmin
 from rowcall.queue.postgres.admission import PostgresAdmissionStore
@@ -49,7 +50,7 @@ from rowcall.submit_jobs(
 _TOUCHED = """
 select relname, seq_tup_read + coalesce(idx_tup_fetch, 0)
 from pg_stat_all_tables
-where schemaname = 'rowcall' and (relname = 'job' or relname like 'job\\_%' or relname in ('spend', 'spend_entry'))
+where schemaname = 'rowcall' and (relname = 'job' or relname like 'job\\_%' or relname in ('spend', 'spend_entry', 'audit'))
 """
 
 _SPENT = """
@@ -269,6 +270,50 @@ async def test_what_belongs_to_a_trace_is_looked_up_by_its_id(queue: PostgresQue
 
     assert sum((await counted.touched(by_trace)).values()) <= 3 + 10
     assert found == [3]
+
+
+async def test_an_action_is_looked_up_by_its_trace_and_its_jobs_by_their_keys(
+    queue: PostgresQueue, counted: Counted
+) -> None:
+    """Among 3,000 that ended, on whichever day, and 17,000 that wait. Of those that wait as many are looked through as time allows."""
+    trace = UUID("0af7651916cd43dd8448eb211c80319c")
+    await queue.admin.execute("update rowcall.job set trace_id = gen_random_uuid()")
+    await queue.submit(*(queue.call(traceparent=f"00-{trace.hex}-b7ad6b7169203331-01") for _ in range(3)))
+    await queue.admin.execute("update rowcall.job set order_key = 0 where trace_id = %s", [trace])
+    worker = await queue.worker()
+    for _ in range(3):
+        await counted.work.settle(settlements(await counted.claim(worker, 1000), SUCCEEDED))
+    await queue.admin.execute(
+        "insert into rowcall.audit (tenant, action, target, trace_id) select 'acme', 'job.retry', md5(g::text), md5(g::text) "
+        "from generate_series(1, 3000) g"
+    )
+    await queue.admin.execute("analyze rowcall.job_history, rowcall.audit")
+    found: list[ActionJobs] = []
+    nodes: list[ActionNode] = []
+
+    async def jobs() -> None:
+        found[:] = [await counted.admin.action_jobs("acme", trace_id=trace, limit=100, patience=timedelta(0))]
+
+    async def tree() -> None:
+        nodes[:] = await counted.admin.action_nodes(
+            "acme", [job.job_id for job in found[0].jobs], hidden=(), trace_id=trace, audit=True, system=True, limit=100
+        )
+
+    async def page() -> None:
+        await counted.admin.actions("acme", limit=10, look=1000)
+
+    for look in (jobs, tree, page):
+        await look()
+    assert (len(found[0].jobs), found[0].whole) == (3, False)
+    assert {each.kind for each in nodes} == {"JOB", "WAIT", "ATTEMPT"}
+    touched = await counted.touched(jobs)
+    live = 500
+    assert touched.pop("job") <= live + 3
+    assert sum(touched.values()) <= 3
+    touched = await counted.touched(tree)
+    assert sum(touched.values()) <= 3
+    # So many of each table at a time, and those once more that are kept.
+    assert sum((await counted.touched(page)).values()) <= 2 * 500 + 10
 
 
 async def test_what_was_spent_is_looked_up_by_what_it_is_of(queue: PostgresQueue, counted: Counted) -> None:

@@ -162,7 +162,7 @@ async def test_every_call_of_the_services_is_within_their_rights(queue: Postgres
     await work.drop_history_day()
     await work.expire_keys(1)
     await work.make_history_days(HISTORY_DAYS)
-    assert await work.make_history_days(HISTORY_DAYS + 2) == 6, "two more days of three retentions"
+    assert await work.make_history_days(HISTORY_DAYS + 2) == 8, "two more days of three retentions, and of activity"
     await work.retire_worker(worker)
 
 

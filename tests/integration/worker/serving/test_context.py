@@ -45,6 +45,7 @@ async def test_the_call_follows_an_async_handler_into_tasks_and_threads(calls: C
         seen["handler"] = call_context.current()
         await asyncio.gather(child(), asyncio.sleep(0))
         seen["to_thread"] = await asyncio.to_thread(call_context.current)
+        seen["default executor"] = await asyncio.get_running_loop().run_in_executor(None, call_context.current)
         with ThreadPoolExecutor(1) as pool:
             copied = contextvars.copy_context()
             seen["executor"] = await asyncio.wrap_future(pool.submit(copied.run, call_context.current))
@@ -53,7 +54,7 @@ async def test_the_call_follows_an_async_handler_into_tasks_and_threads(calls: C
     await workers.start(serve(echo=echo))
     job = await calls.submit("Echo", EchoRequest(), call=CALL)
     row = await calls.done(job)
-    assert set(seen) == {"handler", "child task", "to_thread", "executor"}
+    assert set(seen) == {"handler", "child task", "to_thread", "default executor", "executor"}
     # The row's attempt has the very span that the handler ran in.
     assert {check(call, job) for call in seen.values()} == {row.span_id}
     assert call_context.current() is None

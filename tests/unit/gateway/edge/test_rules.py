@@ -62,7 +62,9 @@ def test_calls_are_of_a_tenant_but_where_nothing_of_them_is_one_tenants() -> Non
     assert {name for name in free if not name.startswith(f"{OPERATIONS}/")} == {
         "rowcall.v1.AccessService/ListRevocations",
         "rowcall.v1.AccessService/RevokeCredentials",
+        "rowcall.v1.ActionService/GetAction",
         "rowcall.v1.ActionService/GetSpend",
+        "rowcall.v1.ActionService/ListActions",
         "rowcall.v1.AdmissionService/DeleteBound",
         "rowcall.v1.AdmissionService/GetBound",
         "rowcall.v1.AdmissionService/ListBounds",

@@ -20,9 +20,10 @@ from rowcall.errors import RowcallError
 from rowcall.queue.model import ClaimedJob, Progress, Spent
 from rowcall.queue.protocol import WorkQueue
 from rowcall.queue.spend import Spend, SpendKind
+from rowcall.telemetry import conventions
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_worker import telemetry
-from rowcall_worker.serving import gen_ai, spending
+from rowcall_worker.serving import spending
 from rowcall_worker.serving.abilities import Abilities
 from rowcall_worker.serving.attempt import AttemptState
 from rowcall_worker.serving.direct import direct
@@ -104,15 +105,15 @@ async def test_everything_that_is_said_of_a_call_is_kept(running: Running) -> No
     assert spend.latency is not None
     assert timedelta(milliseconds=9) < spend.latency < timedelta(seconds=20)
     assert call.attributes == {
-        gen_ai.PROVIDER: "openai",
-        gen_ai.MODEL: "gpt-7",
-        gen_ai.INPUT_TOKENS: 1200,
-        gen_ai.OUTPUT_TOKENS: 80,
-        gen_ai.CACHE_READ_TOKENS: 200,
-        gen_ai.COST: 0.0123,
-        gen_ai.CURRENCY: "USD",
-        gen_ai.LATENCY: spend.latency.total_seconds(),
-        gen_ai.VERDICT: "ok",
+        conventions.GEN_AI_PROVIDER: "openai",
+        conventions.GEN_AI_MODEL: "gpt-7",
+        conventions.GEN_AI_INPUT_TOKENS: 1200,
+        conventions.GEN_AI_OUTPUT_TOKENS: 80,
+        conventions.GEN_AI_CACHE_READ_TOKENS: 200,
+        conventions.COST: 0.0123,
+        conventions.COST_CURRENCY: "USD",
+        conventions.LATENCY: spend.latency.total_seconds(),
+        conventions.VERDICT: "ok",
     }
 
 
@@ -179,7 +180,7 @@ async def test_a_handler_that_is_served_directly_goes_on_and_nothing_is_recorded
             call.tokens(input=1, output=2)
         assert await telemetry.flush()
         assert telemetry.flush_in_thread()
-    assert call.attributes[gen_ai.INPUT_TOKENS] == 1
+    assert call.attributes[conventions.GEN_AI_INPUT_TOKENS] == 1
 
 
 async def test_an_exception_is_recorded_with_its_type_and_goes_on(running: Running) -> None:
@@ -203,7 +204,7 @@ async def test_an_exception_is_recorded_with_its_type_and_goes_on(running: Runni
         ("ZeroDivisionError", Decimal("1.001")),
         ("CancelledError", None),
     ], "what was used is paid for; whether what was not answered is, nobody knows"
-    assert call.attributes[gen_ai.ERROR] == "ZeroDivisionError"
+    assert call.attributes[conventions.ERROR_TYPE] == "ZeroDivisionError"
 
 
 async def test_what_a_call_does_not_say_the_price_table_does(running: Running) -> None:

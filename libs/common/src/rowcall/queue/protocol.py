@@ -18,6 +18,7 @@ from rowcall.bounds import Bound, Budget
 from rowcall.catalogue.model import JobMethod, Policy
 from rowcall.catalogue.shapes import Shape
 from rowcall.incidents.model import IncidentRow, Noted
+from rowcall.queue.actions import EVERY_ACTION, ActionFilter, ActionJobs, ActionNode, ActionPage
 from rowcall.queue.hints import Hint, Listener, Notifier
 from rowcall.queue.model import (
     EVERY_JOB,
@@ -619,6 +620,55 @@ class QueueAdmin(Protocol):
 
     async def spend(self, wanted: SpendFilter, by: Collection[SpendBy], *, limit: int) -> list[SpendSum]:
         """What calls of models and providers cost, in sums, the dearest of each currency first."""
+
+    async def action_jobs(
+        self, tenant: str, *, trace_id: UUID | None = None, job_id: UUID | None = None, limit: int, patience: timedelta
+    ) -> ActionJobs:
+        """The jobs of one of a tenant's actions, live and finished.
+
+        Args:
+            tenant: Whose.
+            trace_id: The action's; or, where it is None,
+            job_id: one of its jobs, which may be gone.
+            limit: How many at most.
+            patience: For how long the tenant's live jobs are looked through for those of the trace, the newest first.
+        """
+
+    async def action_nodes(
+        self,
+        tenant: str,
+        job_ids: Sequence[UUID],
+        *,
+        hidden: Sequence[UUID],
+        trace_id: UUID | None,
+        audit: bool,
+        system: bool,
+        limit: int,
+    ) -> list[ActionNode]:
+        """The nodes of an action's tree, in the order of time: of these jobs, and of what else belongs to the trace.
+
+        Args:
+            tenant: Whose.
+            job_ids: The jobs.
+            hidden: Other jobs of it: nothing is told of what these spent.
+            trace_id: The action's; None: it has none.
+            audit: Whether with what operators did.
+            system: Whether with what belongs to no tenant: incidents, and what was done to what all share.
+            limit: How many of each kind at most.
+        """
+
+    async def actions(
+        self, tenant: str, wanted: ActionFilter = EVERY_ACTION, *, before: UUID | None = None, limit: int, look: int
+    ) -> ActionPage:
+        """A tenant's actions, newest first.
+
+        Args:
+            tenant: Whose.
+            wanted: Which of them.
+            before: Below this job.
+            limit: How many at most.
+            look: How many jobs are looked at at most, where few match.
+        """
 
     async def close(self) -> None:
         """Waits for the statements in flight; before the connections are closed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Final
@@ -148,6 +148,16 @@ class SpendSum:
     output_tokens: Decimal
     cost: Decimal
     """Exact, in `currency`."""
+
+    def plus(self, other: SpendSum) -> SpendSum:
+        """Both together; they are of the same."""
+        return replace(
+            self,
+            calls=self.calls + other.calls,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cost=self.cost + other.cost,
+        )
 
 
 def _is_utf8(text: str) -> bool:

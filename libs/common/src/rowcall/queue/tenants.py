@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from rowcall.audit.model import Act, Entry
@@ -51,7 +51,7 @@ class ErasureRow:
     actor: str | None
     note: str | None
     erased: Mapping[str, int]
-    """Rows by what they are: "jobs", "history", "keys", "spend", "turns", "readers", "incidents", "audit"."""
+    """Rows by what they are: "jobs", "history", "keys", "spend", "activity", "turns", "readers", "incidents", "audit"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +145,25 @@ class SpendSumRow:
 
 
 @dataclass(frozen=True, slots=True)
+class SpanRow:
+    """A span that was recorded, as the shard keeps it."""
+
+    trace_id: UUID
+    span_id: int
+    """As a signed number of 64 bits."""
+    parent_span_id: int | None
+    kind: int
+    """opentelemetry.trace.SpanKind"""
+    status: int
+    """opentelemetry.trace.StatusCode"""
+    started_at: datetime
+    duration: timedelta
+    name: str
+    message: str | None
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class IncidentTrace:
     """An incident that one of a tenant's jobs was the last to meet."""
 
@@ -231,6 +250,11 @@ class TenantAdmin(Protocol):
         self, tenant: str, *, day: date | None, skip: int, limit: int, act: Act | None = None
     ) -> list[SpendSumRow]:
         """The sums of that, from a day on, without the first so many of it."""
+
+    async def export_activity(
+        self, tenant: str, *, after: tuple[UUID, int] | None, limit: int, act: Act | None = None
+    ) -> list[SpanRow]:
+        """The spans that were recorded of it, behind a trace and a span."""
 
     async def export_audit(
         self, tenant: str, *, after: int, until: int, limit: int, act: Act | None = None

@@ -8,7 +8,7 @@ ROWCALL_ variable), `files` (files that are read again when they change), `value
 
 from rowcall.settings.dsn import Dsn, DsnText, parse_dsn, redact, unverified_hosts, with_password_file
 from rowcall.settings.load import load_settings, read_settings, unknown_settings
-from rowcall.settings.model import ClusterSettings, LogSettings, PoolSize, ProcessCount, Settings
+from rowcall.settings.model import ClusterSettings, LogSettings, PoolSize, ProcessCount, Settings, TraceSettings
 from rowcall.settings.problems import Problem, SettingsError, refuse
 from rowcall.settings.values import Duration, ReadableFile, ReadableFiles
 
@@ -25,6 +25,7 @@ __all__ = [
     "ReadableFiles",
     "Settings",
     "SettingsError",
+    "TraceSettings",
     "load_settings",
     "parse_dsn",
     "read_settings",

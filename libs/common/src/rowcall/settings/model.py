@@ -100,6 +100,20 @@ class LogSettings(Settings):
     )
 
 
+class TraceSettings(Settings):
+    """Which traces a service records. The rest is OpenTelemetry's own variables' to say (docs/tracing.md)."""
+
+    traces_asked: float = Field(
+        default=50,
+        ge=0,
+        le=100_000,
+        description="How many traces a second each process records because their callers ask for it, by the flag in traceparent, beside "
+        "those that it samples anyway. What fails or is tried again is recorded all the same.",
+        examples=["50"],
+        json_schema_extra={"metavar": "NUMBER"},
+    )
+
+
 class ClusterSettings(LogSettings):
     """Where the catalogue and the shards are, and how many connections to open to them."""
 
@@ -135,6 +149,12 @@ class ClusterSettings(LogSettings):
         "gateways, which verify it, and workers, which cut. Without it nothing is cut.",
         examples=["/run/secrets/rowcall_audit_key"],
         json_schema_extra={"metavar": "FILE"},
+    )
+    activity: bool = Field(
+        default=False,
+        description="Whether spans are kept on the shards for a week, for rowcall trace: those of calls, attempts and handlers that are "
+        "sampled, failed or were tried again. One more connection a shard.",
+        examples=["true"],
     )
     require_database_tls: bool = Field(
         default=False,

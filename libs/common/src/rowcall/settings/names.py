@@ -46,11 +46,13 @@ NEIGHBOURS: Final[Mapping[str, frozenset[str]]] = {
             "ROWCALL_TLS_CERT",
             "ROWCALL_TLS_CLIENT_CA",
             "ROWCALL_TLS_KEY",
+            "ROWCALL_TRACES_ASKED",
         }
     ),
     "rowcall-worker": frozenset(
         {
             "ROWCALL_ALLOW_FAULTS",
+            "ROWCALL_ATTEMPT_LINES",
             "ROWCALL_AUDIT_RETENTION",
             "ROWCALL_GRACE",
             "ROWCALL_IMAGES",
@@ -67,6 +69,8 @@ NEIGHBOURS: Final[Mapping[str, frozenset[str]]] = {
             "ROWCALL_SERVICERS",
             "ROWCALL_SLOTS",
             "ROWCALL_THREADS",
+            "ROWCALL_TRACES_ASKED",
+            "ROWCALL_TRACE_RELATION",
             "ROWCALL_TRANSACTION_LIMIT",
             "ROWCALL_TRANSACTION_WAIT",
         }

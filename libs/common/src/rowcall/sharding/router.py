@@ -315,14 +315,18 @@ def _demands(
     parts = [f"ROWCALL_POOL_{workload.name} {size}" for workload, size in sizes.items()]
     if dedicated:
         parts.append(f"{dedicated} dedicated")
+    # What keeps spans has a connection of its own, in each process.
+    kept = int(settings.activity)
+    if kept:
+        parts.append(f"{kept} for spans (ROWCALL_ACTIVITY)")
     demands = [
         Demand(
             f"shard {name!r}",
             f"ROWCALL_SHARDS (--shard {name}=…)",
             dsn(given),
-            sum(sizes.values()) + dedicated,
+            sum(sizes.values()) + dedicated + kept,
             " + ".join(parts),
-            beside,
+            beside + kept if beside else 0,
         )
         for name, given in settings.shards.items()
     ]

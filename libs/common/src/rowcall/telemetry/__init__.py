@@ -1,7 +1,9 @@
-"""What services measure of themselves, and how it is read: figures of a process, kept in memory, at some tenths of a microsecond each.
+"""What services measure of themselves, and how it is read: figures of a process, kept in memory, at some tenths of a microsecond each;
+and what things are called that are told of.
 
-`tallies` (counters, histograms and gauges), `metrics` (every one that there is, by its name, and what each follows), `exposition`
-(all of them as Prometheus reads them), `process` (what the process itself takes).
+`conventions` (the name of every attribute, and what each follows), `tallies` (counters, histograms and gauges), `metrics` (every one that there is, by its name, and what each follows), `exposition`
+(all of them as Prometheus reads them), `process` (what the process itself takes);
+`sampling` (which traces are recorded), `spans` (what exporters are told, through buffers that nobody waits for), `activity` (spans, to the shards that have what they are about), `environment` (what OpenTelemetry's variables ask for).
 
 Whoever counts something imports `metrics` and nothing else. It imports nothing of ours, so that everything may count.
 """

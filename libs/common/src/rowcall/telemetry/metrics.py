@@ -16,6 +16,14 @@ from __future__ import annotations
 import operator
 from typing import Final
 
+from rowcall.telemetry.conventions import (
+    MESSAGING_DESTINATION,
+    MESSAGING_OPERATION,
+    MESSAGING_SYSTEM,
+    RPC_METHOD,
+    RPC_STATUS_CODE,
+    RPC_SYSTEM,
+)
 from rowcall.telemetry.tallies import OTHER, Counter, Gauge, Histogram
 
 GRPC: Final = "grpc"
@@ -34,7 +42,7 @@ UNKNOWN_METHOD: Final = OTHER
 CALL_DURATION: Final = Histogram(
     "rpc.server.call.duration",
     "How long calls took at the gateway, from their request being there to their answer.",
-    ("rpc.system.name", "rpc.method", "rpc.response.status_code"),
+    (RPC_SYSTEM, RPC_METHOD, RPC_STATUS_CODE),
     unit="s",
 )
 CALL_ERRORS: Final = Counter(
@@ -72,19 +80,19 @@ CACHE_LOOKUPS: Final = Counter(
 SENT: Final = Counter(
     "messaging.client.sent.messages",
     "Jobs that calls, batches and handlers have created.",
-    ("messaging.system", "messaging.operation.name", "messaging.destination.name"),
+    (MESSAGING_SYSTEM, MESSAGING_OPERATION, MESSAGING_DESTINATION),
     unit="{message}",
 )
 CONSUMED: Final = Counter(
     "messaging.client.consumed.messages",
     "Jobs that claims have brought and a worker has taken in.",
-    ("messaging.system", "messaging.operation.name", "messaging.destination.name"),
+    (MESSAGING_SYSTEM, MESSAGING_OPERATION, MESSAGING_DESTINATION),
     unit="{message}",
 )
 PROCESS_DURATION: Final = Histogram(
     "messaging.process.duration",
     "How long attempts took, from their beginning to their outcome.",
-    ("messaging.system", "messaging.operation.name", "method"),
+    (MESSAGING_SYSTEM, MESSAGING_OPERATION, "method"),
     unit="s",
 )
 ATTEMPTS: Final = Counter(
@@ -99,12 +107,16 @@ ATTEMPT_ERRORS: Final = Counter(
     ("method", "code"),
     unit="{attempt}",
 )
+DEATHS: Final = ("failed", "lost", "overdue", "expired")
+"""The causes of DEAD_LETTERS."""
 DEAD_LETTERS: Final = Counter(
     "rowcall.dead_letters",
     "Jobs that failed for good: failed (by their handlers), lost (with their workers), overdue, or expired, before they were begun.",
     ("shard", "cause"),
     unit="{job}",
 )
+RESCUED_FROM: Final = ("dead_worker", "overdue")
+"""The kinds of RESCUES."""
 RESCUES: Final = Counter(
     "rowcall.rescues",
     "Jobs that were taken back: from a dead_worker, or from one that did not end an attempt in time (overdue).",
@@ -176,8 +188,20 @@ OLDEST_XMIN_AGE: Final = Gauge(
 READY: Final = Gauge(
     "rowcall.ready", "Whether what /readyz looks at is well, by its name: 1, or 0.", ("service", "check"), combine=min
 )
+BUILD: Final = Gauge(
+    "rowcall.build_info",
+    "Always 1: which release of Rowcall this process is, and what whoever deployed it calls its version (ROWCALL_DEPLOYED_VERSION).",
+    ("release", "deployed_version"),
+)
+DROPPED: Final = ("log_lines", "incidents")
+"""What TELEMETRY_DROPPED is of."""
 TELEMETRY_DROPPED: Final = Counter(
     "rowcall.telemetry.dropped",
-    "What was to be told and was dropped, because nobody took it in time: log_lines, incidents.",
+    "What was to be told and was dropped, because nobody took it in time: log_lines, incidents, spans.",
     ("what",),
+)
+TRACES_LIMITED: Final = Counter(
+    "rowcall.traces.limited",
+    "Traces that callers asked to be recorded and that were not for that, because too many ask.",
+    unit="{trace}",
 )

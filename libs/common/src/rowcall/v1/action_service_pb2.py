@@ -23,10 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import code_pb2 as google_dot_rpc_dot_code__pb2
 from rowcall.options.v1 import access_pb2 as rowcall_dot_options_dot_v1_dot_access__pb2
+from rowcall.v1 import job_pb2 as rowcall_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frowcall/v1/action_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1frowcall/options/v1/access.proto\"\xbe\x05\n\x0fGetSpendRequest\x12\x1f\n\x06parent\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18GR\x06parent\x12:\n\tfirst_day\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^(\\d{4}-\\d{2}-\\d{2})?$R\x08\x66irstDay\x12\x38\n\x08last_day\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^(\\d{4}-\\d{2}-\\d{2})?$R\x07lastDay\x12&\n\toperation\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\toperation\x12\x33\n\x08trace_id\x18\x05 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^([0-9a-f]{32})?$R\x07traceId\x12 \n\x06method\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x03R\x06method\x12$\n\x08provider\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\x08provider\x12\x1e\n\x05model\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\x05model\x12J\n\x08group_by\x18\t \x03(\x0e\x32\x1a.rowcall.v1.SpendDimensionB\x13\xbaH\x10\x92\x01\r\x10\x05\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00R\x07groupBy:\x82\x02\xbaH\xfe\x01\x1a\xfb\x01\n)get_spend.one_of_days_operation_and_trace\x12[name days, an operation or a trace: an operation\'s and a trace\'s is all that they ever cost\x1aq[this.first_day != \'\' || this.last_day != \'\', this.operation != \'\', this.trace_id != \'\'].filter(x, x).size() <= 1\"\x8c\x02\n\x08SpendSum\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x10\n\x03\x64\x61y\x18\x02 \x01(\tR\x03\x64\x61y\x12\x16\n\x06method\x18\x03 \x01(\tR\x06method\x12\x1a\n\x08provider\x18\x04 \x01(\tR\x08provider\x12\x14\n\x05model\x18\x05 \x01(\tR\x05model\x12\x1a\n\x08\x63urrency\x18\x06 \x01(\tR\x08\x63urrency\x12\x14\n\x05\x63\x61lls\x18\x07 \x01(\x03R\x05\x63\x61lls\x12!\n\x0cinput_tokens\x18\x08 \x01(\x03R\x0binputTokens\x12#\n\routput_tokens\x18\t \x01(\x03R\x0coutputTokens\x12\x12\n\x04\x63ost\x18\n \x01(\tR\x04\x63ost\"\x7f\n\x10GetSpendResponse\x12(\n\x04sums\x18\x01 \x03(\x0b\x32\x14.rowcall.v1.SpendSumR\x04sums\x12\x12\n\x04more\x18\x02 \x01(\x08R\x04more\x12-\n\x12unreachable_shards\x18\x03 \x03(\tR\x11unreachableShards*\xbb\x01\n\x0eSpendDimension\x12\x1f\n\x1bSPEND_DIMENSION_UNSPECIFIED\x10\x00\x12\x1a\n\x16SPEND_DIMENSION_TENANT\x10\x01\x12\x17\n\x13SPEND_DIMENSION_DAY\x10\x02\x12\x1a\n\x16SPEND_DIMENSION_METHOD\x10\x03\x12\x1c\n\x18SPEND_DIMENSION_PROVIDER\x10\x04\x12\x19\n\x15SPEND_DIMENSION_MODEL\x10\x05\x32u\n\rActionService\x12\x64\n\x08GetSpend\x12\x1b.rowcall.v1.GetSpendRequest\x1a\x1c.rowcall.v1.GetSpendResponse\"\x1d\xba\xa0\x19\x19\n\x08operator\n\x06viewer\n\x05\x61\x64minBH\n\x0e\x64\x65v.rowcall.v1B\x12\x41\x63tionServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frowcall/v1/action_service.proto\x12\nrowcall.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15google/rpc/code.proto\x1a\x1frowcall/options/v1/access.proto\x1a\x14rowcall/v1/job.proto\"\xbe\x05\n\x0fGetSpendRequest\x12\x1f\n\x06parent\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18GR\x06parent\x12:\n\tfirst_day\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^(\\d{4}-\\d{2}-\\d{2})?$R\x08\x66irstDay\x12\x38\n\x08last_day\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^(\\d{4}-\\d{2}-\\d{2})?$R\x07lastDay\x12&\n\toperation\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\toperation\x12\x33\n\x08trace_id\x18\x05 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^([0-9a-f]{32})?$R\x07traceId\x12 \n\x06method\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x03R\x06method\x12$\n\x08provider\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\x08provider\x12\x1e\n\x05model\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\x05model\x12J\n\x08group_by\x18\t \x03(\x0e\x32\x1a.rowcall.v1.SpendDimensionB\x13\xbaH\x10\x92\x01\r\x10\x05\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00R\x07groupBy:\x82\x02\xbaH\xfe\x01\x1a\xfb\x01\n)get_spend.one_of_days_operation_and_trace\x12[name days, an operation or a trace: an operation\'s and a trace\'s is all that they ever cost\x1aq[this.first_day != \'\' || this.last_day != \'\', this.operation != \'\', this.trace_id != \'\'].filter(x, x).size() <= 1\"\x8c\x02\n\x08SpendSum\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x10\n\x03\x64\x61y\x18\x02 \x01(\tR\x03\x64\x61y\x12\x16\n\x06method\x18\x03 \x01(\tR\x06method\x12\x1a\n\x08provider\x18\x04 \x01(\tR\x08provider\x12\x14\n\x05model\x18\x05 \x01(\tR\x05model\x12\x1a\n\x08\x63urrency\x18\x06 \x01(\tR\x08\x63urrency\x12\x14\n\x05\x63\x61lls\x18\x07 \x01(\x03R\x05\x63\x61lls\x12!\n\x0cinput_tokens\x18\x08 \x01(\x03R\x0binputTokens\x12#\n\routput_tokens\x18\t \x01(\x03R\x0coutputTokens\x12\x12\n\x04\x63ost\x18\n \x01(\tR\x04\x63ost\"\x7f\n\x10GetSpendResponse\x12(\n\x04sums\x18\x01 \x03(\x0b\x32\x14.rowcall.v1.SpendSumR\x04sums\x12\x12\n\x04more\x18\x02 \x01(\x08R\x04more\x12-\n\x12unreachable_shards\x18\x03 \x03(\tR\x11unreachableShards\"\xc0\x02\n\x10GetActionRequest\x12\x1f\n\x06parent\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18GR\x06parent\x12&\n\toperation\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\toperation\x12\x33\n\x08trace_id\x18\x03 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^([0-9a-f]{32})?$R\x07traceId:\xad\x01\xbaH\xa9\x01\x1a\xa6\x01\n\x1dget_action.operation_or_trace\x12Tname an operation or a trace, one of both: an operation\'s action is all of its trace\x1a/(this.operation != \'\') != (this.trace_id != \'\')\"\xce\x03\n\nActionNode\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n\tparent_id\x18\x02 \x01(\tR\x08parentId\x12.\n\x04kind\x18\x03 \x01(\x0e\x32\x1a.rowcall.v1.ActionNodeKindR\x04kind\x12\x12\n\x04name\x18\x04 \x01(\tR\x04name\x12\x39\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64uration\x12\x16\n\x06status\x18\x07 \x01(\tR\x06status\x12$\n\x04\x63ode\x18\x08 \x01(\x0e\x32\x10.google.rpc.CodeR\x04\x63ode\x12\x18\n\x07message\x18\t \x01(\tR\x07message\x12\x46\n\nattributes\x18\n \x03(\x0b\x32&.rowcall.v1.ActionNode.AttributesEntryR\nattributes\x1a=\n\x0f\x41ttributesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xcb\x02\n\x0b\x41\x63tionGroup\x12\x1b\n\tparent_id\x18\x01 \x01(\tR\x08parentId\x12\x16\n\x06method\x18\x02 \x01(\tR\x06method\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x14.rowcall.v1.JobStateR\x05state\x12\x12\n\x04jobs\x18\x04 \x01(\x03R\x04jobs\x12 \n\x0b\x64\x65scendants\x18\x05 \x01(\x03R\x0b\x64\x65scendants\x12\x39\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\x12\x33\n\x07longest\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07longest\"\x9a\x01\n\nActionCost\x12\x1a\n\x08\x63urrency\x18\x01 \x01(\tR\x08\x63urrency\x12\x14\n\x05\x63\x61lls\x18\x02 \x01(\x03R\x05\x63\x61lls\x12!\n\x0cinput_tokens\x18\x03 \x01(\x03R\x0binputTokens\x12#\n\routput_tokens\x18\x04 \x01(\x03R\x0coutputTokens\x12\x12\n\x04\x63ost\x18\x05 \x01(\tR\x04\x63ost\"\xf3\x02\n\x11GetActionResponse\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x19\n\x08trace_id\x18\x02 \x01(\tR\x07traceId\x12\x39\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64uration\x12,\n\x05nodes\x18\x05 \x03(\x0b\x32\x16.rowcall.v1.ActionNodeR\x05nodes\x12/\n\x06groups\x18\x06 \x03(\x0b\x32\x17.rowcall.v1.ActionGroupR\x06groups\x12\x12\n\x04jobs\x18\x07 \x01(\x03R\x04jobs\x12,\n\x05\x63osts\x18\x08 \x03(\x0b\x32\x16.rowcall.v1.ActionCostR\x05\x63osts\x12\x18\n\x07partial\x18\t \x01(\x08R\x07partial\"\x87\x04\n\x12ListActionsRequest\x12\x1f\n\x06parent\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18GR\x06parent\x12\x39\n\nstart_from\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartFrom\x12\x35\n\x08start_to\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07startTo\x12?\n\x06states\x18\x04 \x03(\x0e\x32\x14.rowcall.v1.JobStateB\x11\xbaH\x0e\x92\x01\x0b\x10\x08\"\x07\x82\x01\x04\x10\x01 \x00R\x06states\x12 \n\x06method\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x03R\x06method\x12\x46\n\x0cmin_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02\x32\x00R\x0bminDuration\x12<\n\x08min_cost\x18\x07 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^(\\d{1,12}(\\.\\d{1,12})?)?$R\x07minCost\x12\x30\n\x08\x63urrency\x18\x08 \x01(\tB\x14\xbaH\x11r\x0f\x32\r^([A-Z]{3})?$R\x08\x63urrency\x12$\n\tpage_size\x18\t \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\x1d\n\npage_token\x18\n \x01(\tR\tpageToken\"\xee\x02\n\rActionSummary\x12\x1c\n\toperation\x18\x01 \x01(\tR\toperation\x12\x19\n\x08trace_id\x18\x02 \x01(\tR\x07traceId\x12\x16\n\x06method\x18\x03 \x01(\tR\x06method\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x14.rowcall.v1.JobStateR\x05state\x12$\n\x04\x63ode\x18\x05 \x01(\x0e\x32\x10.google.rpc.CodeR\x04\x63ode\x12\x39\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x64uration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64uration\x12\x1a\n\x08\x61ttempts\x18\x08 \x01(\x05R\x08\x61ttempts\x12,\n\x05\x63osts\x18\t \x03(\x0b\x32\x16.rowcall.v1.ActionCostR\x05\x63osts\"r\n\x13ListActionsResponse\x12\x33\n\x07\x61\x63tions\x18\x01 \x03(\x0b\x32\x19.rowcall.v1.ActionSummaryR\x07\x61\x63tions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*\xbb\x01\n\x0eSpendDimension\x12\x1f\n\x1bSPEND_DIMENSION_UNSPECIFIED\x10\x00\x12\x1a\n\x16SPEND_DIMENSION_TENANT\x10\x01\x12\x17\n\x13SPEND_DIMENSION_DAY\x10\x02\x12\x1a\n\x16SPEND_DIMENSION_METHOD\x10\x03\x12\x1c\n\x18SPEND_DIMENSION_PROVIDER\x10\x04\x12\x19\n\x15SPEND_DIMENSION_MODEL\x10\x05*\xa3\x02\n\x0e\x41\x63tionNodeKind\x12 \n\x1c\x41\x43TION_NODE_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41\x43TION_NODE_KIND_JOB\x10\x01\x12\x19\n\x15\x41\x43TION_NODE_KIND_WAIT\x10\x02\x12\x1c\n\x18\x41\x43TION_NODE_KIND_ATTEMPT\x10\x03\x12\x1f\n\x1b\x41\x43TION_NODE_KIND_MODEL_CALL\x10\x04\x12\"\n\x1e\x41\x43TION_NODE_KIND_PROVIDER_CALL\x10\x05\x12\x1d\n\x19\x41\x43TION_NODE_KIND_OPERATOR\x10\x06\x12\x1d\n\x19\x41\x43TION_NODE_KIND_INCIDENT\x10\x07\x12\x19\n\x15\x41\x43TION_NODE_KIND_SPAN\x10\x08\x32\xcd\x02\n\rActionService\x12g\n\tGetAction\x12\x1c.rowcall.v1.GetActionRequest\x1a\x1d.rowcall.v1.GetActionResponse\"\x1d\xba\xa0\x19\x19\n\x08operator\n\x06viewer\n\x05\x61\x64min\x12m\n\x0bListActions\x12\x1e.rowcall.v1.ListActionsRequest\x1a\x1f.rowcall.v1.ListActionsResponse\"\x1d\xba\xa0\x19\x19\n\x08operator\n\x06viewer\n\x05\x61\x64min\x12\x64\n\x08GetSpend\x12\x1b.rowcall.v1.GetSpendRequest\x1a\x1c.rowcall.v1.GetSpendResponse\"\x1d\xba\xa0\x19\x19\n\x08operator\n\x06viewer\n\x05\x61\x64minBH\n\x0e\x64\x65v.rowcall.v1B\x12\x41\x63tionServiceProtoP\x01Z rowcall.dev/rowcall/v1;rowcallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,16 +58,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSPENDREQUEST'].fields_by_name['group_by']._serialized_options = b'\272H\020\222\001\r\020\005\030\001\"\007\202\001\004\020\001 \000'
   _globals['_GETSPENDREQUEST']._loaded_options = None
   _globals['_GETSPENDREQUEST']._serialized_options = b'\272H\376\001\032\373\001\n)get_spend.one_of_days_operation_and_trace\022[name days, an operation or a trace: an operation\'s and a trace\'s is all that they ever cost\032q[this.first_day != \'\' || this.last_day != \'\', this.operation != \'\', this.trace_id != \'\'].filter(x, x).size() <= 1'
+  _globals['_GETACTIONREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_GETACTIONREQUEST'].fields_by_name['parent']._serialized_options = b'\272H\004r\002\030G'
+  _globals['_GETACTIONREQUEST'].fields_by_name['operation']._loaded_options = None
+  _globals['_GETACTIONREQUEST'].fields_by_name['operation']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_GETACTIONREQUEST'].fields_by_name['trace_id']._loaded_options = None
+  _globals['_GETACTIONREQUEST'].fields_by_name['trace_id']._serialized_options = b'\272H\025r\0232\021^([0-9a-f]{32})?$'
+  _globals['_GETACTIONREQUEST']._loaded_options = None
+  _globals['_GETACTIONREQUEST']._serialized_options = b'\272H\251\001\032\246\001\n\035get_action.operation_or_trace\022Tname an operation or a trace, one of both: an operation\'s action is all of its trace\032/(this.operation != \'\') != (this.trace_id != \'\')'
+  _globals['_ACTIONNODE_ATTRIBUTESENTRY']._loaded_options = None
+  _globals['_ACTIONNODE_ATTRIBUTESENTRY']._serialized_options = b'8\001'
+  _globals['_LISTACTIONSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTACTIONSREQUEST'].fields_by_name['parent']._serialized_options = b'\272H\004r\002\030G'
+  _globals['_LISTACTIONSREQUEST'].fields_by_name['states']._loaded_options = None
+  _globals['_LISTACTIONSREQUEST'].fields_by_name['states']._serialized_options = b'\272H\016\222\001\013\020\010\"\007\202\001\004\020\001 \000'
+  _globals['_LISTACTIONSREQUEST'].fields_by_name['method']._loaded_options = None
+  _globals['_LISTACTIONSREQUEST'].fields_by_name['method']._serialized_options = b'\272H\005r\003\030\377\003'
+  _globals['_LISTACTIONSREQUEST'].fields_by_name['min_duration']._loaded_options = None
+  _globals['_LISTACTIONSREQUEST'].fields_by_name['min_duration']._serialized_options = b'\272H\005\252\001\0022\000'
+  _globals['_LISTACTIONSREQUEST'].fields_by_name['min_cost']._loaded_options = None
+  _globals['_LISTACTIONSREQUEST'].fields_by_name['min_cost']._serialized_options = b'\272H\036r\0342\032^(\\d{1,12}(\\.\\d{1,12})?)?$'
+  _globals['_LISTACTIONSREQUEST'].fields_by_name['currency']._loaded_options = None
+  _globals['_LISTACTIONSREQUEST'].fields_by_name['currency']._serialized_options = b'\272H\021r\0172\r^([A-Z]{3})?$'
+  _globals['_LISTACTIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTACTIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_ACTIONSERVICE'].methods_by_name['GetAction']._loaded_options = None
+  _globals['_ACTIONSERVICE'].methods_by_name['GetAction']._serialized_options = b'\272\240\031\031\n\010operator\n\006viewer\n\005admin'
+  _globals['_ACTIONSERVICE'].methods_by_name['ListActions']._loaded_options = None
+  _globals['_ACTIONSERVICE'].methods_by_name['ListActions']._serialized_options = b'\272\240\031\031\n\010operator\n\006viewer\n\005admin'
   _globals['_ACTIONSERVICE'].methods_by_name['GetSpend']._loaded_options = None
   _globals['_ACTIONSERVICE'].methods_by_name['GetSpend']._serialized_options = b'\272\240\031\031\n\010operator\n\006viewer\n\005admin'
-  _globals['_SPENDDIMENSION']._serialized_start=1215
-  _globals['_SPENDDIMENSION']._serialized_end=1402
-  _globals['_GETSPENDREQUEST']._serialized_start=110
-  _globals['_GETSPENDREQUEST']._serialized_end=812
-  _globals['_SPENDSUM']._serialized_start=815
-  _globals['_SPENDSUM']._serialized_end=1083
-  _globals['_GETSPENDRESPONSE']._serialized_start=1085
-  _globals['_GETSPENDRESPONSE']._serialized_end=1212
-  _globals['_ACTIONSERVICE']._serialized_start=1404
-  _globals['_ACTIONSERVICE']._serialized_end=1521
+  _globals['_SPENDDIMENSION']._serialized_start=3985
+  _globals['_SPENDDIMENSION']._serialized_end=4172
+  _globals['_ACTIONNODEKIND']._serialized_start=4175
+  _globals['_ACTIONNODEKIND']._serialized_end=4466
+  _globals['_GETSPENDREQUEST']._serialized_start=220
+  _globals['_GETSPENDREQUEST']._serialized_end=922
+  _globals['_SPENDSUM']._serialized_start=925
+  _globals['_SPENDSUM']._serialized_end=1193
+  _globals['_GETSPENDRESPONSE']._serialized_start=1195
+  _globals['_GETSPENDRESPONSE']._serialized_end=1322
+  _globals['_GETACTIONREQUEST']._serialized_start=1325
+  _globals['_GETACTIONREQUEST']._serialized_end=1645
+  _globals['_ACTIONNODE']._serialized_start=1648
+  _globals['_ACTIONNODE']._serialized_end=2110
+  _globals['_ACTIONNODE_ATTRIBUTESENTRY']._serialized_start=2049
+  _globals['_ACTIONNODE_ATTRIBUTESENTRY']._serialized_end=2110
+  _globals['_ACTIONGROUP']._serialized_start=2113
+  _globals['_ACTIONGROUP']._serialized_end=2444
+  _globals['_ACTIONCOST']._serialized_start=2447
+  _globals['_ACTIONCOST']._serialized_end=2601
+  _globals['_GETACTIONRESPONSE']._serialized_start=2604
+  _globals['_GETACTIONRESPONSE']._serialized_end=2975
+  _globals['_LISTACTIONSREQUEST']._serialized_start=2978
+  _globals['_LISTACTIONSREQUEST']._serialized_end=3497
+  _globals['_ACTIONSUMMARY']._serialized_start=3500
+  _globals['_ACTIONSUMMARY']._serialized_end=3866
+  _globals['_LISTACTIONSRESPONSE']._serialized_start=3868
+  _globals['_LISTACTIONSRESPONSE']._serialized_end=3982
+  _globals['_ACTIONSERVICE']._serialized_start=4469
+  _globals['_ACTIONSERVICE']._serialized_end=4802
 # @@protoc_insertion_point(module_scope)

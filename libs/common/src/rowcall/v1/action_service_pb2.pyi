@@ -5,9 +5,13 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import code_pb2 as _code_pb2
+from rowcall.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -54,6 +58,54 @@ SPEND_DIMENSION_PROVIDER: SpendDimension.ValueType  # 4
 SPEND_DIMENSION_MODEL: SpendDimension.ValueType  # 5
 """Which model."""
 Global___SpendDimension: _TypeAlias = SpendDimension  # noqa: Y015
+
+class _ActionNodeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ActionNodeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ActionNodeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ACTION_NODE_KIND_UNSPECIFIED: _ActionNodeKind.ValueType  # 0
+    """Never said."""
+    ACTION_NODE_KIND_JOB: _ActionNodeKind.ValueType  # 1
+    """A job, from when its row was written to its end."""
+    ACTION_NODE_KIND_WAIT: _ActionNodeKind.ValueType  # 2
+    """A job that waits: for its time, for its turn, between two attempts."""
+    ACTION_NODE_KIND_ATTEMPT: _ActionNodeKind.ValueType  # 3
+    """An attempt of a job, from its claim to its end."""
+    ACTION_NODE_KIND_MODEL_CALL: _ActionNodeKind.ValueType  # 4
+    """A handler's call of a model, as it was booked."""
+    ACTION_NODE_KIND_PROVIDER_CALL: _ActionNodeKind.ValueType  # 5
+    """A handler's call of another provider, as it was booked."""
+    ACTION_NODE_KIND_OPERATOR: _ActionNodeKind.ValueType  # 6
+    """What an operator or admin did to a job, or in this trace. For operators and admins."""
+    ACTION_NODE_KIND_INCIDENT: _ActionNodeKind.ValueType  # 7
+    """A failure that was our own fault and was met in this trace last. For admins."""
+    ACTION_NODE_KIND_SPAN: _ActionNodeKind.ValueType  # 8
+    """A span that was recorded and is none of the above."""
+
+class ActionNodeKind(_ActionNodeKind, metaclass=_ActionNodeKindEnumTypeWrapper):
+    """What a node of an action's tree is."""
+
+ACTION_NODE_KIND_UNSPECIFIED: ActionNodeKind.ValueType  # 0
+"""Never said."""
+ACTION_NODE_KIND_JOB: ActionNodeKind.ValueType  # 1
+"""A job, from when its row was written to its end."""
+ACTION_NODE_KIND_WAIT: ActionNodeKind.ValueType  # 2
+"""A job that waits: for its time, for its turn, between two attempts."""
+ACTION_NODE_KIND_ATTEMPT: ActionNodeKind.ValueType  # 3
+"""An attempt of a job, from its claim to its end."""
+ACTION_NODE_KIND_MODEL_CALL: ActionNodeKind.ValueType  # 4
+"""A handler's call of a model, as it was booked."""
+ACTION_NODE_KIND_PROVIDER_CALL: ActionNodeKind.ValueType  # 5
+"""A handler's call of another provider, as it was booked."""
+ACTION_NODE_KIND_OPERATOR: ActionNodeKind.ValueType  # 6
+"""What an operator or admin did to a job, or in this trace. For operators and admins."""
+ACTION_NODE_KIND_INCIDENT: ActionNodeKind.ValueType  # 7
+"""A failure that was our own fault and was met in this trace last. For admins."""
+ACTION_NODE_KIND_SPAN: ActionNodeKind.ValueType  # 8
+"""A span that was recorded and is none of the above."""
+Global___ActionNodeKind: _TypeAlias = ActionNodeKind  # noqa: Y015
 
 @_typing.final
 class GetSpendRequest(_message.Message):
@@ -206,3 +258,444 @@ class GetSpendResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetSpendResponse: _TypeAlias = GetSpendResponse  # noqa: Y015
+
+@_typing.final
+class GetActionRequest(_message.Message):
+    """Which action."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """"tenants/{tenant}", or empty for the caller's own: what others did in the same trace is
+    theirs.
+    """
+    operation: _builtins.str
+    """Any of its operations, "tenants/{tenant}/operations/{uuid}"; it may be deleted."""
+    trace_id: _builtins.str
+    """Its W3C trace id."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        operation: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation", "parent", b"parent", "trace_id", b"trace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetActionRequest: _TypeAlias = GetActionRequest  # noqa: Y015
+
+@_typing.final
+class ActionNode(_message.Message):
+    """A node of an action's tree."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ID_FIELD_NUMBER: _builtins.int
+    PARENT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Within the action: an attempt's and a span's is its span id, a job's its operation."""
+    parent_id: _builtins.str
+    """The node that it is below; empty: below none."""
+    kind: Global___ActionNodeKind.ValueType
+    """What it is."""
+    name: _builtins.str
+    """A job's method; an attempt's worker; who was called, an action of an operator's, a span's
+    name.
+    """
+    status: _builtins.str
+    """What came of it. A job's state ("SUCCEEDED"), an attempt's outcome ("RETRIED"), what a job
+    waits for ("TURN"), the verdict on a call; "OK" or "ERROR" of a span.
+    """
+    code: _code_pb2.Code.ValueType
+    """What it ended with; OK also where it goes on."""
+    message: _builtins.str
+    """What that said."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """How long it took; unset where it goes on."""
+
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What else is known, by OpenTelemetry's names and ours."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        parent_id: _builtins.str = ...,
+        kind: Global___ActionNodeKind.ValueType = ...,
+        name: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        status: _builtins.str = ...,
+        code: _code_pb2.Code.ValueType = ...,
+        message: _builtins.str = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "code", b"code", "duration", b"duration", "id", b"id", "kind", b"kind", "message", b"message", "name", b"name", "parent_id", b"parent_id", "start_time", b"start_time", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActionNode: _TypeAlias = ActionNode  # noqa: Y015
+
+@_typing.final
+class ActionGroup(_message.Message):
+    """Jobs that are below one node and no nodes themselves, because they are many."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_ID_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    DESCENDANTS_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    LONGEST_FIELD_NUMBER: _builtins.int
+    parent_id: _builtins.str
+    """The node that they are below; empty: below none."""
+    method: _builtins.str
+    """The method of all of them."""
+    state: _job_pb2.JobState.ValueType
+    """Where all of them stand."""
+    jobs: _builtins.int
+    """How many."""
+    descendants: _builtins.int
+    """How many are below these, at any depth."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the first of them was submitted."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last of them ended; unset where one goes on."""
+
+    @_builtins.property
+    def longest(self) -> _duration_pb2.Duration:
+        """How long the longest took, of those that ended."""
+
+    def __init__(
+        self,
+        *,
+        parent_id: _builtins.str = ...,
+        method: _builtins.str = ...,
+        state: _job_pb2.JobState.ValueType = ...,
+        jobs: _builtins.int = ...,
+        descendants: _builtins.int = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        longest: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "longest", b"longest", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["descendants", b"descendants", "end_time", b"end_time", "jobs", b"jobs", "longest", b"longest", "method", b"method", "parent_id", b"parent_id", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActionGroup: _TypeAlias = ActionGroup  # noqa: Y015
+
+@_typing.final
+class ActionCost(_message.Message):
+    """What was spent in one currency."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    currency: _builtins.str
+    """ISO 4217; empty: of calls whose cost nobody knows."""
+    calls: _builtins.int
+    """How many calls."""
+    input_tokens: _builtins.int
+    """What models were given."""
+    output_tokens: _builtins.int
+    """What they gave."""
+    cost: _builtins.str
+    """Exactly, in decimal digits; empty where there is no currency."""
+    def __init__(
+        self,
+        *,
+        currency: _builtins.str = ...,
+        calls: _builtins.int = ...,
+        input_tokens: _builtins.int = ...,
+        output_tokens: _builtins.int = ...,
+        cost: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "cost", b"cost", "currency", b"currency", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActionCost: _TypeAlias = ActionCost  # noqa: Y015
+
+@_typing.final
+class GetActionResponse(_message.Message):
+    """The action."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    COSTS_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """"tenants/{tenant}" """
+    trace_id: _builtins.str
+    """Its W3C trace id; empty of jobs that were submitted in SQL without one."""
+    jobs: _builtins.int
+    """How many jobs it has, counted to 10,000."""
+    partial: _builtins.bool
+    """Whether there is more than is told of here: more than 10,000 jobs or 2,000 nodes; more live
+    jobs of the tenant than were looked through for those of the trace, which are found where
+    `operation` names one; or, without a trace, what those cost that are in groups.
+    """
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the first thing that is known of it began."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """From there to the end of the last; unset where something goes on."""
+
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActionNode]:
+        """Each behind the one that it is below, what is below one in the order of time; 2,000 at the
+        most.
+        """
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActionGroup]:
+        """What is below a node and too many to be nodes: those that failed and those that took longest
+        are nodes, the others are here.
+        """
+
+    @_builtins.property
+    def costs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActionCost]:
+        """What all of it cost, also of jobs that are gone."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        nodes: _abc.Iterable[Global___ActionNode] | None = ...,
+        groups: _abc.Iterable[Global___ActionGroup] | None = ...,
+        jobs: _builtins.int = ...,
+        costs: _abc.Iterable[Global___ActionCost] | None = ...,
+        partial: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["costs", b"costs", "duration", b"duration", "groups", b"groups", "jobs", b"jobs", "nodes", b"nodes", "partial", b"partial", "start_time", b"start_time", "tenant", b"tenant", "trace_id", b"trace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetActionResponse: _TypeAlias = GetActionResponse  # noqa: Y015
+
+@_typing.final
+class ListActionsRequest(_message.Message):
+    """Which actions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    START_FROM_FIELD_NUMBER: _builtins.int
+    START_TO_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    MIN_DURATION_FIELD_NUMBER: _builtins.int
+    MIN_COST_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """"tenants/{tenant}", or empty for the caller's own."""
+    method: _builtins.str
+    """Whose job is of this method, "package.Service/Method"."""
+    min_cost: _builtins.str
+    """That cost as much as this in `currency`, or more: "0.50"."""
+    currency: _builtins.str
+    """ISO 4217, with `min_cost`."""
+    page_size: _builtins.int
+    """How many at most; 0: 50. More than 200 are never returned."""
+    page_token: _builtins.str
+    """next_page_token of the page before; the rest of the request must be the same."""
+    @_builtins.property
+    def start_from(self) -> _timestamp_pb2.Timestamp:
+        """That began at or after this time."""
+
+    @_builtins.property
+    def start_to(self) -> _timestamp_pb2.Timestamp:
+        """That began before this time."""
+
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.JobState.ValueType]:
+        """Whose job is in one of these states."""
+
+    @_builtins.property
+    def min_duration(self) -> _duration_pb2.Duration:
+        """Whose job has taken as long as this, or longer, from its submit to its end or to now."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        start_from: _timestamp_pb2.Timestamp | None = ...,
+        start_to: _timestamp_pb2.Timestamp | None = ...,
+        states: _abc.Iterable[_job_pb2.JobState.ValueType] | None = ...,
+        method: _builtins.str = ...,
+        min_duration: _duration_pb2.Duration | None = ...,
+        min_cost: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["min_duration", b"min_duration", "start_from", b"start_from", "start_to", b"start_to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "method", b"method", "min_cost", b"min_cost", "min_duration", b"min_duration", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "start_from", b"start_from", "start_to", b"start_to", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListActionsRequest: _TypeAlias = ListActionsRequest  # noqa: Y015
+
+@_typing.final
+class ActionSummary(_message.Message):
+    """An action in a list: the job that no other job caused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    COSTS_FIELD_NUMBER: _builtins.int
+    operation: _builtins.str
+    """"tenants/{tenant}/operations/{uuid}" """
+    trace_id: _builtins.str
+    """Its W3C trace id; empty of jobs that were submitted in SQL without one."""
+    method: _builtins.str
+    """"package.Service/Method" """
+    state: _job_pb2.JobState.ValueType
+    """Where its job stands."""
+    code: _code_pb2.Code.ValueType
+    """What it failed with."""
+    attempts: _builtins.int
+    """How many attempts that took."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was submitted."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """How long its job took; unset where it goes on."""
+
+    @_builtins.property
+    def costs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActionCost]:
+        """What all of the action cost."""
+
+    def __init__(
+        self,
+        *,
+        operation: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
+        method: _builtins.str = ...,
+        state: _job_pb2.JobState.ValueType = ...,
+        code: _code_pb2.Code.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        attempts: _builtins.int = ...,
+        costs: _abc.Iterable[Global___ActionCost] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "code", b"code", "costs", b"costs", "duration", b"duration", "method", b"method", "operation", b"operation", "start_time", b"start_time", "state", b"state", "trace_id", b"trace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActionSummary: _TypeAlias = ActionSummary  # noqa: Y015
+
+@_typing.final
+class ListActionsResponse(_message.Message):
+    """A page of actions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty after the last one."""
+    @_builtins.property
+    def actions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActionSummary]:
+        """Newest first. There may be fewer than asked for, or none, though there are more pages: where
+        few match, a page ends when enough was looked through.
+        """
+
+    def __init__(
+        self,
+        *,
+        actions: _abc.Iterable[Global___ActionSummary] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListActionsResponse: _TypeAlias = ListActionsResponse  # noqa: Y015

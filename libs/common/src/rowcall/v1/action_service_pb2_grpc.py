@@ -35,6 +35,16 @@ class ActionServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.GetAction = channel.unary_unary(
+                '/rowcall.v1.ActionService/GetAction',
+                request_serializer=rowcall_dot_v1_dot_action__service__pb2.GetActionRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_action__service__pb2.GetActionResponse.FromString,
+                _registered_method=True)
+        self.ListActions = channel.unary_unary(
+                '/rowcall.v1.ActionService/ListActions',
+                request_serializer=rowcall_dot_v1_dot_action__service__pb2.ListActionsRequest.SerializeToString,
+                response_deserializer=rowcall_dot_v1_dot_action__service__pb2.ListActionsResponse.FromString,
+                _registered_method=True)
         self.GetSpend = channel.unary_unary(
                 '/rowcall.v1.ActionService/GetSpend',
                 request_serializer=rowcall_dot_v1_dot_action__service__pb2.GetSpendRequest.SerializeToString,
@@ -45,6 +55,23 @@ class ActionServiceStub(object):
 class ActionServiceServicer(object):
     """Actions: what a call brought about, from its first byte to its last cost.
     """
+
+    def GetAction(self, request, context):
+        """All that belongs to one action, as a tree: its jobs, their waits and attempts, what they
+        called and what that cost, what operators did to them, and spans where there are any. Of
+        rows, which no sampling leaves out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListActions(self, request, context):
+        """A tenant's actions, newest first: the jobs that no other job caused, with what all that
+        they caused cost.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def GetSpend(self, request, context):
         """What calls of models and providers cost that handlers made, in sums: of a tenant over
@@ -57,6 +84,16 @@ class ActionServiceServicer(object):
 
 def add_ActionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'GetAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAction,
+                    request_deserializer=rowcall_dot_v1_dot_action__service__pb2.GetActionRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_action__service__pb2.GetActionResponse.SerializeToString,
+            ),
+            'ListActions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListActions,
+                    request_deserializer=rowcall_dot_v1_dot_action__service__pb2.ListActionsRequest.FromString,
+                    response_serializer=rowcall_dot_v1_dot_action__service__pb2.ListActionsResponse.SerializeToString,
+            ),
             'GetSpend': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSpend,
                     request_deserializer=rowcall_dot_v1_dot_action__service__pb2.GetSpendRequest.FromString,
@@ -73,6 +110,60 @@ def add_ActionServiceServicer_to_server(servicer, server):
 class ActionService(object):
     """Actions: what a call brought about, from its first byte to its last cost.
     """
+
+    @staticmethod
+    def GetAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.ActionService/GetAction',
+            rowcall_dot_v1_dot_action__service__pb2.GetActionRequest.SerializeToString,
+            rowcall_dot_v1_dot_action__service__pb2.GetActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListActions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rowcall.v1.ActionService/ListActions',
+            rowcall_dot_v1_dot_action__service__pb2.ListActionsRequest.SerializeToString,
+            rowcall_dot_v1_dot_action__service__pb2.ListActionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def GetSpend(request,

@@ -33,6 +33,15 @@ class ActionServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ActionServiceAsyncStub: ...
+    GetAction: _grpc.UnaryUnaryMultiCallable[_action_service_pb2.GetActionRequest, _action_service_pb2.GetActionResponse]
+    """All that belongs to one action, as a tree: its jobs, their waits and attempts, what they
+    called and what that cost, what operators did to them, and spans where there are any. Of
+    rows, which no sampling leaves out.
+    """
+    ListActions: _grpc.UnaryUnaryMultiCallable[_action_service_pb2.ListActionsRequest, _action_service_pb2.ListActionsResponse]
+    """A tenant's actions, newest first: the jobs that no other job caused, with what all that
+    they caused cost.
+    """
     GetSpend: _grpc.UnaryUnaryMultiCallable[_action_service_pb2.GetSpendRequest, _action_service_pb2.GetSpendResponse]
     """What calls of models and providers cost that handlers made, in sums: of a tenant over
     days, of one operation, or of all of a trace. Also of jobs that are gone.
@@ -43,6 +52,15 @@ class ActionServiceAsyncStub(ActionServiceStub):
     """Actions: what a call brought about, from its first byte to its last cost."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    GetAction: _aio.UnaryUnaryMultiCallable[_action_service_pb2.GetActionRequest, _action_service_pb2.GetActionResponse]  # type: ignore[assignment]
+    """All that belongs to one action, as a tree: its jobs, their waits and attempts, what they
+    called and what that cost, what operators did to them, and spans where there are any. Of
+    rows, which no sampling leaves out.
+    """
+    ListActions: _aio.UnaryUnaryMultiCallable[_action_service_pb2.ListActionsRequest, _action_service_pb2.ListActionsResponse]  # type: ignore[assignment]
+    """A tenant's actions, newest first: the jobs that no other job caused, with what all that
+    they caused cost.
+    """
     GetSpend: _aio.UnaryUnaryMultiCallable[_action_service_pb2.GetSpendRequest, _action_service_pb2.GetSpendResponse]  # type: ignore[assignment]
     """What calls of models and providers cost that handlers made, in sums: of a tenant over
     days, of one operation, or of all of a trace. Also of jobs that are gone.
@@ -50,6 +68,27 @@ class ActionServiceAsyncStub(ActionServiceStub):
 
 class ActionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Actions: what a call brought about, from its first byte to its last cost."""
+
+    @_abc_1.abstractmethod
+    def GetAction(
+        self,
+        request: _action_service_pb2.GetActionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_action_service_pb2.GetActionResponse, _abc.Awaitable[_action_service_pb2.GetActionResponse]]:
+        """All that belongs to one action, as a tree: its jobs, their waits and attempts, what they
+        called and what that cost, what operators did to them, and spans where there are any. Of
+        rows, which no sampling leaves out.
+        """
+
+    @_abc_1.abstractmethod
+    def ListActions(
+        self,
+        request: _action_service_pb2.ListActionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_action_service_pb2.ListActionsResponse, _abc.Awaitable[_action_service_pb2.ListActionsResponse]]:
+        """A tenant's actions, newest first: the jobs that no other job caused, with what all that
+        they caused cost.
+        """
 
     @_abc_1.abstractmethod
     def GetSpend(

@@ -525,6 +525,7 @@ class ExportedRecord(_message.Message):
     SPEND_SUM_FIELD_NUMBER: _builtins.int
     AUDIT_FIELD_NUMBER: _builtins.int
     INCIDENT_FIELD_NUMBER: _builtins.int
+    SPAN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tenant(self) -> Global___Tenant:
         """The tenant itself."""
@@ -553,6 +554,10 @@ class ExportedRecord(_message.Message):
     def incident(self) -> Global___ExportedIncident:
         """A fault of ours that one of its jobs was the last to meet."""
 
+    @_builtins.property
+    def span(self) -> Global___ExportedSpan:
+        """A span that was recorded."""
+
     def __init__(
         self,
         *,
@@ -563,12 +568,13 @@ class ExportedRecord(_message.Message):
         spend_sum: Global___ExportedSpendSum | None = ...,
         audit: _audit_service_pb2.AuditEntry | None = ...,
         incident: Global___ExportedIncident | None = ...,
+        span: Global___ExportedSpan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "incident", b"incident", "job", b"job", "key", b"key", "record", b"record", "spend", b"spend", "spend_sum", b"spend_sum", "tenant", b"tenant"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "incident", b"incident", "job", b"job", "key", b"key", "record", b"record", "span", b"span", "spend", b"spend", "spend_sum", b"spend_sum", "tenant", b"tenant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "incident", b"incident", "job", b"job", "key", b"key", "record", b"record", "spend", b"spend", "spend_sum", b"spend_sum", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "incident", b"incident", "job", b"job", "key", b"key", "record", b"record", "span", b"span", "spend", b"spend", "spend_sum", b"spend_sum", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["tenant", "key", "job", "spend", "spend_sum", "audit", "incident"]  # noqa: Y015
+    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["tenant", "key", "job", "spend", "spend_sum", "audit", "incident", "span"]  # noqa: Y015
     _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_record) -> _WhichOneofReturnType_record | None: ...
 
@@ -812,6 +818,68 @@ class ExportedIncident(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExportedIncident: _TypeAlias = ExportedIncident  # noqa: Y015
+
+@_typing.final
+class ExportedSpan(_message.Message):
+    """A span that was recorded of what the tenant did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    SPAN_ID_FIELD_NUMBER: _builtins.int
+    PARENT_SPAN_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    trace_id: _builtins.str
+    """The W3C trace id."""
+    span_id: _builtins.str
+    """16 hex digits."""
+    parent_span_id: _builtins.str
+    """The span that it is below; empty: none."""
+    kind: _builtins.str
+    """"INTERNAL", "SERVER", "CLIENT", "PRODUCER" or "CONSUMER"."""
+    status: _builtins.str
+    """"UNSET", "OK" or "ERROR"."""
+    name: _builtins.str
+    """What it is called."""
+    message: _builtins.str
+    """What its status says."""
+    attributes: _builtins.str
+    """What else it says: a JSON object."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """How long it took."""
+
+    def __init__(
+        self,
+        *,
+        trace_id: _builtins.str = ...,
+        span_id: _builtins.str = ...,
+        parent_span_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        status: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        name: _builtins.str = ...,
+        message: _builtins.str = ...,
+        attributes: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "duration", b"duration", "kind", b"kind", "message", b"message", "name", b"name", "parent_span_id", b"parent_span_id", "span_id", b"span_id", "start_time", b"start_time", "status", b"status", "trace_id", b"trace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportedSpan: _TypeAlias = ExportedSpan  # noqa: Y015
 
 @_typing.final
 class EraseTenantRequest(_message.Message):

@@ -18,7 +18,7 @@ from rowcall.errors import RowcallError
 from rowcall.names import operation_name
 from rowcall.options.v1.job_pb2 import OnAbandon
 from rowcall.queue.model import JobRow, Outcome, SubmitOutcome, Submitted
-from rowcall.telemetry import metrics
+from rowcall.telemetry import conventions, metrics
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
 from rowcall_gateway.admission.admission import Admission
@@ -174,7 +174,7 @@ class JobCalls:
         call.repeatable = draft.request_id is not None
         if call.metadata.previous_attempts and not call.repeatable:
             raise key_required()
-        flight = Flight(self._loop)
+        flight = Flight(self._loop, call.sending(draft.method.policy.queue))
         try:
             link, submitted = await self._in_time(call, draft, budget, flight)
             name = operation_name(call.tenant, submitted.job_id)
@@ -191,6 +191,15 @@ class JobCalls:
                 self._background.spawn(_leave_when_written(flight, call.tenant), "abandon a submission")
             raise
         created = submitted.outcome is SubmitOutcome.CREATED
+        if flight.sending is not None:
+            flight.sending.written(
+                {
+                    conventions.MESSAGING_MESSAGE: str(submitted.job_id),
+                    conventions.METHOD: draft.method.name,
+                    conventions.SHARD: link.name,
+                    conventions.OUTCOME: "created" if created else "joined",
+                }
+            )
         return _Job(link, (call.tenant, submitted.job_id), name, created, call.trace.trace_id), submitted
 
     async def _in_time(

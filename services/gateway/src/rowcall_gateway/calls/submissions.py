@@ -15,10 +15,12 @@ from rowcall.errors import RowcallError
 from rowcall.options.v1.job_pb2 import OnAbandon
 from rowcall.queue.model import FollowUp, MethodIds, Submission, SubmitOutcome, Submitted
 from rowcall.sharding import Router, Shard
-from rowcall.telemetry import metrics
+from rowcall.telemetry import conventions, metrics
+from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall_gateway.calls.drafts import Draft
 from rowcall_gateway.edge.incoming import IncomingCall
+from rowcall_gateway.edge.telemetry import Sending
 from rowcall_gateway.shards.links import Links, ShardLink
 from rowcall_gateway.shards.submitter import Ticket
 from rowcall_gateway.shards.time_limits import TimeIsUp
@@ -29,7 +31,7 @@ _CANCEL: Final = OnAbandon.ON_ABANDON_CANCEL_IF_NOT_STARTED
 class Flight:
     """One call's submission: where it stands when the caller is gone or its time is up."""
 
-    __slots__ = ("_asked_at", "_loop", "job_id", "link", "ticket")
+    __slots__ = ("_asked_at", "_loop", "job_id", "link", "sending", "ticket")
 
     job_id: UUID
     """The job's id, if it is new: minted before the database is asked, so that there is a name to ask with."""
@@ -37,13 +39,16 @@ class Flight:
     """The shard that it was sent to last."""
     ticket: Ticket | None
     """Its place in that shard's submitter."""
+    sending: Sending | None
+    """What is told of it as a span, if something is."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, sending: Sending | None = None) -> None:
         self._loop = loop
         self._asked_at = 0.0
         self.job_id = uuid7()
         self.link = None
         self.ticket = None
+        self.sending = sending
 
     def sent_to(self, link: ShardLink) -> None:
         """It is taken to a shard, which is asked for what belongs into the row, and for the row."""
@@ -94,7 +99,10 @@ class Submissions:
         if link is not None and known is not None:
             # What a call needs in nearly every case is at hand.
             flight.sent_to(link)
-            ticket = link.submitter.enqueue(_submission(call, draft, flight.job_id, link, known, waits=waits))
+            trace = _trace(call, flight.sending)
+            ticket = link.submitter.enqueue(
+                _submission(call, draft, flight.job_id, link, known, trace=trace, waits=waits)
+            )
             flight.ticket = ticket
             submitted = await ticket.written(until)
             if submitted.outcome is SubmitOutcome.KEY_REUSED:
@@ -123,7 +131,8 @@ class Submissions:
         async def on(shard: Shard) -> tuple[ShardLink, Submitted]:
             link = self._links[shard.name]
             flight.sent_to(link)
-            submission = _submission(call, draft, flight.job_id, link, await _facts(draft, link), waits=waits)
+            trace, facts = _trace(call, flight.sending), await _facts(draft, link)
+            submission = _submission(call, draft, flight.job_id, link, facts, trace=trace, waits=waits)
             flight.ticket = link.submitter.enqueue(submission)
             submitted = await flight.ticket.written()
             if submitted.outcome is SubmitOutcome.KEY_REUSED:
@@ -136,15 +145,20 @@ class Submissions:
     async def submit_atomic(self, call: IncomingCall, drafts: Sequence[Draft]) -> list[Submitted]:
         """Writes calls of one tenant all together or, where one is refused, none.
 
+        They are one span's, whose id all of the rows carry.
+
         Raises:
             RowcallError: What router and store raise.
         """
         job_ids = [uuid7() for _ in drafts]
+        queues = {draft.method.policy.queue for draft in drafts}
+        sending = call.sending(queues.pop() if len(queues) == 1 else "")
+        trace = _trace(call, sending)
 
         async def on(shard: Shard) -> list[Submitted]:
             link = self._links[shard.name]
             submissions = [
-                _submission(call, draft, job_id, link, await _facts(draft, link), waits=False)
+                _submission(call, draft, job_id, link, await _facts(draft, link), trace=trace, waits=False)
                 for draft, job_id in zip(drafts, job_ids, strict=True)
             ]
             submitted = await link.store.submit_atomic(submissions)
@@ -157,6 +171,8 @@ class Submissions:
                         if each.outcome is SubmitOutcome.CREATED
                     ]
                 )
+            if sending is not None:
+                sending.written({conventions.MESSAGING_BATCH: len(drafts), conventions.SHARD: shard.name})
             return submitted
 
         return await self._router.call_on_shard(call.tenant, on)
@@ -199,12 +215,23 @@ async def _facts(draft: Draft, link: ShardLink) -> _Facts:
     return _Facts(ids, hashed, FollowUp(following, draft.on_done.policy.priority))
 
 
+def _trace(call: IncomingCall, sending: Sending | None) -> TraceContext:
+    """The position that the row carries."""
+    return call.trace if sending is None else sending.position
+
+
 def _submission(
-    call: IncomingCall, draft: Draft, job_id: UUID, link: ShardLink, facts: _Facts, *, waits: bool
+    call: IncomingCall,
+    draft: Draft,
+    job_id: UUID,
+    link: ShardLink,
+    facts: _Facts,
+    *,
+    trace: TraceContext,
+    waits: bool,
 ) -> Submission:
     method, request, _, request_id, lane, run_at, fairness_key, labels, _ = draft
     tenant, actor = call.principal.tenant, call.principal.actor
-    trace = call.trace
     return Submission(
         tenant,
         job_id,

@@ -47,10 +47,10 @@ def not_found(name: str) -> RowcallError:
 
 
 def not_known(kind: str, name: str) -> RowcallError:
-    """No such queue, method, worker or incident on any shard, or no such tenant or chain on the caller's: said of other tenants too.
+    """No such queue, method, worker or incident on any shard, or no such tenant, chain or action on the caller's: said of other tenants too.
 
     Args:
-        kind: "queue", "method", "worker", "tenant", "incident", "database" or "chain".
+        kind: "queue", "method", "worker", "tenant", "incident", "database", "chain" or "action".
         name: Its name, as the caller wrote it.
     """
     message = {
@@ -62,6 +62,7 @@ def not_known(kind: str, name: str) -> RowcallError:
         "incident": "No shard has met this incident, or it was not met for 90 days. rowcall errors list shows those that there are.",
         "database": "The chain has no part in a database of this name: it is a shard's, or catalogue.",
         "chain": "There is no such chain yet: its tenant has not submitted anything.",
+        "action": "Nothing of this tenant's belongs to this trace, or the retention of all of it is over.",
     }[kind]
     return RowcallError(ErrorReason.ERROR_REASON_NOT_KNOWN, message, metadata={"name": name})
 

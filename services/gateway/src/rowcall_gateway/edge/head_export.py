@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from rowcall_gateway.edge import otlp
+from rowcall.telemetry import environment as otlp
 
 if TYPE_CHECKING:
     from opentelemetry.sdk._logs import LoggerProvider
@@ -72,6 +72,6 @@ def head_export_from_environment(environment: Mapping[str, str] = os.environ) ->
     from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 
-    provider = LoggerProvider(resource=otlp.resource(environment), shutdown_on_exit=False)
+    provider = LoggerProvider(resource=otlp.resource("rowcall-gateway", environment), shutdown_on_exit=False)
     provider.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
     return HeadExport(provider)

@@ -16,6 +16,7 @@ from rowcall.tracing import TraceContext
 from rowcall_gateway.edge import in_time
 from rowcall_gateway.edge.identity import Principal, ServicerContext
 from rowcall_gateway.edge.metadata import OPERATION, CallMetadata
+from rowcall_gateway.edge.telemetry import CallSpan, Sending
 
 
 @dataclass(slots=True)
@@ -29,13 +30,15 @@ class IncomingCall:
     principal: Principal
     """Whose it is."""
     trace: TraceContext
-    """Its position in the trace: what the row keeps."""
+    """Its position in the trace: what the row keeps, but for a span between the two (`sending`)."""
     repeatable: bool
     """Whether gRPC's own retries may repeat it: reads, and calls with a key."""
     request_id: str | None
     """Its idempotency key, from the metadata or, once it is decoded, from the message."""
     operation: str | None = None
     """The name of its job, once that is durable."""
+    span: CallSpan | None = None
+    """What is told of it as a span; None: nobody wants spans."""
 
     @property
     def tenant(self) -> str:
@@ -53,6 +56,10 @@ class IncomingCall:
             reason=self.metadata.reason,
             trace_id=self.trace.trace_id,
         )
+
+    def sending(self, queue: str) -> Sending | None:
+        """What is told as a span of a job that it submits to a queue, or of several, to "" where the queues differ; None: nothing."""
+        return None if self.span is None else self.span.send(queue)
 
     def remaining(self) -> float | None:
         """Seconds until the caller's deadline; None if there is none."""

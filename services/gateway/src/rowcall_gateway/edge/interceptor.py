@@ -6,9 +6,8 @@ envelope of every error and writes the request line. Health checks pass by it; r
 To gRPC every method is one whose request is a stream, of one message: where it is not, gRPC asks for the message before it asks us, and
 takes in and holds as much as a message may have, on each stream of a connection, for whoever is nobody. What callers see is the same.
 
-Handlers raise; nothing else does. An error becomes a value before it leaves, because OpenTelemetry's interceptor,
-which stands in between, records what is raised twice and leaves the span without a status; the abort that gRPC wants
-is raised outside of it. A cancellation is let through as it is: it is gRPC that cancels a call whose caller is gone.
+Handlers raise; what they raise becomes the abort that gRPC wants, once the span, the line and the figures have it. A cancellation is let
+through as it is: it is gRPC that cancels a call whose caller is gone.
 """
 
 from __future__ import annotations
@@ -30,17 +29,18 @@ from rowcall.errors import Origin, RowcallError, envelope, grpc_code, our_reason
 from rowcall.telemetry import metrics
 from rowcall.tracing import TraceContext
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall_gateway.edge import incoming, telemetry
+from rowcall_gateway.edge import incoming
 from rowcall_gateway.edge.access import Resolve, Rights
 from rowcall_gateway.edge.failures import JobFailure, internal, too_large, too_late
 from rowcall_gateway.edge.gate import Gate
-from rowcall_gateway.edge.handlers import ByPath, Handler, MethodPath, decoding, message_of, unary, undecodable
+from rowcall_gateway.edge.handlers import ByPath, Handler, decoding, message_of, unary, undecodable
 from rowcall_gateway.edge.identity import Peer, Principal, ServicerContext, TenantScope, tenant_required
 from rowcall_gateway.edge.in_time import InTime
 from rowcall_gateway.edge.incoming import IncomingCall
 from rowcall_gateway.edge.metadata import IDEMPOTENCY_KEY, OPERATION, CallMetadata, read_metadata
 from rowcall_gateway.edge.refused import RefusedCalls
 from rowcall_gateway.edge.request_line import write_request_line
+from rowcall_gateway.edge.telemetry import CallSpan, Traces
 
 PASSED_BY: Final = ("/grpc.health.", "/grpc.reflection.")
 """Services whose calls are no tenant's, are answered even while the gateway drains, and are not logged."""
@@ -121,7 +121,7 @@ class CallInterceptor:
         rights: Rights,
         gate: Gate,
         rules: Callable[[str], MethodRules],
-        spans: grpc.aio.ServerInterceptor | None,
+        traces: Traces | None = None,
         note: Note | None = None,
         refused: RefusedCalls | None = None,
         in_time: InTime | None = None,
@@ -132,7 +132,7 @@ class CallInterceptor:
             rights: Says who may call what.
             gate: Says whether calls are taken.
             rules: What is to be known of a method, by its path.
-            spans: OpenTelemetry's interceptor, where spans are wanted.
+            traces: Begins the spans of calls. None: there are none.
             note: Is told of each failure that is a fault of ours; waits for nothing and raises nothing. None: nobody is.
             refused: Counts calls that are refused for who makes them. None: nobody does.
             in_time: Says whether a call that submits would be answered in time. None: each is tried.
@@ -141,21 +141,21 @@ class CallInterceptor:
         self._rights = rights
         self._gate = gate
         self._rules = rules
-        self._spans = spans
+        self._traces = traces
         self._note = note
         self._refused_calls = refused
         self._in_time = in_time
         # Made beforehand: refusing must cost little where there are too many calls. Without a key gRPC must not repeat them.
         self._late = {repeatable: cycle(_late(repeatable=repeatable)) for repeatable in (True, False)}
 
-    async def guard(self, handlers: Mapping[str, Handler]) -> ByPath:
+    def guard(self, handlers: Mapping[str, Handler]) -> ByPath:
         """The same handlers, by their paths, each with everything that a call needs; and an answer for every other path."""
-        return ByPath(await self.guarded(handlers), self._unknown)
+        return ByPath(self.guarded(handlers), self._unknown)
 
-    async def guarded(self, handlers: Mapping[str, Handler]) -> Mapping[str, Handler]:
+    def guarded(self, handlers: Mapping[str, Handler]) -> Mapping[str, Handler]:
         """The same handlers, by their paths, each with everything that a call needs, as the rules are now."""
         return {
-            path: self._passing(path, handler) if path.startswith(PASSED_BY) else await self._serving(path, handler)
+            path: self._passing(path, handler) if path.startswith(PASSED_BY) else self._serving(path, handler)
             for path, handler in handlers.items()
         }
 
@@ -181,7 +181,7 @@ class CallInterceptor:
                 refusal = _refusal(internal(), None, trace)
                 _log.error("a call failed", method=path[1:], trace_id=trace.trace_id, exc_info=error)
             if refusal is not None:
-                _report(path, None, trace, refusal, started, traced=False, told_as=path[1:])
+                _report(path, None, trace, refusal, started, told_as=path[1:])
                 await refusal.abort(context)
             async for response in behaviour(requests, context):
                 yield response
@@ -200,52 +200,34 @@ class CallInterceptor:
             path = f"{path[:_SHOWN]}…"
 
         async def serve(requests: object, context: ServicerContext) -> bytes:
-            behaviour = cast("Behaviour", (await self._serving(path, None)).stream_unary)
+            behaviour = cast("Behaviour", self._serving(path, None).stream_unary)
             return cast("bytes", await behaviour(requests, context))
 
         return unary(serve)
 
-    async def _serving(self, path: str, handler: Handler | None) -> Handler:
-        guarded = self._guarded(path, handler)
-        if self._spans is None:
-            return unary(guarded)
-
-        async def next_handler(_: grpc.HandlerCallDetails) -> Handler | None:
-            return unary(guarded)
-
-        traced = await self._spans.intercept_service(next_handler, cast("grpc.HandlerCallDetails", MethodPath(path)))
-        behaviour = guarded if traced is None or traced.stream_unary is None else cast("Behaviour", traced.stream_unary)
-
-        async def serve(requests: object, context: ServicerContext) -> bytes:
-            ended = await behaviour(requests, context)
-            if isinstance(ended, _Refusal):
-                await ended.abort(context)
-            return cast("bytes", ended)
-
-        return unary(serve)
+    def _serving(self, path: str, handler: Handler | None) -> Handler:
+        return unary(self._guarded(path, handler))
 
     def _guarded(self, path: str, handler: Handler | None) -> Behaviour:
-        """The method's behaviour, with everything that every call needs: to the bytes of its response.
-
-        Where OpenTelemetry's interceptor is put around it, to a refusal as well: see the module.
-        """
+        """The method's behaviour, with everything that every call needs: to the bytes of its response."""
         rules = self._rules(path)
         resolve, admit = self._rights.identifying(path, self._scope.resolve), self._rights.admitting(path)
-        gate, traced = self._gate, self._spans is not None
+        gate, traces = self._gate, self._traces
         limit_bytes, reads, of_tenant = rules.limit_bytes, not rules.writes, rules.of_tenant
         answer = _answering(path, handler, rules)
         told_as = metrics.UNKNOWN_METHOD if handler is None else path[1:]
 
-        async def behave(_: object, context: ServicerContext) -> bytes | _Refusal:
+        async def behave(_: object, context: ServicerContext) -> bytes:
             started = time.perf_counter()
             items = context.invocation_metadata() or ()
-            trace = (telemetry.position() if traced else None) or TraceContext.from_metadata(items)
+            span = None if traces is None else traces.begin(items)
+            trace = TraceContext.from_metadata(items) if span is None else span.trace
             call: IncomingCall | None = None
             ended: bytes | _Refusal | None = None
             try:
                 metadata, principal = await _identified(items, resolve, context)
                 key = metadata.idempotency_key
-                call = IncomingCall(context, metadata, principal, trace, reads or key is not None, key)
+                call = IncomingCall(context, metadata, principal, trace, reads or key is not None, key, span=span)
                 admit(principal)
                 if of_tenant and not principal.tenant:
                     raise tenant_required()  # noqa: TRY301 - as what resolve raises
@@ -274,28 +256,23 @@ class CallInterceptor:
                 ended = _refusal(internal(), call, trace)
                 self._failed("a call failed", error, path, ended, trace=trace)
             finally:
-                _report(path, call, trace, ended, started, traced=traced, told_as=told_as)
-            if isinstance(ended, _Refusal) and not traced:
+                _report(path, call, trace, ended, started, told_as=told_as, span=span)
+            if isinstance(ended, _Refusal):
                 await ended.abort(context)
-            return ended
+            return cast("bytes", ended)
 
         return behave if self._in_time is None or not rules.writes else self._timely(behave, self._in_time)
 
     def _timely(self, behave: Behaviour, in_time: InTime) -> Behaviour:
         """The behaviour of a method that submits, with calls refused that would be answered too late, before anything is read of them."""
-        late, traced = self._late, self._spans is not None
+        late = self._late
 
-        async def timely(requests: object, context: ServicerContext) -> bytes | _Refusal:
+        async def timely(requests: object, context: ServicerContext) -> bytes:
             if in_time.refuses(context.time_remaining()):
                 items = context.invocation_metadata() or ()
-                refusal = next(late[any(name == IDEMPOTENCY_KEY for name, _ in items)])
-                if traced:
-                    telemetry.end(refusal.code, refusal.reason)
-                else:
-                    await refusal.abort(context)
-                return refusal
+                await next(late[any(name == IDEMPOTENCY_KEY for name, _ in items)]).abort(context)
             with in_time.take():
-                return cast("bytes | _Refusal", await behave(requests, context))
+                return cast("bytes", await behave(requests, context))
 
         return timely
 
@@ -455,8 +432,8 @@ def _report(
     ended: bytes | _Refusal | None,
     started: float,
     *,
-    traced: bool,
     told_as: str,
+    span: CallSpan | None = None,
 ) -> None:
     """Ends the span, takes the call's measure under a method's name, and writes the request line."""
     seconds = time.perf_counter() - started
@@ -466,8 +443,16 @@ def _report(
         code, reason, cause = ended.code, ended.reason, ended.cause
     else:
         code, reason, cause = grpc.StatusCode.OK, None, None
-    if traced:
-        telemetry.end(code, reason)
+    if span is not None:
+        span.end(
+            told_as,
+            code,
+            reason,
+            tenant=None if call is None else call.tenant,
+            actor=None if call is None else call.principal.actor,
+            request_id=None if call is None else call.request_id,
+            operation=None if call is None else call.operation,
+        )
     metrics.CALL_DURATION.record(seconds, metrics.GRPC, told_as, code.name)
     if isinstance(ended, _Refusal):
         metrics.CALL_ERRORS.add(1, told_as, code.name, ended.reason, ended.origin.value)

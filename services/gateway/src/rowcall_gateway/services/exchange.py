@@ -80,7 +80,7 @@ class Exchange:
         """The rules of a method by its path, served or not."""
         return self._rules.of(path)
 
-    async def handlers(self, interceptor: CallInterceptor, ours: Mapping[str, Handler]) -> ByPath:
+    def handlers(self, interceptor: CallInterceptor, ours: Mapping[str, Handler]) -> ByPath:
         """What finds the handlers of calls, now and after each exchange.
 
         Args:
@@ -89,8 +89,8 @@ class Exchange:
         """
         self._interceptor = interceptor
         job_methods = job_method_handlers(self._offered.catalogue, self._calls)
-        self._handlers = await interceptor.guard({**job_methods, **ours})
-        self._ours = await interceptor.guarded(ours)
+        self._handlers = interceptor.guard({**job_methods, **ours})
+        self._ours = interceptor.guarded(ours)
         return self._handlers
 
     def check(self, published: Sequence[LoadedImage]) -> None:
@@ -117,7 +117,7 @@ class Exchange:
         self._rules, rules = self._make_rules(catalogue), self._rules
         self._rights.replace(table)
         try:
-            guarded = await self._interceptor.guarded(job_method_handlers(catalogue, self._calls))
+            guarded = self._interceptor.guarded(job_method_handlers(catalogue, self._calls))
         except BaseException:
             self._rules = rules
             self._rights.replace(self._offered.table)

@@ -18,13 +18,15 @@ from google.protobuf.duration_pb2 import Duration
 from rowcall.errors import RowcallError
 from rowcall.names import operation_name
 from rowcall.queue.spend import SpendKind
-from rowcall.queue.tenants import IncidentTrace, KeyRow, SpendRow, SpendSumRow
+from rowcall.queue.tenants import IncidentTrace, KeyRow, SpanRow, SpendRow, SpendSumRow
 from rowcall.security.roles import PAYLOAD_VIEWER
+from rowcall.tracing import span_name
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.tenant_service_pb2 import (
     ExportedIncident,
     ExportedKey,
     ExportedRecord,
+    ExportedSpan,
     ExportedSpend,
     ExportedSpendSum,
 )
@@ -39,6 +41,12 @@ ROWS: Final = 500
 
 PAGE_BYTES: Final = 2 * 1024 * 1024
 """What the jobs of a page hold, but for the last one: gRPC's clients take 4 MiB by default."""
+
+
+_KINDS: Final = ("INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
+"""opentelemetry.trace.SpanKind, which is not loaded for it."""
+_STATUSES: Final = ("UNSET", "OK", "ERROR")
+"""opentelemetry.trace.StatusCode"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,7 @@ class Exports:
             self._jobs,
             _spend,
             _spend_sums,
+            _spans,
             _audit,
         )
 
@@ -182,6 +191,14 @@ async def _spend_sums(asked: _Asked) -> _Part:
     return records, [last.isoformat(), of_last + (skip if last == day else 0)]
 
 
+async def _spans(asked: _Asked) -> _Part:
+    after = None if asked.after is None else (UUID(asked.after[0]), int(asked.after[1]))
+    found = await asked.home.link.tenants.export_activity(
+        asked.home.route.tenant, after=after, limit=ROWS, act=asked.call.act
+    )
+    return [ExportedRecord(span=_span(row)) for row in found], _end(found, lambda row: [str(row.trace_id), row.span_id])
+
+
 async def _audit(asked: _Asked) -> _Part:
     tenant, link = asked.home.route.tenant, asked.home.link
     if asked.after is None:
@@ -260,3 +277,19 @@ def _sum(row: SpendSumRow) -> ExportedSpendSum:
         output_tokens=format(row.output_tokens, "f"),
         cost=format(row.cost, "f"),
     )
+
+
+def _span(row: SpanRow) -> ExportedSpan:
+    made = ExportedSpan(
+        trace_id=row.trace_id.hex,
+        span_id=span_name(row.span_id),
+        parent_span_id="" if row.parent_span_id is None else span_name(row.parent_span_id),
+        kind=_KINDS[row.kind],
+        status=_STATUSES[row.status],
+        start_time=timestamp(row.started_at),
+        name=row.name,
+        message=row.message or "",
+        attributes=json.dumps(row.attributes, ensure_ascii=False),
+    )
+    made.duration.FromTimedelta(row.duration)
+    return made

@@ -1,10 +1,10 @@
-"""rowcall.v1.ActionService: what calls of models and providers cost, in sums; of one tenant, or, for admins, of all."""
+"""What calls of models and providers cost, in sums; of one tenant, or, for admins, of all. Called by `traces`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import date
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from rowcall.errors import RowcallError
@@ -13,9 +13,7 @@ from rowcall.queue.spend import SpendBy, SpendFilter, plain
 from rowcall.queue.spend import SpendSum as Sum
 from rowcall.security.roles import ADMIN
 from rowcall.v1.action_service_pb2 import GetSpendRequest, GetSpendResponse, SpendDimension, SpendSum
-from rowcall.v1.action_service_pb2_grpc import ActionServiceServicer
 from rowcall.v1.error_reason_pb2 import ErrorReason
-from rowcall.validation import Validator
 from rowcall_gateway.calls.drafts import check_text
 from rowcall_gateway.edge.failures import not_known
 from rowcall_gateway.edge.identity import tenant_required
@@ -39,23 +37,25 @@ _BY: Final = {
 }
 
 
-class Spending(ActionServiceServicer):
-    """The servicer. Methods have gRPC's names and raise RowcallError."""
+class Spending:
+    """Answers what was spent."""
 
-    def __init__(self, validator: Validator, reader: JobReader, links: Links) -> None:
+    def __init__(self, reader: JobReader, links: Links) -> None:
         """
         Args:
-            validator: Of requests.
             reader: Knows where the caller's tenant lives.
             links: The shards.
         """
-        self._validator = validator
         self._reader = reader
         self._links = links
 
-    async def GetSpend(self, request: GetSpendRequest, context: Any) -> GetSpendResponse:  # noqa: ARG002, N802
-        """What calls cost, in sums."""
-        self._validator.check(request)
+    async def sums(self, request: GetSpendRequest) -> GetSpendResponse:
+        """What calls cost, in sums. The request's own rules were checked before.
+
+        Raises:
+            RowcallError: INVALID_FILTER, INVALID_REQUEST, INVALID_NAME, JOB_NOT_FOUND, NOT_KNOWN, MISSING_ROLE, TENANT_REQUIRED, or
+                no shard answers.
+        """
         call = call_for(request.operation or request.parent)
         tenant = _tenant(call, request)
         wanted = _filter(call, request, tenant)
@@ -140,23 +140,8 @@ def _merged(found: Iterable[Iterable[Sum]]) -> list[Sum]:
     for each in (one for part in found for one in part):
         key = (each.tenant, each.day, each.method, each.provider, each.model, each.currency)
         other = sums.get(key)
-        sums[key] = each if other is None else _added(each, other)
+        sums[key] = each if other is None else other.plus(each)
     return sorted(sums.values(), key=lambda each: (each.currency, -each.cost))
-
-
-def _added(one: Sum, other: Sum) -> Sum:
-    return Sum(
-        one.tenant,
-        one.day,
-        one.method,
-        one.provider,
-        one.model,
-        one.currency,
-        one.calls + other.calls,
-        one.input_tokens + other.input_tokens,
-        one.output_tokens + other.output_tokens,
-        one.cost + other.cost,
-    )
 
 
 def _shown(one: Sum) -> SpendSum:

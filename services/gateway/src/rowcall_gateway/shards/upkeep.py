@@ -106,7 +106,7 @@ class Upkeep:
         while (left := await self._publish_some(left, outage)) or await outage.mind(self._publish_types):
             await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311 - spreads, hides nothing
             wait = min(wait * 2, _LONGEST_WAIT)
-        self._log.debug("methods published", methods=len(self._methods), types=sum(map(len, self._shapes)))
+        self._log.debug("methods published", methods=len(self._methods))
         while not self._queue.checked:
             # It was away at the start, and passed over.
             try:

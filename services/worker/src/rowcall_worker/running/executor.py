@@ -13,10 +13,10 @@ import contextvars
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
-from typing import Final, Protocol, cast
+from typing import Final, ParamSpec, Protocol, TypeVar, cast
 
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
@@ -25,6 +25,7 @@ from rowcall import forks
 from rowcall.context import enter
 from rowcall.queue.faults import TransactionFault
 from rowcall.queue.model import ClaimedJob, PolicyRow, Settlement
+from rowcall.telemetry.sampling import Sampling
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker.running import outcomes, reports, settlements
 from rowcall_worker.running.attempt import Attempt, Sink, Stop
@@ -47,6 +48,10 @@ LATE: Final = 0.1
 _SUCCEEDED: Final = JobState.JOB_STATE_SUCCEEDED
 
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
 class Note(Protocol):
     """Notes a failure; see rowcall.incidents.recorder."""
 
@@ -54,11 +59,37 @@ class Note(Protocol):
         """See Incidents.note."""
 
 
+class ContextThreads(ThreadPoolExecutor):
+    """Threads that run what they are given in a copy of the context of whoever gives it, as `asyncio.to_thread` does."""
+
+    def __init__(self) -> None:
+        super().__init__(thread_name_prefix="rowcall-default")
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """See concurrent.futures.Executor."""
+        return super().submit(partial(contextvars.copy_context().run, fn, *args, **kwargs))
+
+
+class HandlerSpans(Protocol):
+    """See rowcall_worker.running.handler_spans."""
+
+    def enter(self, attempt: AttemptState) -> None:
+        """Makes the attempt the parent of spans that are begun in the running context, which must be nobody else's."""
+
+
 class Executor:
     """Runs attempts, at most as many as there are slots."""
 
     def __init__(
-        self, *, worker: str, slots: int, threads: int, max_response_bytes: int, note: Note | None = None
+        self,
+        *,
+        worker: str,
+        slots: int,
+        threads: int,
+        max_response_bytes: int,
+        note: Note | None = None,
+        sampling: Sampling | None = None,
+        handler_spans: HandlerSpans | None = None,
     ) -> None:
         """Args:
         worker: The worker process's name.
@@ -66,14 +97,20 @@ class Executor:
         threads: How many sync handlers run at once.
         max_response_bytes: A larger response fails its job.
         note: Is told of each failure that nobody meant; waits for nothing and raises nothing. None: nobody is.
+        sampling: Says which traces are recorded; None: who asks for it.
+        handler_spans: Has spans of handlers' own lie under their attempts, where somebody wants spans.
         """
         self.async_slots = Slots(slots)
         self.sync_slots = Slots(threads)
         self._worker = worker
         self._max_response_bytes = max_response_bytes
         self._note = note
+        self._sampling = sampling
+        self._handler_spans = handler_spans
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="rowcall-handler")
         self._loop = asyncio.get_running_loop()
+        # What handlers give to `loop.run_in_executor(None, …)` goes on in their context.
+        self._loop.set_default_executor(ContextThreads())
         forks.watch(self._loop)
         self._closing: set[asyncio.Task[None]] = set()
         self._in_line: deque[tuple[float, Attempt]] = deque()
@@ -107,6 +144,9 @@ class Executor:
         )
         attempt.abilities = sink.abilities
         attempt.make_transaction = self._make_transaction
+        attempt.sampling = self._sampling
+        if self._handler_spans is not None:
+            attempt.recorded = []
         attempt.slots.run(partial(self._begin, attempt))
         if not attempt.begun:
             self._in_line.append((time.monotonic(), attempt))
@@ -169,6 +209,8 @@ class Executor:
     async def _run(self, attempt: Attempt) -> None:
         # For good: its context is its own, and ends with it.
         enter(attempt)
+        if self._handler_spans is not None:
+            self._handler_spans.enter(attempt)
         try:
             request = _decode(attempt)
             result = await cast("Awaitable[Message]", attempt.method.behaviour(request, AsyncJobContext(attempt)))
@@ -184,6 +226,8 @@ class Executor:
         result: object = None
         raised: BaseException | None = None
         enter(attempt)
+        if self._handler_spans is not None:
+            self._handler_spans.enter(attempt)
         try:
             request = _decode(attempt)
             result = attempt.method.behaviour(request, SyncJobContext(attempt))

@@ -6,7 +6,8 @@ Shared by the context that the handler gets (`rowcall_worker.serving.context`) a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
 
 import grpc
 import grpc.aio
@@ -15,6 +16,7 @@ from rowcall.context import CallContext
 from rowcall.forks import in_child
 from rowcall.names import operation_name
 from rowcall.queue.model import ClaimedJob
+from rowcall.telemetry.sampling import Sampling
 from rowcall.tracing import TraceContext, new_span_id
 from rowcall_worker.serving.abilities import Abilities
 from rowcall_worker.serving.children import MAX_CHILDREN, Child, child_name, too_many
@@ -24,8 +26,23 @@ from rowcall_worker.serving.transaction import AttemptTransaction
 _CALLBACKS = threading.Lock()
 """Held for an instant whenever something is added to an attempt or taken: handlers may do so from threads of their own."""
 
+MAX_RECORDED: Final = 200
+"""Calls of models and providers that one attempt has spans of; more than that are told in what was spent."""
+
 _FORKED = "this is a child that the handler forked: only the worker can do something for its job"
 _OVER = "the attempt is over: nothing can be done for its job any more"
+
+
+class RecordedCall(NamedTuple):
+    """A call of a model or provider, for its span."""
+
+    number: int
+    """Which of its attempt's, from 1."""
+    started: float
+    """By time.monotonic()."""
+    ended: float
+    attributes: Mapping[str, str | int | float]
+    """What is known of it, by the names of `rowcall.telemetry.conventions`."""
 
 
 class AttemptState:
@@ -33,6 +50,7 @@ class AttemptState:
 
     __slots__ = (
         "_call",
+        "_sampled",
         "abilities",
         "abort",
         "callbacks",
@@ -47,6 +65,8 @@ class AttemptState:
         "make_transaction",
         "max_attempts",
         "over",
+        "recorded",
+        "sampling",
         "span_id",
         "trailing_metadata",
         "transaction",
@@ -94,17 +114,44 @@ class AttemptState:
         """The job's own transaction, once the handler has asked for it."""
         self.make_transaction: Callable[[AttemptState], AttemptTransaction] | None = None
         """Makes it."""
+        self.sampling: Sampling | None = None
+        """Says which traces are recorded; None: who asks for it."""
+        self._sampled: bool | None = None
+        self.recorded: list[RecordedCall] | None = None
+        """The calls of models and providers that it has made, for their spans; None: nobody wants spans."""
 
     @property
     def call(self) -> CallContext:
         """Identity and trace of the attempt; made when somebody asks."""
         return self._call or self._make_call()
 
-    def _make_call(self) -> CallContext:
+    @property
+    def above(self) -> TraceContext:
+        """Where in which trace its row is. One that was submitted without a trace has one of its own, the same for all its attempts."""
         job = self.job
-        above = TraceContext.mint() if job.traceparent is None else TraceContext(job.traceparent, job.tracestate)
+        if job.traceparent is None:
+            return TraceContext.of(job.job_id.bytes)
+        return TraceContext(job.traceparent, job.tracestate)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether its trace is recorded; the same each time."""
+        found = self._sampled
+        if found is None:
+            above = self.above
+            found = asked = above.sampled
+            if self.sampling is not None:
+                found = self.sampling.samples(above.trace_id, asked=asked, root=self.job.traceparent is None)
+            self._sampled = found
+        return found
+
+    def _make_call(self) -> CallContext:
+        job, trace = self.job, self.above.child(self.span_id)
+        if self.recorded is not None:
+            # What goes on from here is told what is recorded here.
+            trace = trace.marked(sampled=self.sampled)
         name = operation_name(job.tenant, job.job_id)
-        made = CallContext(job.tenant, job.actor, job.request_id, above.child(self.span_id), name, job.attempt)
+        made = CallContext(job.tenant, job.actor, job.request_id, trace, name, job.attempt)
         # A handler's threads may ask at once, and must hear the same.
         with _CALLBACKS:
             if self._call is None:
@@ -122,6 +169,11 @@ class AttemptState:
     def board(self) -> ProgressBoard:
         """Where its calls are told of, also when the attempt is over: the money is gone. Raises RuntimeError in a forked child."""
         return self.given(when_over=True).progress
+
+    def record(self, call: RecordedCall) -> None:
+        """Keeps a call of a model or provider for its span, where somebody wants spans."""
+        if self.recorded is not None and len(self.recorded) < MAX_RECORDED:
+            self.recorded.append(call)
 
     def count_call(self) -> int:
         """The number of its next call of a model or provider, from 1."""

@@ -23,8 +23,8 @@ import structlog
 from rowcall.context import bearer, bind
 from rowcall.forks import in_child
 from rowcall.queue.spend import COST_DIGITS, MAX_CHARS, Spend, SpendKind
-from rowcall_worker.serving import gen_ai
-from rowcall_worker.serving.attempt import AttemptState
+from rowcall.telemetry import conventions
+from rowcall_worker.serving.attempt import AttemptState, RecordedCall
 from rowcall_worker.serving.direct import is_direct
 from rowcall_worker.serving.prices import Usage
 
@@ -180,17 +180,17 @@ class MeteredCall:
         """What is known of the call so far, by the names that OpenTelemetry has for it: for a span of the handler's own."""
         spend = self._spend
         known = {
-            gen_ai.PROVIDER: spend.provider,
-            gen_ai.MODEL: spend.model or None,
-            gen_ai.INPUT_TOKENS: spend.input_tokens,
-            gen_ai.OUTPUT_TOKENS: spend.output_tokens,
-            gen_ai.CACHE_READ_TOKENS: self._cache[0] or None,
-            gen_ai.CACHE_WRITE_TOKENS: self._cache[1] or None,
-            gen_ai.COST: None if spend.cost is None else float(spend.cost),
-            gen_ai.CURRENCY: spend.currency,
-            gen_ai.LATENCY: None if spend.latency is None else spend.latency.total_seconds(),
-            gen_ai.VERDICT: spend.verdict,
-            gen_ai.ERROR: self._error,
+            conventions.GEN_AI_PROVIDER: spend.provider,
+            conventions.GEN_AI_MODEL: spend.model or None,
+            conventions.GEN_AI_INPUT_TOKENS: spend.input_tokens,
+            conventions.GEN_AI_OUTPUT_TOKENS: spend.output_tokens,
+            conventions.GEN_AI_CACHE_READ_TOKENS: self._cache[0] or None,
+            conventions.GEN_AI_CACHE_WRITE_TOKENS: self._cache[1] or None,
+            conventions.COST: None if spend.cost is None else float(spend.cost),
+            conventions.COST_CURRENCY: spend.currency,
+            conventions.LATENCY: None if spend.latency is None else spend.latency.total_seconds(),
+            conventions.VERDICT: spend.verdict,
+            conventions.ERROR_TYPE: self._error,
         }
         return {name: value for name, value in known.items() if value is not None}
 
@@ -220,7 +220,7 @@ class MeteredCall:
         self.__exit__(kind, error, traceback)
 
     def _record(self, raised: type[BaseException] | None) -> None:
-        latency = timedelta(seconds=time.perf_counter() - (self._started or 0.0))
+        latency, ended = timedelta(seconds=time.perf_counter() - (self._started or 0.0)), time.monotonic()
         if raised is not None:
             self._error = raised.__name__
         verdict = self._spend.verdict or (None if raised is None else raised.__name__[:MAX_CHARS])
@@ -233,6 +233,8 @@ class MeteredCall:
             self._spend = self._priced(state, self._spend)
         self._spend = replace(self._spend, call=state.count_call(), trace_id=UUID(state.call.trace.trace_id))
         state.board().spent(state.job, self._spend)
+        if state.recorded is not None:
+            state.record(RecordedCall(self._spend.call, ended - latency.total_seconds(), ended, self.attributes))
 
     def _priced(self, state: AttemptState, spend: Spend) -> Spend:
         """With what the price table says, where it says something."""

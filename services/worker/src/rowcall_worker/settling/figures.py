@@ -5,7 +5,7 @@ all. Called by `settler`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from google.rpc.code_pb2 import Code
@@ -26,9 +26,10 @@ _ENDS: Final[Mapping[int | None, tuple[str, Sequence[What]]]] = {
     _SCHEDULED: ("retried", (What.FAILED,)),
 }
 """By the state that a job has then: as metrics.ATTEMPTS has the outcome, and as the tally has it."""
-_SNOOZED: Final[tuple[str, Sequence[What]]] = ("snoozed", ())
+SNOOZED: Final = "snoozed"
 _UNKNOWN: Final[tuple[str, Sequence[What]]] = ("", ())
-_FENCED: Final = "fenced"
+FENCED: Final = "fenced"
+"""What attempts come to beside these, as metrics.ATTEMPTS has it."""
 
 
 class Ended(Protocol):
@@ -51,6 +52,24 @@ class Ended(Protocol):
         """Seconds from the attempt's beginning to its outcome."""
 
 
+def begin_at_zero(shards: Iterable[str], methods: Iterable[str]) -> None:
+    """Tells of what is rare before there is any: Prometheus sees no increase in what begins at 1, and the first is what matters."""
+    for shard in shards:
+        for cause in metrics.DEATHS:
+            metrics.DEAD_LETTERS.add(0, shard, cause)
+        for kind in metrics.RESCUED_FROM:
+            metrics.RESCUES.add(0, shard, kind)
+    for method in methods:
+        metrics.FENCE_REJECTED.add(0, method)
+
+
+def came_to(settlement: Settlement, answer: Settled) -> tuple[str, Sequence[What]]:
+    """What a settled attempt came to: as metrics.ATTEMPTS has it, and as the tally has it."""
+    if settlement.snoozed and answer.state == _SCHEDULED:
+        return SNOOZED, ()
+    return _ENDS.get(answer.state, _UNKNOWN)
+
+
 def count_outcomes(shard: str, batch: Sequence[Ended], answers: Sequence[Settled | Exception], tally: Tally) -> None:
     """Counts what became of outcomes, and what handlers submitted. Those that the shard did not take are counted when it does."""
     attempts: Counter[tuple[str, str]] = Counter()
@@ -61,10 +80,9 @@ def count_outcomes(shard: str, batch: Sequence[Ended], answers: Sequence[Settled
         if not answer.settled:
             # One that was sent before may have counted then, and nobody knows.
             if not outcome.tried:
-                attempts[method, _FENCED] += 1
+                attempts[method, FENCED] += 1
             continue
-        snoozed = settlement.snoozed and answer.state == _SCHEDULED
-        name, happened = _SNOOZED if snoozed else _ENDS.get(answer.state, _UNKNOWN)
+        name, happened = came_to(settlement, answer)
         attempts[method, name] += 1
         for what in happened:
             tally.count(job.tenant, job.queue_id, what)
@@ -72,11 +90,11 @@ def count_outcomes(shard: str, batch: Sequence[Ended], answers: Sequence[Settled
             for child in settlement.children:
                 tally.count(child.tenant, child.ids.queue_id, What.ACCEPTED)
         metrics.PROCESS_DURATION.record(outcome.took, metrics.ROWCALL, metrics.PROCESS, method)
-        if settlement.error_code and not snoozed:
+        if settlement.error_code and name != SNOOZED:
             metrics.ATTEMPT_ERRORS.add(1, method, Code.Name(Code.ValueType(settlement.error_code)))
     for (method, name), count in attempts.items():
         metrics.ATTEMPTS.add(count, method, name)
         if name == "failed":
             metrics.DEAD_LETTERS.add(count, shard, name)
-        elif name == _FENCED:
+        elif name == FENCED:
             metrics.FENCE_REJECTED.add(count, method)

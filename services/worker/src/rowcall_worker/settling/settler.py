@@ -31,6 +31,7 @@ from rowcall_worker.running import outcomes, settlements
 from rowcall_worker.running.attempt import Attempt
 from rowcall_worker.serving.transaction import AttemptTransaction
 from rowcall_worker.settling.figures import count_outcomes
+from rowcall_worker.settling.traces import AttemptTraces
 
 BATCH: Final = 1000
 """The most outcomes in one commit."""
@@ -103,6 +104,7 @@ class Settler:
         ready: Callable[[Iterable[int]], None],
         tally: Tally,
         hints: bool,
+        traces: AttemptTraces,
     ) -> None:
         """Args:
         queue: Where they are written.
@@ -112,6 +114,7 @@ class Settler:
         ready: Called after a commit with the queues that handlers submitted jobs to.
         tally: Counts what became of attempts and jobs, and what handlers submitted.
         hints: Whether gateways may be told on the way, behind a commit.
+        traces: Tells of attempts, as spans and in the log.
         """
         self._queue = queue
         self._shard = shard
@@ -119,6 +122,7 @@ class Settler:
         self._tell_ready = ready
         self._tally = tally
         self._hints = hints
+        self._traces = traces
         self._again = again
         self._waiting: deque[Outcome] = deque()
         self._under_way = 0
@@ -284,6 +288,7 @@ class Settler:
         """
         # Before what is told below makes of an outcome another one.
         count_outcomes(self._shard, batch, answers, self._tally)
+        self._traces.tell(batch, answers)
         again: list[Outcome] = []
         done: dict[UUID, list[UUID]] = {}
         let_go: Counter[Holder] = Counter()

@@ -9,8 +9,9 @@ from uuid import UUID
 
 from rowcall.audit.model import Act, Checkpoint, Entry, Erased, Head, Link, Unplaced
 from rowcall.incidents.model import IncidentRow, Noted
+from rowcall.queue.actions import EVERY_ACTION, ActionFilter, ActionJobs, ActionNode, ActionPage
 from rowcall.queue.model import Counts, Depths, Pause, QueueActivity, QueueServing, QueueStats, WorkerJob, WorkerRow
-from rowcall.queue.postgres import auditing, rows, triage
+from rowcall.queue.postgres import actions, auditing, rows, triage
 from rowcall.queue.postgres.auditing import said
 from rowcall.queue.postgres.session import Session
 from rowcall.queue.postgres.wire.arrays import TextArray
@@ -135,6 +136,41 @@ class PostgresQueueAdmin:
             "sum_spend", {**asdict(wanted), "by": TextArray([each.value for each in by]), "limit": limit}
         )
         return [SpendSum(*row) for row in rows]
+
+    async def action_jobs(
+        self, tenant: str, *, trace_id: UUID | None = None, job_id: UUID | None = None, limit: int, patience: timedelta
+    ) -> ActionJobs:
+        """See QueueAdmin.action_jobs."""
+        return await actions.jobs(self._read, tenant, trace_id=trace_id, job_id=job_id, limit=limit, patience=patience)
+
+    async def action_nodes(
+        self,
+        tenant: str,
+        job_ids: Sequence[UUID],
+        *,
+        hidden: Sequence[UUID],
+        trace_id: UUID | None,
+        audit: bool,
+        system: bool,
+        limit: int,
+    ) -> list[ActionNode]:
+        """See QueueAdmin.action_nodes."""
+        return await actions.nodes(
+            self._read,
+            tenant,
+            job_ids,
+            hidden=hidden,
+            trace_id=trace_id,
+            audit=audit,
+            system=system,
+            limit=limit,
+        )
+
+    async def actions(
+        self, tenant: str, wanted: ActionFilter = EVERY_ACTION, *, before: UUID | None = None, limit: int, look: int
+    ) -> ActionPage:
+        """See QueueAdmin.actions."""
+        return await actions.page(self._read, tenant, wanted, before=before, limit=limit, look=look)
 
     async def resolve_incident(
         self, fingerprint: str, *, by: str | None, note: str | None, act: Act | None = None

@@ -25,6 +25,7 @@ from rowcall.queue.tenants import (
     IncidentTrace,
     KeyRow,
     LiveJobs,
+    SpanRow,
     SpendRow,
     SpendSumRow,
     TenantRow,
@@ -180,6 +181,17 @@ class PostgresTenantAdmin:
             "export_spend_sums", {"tenant": tenant, "day": day, "skip": skip, "limit": limit, "act": said(act)}
         )
         return [SpendSumRow(*row) for row in found]
+
+    async def export_activity(
+        self, tenant: str, *, after: tuple[UUID, int] | None, limit: int, act: Act | None = None
+    ) -> list[SpanRow]:
+        """See TenantAdmin.export_activity."""
+        trace_id, span_id = after or (None, None)
+        found = await self._write.rows(
+            "export_activity",
+            {"tenant": tenant, "trace_id": trace_id, "span_id": span_id, "limit": limit, "act": said(act)},
+        )
+        return [SpanRow(*row) for row in found]
 
     async def export_audit(
         self, tenant: str, *, after: int, until: int, limit: int, act: Act | None = None

@@ -481,3 +481,23 @@ create table rowcall.job_history_standard partition of rowcall.job_history
   for values in (2) partition by range (finished_on);
 create table rowcall.job_history_long partition of rowcall.job_history
   for values in (3) partition by range (finished_on);
+
+-- Spans that were recorded, by the day (UTC) they were written on. Best effort: what could not be written is nowhere. Days are
+-- made and dropped with those of history.
+create table rowcall.activity (
+  tenant text not null,
+  trace_id uuid not null,
+  span_id bigint not null,
+  finished_on date not null,
+  -- opentelemetry.trace.SpanKind: 0 INTERNAL, 1 SERVER, 2 CLIENT, 3 PRODUCER, 4 CONSUMER
+  kind smallint not null check (kind between 0 and 4),
+  -- opentelemetry.trace.StatusCode: 0 UNSET, 1 OK, 2 ERROR
+  status smallint not null check (status between 0 and 2),
+  parent_span_id bigint,
+  started_at timestamptz not null,
+  duration interval not null,
+  name text not null,
+  message text,
+  attributes jsonb not null,
+  primary key (tenant, trace_id, span_id, finished_on)
+) partition by range (finished_on);

@@ -169,7 +169,7 @@ $$;
 create trigger follow_up after insert on rowcall.job_history
 for each row when (new.on_done is not null) execute function rowcall.follow_up();
 
--- Makes the days of history from yesterday to p_days ahead. Each day is made as
+-- Makes the days of history, and of activity, from yesterday to p_days ahead. Each day is made as
 -- a table of its own and then attached: ATTACH, unlike CREATE ... PARTITION OF,
 -- does not stop writers; the CHECK spares it the scan.
 create function rowcall.make_history_days(p_days integer)
@@ -187,7 +187,7 @@ begin
       using errcode = 'invalid_parameter_value';
   end if;
   perform pg_advisory_xact_lock(hashtextextended('rowcall.job_history', 0));
-  foreach v_parent in array array['job_history_short', 'job_history_standard', 'job_history_long'] loop
+  foreach v_parent in array array['job_history_short', 'job_history_standard', 'job_history_long', 'activity'] loop
     for v_day in select ((clock_timestamp() at time zone 'UTC')::date + n)::date from generate_series(-1, p_days) as n loop
       v_table := format('%s_%s', v_parent, to_char(v_day, 'YYYYMMDD'));
       continue when to_regclass('rowcall.' || v_table) is not null;
@@ -209,7 +209,7 @@ end
 $$;
 
 -- Drops one day of history that is past its class's retention (1, 7 or 90 days after
--- the day it is of); the day's table as its name, '' if one is due but was in use,
+-- the day it is of), or one of activity that is past 7; the day's table as its name, '' if one is due but was in use,
 -- null if none is due. Called again until null.
 -- DETACH ... CONCURRENTLY cannot be run by a function, and needs the owner's rights,
 -- which no service has. Instead the locks that a plain DETACH needs are asked for without waiting:
@@ -232,11 +232,11 @@ begin
     join pg_class d on d.oid = i.inhrelid
     where p.oid in (
         'rowcall.job_history_short'::regclass, 'rowcall.job_history_standard'::regclass,
-        'rowcall.job_history_long'::regclass
+        'rowcall.job_history_long'::regclass, 'rowcall.activity'::regclass
       )
   ) c
   where c.day < (clock_timestamp() at time zone 'UTC')::date
-      - case c.parent when 'job_history_short' then 1 when 'job_history_standard' then 7 else 90 end
+      - case c.parent when 'job_history_short' then 1 when 'job_history_long' then 90 else 7 end
   order by c.day
   limit 1;
   if not found then
@@ -258,13 +258,13 @@ begin
 end
 $$;
 
--- The root's statistics after days came or went: autovacuum never looks at a
+-- The roots' statistics after days came or went: autovacuum never looks at a
 -- partitioned table itself.
 create function rowcall.analyze_history()
 returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  analyze rowcall.job_history;
+  analyze rowcall.job_history, rowcall.activity;
 end
 $$;

@@ -25,6 +25,9 @@ create table rowcall.audit (
   primary key (tenant, id)
 );
 create index audit_arrived on rowcall.audit (xid, id);
+-- What was done in a trace, and to a job.
+create index audit_trace on rowcall.audit (trace_id) where trace_id is not null;
+create index audit_target on rowcall.audit (tenant, target);
 
 -- The chains, one a tenant: a row is added for each of audit's, with a hash over the row and
 -- the hash before it. What a row held may go (retention, erasure); that it was there stays.

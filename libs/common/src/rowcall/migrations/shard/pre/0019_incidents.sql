@@ -23,6 +23,7 @@ create table rowcall.incident (
   regressions integer not null default 0
 );
 create index incident_last on rowcall.incident (last_at);
+create index incident_trace on rowcall.incident (trace_id) where trace_id is not null;
 
 -- Adds what a process has met, each a JSON object with how many seconds ago that was. Answers
 -- with those that were resolved and are back. What nobody met for 90 days is forgotten.

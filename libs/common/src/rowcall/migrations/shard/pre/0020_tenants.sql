@@ -87,6 +87,8 @@ as $$
     limit p_cap
   ) c
   union all
+  select 'activity', count(*) from (select from rowcall.activity s where s.tenant = p_tenant limit p_cap) c
+  union all
   select 'turns', count(*) from (select from rowcall.turn t where t.tenant = p_tenant limit p_cap) c
   union all
   select 'readers', count(*) from (select from rowcall.tenant_reader r where r.tenant = p_tenant limit p_cap) c
@@ -317,6 +319,21 @@ begin
     get diagnostics v_gone = row_count;
     v_room := v_room - v_gone;
     v_counts := v_counts || jsonb_build_object('spend', v_gone);
+  end if;
+  if v_room > 0 then
+    with chosen as materialized (
+      select s.trace_id, s.span_id, s.finished_on
+      from rowcall.activity s
+      where s.tenant = p_tenant
+      order by s.tenant, s.trace_id, s.span_id
+      limit v_room
+    )
+    delete from rowcall.activity s
+    using chosen c
+    where s.tenant = p_tenant and s.trace_id = c.trace_id and s.span_id = c.span_id and s.finished_on = c.finished_on;
+    get diagnostics v_gone = row_count;
+    v_room := v_room - v_gone;
+    v_counts := v_counts || jsonb_build_object('activity', v_gone);
   end if;
   if v_room > 0 then
     -- Few: by day, method and model.
@@ -563,6 +580,32 @@ begin
 end
 $$;
 
+-- A page of a tenant's spans, by trace and span.
+create function rowcall.export_activity(
+  p_tenant text, p_trace_id uuid, p_span_id bigint, p_limit integer, p_act jsonb
+)
+returns table (
+  trace_id uuid, span_id bigint, parent_span_id bigint, kind smallint, status smallint, started_at timestamptz,
+  duration interval, name text, message text, attributes jsonb
+)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_rows bigint;
+begin
+  return query
+  select
+    s.trace_id, s.span_id, s.parent_span_id, s.kind, s.status, s.started_at, s.duration, s.name, s.message, s.attributes
+  from rowcall.activity s
+  where s.tenant = p_tenant and (p_trace_id is null or (s.trace_id, s.span_id) > (p_trace_id, p_span_id))
+  order by s.tenant, s.trace_id, s.span_id
+  limit p_limit;
+  get diagnostics v_rows = row_count;
+  perform rowcall.record_export(p_act, p_tenant, 'activity', v_rows);
+end
+$$;
+
 -- A page of what a tenant's audit says, the earliest first, behind an id, and up to one, for each page adds to it.
 create function rowcall.export_audit(p_tenant text, p_after bigint, p_until bigint, p_limit integer, p_act jsonb)
 returns table (
@@ -619,6 +662,6 @@ $$;
 grant execute on function
   rowcall.find_tenants, rowcall.count_live, rowcall.count_erasable, rowcall.tenant_tables, rowcall.erase_tenant,
   rowcall.reopen_tenant, rowcall.export_keys, rowcall.export_jobs, rowcall.export_spend, rowcall.export_spend_sums,
-  rowcall.export_audit, rowcall.export_incidents
+  rowcall.export_activity, rowcall.export_audit, rowcall.export_incidents
 to rowcall_gateway;
 grant select on rowcall.erasure to rowcall_auditor;

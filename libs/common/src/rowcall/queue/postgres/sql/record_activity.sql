@@ -1,0 +1,1 @@
+select rowcall.record_activity(p_spans => %(spans)s::jsonb)

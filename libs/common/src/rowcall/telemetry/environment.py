@@ -1,0 +1,158 @@
+"""What OpenTelemetry's own variables ask of a process: whether spans and logs are sent over OTLP, which traces are sampled, and who it
+says that it is. Called by the programs, and by the gateway's export of the audit's heads.
+
+What makes and sends spans (`spans`, and OpenTelemetry's SDK below it) is a good part of a service's start: it is loaded where somebody
+asks for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, Literal
+
+from rowcall.telemetry.sampling import DEFAULT_RATIO, Sampling
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+    from rowcall.telemetry.spans import Spans
+
+OTLP: Final = "spans"
+"""What of spans for OTLP is counted by, where it is dropped (rowcall.telemetry.dropped)."""
+
+_SAMPLERS: Final = (
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+)
+
+
+def spans_from_environment(
+    service: str,
+    *,
+    version: str,
+    environment: Mapping[str, str] = os.environ,
+    also: Mapping[str, SpanExporter] | None = None,
+) -> Spans | None:
+    """What a process tells its spans to; None: nobody wants any, and none is made.
+
+    Args:
+        service: The program, "rowcall-gateway", where OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES do not say otherwise.
+        version: Its own, where they do not.
+        environment: Where OpenTelemetry's variables are. Endpoint, headers, time-outs and certificates of OTLP are the SDK's to read.
+        also: Exporters beside OTLP, by what their spans are counted by where they are dropped.
+
+    Raises:
+        ValueError: The environment asks for something that this process does not have; the message names the variable.
+    """
+    exporters: dict[str, SpanExporter] = {}
+    if is_wanted("TRACES", "spans", environment):
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+        exporters[OTLP] = OTLPSpanExporter()
+    if not _disabled(environment):
+        exporters |= also or {}
+    if not exporters:
+        return None
+    from rowcall.telemetry.spans import BATCH, DELAY_MS, WAITING, Limits, Spans
+
+    limits = Limits(
+        waiting=_whole("OTEL_BSP_MAX_QUEUE_SIZE", environment, WAITING),
+        batch=_whole("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", environment, BATCH),
+        delay=_whole("OTEL_BSP_SCHEDULE_DELAY", environment, DELAY_MS) / 1000,
+    )
+    return Spans(exporters, resource=resource(service, environment, version=version), limits=limits)
+
+
+def sampling_from_environment(asked: float, environment: Mapping[str, str] = os.environ) -> Sampling:
+    """Which traces this process samples, by OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG.
+
+    Args:
+        asked: How many a second are sampled because their callers ask for it.
+        environment: Where the variables are.
+
+    Raises:
+        ValueError: They say something that this process does not have; the message names the variable.
+    """
+    sampler = environment.get("OTEL_TRACES_SAMPLER", "")
+    if sampler and sampler not in _SAMPLERS:
+        raise ValueError(f"OTEL_TRACES_SAMPLER is {sampler!r}; this process has {', '.join(_SAMPLERS)}")
+    by_parent = sampler.startswith("parentbased_")
+    kind = sampler.removeprefix("parentbased_")
+    ratio = {"always_on": 1.0, "always_off": 0.0}.get(kind)
+    if ratio is None:
+        # As the SDK has it, a sampler by ratio without one takes all.
+        ratio = _ratio(environment, 1.0 if kind else DEFAULT_RATIO)
+    return Sampling(ratio, asked=asked if by_parent or not sampler else None, by_parent=by_parent)
+
+
+def is_wanted(signal: Literal["TRACES", "LOGS"], what: str, environment: Mapping[str, str]) -> bool:
+    """Whether a signal is asked for over OTLP, by OpenTelemetry's own variables.
+
+    Args:
+        signal: As those name it.
+        what: This process sends by it, for the error.
+        environment: Where they are.
+
+    Raises:
+        ValueError: The environment asks for something that this process does not have.
+    """
+    if _disabled(environment):
+        return False
+    own, shared = f"OTEL_EXPORTER_OTLP_{signal}", "OTEL_EXPORTER_OTLP"
+    exporter = environment.get(f"OTEL_{signal}_EXPORTER", "otlp")
+    if exporter == "none" or not any(environment.get(f"{name}_ENDPOINT") for name in (own, shared)):
+        return False
+    if exporter != "otlp":
+        raise ValueError(f"OTEL_{signal}_EXPORTER is {exporter!r}; this process has otlp and none")
+    name = next((name for name in (f"{own}_PROTOCOL", f"{shared}_PROTOCOL") if environment.get(name)), None)
+    if name is not None and environment[name] != "grpc":
+        raise ValueError(f"{name} is {environment[name]!r}; this process exports {what} over grpc only")
+    return True
+
+
+def resource(service: str, environment: Mapping[str, str], *, version: str | None = None) -> Resource:
+    """Who this process is to whoever receives it; attributes are the SDK's to read.
+
+    Args:
+        service: The program's name, where the environment says none.
+        environment: Where OpenTelemetry's variables are.
+        version: The program's own, where they say none; None: it is not told.
+    """
+    from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+
+    named = environment.get("OTEL_SERVICE_NAME")
+    found = Resource.create({SERVICE_NAME: named} if named else {})
+    ours = {} if version is None or SERVICE_VERSION in found.attributes else {SERVICE_VERSION: version}
+    if str(found.attributes[SERVICE_NAME]).startswith("unknown_service"):
+        ours[SERVICE_NAME] = service
+    return found.merge(Resource(ours))
+
+
+def _disabled(environment: Mapping[str, str]) -> bool:
+    return environment.get("OTEL_SDK_DISABLED", "").lower() == "true"
+
+
+def _ratio(environment: Mapping[str, str], otherwise: float) -> float:
+    text = environment.get("OTEL_TRACES_SAMPLER_ARG", "")
+    try:
+        ratio = float(text) if text else otherwise
+    except ValueError:
+        ratio = -1.0
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"OTEL_TRACES_SAMPLER_ARG is {text!r}; it is the part of traces that is sampled, from 0 to 1")
+    return ratio
+
+
+def _whole(name: str, environment: Mapping[str, str], otherwise: int) -> int:
+    text = environment.get(name, "")
+    if not text:
+        return otherwise
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise ValueError(f"{name} is {text!r}; it is a whole number above 0")
+    return int(text)

@@ -1,0 +1,128 @@
+"""What OpenTelemetry's variables ask for, and what of it is refused."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from rowcall.telemetry.environment import resource, sampling_from_environment, spans_from_environment
+from rowcall.telemetry.spans import Spans
+
+OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+LOW, HIGH = "0" * 31 + "1", "f" * 32
+"""Trace ids: one that is sampled whatever the part, but for none; one that is only where all are."""
+
+
+def spans(environment: dict[str, str], **also: InMemorySpanExporter) -> Spans | None:
+    made = spans_from_environment("rowcall-x", version="1", environment=environment, also=also)
+    if made is not None:
+        made.shutdown()
+    return made
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"OTEL_SERVICE_NAME": "x"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
+        {**OTLP, "OTEL_SDK_DISABLED": "true"},
+        {**OTLP, "OTEL_TRACES_EXPORTER": "none"},
+    ],
+)
+def test_there_are_no_spans_unless_they_are_asked_for(environment: dict[str, str]) -> None:
+    assert spans(environment) is None
+
+
+@pytest.mark.parametrize("environment", [OTLP, {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9"}])
+def test_there_are_where_an_endpoint_is_named(environment: dict[str, str]) -> None:
+    assert spans(environment) is not None
+
+
+def test_another_exporter_is_enough_unless_all_is_switched_off() -> None:
+    assert spans({}, activity=InMemorySpanExporter()) is not None
+    assert spans({"OTEL_TRACES_EXPORTER": "none"}, activity=InMemorySpanExporter()) is not None
+    assert spans({"OTEL_SDK_DISABLED": "true"}, activity=InMemorySpanExporter()) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER is 'zipkin'; this process has otlp and none"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, "OTEL_EXPORTER_OTLP_PROTOCOL"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"}, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "many"}, "OTEL_BSP_MAX_QUEUE_SIZE is 'many'; it is a whole number above 0"),
+        ({"OTEL_BSP_SCHEDULE_DELAY": "0"}, "OTEL_BSP_SCHEDULE_DELAY"),
+    ],
+)
+def test_what_this_process_cannot_export_is_refused(environment: dict[str, str], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        spans({**OTLP, **environment})
+
+
+@pytest.mark.parametrize(
+    ("sampler", "argument", "low", "high", "asked"),
+    [
+        # By default a part of all, and whoever asks.
+        ("", "", True, False, True),
+        ("", "0", False, False, True),
+        ("", "1", True, True, True),
+        ("always_on", "", True, True, True),
+        ("always_off", "", False, False, False),
+        ("traceidratio", "0.5", True, False, False),
+        ("traceidratio", "", True, True, True),
+        ("parentbased_always_on", "", False, False, True),
+        ("parentbased_always_off", "", False, False, True),
+        ("parentbased_traceidratio", "0.5", False, False, True),
+    ],
+)
+def test_the_sampler_is_as_it_is_named(sampler: str, argument: str, low: bool, high: bool, asked: bool) -> None:
+    sampling = sampling_from_environment(9, {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": argument})
+
+    assert sampling.samples(LOW, asked=False) is low
+    assert sampling.samples(HIGH, asked=False) is high
+    assert sampling.samples(HIGH, asked=True) is asked
+
+
+@pytest.mark.parametrize(
+    ("sampler", "low", "high"),
+    [
+        ("parentbased_always_on", True, True),
+        ("parentbased_always_off", False, False),
+        ("parentbased_traceidratio", True, False),
+    ],
+)
+def test_by_the_parent_what_begins_here_is_as_the_rest_says(sampler: str, low: bool, high: bool) -> None:
+    sampling = sampling_from_environment(9, {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": "0.5"})
+
+    assert sampling.samples(LOW, asked=False, root=True) is low
+    assert sampling.samples(HIGH, asked=False, root=True) is high
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        (
+            {"OTEL_TRACES_SAMPLER": "jaeger_remote"},
+            "OTEL_TRACES_SAMPLER is 'jaeger_remote'; this process has always_on, ",
+        ),
+        ({"OTEL_TRACES_SAMPLER_ARG": "5%"}, "OTEL_TRACES_SAMPLER_ARG is '5%'; it is the part"),
+        ({"OTEL_TRACES_SAMPLER_ARG": "nan"}, "OTEL_TRACES_SAMPLER_ARG"),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "2"}, "OTEL_TRACES_SAMPLER_ARG"),
+    ],
+)
+def test_a_sampler_that_there_is_not_is_refused(environment: dict[str, str], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        sampling_from_environment(9, environment)
+
+
+def test_who_a_process_is_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OTEL_RESOURCE_ATTRIBUTES", raising=False)
+    ours = resource("rowcall-worker", {}, version="7").attributes
+    assert (ours["service.name"], ours["service.version"]) == ("rowcall-worker", "7")
+    assert resource("rowcall-worker", {"OTEL_SERVICE_NAME": "shop"}).attributes["service.name"] == "shop"
+    monkeypatch.setenv(
+        "OTEL_RESOURCE_ATTRIBUTES", "service.name=theirs,service.version=8,deployment.environment.name=e"
+    )
+    theirs = resource("rowcall-worker", {}, version="7").attributes
+    assert (theirs["service.name"], theirs["service.version"]) == ("theirs", "8")
