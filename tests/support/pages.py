@@ -1,4 +1,4 @@
-"""Calls that pages tell people to make, made as they stand there."""
+"""Calls and queries that pages tell people to make, made as they stand there."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ from typing import Final
 _ROOT: Final = Path(__file__).parents[2]
 _CALL: Final = re.compile(r"^(?:uv run )?(buf curl .*authorization.*\\\n.*/Echo)$", re.MULTILINE)
 _ADDRESS: Final = re.compile(r"(?<=://)[^/]+(?=/rowcall\.probe\.v1)")
+_SQL: Final = re.compile(r"^```sql\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def queries(page: str) -> list[str]:
+    """The queries in SQL that a page has.
+
+    Args:
+        page: From the root of the repository.
+    """
+    return _SQL.findall((_ROOT / page).read_text("utf-8"))
 
 
 def call_with_a_token(page: str, address: str, token: str, *, cwd: Path, ca: Path | None = None) -> str:

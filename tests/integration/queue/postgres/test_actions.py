@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,12 +17,12 @@ from rowcall.queue.model import ClaimedJob
 from rowcall.queue.spend import Spend, SpendKind
 from rowcall.queue.tenants import ErasurePhase
 from tests.fix_queue import PostgresQueue
+from tests.support.pages import queries
 from tests.support.probe import ErasureTimes
 from tests.support.queues import CANCELLED, FAILED, SCHEDULED
 from tests.support.waiting import until
 
-PAGE: Final = Path(__file__).parents[4] / "docs" / "actions.md"
-QUERIES: Final = re.findall(r"```sql\n(.*?)```", PAGE.read_text(), re.DOTALL)
+QUERIES: Final = queries("docs/actions.md")
 IN_PAGE: Final = "0af7651916cd43dd8448eb211c80319c", "0196a4c5-7a2e-7c3f-9e1b-3f0f5c9d2b11"
 CALLER: Final = f"00-{IN_PAGE[0]}-b7ad6b7169203331-01"
 SPANS: Final = ("00f067aa0ba902b7", "b9c7c989f97918e1", "d5dbde6a8d5dbde6")
