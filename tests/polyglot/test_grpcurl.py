@@ -6,7 +6,6 @@ In the long form only (`make chaos`): where nothing of it is cached, building it
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -17,11 +16,10 @@ import pytest
 from tests.fix_cluster import Cluster
 from tests.fix_gateway import jobs
 from tests.fix_services import Services
-from tests.support.golang import VARIABLES, NoGo, find_go
+from tests.support.golang import BUILD_SECONDS, NoGo, build
 from tests.support.scale import LONG
 
 GRPCURL = Path(__file__).parent / "grpcurl"
-BUILD_SECONDS = 500.0
 
 pytestmark = [
     pytest.mark.timeout(2 * BUILD_SECONDS),
@@ -34,18 +32,11 @@ Ran = subprocess.CompletedProcess[str]
 @pytest.fixture(scope="session")
 def grpcurl(run_directory: Path) -> Callable[..., Ran]:
     """Runs grpcurl with arguments, built from the very versions of its go.sum."""
+    program = run_directory / "grpcurl"
     try:
-        go = find_go(GRPCURL)
+        build(GRPCURL, program, "github.com/fullstorydev/grpcurl/cmd/grpcurl")
     except NoGo as error:
         pytest.skip(f"NOT TRIED WITH GRPCURL: {error}")
-    program = run_directory / "grpcurl"
-    subprocess.run(
-        [go, "build", "-o", program, "github.com/fullstorydev/grpcurl/cmd/grpcurl"],
-        cwd=GRPCURL,
-        env={**os.environ, **VARIABLES},
-        check=True,
-        timeout=BUILD_SECONDS,
-    )
 
     def run(*arguments: str) -> Ran:
         return subprocess.run(

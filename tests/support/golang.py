@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+BUILD_SECONDS: Final = 900.0
+"""That a build may take where nothing of it is cached."""
+
 VARIABLES: Final[Mapping[str, str]] = {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
 """What go is to be told whenever it is run."""
 
@@ -35,6 +38,26 @@ def find_go(folder: Path) -> str:
     if _numbers(has) < _numbers(least[1]):
         raise NoGo(f"{go} is Go {has}; install Go {least[1]} or later")
     return go
+
+
+def build(folder: Path, program: Path, package: str = ".") -> None:
+    """Builds a program. What was compiled once is in Go's own cache, and is not compiled again.
+
+    Args:
+        folder: With the go.mod and go.sum that pin it.
+        program: Where to.
+        package: Which of the modules' it is.
+
+    Raises:
+        NoGo: There is no Go here that the folder's go.mod takes.
+    """
+    subprocess.run(
+        [find_go(folder), "build", "-o", program, package],
+        cwd=folder,
+        env={**os.environ, **VARIABLES},
+        check=True,
+        timeout=BUILD_SECONDS,
+    )
 
 
 def _numbers(version: str) -> tuple[int, ...]:
