@@ -29,10 +29,10 @@ _LONGEST_TRANSACTION: Final = 0.2
 """The same of handlers with a transaction, which have few connections to share."""
 _BACKOFF: Final = 0.2
 """Seconds; a retry's wait is a random part of it."""
-# A gateway that was restarted is found again at once.
-_CHANNEL: Final = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
+CHANNEL: Final = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
+"""Options of a channel that finds a gateway again at once which was restarted."""
 
-_PASSING: Final = frozenset(
+PASSING: Final = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -69,7 +69,7 @@ class Load:
         async with AsyncExitStack() as stack:
             stubs = [
                 probe_pb2_grpc.ProbeServiceStub(
-                    await stack.enter_async_context(grpc.aio.insecure_channel(address, options=_CHANNEL))
+                    await stack.enter_async_context(grpc.aio.insecure_channel(address, options=CHANNEL))
                 )
                 for address in addresses
             ]
@@ -99,7 +99,7 @@ class Load:
         try:
             outcome = await _send(stub, number, kind, work)
         except grpc.aio.AioRpcError as error:
-            passing = error.code() in _PASSING
+            passing = error.code() in PASSING
             outcome = Outcome(number, "unknown" if passing else "refused", errors.of_call(error))
             over = kind == "once" or not passing
         else:

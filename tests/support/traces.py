@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from google.rpc.code_pb2 import Code
@@ -11,6 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status as SpanStatus
 
 from rowcall.names import operation_name
 from rowcall.queue.model import JobRow
+from rowcall.tracing import TraceContext
 from rowcall.v1.job_pb2 import AttemptOutcome, JobState
 from tests.support.collector import Received
 
@@ -47,23 +48,24 @@ def ended_attempts(row: JobRow) -> Iterator[tuple[str, Ended]]:
         yield row.span_id, ended(row.error, "OK", cancelled=row.state == JobState.JOB_STATE_CANCELLED)
 
 
-def faults(spans: Sequence[Received], rows: Iterable[JobRow], *, callers: Collection[str] = ()) -> list[str]:
+def faults(spans: Sequence[Received], rows: Iterable[JobRow], *, callers: Iterable[TraceContext] = ()) -> list[str]:
     """What is wrong with spans; empty: nothing is.
 
     Args:
         spans: All that were received.
         rows: The jobs that they are about.
-        callers: Ids of spans that callers have sent along, hex digits: they are theirs, and received nowhere.
+        callers: What callers have sent along: the spans are theirs, and received nowhere.
     """
-    known = set(callers)
+    # Of what is known beside the spans, the trace it is of.
+    known = {each.span_id: each.trace_id for each in callers}
     attempts: dict[str, Ended] = {}
     for row in rows:
         if row.traceparent is not None:
             # The submission's, which the row stands for where it was not told.
-            known.add(row.traceparent[36:52])
+            known[row.traceparent[36:52]] = row.traceparent[3:35]
         attempts |= ended_attempts(row)
     by_id = {each.span_id: each for each in spans}
-    known |= attempts.keys()
+    known |= {span_id: ended.trace_id for span_id, ended in attempts.items()}
     found = [] if len(by_id) == len(spans) else ["an id is two spans'"]
     for each in spans:
         where = f"{each.span.name} ({each.span_id})"
@@ -71,8 +73,8 @@ def faults(spans: Sequence[Received], rows: Iterable[JobRow], *, callers: Collec
         above = by_id.get(each.parent_id)
         if above is not None:
             found += [f"{where}: {fault}" for fault in _faults_below(each, above)]
-        elif each.parent_id and each.parent_id not in known:
-            found.append(f"{where}: its parent {each.parent_id} is neither a span nor a row")
+        elif each.parent_id and known.get(each.parent_id) != each.trace_id:
+            found.append(f"{where}: its parent {each.parent_id} is neither a span nor a row of its trace")
         if each.span_id in attempts:
             found += [f"{where}: {fault}" for fault in _faults_by_row(each, attempts[each.span_id])]
     return found
