@@ -9,8 +9,8 @@ PROCESSES ?= 3
 # What is reduced under `make test`, and whole under `make chaos`.
 LONG_FORMS := tests/chaos tests/integration/queue/conformance/test_model.py \
               tests/integration/gateway/test_tenants_apart.py tests/integration/gateway/edge/credentials/test_keys.py \
-              tests/integration/test_log_readers.py tests/polyglot/test_grpcurl.py \
-              tests/polyglot/test_otelcol.py
+              tests/integration/test_log_readers.py tests/polyglot/test_grpcurl.py tests/polyglot/test_otelcol.py \
+              tests/polyglot/test_trace_consumers.py
 
 UV       := .tools/uv/bin/uv
 BIN      := .venv/bin

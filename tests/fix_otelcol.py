@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -19,61 +20,53 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import (
 )
 from opentelemetry.proto.logs.v1.logs_pb2 import ResourceLogs
 
-from tests.support.golang import VARIABLES, NoGo, find_go
+from tests.support.golang import NoGo, build
 from tests.support.places import ROOT
 
 SOURCE = ROOT / "tests" / "polyglot" / "otelcol"
-BUILD_SECONDS = 500.0
 END_SECONDS = 30.0
 
-Collector = Callable[..., AbstractContextManager[Path]]
+RunOtelcol = Callable[..., AbstractContextManager[Path]]
 
 
 @pytest.fixture(scope="session")
 def otelcol(run_directory: Path) -> Path:
     """The program."""
+    program = run_directory / "otelcol"
     try:
-        go = find_go(SOURCE)
+        build(SOURCE, program)
     except NoGo as error:
         pytest.skip(f"NOT TRIED WITH THE OPENTELEMETRY COLLECTOR: {error}")
-    program = run_directory / "otelcol"
-    subprocess.run(
-        [go, "build", "-o", program, "."],
-        cwd=SOURCE,
-        env={**os.environ, **VARIABLES},
-        check=True,
-        timeout=BUILD_SECONDS,
-    )
     return program
 
 
-@pytest.fixture
-def collector(otelcol: Path, tmp_path: Path) -> Collector:
-    """Runs one with a configuration and its variables, for a `with` block; what it says goes to the file that this yields."""
-
-    @contextmanager
-    def run(configuration: Path, **variables: str) -> Iterator[Path]:
-        log = tmp_path / "otelcol.log"
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [otelcol, "--config", configuration],
-                env={**os.environ, **variables},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+@contextmanager
+def collecting(program: Path, configuration: Path, log: Path, **variables: str) -> Iterator[Path]:
+    """Runs a collector, or what is made of one, with a configuration and its variables; what it says goes to the file that this yields."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [program, "--config", configuration],
+            env={**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield log
+        assert process.poll() is None, log.read_text()
+    finally:
+        process.terminate()
         try:
-            yield log
-            assert process.poll() is None, log.read_text()
-        finally:
-            process.terminate()
-            try:
-                process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
-    return run
+
+@pytest.fixture
+def run_otelcol(otelcol: Path, tmp_path: Path) -> RunOtelcol:
+    """Runs one with a configuration and its variables, for a `with` block."""
+    return partial(collecting, otelcol, log=tmp_path / "otelcol.log")
 
 
 class LogsTaker(LogsServiceServicer):

@@ -212,7 +212,7 @@ def _wrong_lines(evidence: Evidence) -> Iterator[str]:
         if not any(line.get(name) for name in ABOUT_A_CALL):
             continue
         job, request_id = line.get("job"), line.get("request_id")
-        trace_id = jobs.get(job) or calls.get(request_id or "")
+        trace_id = jobs.get(job or "") or calls.get(request_id or "")
         if line.get("trace_id") != trace_id and line.get("trace_id") not in operators:
             yield f"a line is not of its trace {trace_id}: {line}"
         logged.add((str(job or request_id), line["service"], line.get("attempt")))

@@ -20,8 +20,9 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, SeverityNumber
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import AwaitRequest, EchoRequest
 from tests.fix_gateway import refused, tenant
-from tests.fix_otelcol import BUILD_SECONDS, Collector, LogsTaker, logs_taker
+from tests.fix_otelcol import LogsTaker, RunOtelcol, logs_taker
 from tests.fix_services import Services
+from tests.support.golang import BUILD_SECONDS
 from tests.support.places import ROOT
 from tests.support.scale import LONG
 from tests.support.waiting import until
@@ -141,7 +142,7 @@ def comparable(line: dict[str, Any]) -> str:
 
 
 async def test_lines_come_out_whole_and_once_also_when_the_collector_is_started_again(
-    services: Services, collector: Collector, tmp_path: Path
+    services: Services, run_otelcol: RunOtelcol, tmp_path: Path
 ) -> None:
     told = await told_lines(services)
     written = write(tmp_path / "lines", told)
@@ -155,14 +156,14 @@ async def test_lines_come_out_whole_and_once_also_when_the_collector_is_started_
             "ROWCALL_LOGS_TO_PLAINTEXT": "true",
         }
         crashed = [line for line in CRASH if line]
-        with collector(CONFIGURATION, **variables):
+        with run_otelcol(CONFIGURATION, **variables):
             await until(lambda: len(records(taker)) >= len(written) + len(crashed), every=0.2, seconds=60)
         found = records(taker)
         # Only what is new is read by the next one.
         last = json.dumps({**json.loads(written[-1]), "event": "one more"})
         with (tmp_path / "lines" / "gateway.log").open("a") as file:
             file.write(f"{last}\n")
-        with collector(CONFIGURATION, **variables):
+        with run_otelcol(CONFIGURATION, **variables):
             await until(lambda: len(records(taker)) > len(found), every=0.2, seconds=60)
         again = records(taker)[len(found) :]
     assert [record.body.string_value for _, record in again] == ["one more"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -14,6 +14,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+_EXPORT_SPANS = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+_ONWARD_SECONDS = 10.0
 
 Value = str | int | float | bool
 
@@ -46,15 +49,32 @@ class Received(NamedTuple):
         return self.span.parent_span_id.hex()
 
 
+def received(request: bytes) -> list[Received]:
+    """The spans of what an exporter sends: a serialised ExportTraceServiceRequest."""
+    found: list[Received] = []
+    for resource in ExportTraceServiceRequest.FromString(request).resource_spans:
+        [service] = [each.value.string_value for each in resource.resource.attributes if each.key == "service.name"]
+        for scope in resource.scope_spans:
+            found += [Received(service, scope.scope.name, span) for span in scope.spans]
+    return found
+
+
 class Collector(grpc.GenericRpcHandler):
     """Receives spans and log records, on a port of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, onward: str | None = None) -> None:
+        """
+        Args:
+            onward: Host and port of somebody else who gets what exporters send of spans, as it came, and whose answers they get.
+        """
         self.spans: list[Received] = []
         self.records: list[tuple[str, dict[str, str]]] = []
         """Log records: event name, and the attributes that are text."""
+        self.refused = 0
+        """Spans that the other one did not take."""
         self._server = grpc.server(ThreadPoolExecutor(2), handlers=[self], options=(("grpc.so_reuseport", 0),))
         self.address = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._channel = None if onward is None else grpc.insecure_channel(onward)
         self._server.start()
 
     @property
@@ -70,20 +90,24 @@ class Collector(grpc.GenericRpcHandler):
     def stop(self) -> None:
         """Receives no more."""
         self._server.stop(0).wait()
+        if self._channel is not None:
+            self._channel.close()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         """See grpc.GenericRpcHandler."""
         if handler_call_details.method == "/opentelemetry.proto.collector.logs.v1.LogsService/Export":
             return grpc.unary_unary_rpc_method_handler(self._export_logs)
-        assert handler_call_details.method == "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+        assert handler_call_details.method == _EXPORT_SPANS
         return grpc.unary_unary_rpc_method_handler(self._export_spans)
 
     def _export_spans(self, request: bytes, _context: grpc.ServicerContext) -> bytes:
-        for resource in ExportTraceServiceRequest.FromString(request).resource_spans:
-            [service] = [each.value.string_value for each in resource.resource.attributes if each.key == "service.name"]
-            for scope in resource.scope_spans:
-                self.spans += [Received(service, scope.scope.name, span) for span in scope.spans]
-        return ExportTraceServiceResponse().SerializeToString()
+        self.spans += received(request)
+        if self._channel is None:
+            return ExportTraceServiceResponse().SerializeToString()
+        export: Callable[..., bytes] = self._channel.unary_unary(_EXPORT_SPANS)
+        answer = export(request, timeout=_ONWARD_SECONDS, wait_for_ready=True)
+        self.refused += ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans
+        return answer
 
     def _export_logs(self, request: bytes, _context: grpc.ServicerContext) -> bytes:
         for resource in ExportLogsServiceRequest.FromString(request).resource_logs:

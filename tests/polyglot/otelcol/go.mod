@@ -1,4 +1,4 @@
-// The OpenTelemetry collector, which a test gives lines of our logs; go.sum beside it pins what it is built from.
+// The OpenTelemetry collector, which tests give lines of our logs, and spans; go.sum beside it pins what it is built from.
 module rowcall.dev/tests/otelcol
 
 go 1.26.0
