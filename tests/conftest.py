@@ -2,6 +2,7 @@
 
 pytest_plugins = [
     "tests.fix_commands",
+    "tests.fix_logs",
     "tests.fix_channel",
     "tests.fix_images",
     "tests.fix_postgres",

@@ -212,6 +212,14 @@ def _counting(to: Spans) -> list[int]:
     return told
 
 
+def tell(to: Spans) -> None:
+    """Tells of a call of the tenant acme."""
+    to.tell(
+        "test", "GetJob", "server", trace_id=TRACE, span_id=uuid4().hex[:16], parent_id=None, started=1, ended=5,
+        attributes={conventions.TENANT: "acme"},
+    )  # fmt: skip
+
+
 @pytest.mark.straight("the proxy is before the server itself")
 async def test_a_shard_that_falls_silent_is_given_up_and_found_again(
     cluster: Cluster, calls: Calls, proxies: dict[str, Proxy]
@@ -220,18 +228,12 @@ async def test_a_shard_that_falls_silent_is_given_up_and_found_again(
     through = {shard: proxies[shard].through(dsn) for shard, dsn in cluster.worker.settings["shards"].items()}
     to = told_to(cluster, Limits(delay=0.02), shards=through)
 
-    def tell() -> None:
-        to.tell(
-            "test", "GetJob", "server", trace_id=TRACE, span_id=uuid4().hex[:16], parent_id=None, started=1, ended=5,
-            attributes={conventions.TENANT: "acme"},
-        )  # fmt: skip
-
-    tell()
+    tell(to)
     await until(lambda: _settled(cluster, 1))
     for proxy in proxies.values():
         proxy.hold()
     before = dropped()
-    tell()
+    tell(to)
 
     async def given_up() -> bool:
         return dropped() > before
@@ -239,7 +241,7 @@ async def test_a_shard_that_falls_silent_is_given_up_and_found_again(
     await until(given_up)
     for proxy in proxies.values():
         proxy.release()
-    tell()
+    tell(to)
     await until(lambda: _settled(cluster, 2))
     await asyncio.to_thread(to.shutdown)
 
@@ -251,19 +253,13 @@ async def test_spans_of_a_tenant_are_kept_where_it_lives_and_nowhere_once_it_is_
     before = dropped()
     to = told_to(cluster, Limits(delay=0.02))
 
-    def tell() -> None:
-        to.tell(
-            "test", "GetJob", "server", trace_id=TRACE, span_id=uuid4().hex[:16], parent_id=None, started=1, ended=5,
-            attributes={conventions.TENANT: "acme"},
-        )  # fmt: skip
-
-    tell()
+    tell(to)
     await until(lambda: _settled(cluster, 1))
     found = await rows(cluster, job.shard, "select tenant, kind, duration from rowcall.activity")
     assert [(row["tenant"], row["kind"]) for row in found] == [("acme", 1)]
     async with await psycopg.AsyncConnection.connect(cluster.shards[job.shard], autocommit=True) as connection:
         await connection.execute("update rowcall.tenant_route set state = 4")
-    tell()
+    tell(to)
     await asyncio.to_thread(to.shutdown)
     assert await stored(cluster) == 1
     assert dropped() == before

@@ -34,7 +34,7 @@ async def is_alive(connection: psycopg.AsyncConnection[Any]) -> bool:
     return True
 
 
-def shut(connection: psycopg.AsyncConnection[Any]) -> None:
+def shut(connection: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> None:
     """Gives a connection up: whoever waits on it finds it lost, and closes it. Does nothing if it is gone already.
 
     It is not closed here: somebody waits for its descriptor, and the next that is opened would have the same number. Nor is

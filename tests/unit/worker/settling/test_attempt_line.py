@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -26,17 +24,9 @@ TIME = re.compile(r'"timestamp": "\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"')
 
 
 @pytest.fixture(autouse=True)
-def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_logger(monkeypatch: pytest.MonkeyPatch, restored_logs: None) -> None:
     # A process configures its logs once; a logger keeps what it found at its first line.
     monkeypatch.setattr("rowcall_worker.settling.attempt_line._log", structlog.get_logger())
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    logs.flush()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
 
 
 def attempt(call: CallContext, method: str, lease: int) -> Attempt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from rowcall import forks
+from rowcall.liveness import shut
 from rowcall.queue.postgres.statements import statement
 from rowcall.security import passwords
 from rowcall.settings import ClusterSettings
@@ -44,13 +44,14 @@ class PostgresActivityLog:
         }
         self._prepare = settings.prepare_after is not None
         self._connection: psycopg.Connection[Any] | None = None
+        self._closed = False
 
     def write(self, spans: Sequence[Mapping[str, Any]]) -> None:
         """See ActivityLog.write. Raises psycopg.Error, OSError."""
         try:
             connection = self._connected()
             # Postgres ends what takes too long; where nothing is heard of it any more, we do.
-            timer = threading.Timer(_GIVE_UP_SECONDS, _shut, [connection])
+            timer = threading.Timer(_GIVE_UP_SECONDS, shut, [connection])
             timer.daemon = True
             timer.start()
             try:
@@ -58,14 +59,18 @@ class PostgresActivityLog:
             finally:
                 timer.cancel()
         except (psycopg.Error, OSError):
-            self.close()
+            self._drop()
             raise
 
     def close(self) -> None:
         """See ActivityLog.close. A statement that runs in another thread ends with a lost connection."""
+        self._closed = True
+        self._drop()
+
+    def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            _shut(connection)
+            shut(connection)
             with suppress(psycopg.Error, OSError):
                 connection.close()
 
@@ -76,9 +81,7 @@ class PostgresActivityLog:
                 self._conninfo, **self._parameters, autocommit=True
             )
             forks.hold(connection)
+        # Looked at behind what `close` looks for: it may come from another thread while this one connects.
+        if self._closed:
+            raise psycopg.OperationalError("no more spans are kept")
         return connection
-
-
-def _shut(connection: psycopg.Connection[Any]) -> None:
-    with suppress(OSError, psycopg.Error), socket.socket(fileno=socket.dup(connection.fileno())) as duplicate:
-        duplicate.shutdown(socket.SHUT_RDWR)
