@@ -16,6 +16,8 @@ from typing import Any, Final
 import grpc
 import psycopg
 import pytest
+from google.longrunning.operations_pb2 import GetOperationRequest
+from google.longrunning.operations_pb2_grpc import OperationsStub
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc.code_pb2 import Code
@@ -58,6 +60,8 @@ IN_PAGE: Final = "0af7651916cd43dd8448eb211c80319c", "0196a4c5-7a2e-7c3f-9e1b-3f
 """The trace, the job and the tenant of the page's examples."""
 TO_COME: Final = timedelta(hours=1)
 SECONDS: Final = scaled(60, 600)
+SHOWN: Final = 20
+"""Problems of a run that is not well."""
 
 _SUCCEEDED: Final = JobState.JOB_STATE_SUCCEEDED
 _FAILED: Final = JobState.JOB_STATE_FAILED
@@ -169,7 +173,7 @@ async def operate(address: str, rows: Sequence[JobRow], asked: Sequence[Asked]) 
     names = {row.traceparent[3:35]: operation_name(row.tenant, row.job_id) for row in rows if row.traceparent}
     acts: list[Act] = []
     async with grpc.aio.insecure_channel(address) as channel:
-        jobs = JobServiceStub(channel)
+        jobs, operations = JobServiceStub(channel), OperationsStub(channel)
 
         async def act(kind: Kind, action: str, call: Callable[[str, Any], Awaitable[object]], state: int) -> None:
             for each in [each for number, each in enumerate(asked) if KINDS[number % len(KINDS)] is kind][-ACTS:]:
@@ -178,6 +182,13 @@ async def operate(address: str, rows: Sequence[JobRow], asked: Sequence[Asked]) 
                 await call(target, [("rowcall-tenant", each.tenant), ("traceparent", operator.traceparent)])
                 acts.append(Act(operator, action, target))
                 each.jobs = [kind.jobs[0]._replace(state=state)]
+                if state == JobState.JOB_STATE_CANCELLED:
+                    request = GetOperationRequest(name=target)
+                    operation = await operations.GetOperation(
+                        request, timeout=20, metadata=(("rowcall-tenant", each.tenant),)
+                    )
+                    info = read_envelope(operation.error)
+                    each.told.append("" if info is None else info.metadata["trace_id"])
 
         await act(
             LATER,
@@ -270,7 +281,9 @@ async def test_everything_of_an_action_is_in_its_callers_trace(
     assert evidence.incidents
     assert evidence.audit
     problems = wrong(evidence)
-    assert problems[:20] == []
+    for problem in problems[:SHOWN]:
+        tell(f"  {problem}")
+    assert not problems
     tell(
         f"traces: {len(evidence.asked)} actions, {len(evidence.rows)} jobs, {len(evidence.lines)} log lines, "
         f"{len(evidence.spans)} spans, {len(evidence.audit)} rows of the audit, {len(evidence.incidents)} incidents"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -104,7 +104,7 @@ class Collector(grpc.GenericRpcHandler):
         self.spans += received(request)
         if self._channel is None:
             return ExportTraceServiceResponse().SerializeToString()
-        export: Callable[..., bytes] = self._channel.unary_unary(_EXPORT_SPANS)
+        export: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_EXPORT_SPANS)
         answer = export(request, timeout=_ONWARD_SECONDS, wait_for_ready=True)
         self.refused += ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans
         return answer
