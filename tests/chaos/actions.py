@@ -197,12 +197,10 @@ def _wrong_errors(evidence: Evidence) -> Iterator[str]:
     for row in evidence.rows:
         for error in (row.error, *(each.error for each in row.attempts)):
             info = None if error is None else read_envelope(Status.FromString(error))
-            # What the shard has written itself gets it where it is read: Asked.told.
-            told = (
-                ""
-                if info is None
-                else info.metadata.get("trace_id", _trace_of(row) if info.reason == _CANCELLED else "")
-            )
+            told: str | None = "" if info is None else info.metadata["trace_id"]
+            if info is not None and info.reason == _CANCELLED:
+                # The shard has written it, and it gets its trace where it is read: `Asked.told`.
+                told = told or _trace_of(row)
             if error is not None and told != _trace_of(row):
                 yield f"{_name(row)}: an error of it is not of its trace: {info}"
     for each in evidence.asked:

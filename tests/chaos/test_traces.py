@@ -179,14 +179,13 @@ async def operate(address: str, rows: Sequence[JobRow], asked: Sequence[Asked]) 
             for each in [each for number, each in enumerate(asked) if KINDS[number % len(KINDS)] is kind][-ACTS:]:
                 operator = TraceContext.mint()
                 target = names[each.caller.trace_id]
-                await call(target, [("rowcall-tenant", each.tenant), ("traceparent", operator.traceparent)])
+                metadata = [("rowcall-tenant", each.tenant), ("traceparent", operator.traceparent)]
+                await call(target, metadata)
                 acts.append(Act(operator, action, target))
                 each.jobs = [kind.jobs[0]._replace(state=state)]
                 if state == JobState.JOB_STATE_CANCELLED:
                     request = GetOperationRequest(name=target)
-                    operation = await operations.GetOperation(
-                        request, timeout=20, metadata=(("rowcall-tenant", each.tenant),)
-                    )
+                    operation = await operations.GetOperation(request, timeout=20, metadata=metadata)
                     info = read_envelope(operation.error)
                     each.told.append("" if info is None else info.metadata["trace_id"])
 
