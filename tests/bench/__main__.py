@@ -60,6 +60,7 @@ BENCHMARKS: Final = (
     Benchmark("overload", 4, is_long=True),
     Benchmark("actions", 2, is_long=True),
     Benchmark("bounded", 1, is_long=True),
+    Benchmark("cost", 7, is_long=True),
 )
 
 

@@ -37,6 +37,11 @@ LAYERS = (
         "tracing", "spans of 5 % of the traces, of calls, submissions and attempts, exported over OTLP to nobody", _OTLP
     ),
     Layer("tracing-asked", "the same, and all callers ask for theirs to be recorded", _OTLP, asks=True),
+    Layer(
+        "activity",
+        "spans of 5 % of the traces kept on the shards, whether they are exported too or not",
+        {"ROWCALL_ACTIVITY": "true"},
+    ),
     Layer("jwt", "callers known by bearer tokens, of submit and call: one token, as its caller sends it", tokens=1),
     Layer(
         "jwt-new",
