@@ -450,6 +450,22 @@ async def test_who_resumes_waits_for_what_is_being_set_aside(queue: PostgresQueu
     assert await queue.work.free_resumed(10, front=False) == {queue.ids.queue_id: 1}
 
 
-async def _waits(queue: PostgresQueue, resuming: asyncio.Task[bool]) -> bool:
+async def test_who_is_resumed_while_it_is_looked_who_is_paused_is_not_forgotten(queue: PostgresQueue) -> None:
+    """The look has seen either that it is paused, or that it was resumed; and is made again where it did not find its jobs."""
+    await queue.submit(queue.call())
+    await queue.operators.pause("tenant", "acme", by=None, note=None)
+    assert await queue.work.hold_paused(10) == 1
+    async with await psycopg.AsyncConnection.connect(queue.logins.admin) as holding:
+        await holding.execute("lock table rowcall.method in access exclusive mode")
+        looking = asyncio.create_task(queue.work.free_resumed(10, front=True))
+        await until(lambda: _waits(queue, looking))
+        resumed = "update rowcall.tenant_route set paused_at = null, paused_by = null, pause_note = null where tenant = 'acme'"
+        await queue.admin.execute(resumed)
+        await holding.commit()
+    found = [await looking, await queue.work.free_resumed(10, front=False)]
+    assert sum(sum(each.values()) for each in found) == 1
+
+
+async def _waits(queue: PostgresQueue, task: asyncio.Task[Any]) -> bool:
     """Until it waits, or has not."""
-    return resuming.done() or await queue.probe.waiting() > 0
+    return task.done() or await queue.probe.waiting() > 0

@@ -483,9 +483,8 @@ set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cach
 as $$
 #variable_conflict use_column
 declare
-  v_tenants text[] := array(select r.tenant from rowcall.tenant_route r where r.paused_at is not null);
-  v_methods integer[] := array(select m.method_id from rowcall.method m where m.paused_at is not null);
-  -- Locked: nobody pauses them again meanwhile.
+  -- Locked: nobody pauses them again meanwhile. Looked for before those that are paused: who is resumed between the two is free, and
+  -- still known as one on whose account there may be some.
   v_resumed_tenants text[] := array(
     select r.tenant
     from rowcall.tenant_route r
@@ -500,6 +499,8 @@ declare
     order by m.method_id
     for update skip locked
   );
+  v_tenants text[] := array(select r.tenant from rowcall.tenant_route r where r.paused_at is not null);
+  v_methods integer[] := array(select m.method_id from rowcall.method m where m.paused_at is not null);
 begin
   if not p_front and cardinality(v_resumed_tenants) = 0 and cardinality(v_resumed_methods) = 0 then
     return;
