@@ -63,6 +63,14 @@ class Opened:
         """The settlement of an attempt that is to be tried again."""
         return Settlement(self.job.tenant, self.job.job_id, self.job.lease, SCHEDULED, error=b"", delay=timedelta(0))
 
+    async def settling(self) -> asyncio.Task[Settled]:
+        """The settlement of the handler's success, under way: its commit waits for HOLD, which is the test's to let go of."""
+        await self.queue.admin.execute("select pg_advisory_lock(%s)", [HOLD])
+        assert self.transaction.seal() is None
+        settling = asyncio.create_task(self.transaction.settle(self.success))
+        await self.queue.somebody_waits()
+        return settling
+
     async def effects(self) -> int:
         """How many effects were kept."""
         count: int = await self.queue.value("select count(*) from public.effect")
@@ -122,10 +130,7 @@ async def test_a_stale_settlement_keeps_nothing(opened: Opened) -> None:
 async def test_a_commit_is_not_cancelled(opened: Opened) -> None:
     """Whoever waits for it may go: it runs to its end, and counts."""
     queue = opened.queue
-    await queue.admin.execute("select pg_advisory_lock(%s)", [HOLD])
-    assert opened.transaction.seal() is None
-    settling = asyncio.create_task(opened.transaction.settle(opened.success))
-    await queue.somebody_waits()
+    settling = await opened.settling()
     settling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await settling
@@ -141,10 +146,7 @@ async def test_a_commit_is_not_cancelled(opened: Opened) -> None:
 async def test_the_connection_is_given_back_behind_a_commit_that_is_under_way(opened: Opened) -> None:
     """As at a worker's end: whoever waits for the commit is cancelled, and closes the transaction."""
     queue = opened.queue
-    await queue.admin.execute("select pg_advisory_lock(%s)", [HOLD])
-    assert opened.transaction.seal() is None
-    settling = asyncio.create_task(opened.transaction.settle(opened.success))
-    await queue.somebody_waits()
+    settling = await opened.settling()
     settling.cancel()
     closing = asyncio.create_task(opened.transaction.close())
     opened.closed = True
@@ -158,10 +160,7 @@ async def test_the_connection_is_given_back_behind_a_commit_that_is_under_way(op
 async def test_a_commit_is_not_cut_off_with_the_attempt(opened: Opened) -> None:
     """A lease that is lost while it is under way ends handlers, not commits."""
     queue = opened.queue
-    await queue.admin.execute("select pg_advisory_lock(%s)", [HOLD])
-    assert opened.transaction.seal() is None
-    settling = asyncio.create_task(opened.transaction.settle(opened.success))
-    await queue.somebody_waits()
+    settling = await opened.settling()
     opened.transaction.cut()
     await queue.admin.execute("select pg_advisory_unlock(%s)", [HOLD])
     assert await settling == Settled(settled=True, state=SUCCEEDED, waiter_id=None)
@@ -171,10 +170,7 @@ async def test_a_commit_is_not_cut_off_with_the_attempt(opened: Opened) -> None:
 async def test_a_settle_behind_a_commit_in_doubt_waits_until_it_is_known(opened: Opened) -> None:
     """A commit whose connection is gone may still be carried out: the row's lock says whether."""
     queue = opened.queue
-    await queue.admin.execute("select pg_advisory_lock(%s)", [HOLD])
-    assert opened.transaction.seal() is None
-    settling = asyncio.create_task(opened.transaction.settle(opened.success))
-    await queue.somebody_waits()
+    settling = await opened.settling()
     opened.transaction._shut()
     with pytest.raises(TransactionFault) as caught:
         await settling
