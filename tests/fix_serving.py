@@ -26,6 +26,7 @@ from rowcall_worker import finished
 from rowcall_worker.running.attempt import Attempt
 from rowcall_worker.running.executor import Executor
 from rowcall_worker.serving.handlers import Registry
+from tests.support.waiting import until
 
 PROBE = probe_pb2.DESCRIPTOR.services_by_name["ProbeService"]
 SECONDS = 20.0
@@ -179,6 +180,5 @@ async def serving() -> AsyncIterator[Serving]:
     serving = Serving()
     yield serving
     serving.close()
-    for thread in set(threading.enumerate()) - before:
-        thread.join(SECONDS)
-        assert not thread.is_alive(), f"{thread} goes on"
+    # Not joined: grpcio's threads come and go by themselves, and one that is about to start cannot be.
+    await until(lambda: before.issuperset(threading.enumerate()), seconds=SECONDS)

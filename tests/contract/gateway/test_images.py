@@ -215,9 +215,7 @@ async def test_a_call_that_runs_out_of_time_takes_its_unstarted_job_along(shop: 
 
 async def test_a_started_job_goes_on_without_its_caller(shop: Shop, bench: Bench, cluster: Cluster) -> None:
     call = shop.call("Quote", shop.message("QuoteRequest"), timeout=20, metadata=keyed("cancelled"))
-    late = asyncio.ensure_future(
-        shop.refused("Quote", shop.message("QuoteRequest"), timeout=1.5, metadata=keyed("late"))
-    )
+    late = asyncio.ensure_future(shop.refused("Quote", shop.message("QuoteRequest"), timeout=4, metadata=keyed("late")))
     held = await bench.claim(2)
 
     call.cancel()
@@ -319,7 +317,7 @@ async def test_one_of_two_callers_that_gives_up_takes_nothing_from_the_other(
     first = shop.call("Quote", request, timeout=20, metadata=keyed("k"))
     await until(lambda: len(states(cluster)) == 1)
     second = asyncio.ensure_future(_answer(shop.call("Quote", request, timeout=20, metadata=keyed("k"))))
-    late = await shop.refused("Quote", request, timeout=1, metadata=keyed("k"))
+    late = await shop.refused("Quote", request, timeout=4, metadata=keyed("k"))
 
     assert info_of(late).reason == "STILL_RUNNING"
     first.cancel()
