@@ -12,11 +12,11 @@ from typing import Final
 
 from tests.bench import layers, load, requests
 from tests.bench.backlog import drained, fill
+from tests.bench.drain import JOBS
 from tests.bench.figures import Figure, beside
 from tests.bench.stage import Measure, Stage, System, count
 
 IN_FLIGHT: Final = 64
-JOBS: Final = 40_000
 WITHOUT: Final = "without"
 
 

@@ -19,7 +19,7 @@ from psycopg import sql
 from tests.bench.layers import Layer
 from tests.bench.load import Load
 from tests.bench.tokens import callers
-from tests.bench.wire import PLACE
+from tests.bench.wire import PLACE, TURNED
 from tests.fix_cluster import Cluster, durable_cluster
 from tests.fix_services import ServiceProcess, Services
 
@@ -96,8 +96,8 @@ class Stage:
             yield System(cluster, Services(cluster, stack), environment, tokens=known.tokens, asks=asks)
 
 
-_ASKS: Final = ("traceparent", f"00-{PLACE.decode()}f3ce929d0e0e4736-00f067aa0ba902b7-01")
-"""Each call in a trace of its own, none of which would be recorded by its id."""
+_ASKS: Final = ("traceparent", f"00-{PLACE.decode()}{TURNED.decode()}-00f067aa0ba902b7-01")
+"""Each call in a trace of its own; as many of them as of all others are recorded by their ids."""
 
 _BOUNDS: Final = """
 select rowcall_catalogue.set_bound(

@@ -19,6 +19,9 @@ from typing import Final
 PLACE: Final = b"0123456789abcdef"
 """What stands in a template where each call has its number, as sixteen hexadecimal digits."""
 
+TURNED: Final = b"fedcba9876543210"
+"""The same of the digits turned round, in headers: of calls in a row these are spread over all there are, as random ones would be."""
+
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 _END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
@@ -92,6 +95,7 @@ class Wire(asyncio.Protocol):
         self._tokens = tokens
         self._told_token = False
         self._headers = headers.split(PLACE)
+        self._turns = TURNED in headers
         self._body = (b"\0" + struct.pack(">I", len(body)) + body).split(PLACE)
         self._body_bytes = len(body) + 5
         assert self._body_bytes <= _FIRST_WINDOW, "a stream's window is not watched, only the connection's"
@@ -125,6 +129,8 @@ class Wire(asyncio.Protocol):
         digits = b"%016x" % number
         self._stream += 2
         headers = digits.join(self._headers)
+        if self._turns:
+            headers = headers.replace(TURNED, digits[::-1])
         if self._tokens:
             headers += self._token(number)
         body = digits.join(self._body)
