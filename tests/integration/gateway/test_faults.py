@@ -120,10 +120,10 @@ async def test_a_commit_that_nobody_confirms_in_time_is_unknown(
 ) -> None:
     gate.freeze()
     metadata = keyed("k", NOW) if with_key else (NOW,)
-    flying = asyncio.ensure_future(refused(probe.Run(RunRequest(payload=b"flying"), timeout=2, metadata=metadata)))
+    flying = asyncio.ensure_future(refused(probe.Run(RunRequest(payload=b"flying"), timeout=5, metadata=metadata)))
     await gate.holds(*SUBMIT)
     # Behind it in line, for the flusher writes one batch at a time: it is not on its way yet when its time is up.
-    behind = await refused(probe.Run(RunRequest(), timeout=1.2, metadata=keyed("behind", NOW)))
+    behind = await refused(probe.Run(RunRequest(), timeout=4, metadata=keyed("behind", NOW)))
     error = await flying
 
     # More time would not have helped it: nothing of it was written, and the shard is what is wrong.
@@ -157,7 +157,7 @@ async def test_a_short_deadline_is_not_put_down_to_the_shard(
 ) -> None:
     gate.freeze()
     flying = asyncio.ensure_future(
-        refused(probe.Run(RunRequest(payload=b"flying"), timeout=2, metadata=keyed("k", NOW)))
+        refused(probe.Run(RunRequest(payload=b"flying"), timeout=5, metadata=keyed("k", NOW)))
     )
     await gate.holds(*SUBMIT)
     behind = await refused(probe.Run(RunRequest(), timeout=0.4, metadata=keyed("behind", NOW)))

@@ -44,12 +44,17 @@ class Known:
         await self.probe.Run(RunRequest(), timeout=30, metadata=(*bearer(token), NOW))
 
     async def reason(self, token: str) -> str:
-        """Why a call with this token is refused; empty if it is not."""
-        try:
-            await self.call(token)
-        except grpc.aio.AioRpcError as error:
-            return info_of(error).reason
-        return ""
+        """Why a call with this token is refused; empty if it is not. A gateway that is behind is called again, as it asks for."""
+        while True:
+            try:
+                await self.call(token)
+            except grpc.aio.AioRpcError as error:
+                reason = info_of(error).reason
+                if reason != "NOT_ADMITTED":
+                    return reason
+                await asyncio.sleep(0.3)
+            else:
+                return ""
 
     async def asked_again(self, times: int = 2) -> None:
         """Waits until the endpoint was asked so often from now on."""
