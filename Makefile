@@ -65,7 +65,7 @@ test-postgres: setup ## Tests on Postgres 15, 16, 18, without hints, through PgB
 chaos: setup ## The tests that break things, in their long form: an hour
 	@ROWCALL_CHAOS=long $(BIN)/pytest $(LONG_FORMS) -s $(ARGS)
 
-proofs: setup ## Fairness, held snapshots, a day dropped: figures into build/proofs.json (45 min; ONLY=fairness, snapshot, size or actions)
+proofs: setup ## Fairness, held snapshots, a day dropped: figures into build/proofs.json (45 min; ONLY=fairness, snapshot, size or finished)
 	@$(BIN)/pytest -m proofs -s $(if $(ONLY),tests/proofs/test_$(ONLY).py) $(ARGS)
 
 guards: setup ## Take out each guard in turn and see its tests fail, in a copy: half an hour; ONLY=text for some

@@ -35,6 +35,7 @@ from rowcall.queue.postgres.tenants import PostgresTenantAdmin
 from rowcall.queue.postgres.work import PostgresWorkQueue
 from rowcall.sharding import GATEWAY_WORKLOADS, WORKER_WORKLOADS, Router, Workload
 from rowcall.v1.job_pb2 import JobState
+from rowcall_gateway.edge import deadlines
 from rowcall_gateway.edge.telemetry import Traces
 from rowcall_gateway.server import Gateway
 from rowcall_gateway.settings import GatewaySettings
@@ -328,9 +329,15 @@ def job_id_of(name: str) -> UUID:
     return UUID(name.rpartition("/")[2])
 
 
+ANSWER_SECONDS: Final = 0.3
+"""What gateways of tests keep for an answer's way. They share their process with their callers, and the machine with other tests: the
+tenth of a second that one by itself keeps is too little there."""
+
+
 @pytest.fixture
-async def gateways(cluster: Cluster) -> AsyncIterator[Gateways]:
+async def gateways(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateways]:
     """Starts gateways on the test's cluster; they are stopped after it."""
+    monkeypatch.setattr(deadlines, "LEAST", ANSWER_SECONDS)
     async with AsyncExitStack() as stack:
         yield Gateways(cluster, stack)
 
