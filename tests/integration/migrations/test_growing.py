@@ -17,7 +17,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from rowcall.migrations import discover
+from rowcall.migrations import HISTORY_DAYS, discover
 from rowcall.queue.model import EVERY_JOB, ClaimedJob, Progress, Running
 from rowcall.queue.postgres.statements import statement
 from tests.fix_queue import PostgresQueue
@@ -246,6 +246,8 @@ async def test_days_of_history_that_are_made_while_a_column_is_added_have_it(
     queue: PostgresQueue, tmp_path: Path
 ) -> None:
     [file] = [each for each in schema_of(tmp_path) if each.number == 9001]
+    # The copied template may be of before midnight.
+    await queue.work.make_history_days(HISTORY_DAYS)
     async with growing(queue, file.text):
         making = asyncio.ensure_future(queue.work.make_history_days(20))
         await queue.somebody_waits()
@@ -261,6 +263,7 @@ async def test_days_of_history_that_are_made_while_a_column_is_added_have_it(
 
 async def test_a_day_that_is_made_while_its_table_is_about_to_grow_is_not_lost(queue: PostgresQueue) -> None:
     """The one that makes days has begun when the file comes: one waits for the other, or gives way and comes again."""
+    await queue.work.make_history_days(HISTORY_DAYS)
     async with await psycopg.AsyncConnection.connect(queue.logins.admin) as maker:
         assert await (await maker.execute("select rowcall.make_history_days(20)")).fetchone() == (24,)
         async with await psycopg.AsyncConnection.connect(queue.logins.admin, autocommit=True) as other:
@@ -281,6 +284,7 @@ async def test_an_index_of_history_comes_with_the_days(queue: PostgresQueue, tmp
     for number in (9001, 9009):
         async with growing(queue, files[number]):
             pass
+    await queue.work.make_history_days(HISTORY_DAYS)
     # Six more, of three classes of history and of spans.
     assert await queue.work.make_history_days(20) == 24
     made = """

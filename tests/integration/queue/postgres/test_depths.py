@@ -10,7 +10,8 @@ import pytest
 from tests.fix_queue import PostgresQueue
 
 NOW = timedelta(0)
-LOCK = "select pg_advisory_lock(hashtextextended('rowcall.depth_look', 0))"
+LOCK = "select pg_advisory_xact_lock(hashtextextended('rowcall.depth_look', 0))"
+"""Until the transaction ends: a connection is closed before its server's process has let go."""
 
 
 async def test_while_one_looks_the_others_get_what_was_seen_before(queue: PostgresQueue) -> None:
