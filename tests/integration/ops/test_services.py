@@ -37,6 +37,7 @@ RARE = {
     "rowcall_rescues_total",
     "rowcall_fence_rejected_total",
     "rowcall_telemetry_dropped_total",
+    "rowcall_traces_limited_total",
 }
 
 
