@@ -78,7 +78,7 @@ bench: setup ## Limits, other queues and ourselves, in turn: 25 minutes; ONLY=na
 	@$(UV) sync --quiet --frozen --all-packages --group bench
 	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
-bench-long: setup ## The benchmarks that take long: upkeep, history, snapshot, held, tail, overload, actions, bounded, cost; two hours and a half
+bench-long: setup ## The benchmarks that take long: upkeep, history, snapshot, held, tail, overload, actions, bounded, cost, telemetry; two hours and a half
 	@$(UV) sync --quiet --frozen --all-packages --group bench
 	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY),--long) $(ARGS)
 

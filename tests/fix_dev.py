@@ -60,8 +60,8 @@ def dev(dev_dir: Path) -> Iterator[Callable[..., Dev]]:
     killed, before that directory is removed."""
     with commands_running() as running:
 
-        def start(*arguments: str, cwd: Path | None = None) -> Dev:
-            return _ready(running, dev_dir, *arguments, cwd=cwd)
+        def start(*arguments: str, cwd: Path | None = None, **variables: str) -> Dev:
+            return _ready(running, dev_dir, *arguments, cwd=cwd, **variables)
 
         yield start
 
@@ -74,6 +74,8 @@ def standing_dev(run_directory: Path, stopped_data_dir: Path) -> Iterator[Dev]:
         yield _ready(start, directory, "--shards", "2")
 
 
-def _ready(start: Callable[..., Running], data_dir: Path, *arguments: str, cwd: Path | None = None) -> Dev:
-    process = start("dev", "--listen", "127.0.0.1:0", "--data-dir", str(data_dir), *arguments, cwd=cwd)
+def _ready(
+    start: Callable[..., Running], data_dir: Path, *arguments: str, cwd: Path | None = None, **variables: str
+) -> Dev:
+    process = start("dev", "--listen", "127.0.0.1:0", "--data-dir", str(data_dir), *arguments, cwd=cwd, **variables)
     return Dev(process, process.address(), data_dir)

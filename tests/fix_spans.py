@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from rowcall.telemetry.sampling import Sampling
@@ -14,6 +16,8 @@ from rowcall.telemetry.spans import Limits, Spans
 from rowcall_gateway.edge.telemetry import Traces
 from tests.support.collector import Collector
 from tests.support.waiting import until
+
+_SECONDS = 20.0
 
 
 class Told:
@@ -47,6 +51,39 @@ class Told:
         return span
 
 
+class Crowded(SpanExporter):
+    """Spans of which the first finds no room, while there is room for all behind it; and their exporter."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        """Of those that it has received: two of its own, and then a test's."""
+        self._begun, self._free, self._emptied = threading.Event(), threading.Event(), threading.Event()
+        self.spans = Spans(
+            {"spans": self}, resource=Resource({"service.name": "test"}), limits=Limits(waiting=1, batch=1, delay=0.01)
+        )
+        # One is with the exporter, and one waits for it: no more than that do.
+        self.spans.put(ReadableSpan("first"))
+        assert self._begun.wait(_SECONDS)
+        self.spans.put(ReadableSpan("second"))
+        self._put = self.spans.put
+        self.spans.put = self._put_then_make_room  # type: ignore[method-assign]
+
+    def _put_then_make_room(self, span: ReadableSpan, below: Collection[str] | None = None) -> Collection[str]:
+        taken = self._put(span, below)
+        self._free.set()
+        assert self._emptied.wait(_SECONDS)
+        return taken
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """See SpanExporter."""
+        self._begun.set()
+        self._free.wait(_SECONDS)
+        self.names += [span.name for span in spans]
+        if "second" in self.names:
+            self._emptied.set()
+        return SpanExportResult.SUCCESS
+
+
 def attributes(span: ReadableSpan) -> Mapping[str, object]:
     """A span's."""
     return dict(span.attributes or {})
@@ -75,6 +112,14 @@ def collector() -> Iterator[Collector]:
     made = Collector()
     yield made
     made.stop()
+
+
+@pytest.fixture
+def crowded() -> Iterator[Crowded]:
+    """Where what is told first is dropped."""
+    made = Crowded()
+    yield made
+    made.spans.shutdown()
 
 
 @pytest.fixture

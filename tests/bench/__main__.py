@@ -61,6 +61,7 @@ BENCHMARKS: Final = (
     Benchmark("actions", 2, is_long=True),
     Benchmark("bounded", 1, is_long=True),
     Benchmark("cost", 7, is_long=True),
+    Benchmark("telemetry", 5, is_long=True),
 )
 
 

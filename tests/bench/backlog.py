@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from tests.bench import load, requests
 from tests.bench.stage import System, count
+from tests.fix_services import ServiceProcess
 
 BATCH: Final = 100
 """Jobs in a call."""
@@ -29,16 +31,25 @@ async def fill(system: System, address: str, jobs: int, *, method: str = "Echo")
     await asyncio.to_thread(system.do, "vacuum analyze rowcall.job", "checkpoint")
 
 
-async def drained(system: System, jobs: int, workers: int = 1, **variables: str) -> float:
+async def drained(
+    system: System,
+    jobs: int,
+    workers: int = 1,
+    *,
+    before_end: Callable[[ServiceProcess], Awaitable[None]] | None = None,
+    **variables: str,
+) -> float:
     """Starts workers and waits until all is done; seconds from the first start to the last end, in the database's time.
 
-    Raises NotCounted.
+    `before_end` looks at each worker when all is done. Raises NotCounted.
     """
     started = [await asyncio.to_thread(lambda: system.worker(**variables)) for _ in range(workers)]
     await until_done(system)
     count("drain: jobs done", jobs, await asyncio.to_thread(system.finished))
     elapsed = await asyncio.to_thread(system.value, _ELAPSED)
     for worker in started:
+        if before_end is not None:
+            await before_end(worker)
         await asyncio.to_thread(worker.end)
     return elapsed
 

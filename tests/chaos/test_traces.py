@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -499,24 +498,3 @@ CHANGES: Final[Mapping[str, Change]] = {
         well, spans=[each for each in well.spans if each.span.kind != Span.SPAN_KIND_PRODUCER]
     ),
 }
-
-
-@pytest.mark.parametrize("accepts", [False, True])
-async def test_a_collector_that_is_away_or_silent_costs_no_call_and_no_end(
-    calls: Calls, services: Services, accepts: bool
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        # One that takes connections and says nothing; or nobody, at a port that was somebody's.
-        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        if not accepts:
-            silent.close()
-        away = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": address, "OTEL_TRACES_SAMPLER": "always_on"}
-        gateway = services.gateway(OTEL_BSP_SCHEDULE_DELAY="20", **away)
-        worker = services.worker(OTEL_BSP_SCHEDULE_DELAY="20", **away)
-        await asyncio.to_thread(worker.ready)
-        async with grpc.aio.insecure_channel(await asyncio.to_thread(gateway.address)) as channel:
-            for number in range(20):
-                answer = await ProbeServiceStub(channel).Echo(EchoRequest(payload=b"%d" % number), timeout=20)
-                assert answer.payload == b"%d" % number
-
-        assert [await asyncio.to_thread(service.end) for service in (gateway, worker)] == [0, 0]

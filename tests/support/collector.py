@@ -62,11 +62,13 @@ def received(request: bytes) -> list[Received]:
 class Collector(grpc.GenericRpcHandler):
     """Receives spans and log records, on a port of its own."""
 
-    def __init__(self, onward: str | None = None) -> None:
+    def __init__(self, onward: str | None = None, *, keeps: bool = True) -> None:
         """
         Args:
             onward: Host and port of somebody else who gets what exporters send of spans, as it came, and whose answers they get.
+            keeps: Whether it keeps spans; not to, and not to read them, is all that it costs whoever measures something else.
         """
+        self._keeps = keeps
         self.spans: list[Received] = []
         self.records: list[tuple[str, dict[str, str]]] = []
         """Log records: event name, and the attributes that are text."""
@@ -87,6 +89,17 @@ class Collector(grpc.GenericRpcHandler):
             "OTEL_BSP_SCHEDULE_DELAY": "100",
         }
 
+    def chains(self) -> set[tuple[str, ...]]:
+        """The spans that nothing is below, each with all that is above it in its trace, from the top: "service: name"."""
+        by_id = {(each.trace_id, each.span_id): each for each in self.spans}
+
+        def chain(each: Received) -> tuple[str, ...]:
+            above = by_id.get((each.trace_id, each.parent_id))
+            return (*(() if above is None else chain(above)), f"{each.service}: {each.span.name}")
+
+        parents = {(each.trace_id, each.parent_id) for each in self.spans}
+        return {chain(each) for name, each in by_id.items() if name not in parents}
+
     def stop(self) -> None:
         """Receives no more."""
         self._server.stop(0).wait()
@@ -101,7 +114,8 @@ class Collector(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(self._export_spans)
 
     def _export_spans(self, request: bytes, _context: grpc.ServicerContext) -> bytes:
-        self.spans += received(request)
+        if self._keeps:
+            self.spans += received(request)
         if self._channel is None:
             return ExportTraceServiceResponse().SerializeToString()
         export: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_EXPORT_SPANS)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import socket
-import urllib.error
-import urllib.request
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Any
@@ -18,13 +15,13 @@ import pytest
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.code_pb2 import Code
-from prometheus_client.parser import text_string_to_metric_families
 
 from rowcall.probe.v1 import probe_pb2_grpc
 from rowcall.probe.v1.probe_pb2 import AwaitRequest, EchoRequest, RunRequest
 from tests.fix_cluster import RestartableCluster
 from tests.fix_gateway import keyed, refused, tenant
-from tests.fix_services import END_SECONDS, ServiceProcess, Services
+from tests.fix_services import END_SECONDS, Services
+from tests.support.ops import Ops, value
 from tests.support.ports import free_port
 from tests.support.waiting import until
 
@@ -40,60 +37,8 @@ RARE = {
     "rowcall_rescues_total",
     "rowcall_fence_rejected_total",
     "rowcall_telemetry_dropped_total",
+    "rowcall_traces_limited_total",
 }
-
-Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-def read(url: str) -> tuple[int, str]:
-    """A page, whatever its status."""
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
-class Ops:
-    """A service's operations port."""
-
-    def __init__(self, process: ServiceProcess, port: int | None = None) -> None:
-        self._process = process
-        self._port = port
-
-    async def page(self, path: str) -> tuple[int, str]:
-        """A page's status and text, once the port is open."""
-        await until(lambda: self._port is not None or bool(self._told()))
-        where = self._told()[-1] if self._port is None else f"{HERE}:{self._port}"
-        return await asyncio.to_thread(read, f"http://{where}{path}")
-
-    async def json(self, path: str) -> tuple[int, Any]:
-        """A page of JSON."""
-        status, text = await self.page(path)
-        return status, json.loads(text)
-
-    async def samples(self) -> Samples:
-        """What it exposes, as Prometheus reads it."""
-        status, text = await self.page("/metrics")
-        assert status == 200
-        families = text_string_to_metric_families(text)
-        return {
-            (each.name, frozenset(each.labels.items())): each.value for family in families for each in family.samples
-        }
-
-    def port(self) -> int:
-        """Its number, once it is open."""
-        return int(self._told()[-1].rpartition(":")[2])
-
-    def _told(self) -> list[str]:
-        found = [json.loads(line) for line in list(self._process.log) if '"operations port"' in line]
-        return [line["address"] for line in found]
-
-
-def value(samples: Samples, name: str, **labels: str) -> float:
-    """The sum of a metric's samples with these labels; 0 where there are none."""
-    wanted = set(labels.items())
-    return sum(found for (each, its), found in samples.items() if each == name and wanted <= its)
 
 
 def stub(channel: grpc.aio.Channel) -> probe_pb2_grpc.ProbeServiceAsyncStub:

@@ -27,6 +27,7 @@ from rowcall_standalone.dev import GRACE
 from rowcall_standalone.serving import wait_until_serving
 from tests.fix_commands import Ran, Running
 from tests.fix_dev import CHANNEL_OPTIONS, Dev
+from tests.support.collector import Collector
 
 Start = Callable[..., Dev]
 Rowcall = Callable[..., Ran]
@@ -171,6 +172,17 @@ def test_data_outlives_a_drain_and_a_kill(dev: Start, rowcall: Rowcall) -> None:
     assert rowcall("jobs", "show", kept, "--address", third.address).code == 0
     assert echo(third.address, b"again")[0] == b"again"
     assert third.running.end() == 0
+
+
+def test_a_call_is_one_trace_of_gateway_and_worker(dev: Start, collector: Collector) -> None:
+    started = dev(OTEL_TRACES_SAMPLER="always_on", **collector.variables)
+
+    assert echo(started.address, b"hello")[0] == b"hello"
+    assert started.running.end() == 0
+
+    assert collector.chains() == {
+        ("rowcall-dev: rowcall.probe.v1.ProbeService/Echo", "rowcall-dev: send probe", "rowcall-dev: process probe")
+    }
 
 
 def test_a_second_signal_ends_it_at_once(dev: Start) -> None:
@@ -367,6 +379,17 @@ def test_what_cannot_be_started_is_named(
     assert message in " ".join(ran.err.split())
     assert "Traceback" not in ran.err
     assert ran.out == ""
+
+
+def test_spans_that_it_cannot_send_are_refused(rowcall_process: Rowcall, dev_dir: Path) -> None:
+    ran = rowcall_process(
+        "dev", "--listen", "127.0.0.1:0", "--data-dir", str(dev_dir),
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", OTEL_TRACES_EXPORTER="zipkin",
+    )  # fmt: skip
+
+    assert ran.code == 1
+    assert "OTEL_TRACES_EXPORTER is 'zipkin'; this process has otlp and none" in ran.err
+    assert "Traceback" not in ran.err
 
 
 def test_a_data_directory_of_another_schema_is_named_with_what_to_do(

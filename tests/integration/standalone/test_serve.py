@@ -29,6 +29,7 @@ from tests.fix_cluster import Cluster, RestartableCluster
 from tests.fix_commands import environment
 from tests.fix_gateway import Gateways, info_of, jobs, keyed, tenant
 from tests.fix_services import END_SECONDS, ServiceProcess, Services
+from tests.support.collector import Collector
 from tests.support.ports import free_port
 from tests.support.waiting import until
 
@@ -84,6 +85,22 @@ async def test_it_answers_and_each_line_says_whose_it_is(services: Services) -> 
     assert all("unlisted" not in line for line in found), "every field is one that may be written"
     ends = [line["event"] for line in found if line["event"] in ("draining", "worker drains", "worker drained")]
     assert ends == ["draining", "worker drains", "worker drained"], "callers wait for the workers: the gateway is first"
+
+
+async def test_a_call_is_one_trace_of_gateway_and_worker(services: Services, collector: Collector) -> None:
+    process = services.start("rowcall", *ONE, OTEL_TRACES_SAMPLER="always_on", **collector.variables)
+
+    assert await echo(await asyncio.to_thread(process.address)) == b"hello"
+    # What is still in its buffer is sent when it ends.
+    assert await asyncio.to_thread(process.end) == 0, "".join(process.log)
+
+    assert collector.chains() == {
+        (
+            "rowcall-serve: rowcall.probe.v1.ProbeService/Echo",
+            "rowcall-serve: send probe",
+            "rowcall-serve: process probe",
+        )
+    }
 
 
 async def test_a_call_that_waits_is_answered_by_the_drain(services: Services, cluster: Cluster) -> None:

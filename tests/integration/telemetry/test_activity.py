@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -204,9 +204,9 @@ def _counting(to: Spans) -> list[int]:
     """How many spans are told."""
     told, put = [0], to.put
 
-    def counting(span: Any) -> None:
+    def counting(span: Any, below: Collection[str] | None = None) -> Collection[str]:
         told[0] += 1
-        put(span)
+        return put(span, below)
 
     to.put = counting  # type: ignore[method-assign]
     return told

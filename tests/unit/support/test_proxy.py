@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.support.proxy import Proxy
+from tests.support.purpose_proxy import PurposeProxy
 from tests.support.waiting import until
 
 
@@ -114,3 +115,41 @@ async def test_a_server_that_is_not_there_ends_the_connection() -> None:
         assert await reader.read(1) == b""
         assert proxy.counts.unreachable == 1
         writer.close()
+
+
+class Session:
+    """A connection as Postgres has them: at its beginning it asks for encryption, and then says what it is."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self.writer = reader, writer
+
+    async def passes(self, said: bytes = b"select") -> bool:
+        """Whether it is answered."""
+        try:
+            self.writer.write(said)
+            return await self._reader.read(len(said)) == said
+        except OSError:
+            return False
+
+    async def says_who_it_is(self, name: bytes) -> bool:
+        """Whether it is let in."""
+        return await self.passes(b"\0\0\0\x08\x04\xd2\x16/") and await self.passes(
+            b"user\0x\0application_name\0" + name + b"\0\0"
+        )
+
+
+async def test_connections_of_one_purpose_are_taken_away_and_others_pass(echo: tuple[Echo, Proxy]) -> None:
+    _, server = echo
+    with PurposeProxy(f"host=127.0.0.1 port={server.address[1]}", "activity") as proxy:
+        spans, claims, late, again = [Session(*await asyncio.open_connection(*proxy.address)) for _ in range(4)]
+        assert await spans.says_who_it_is(b"rowcall-worker activity")
+        assert await claims.says_who_it_is(b"rowcall-worker claim")
+        proxy.away = True
+        assert not await spans.passes()
+        assert await claims.passes()
+        assert not await late.says_who_it_is(b"rowcall-gateway activity")
+        assert proxy.counts.cut == 2
+        proxy.away = False
+        assert await again.says_who_it_is(b"rowcall-gateway activity")
+        for each in (spans, claims, late, again):
+            each.writer.close()

@@ -178,6 +178,33 @@ def test_what_does_not_fit_is_dropped_and_counted_and_takes_no_room() -> None:
     gate.set()
 
 
+def test_what_is_below_a_span_that_was_dropped_is_dropped_with_it_where_that_was_dropped() -> None:
+    gate = threading.Event()
+
+    def hang() -> SpanExportResult:
+        gate.wait(SECONDS)
+        return SpanExportResult.SUCCESS
+
+    before, full, fine = dropped("full"), Exporter(hang), Exporter()
+    told = made(Limits(delay=0.001, waiting=1, batch=1), full=full, fine=fine)
+    tell(told)
+    wait(lambda: not told._buffers[0]._kept)
+    tell(told)
+    wait(lambda: len(fine.batches) == 2)
+    taken = told.tell(
+        "rowcall.x", "above", "server", trace_id=TRACE, span_id=ABOVE, parent_id=None, started=5, ended=7, attributes={}
+    )
+    assert list(taken) == ["fine"]
+    gate.set()
+    wait(lambda: len(full.batches) == 2)
+    tell(told, below=taken)
+    told.shutdown()
+
+    assert [[span.name for span in batch] for batch in full.batches] == [["do it"]] * 2
+    assert [span.name for batch in fine.batches for span in batch] == ["do it", "do it", "above", "do it"]
+    assert dropped("full") - before == 2
+
+
 def test_the_end_waits_for_what_is_left_and_no_longer() -> None:
     def take() -> SpanExportResult:
         time.sleep(0.02)

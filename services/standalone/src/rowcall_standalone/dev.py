@@ -26,11 +26,14 @@ from rowcall_standalone.issuing.issuer import open_issuer
 from rowcall_standalone.listen import refuse_taken
 from rowcall_standalone.serving import CHANNEL_OPTIONS, wait_until_serving
 from rowcall_standalone.signals import Interrupted, Signals
-from rowcall_standalone.system import System
+from rowcall_standalone.system import System, SystemSpans
 from rowcall_worker import WorkerSettings
 
 GRACE = timedelta(seconds=10)
 """How long a drain lets calls and jobs finish: a developer waits at the terminal."""
+
+SERVICE = "rowcall-dev"
+"""Who it says that it is where spans are told, unless OpenTelemetry's variables say otherwise."""
 
 _READY_WITHIN = timedelta(seconds=30)
 _LOOK_SECONDS = 1.0
@@ -120,9 +123,13 @@ async def _start(options: DevOptions, databases: Databases, stack: AsyncExitStac
         sys.path.insert(0, "")
     for variable, name in options.databases:
         os.environ[variable] = await asyncio.to_thread(databases.create, name)
-    system = System(
-        _gateway_settings(options, databases), _worker_settings(options, databases), workers=options.workers
-    )
+    worker = _worker_settings(options, databases)
+    try:
+        spans = SystemSpans(SERVICE, asked=worker.traces_asked)
+    except ValueError as error:
+        raise StandaloneError(str(error)) from error
+    stack.push_async_callback(spans.end)
+    system = System(_gateway_settings(options, databases), worker, workers=options.workers, spans=spans)
     try:
         await stack.enter_async_context(ops_port(options.ops_listen, system.services))
     except OSError as error:

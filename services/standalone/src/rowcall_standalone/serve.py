@@ -17,7 +17,6 @@ import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
-from importlib.metadata import version
 from typing import Final
 
 import uvloop
@@ -31,12 +30,10 @@ from rowcall.processes import Member, kill_children, own_command, supervise
 from rowcall.queue.choice import exporters_of
 from rowcall.settings import load_settings
 from rowcall.signals import end_on_signals
-from rowcall.telemetry.environment import sampling_from_environment, spans_from_environment
 from rowcall_gateway.edge.head_export import head_export_from_environment
 from rowcall_gateway.edge.reserved import reserved
-from rowcall_gateway.edge.telemetry import Traces
 from rowcall_standalone.settings import ServeSettings
-from rowcall_standalone.system import CannotStart, System
+from rowcall_standalone.system import LAST_SECONDS, CannotStart, System, SystemSpans
 from rowcall_worker.claiming.quarantine import Command, shard_of
 from rowcall_worker.main import run_apart
 from rowcall_worker.membership.alive import sign_of_life
@@ -47,9 +44,6 @@ WRONG_SETTINGS: Final = 2
 
 SERVICE: Final = "rowcall-serve"
 """Who it says that it is where spans are told, unless OpenTelemetry's variables say otherwise."""
-
-_LAST_SPANS: Final = 5.0
-"""Seconds that the collector of spans has to take the last of them."""
 
 
 def serve(arguments: Sequence[str]) -> int:
@@ -120,13 +114,12 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
         # The supervisor's word is no signal: whoever signals all processes of a service, as systemd does, signals each once.
         member.on_end(end.begin)
     try:
-        spans = spans_from_environment(
+        spans = SystemSpans(
             SERVICE,
-            version=settings.deployed_version or version("rowcall-standalone"),
+            asked=settings.traces_asked,
+            deployed_version=settings.deployed_version,
             also=exporters_of(settings, service=SERVICE),
         )
-        # Each its own: what the gateway records of who asks must be no less for the worker to record.
-        at_gateway, at_worker = (sampling_from_environment(settings.traces_asked) for _ in range(2))
         head_export = head_export_from_environment()
     except ValueError as error:
         return _say(str(error), WRONG_SETTINGS)
@@ -135,9 +128,7 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
         settings,
         processes=settings.processes,
         shares_port=member is not None,
-        traces=None if spans is None else Traces(spans, at_gateway),
         spans=spans,
-        sampling=at_worker,
         head_export=head_export,
         command=Command(own_command(), 0 if member is None else member.number),
     )
@@ -166,9 +157,9 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
                 await asyncio.wait({starting})
         finally:
             await system.drain(grace)
-    for each in (spans, head_export):
-        if each is not None:
-            await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(each.shutdown))}, timeout=_LAST_SPANS)
+    await spans.end()
+    if head_export is not None:
+        await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(head_export.shutdown))}, timeout=LAST_SECONDS)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A gateway and workers in one process and one event loop: how they start together, and in which order they end.
+"""A gateway and workers in one process and one event loop: how they start together, where they tell their spans, and in which order they end.
 
 Made by `serve` and by `dev`. What each of them is, is its own affair: they get the settings that they would get as processes.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from datetime import timedelta
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from rowcall import logs
@@ -17,7 +18,7 @@ from rowcall.errors import RowcallError
 from rowcall.ops.standing import Service
 from rowcall.settings import SettingsError
 from rowcall.sharding import GATEWAY_WORKLOADS, WORKER_WORKLOADS, Router
-from rowcall.telemetry.sampling import Sampling
+from rowcall.telemetry.environment import sampling_from_environment, spans_from_environment
 from rowcall_gateway.edge.head_export import HeadExport
 from rowcall_gateway.edge.telemetry import Traces
 from rowcall_gateway.server import DEDICATED, Gateway
@@ -29,7 +30,13 @@ from rowcall_worker.settings import connections_apart
 from rowcall_worker.shard import DEDICATED_CONNECTIONS
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+    from rowcall.telemetry.sampling import Sampling
     from rowcall.telemetry.spans import Spans
+
+LAST_SECONDS: Final = 5.0
+"""Seconds that whoever takes spans has for the last of them."""
 
 _T = TypeVar("_T")
 
@@ -50,6 +57,43 @@ class CannotStart(StandaloneError):
         """Whether settings, images or servicers are: starting it again would not mend them."""
 
 
+class SystemSpans:
+    """What both tell their spans to, and which of them each tells."""
+
+    def __init__(
+        self,
+        service: str,
+        *,
+        asked: float,
+        deployed_version: str | None = None,
+        also: Mapping[str, SpanExporter] | None = None,
+    ) -> None:
+        """
+        Args:
+            service: Who the process says that it is, unless OpenTelemetry's variables say otherwise.
+            asked: How many traces a second each of them records because their callers ask for it.
+            deployed_version: What whoever deployed it calls its version; None: the release is told.
+            also: Exporters beside OTLP, by what their spans are counted by where they are dropped.
+
+        Raises:
+            ValueError: The environment asks for something that this process does not have; the message names the variable.
+        """
+        self.told_to: Spans | None = spans_from_environment(
+            service, version=deployed_version or version("rowcall-standalone"), also=also
+        )
+        """None: nobody wants any."""
+        # Each its own: what the gateway records of who asks must be no less for the worker to record.
+        self.traces = None if self.told_to is None else Traces(self.told_to, sampling_from_environment(asked))
+        """The gateway's."""
+        self.sampling: Sampling = sampling_from_environment(asked)
+        """The workers'."""
+
+    async def end(self) -> None:
+        """Hands on the last of them, for so long at the most."""
+        if self.told_to is not None:
+            await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(self.told_to.shutdown))}, timeout=LAST_SECONDS)
+
+
 class System:
     """A gateway and workers. Start it once, then drain it; all in one event loop."""
 
@@ -61,9 +105,7 @@ class System:
         workers: int = 1,
         processes: int = 1,
         shares_port: bool = False,
-        traces: Traces | None = None,
-        spans: Spans | None = None,
-        sampling: Sampling | None = None,
+        spans: SystemSpans | None = None,
         head_export: HeadExport | None = None,
         command: Command | None = None,
     ) -> None:
@@ -74,9 +116,7 @@ class System:
             workers: How many workers there are, each with slots of its own.
             processes: How many processes like this one there are, which the servers must have connections for.
             shares_port: Whether these listen on one port.
-            traces: Begins the spans of the gateway's calls; None: there are none.
-            spans: Where workers tell of attempts; None: they do not.
-            sampling: Which traces the workers record; None: as the settings have it.
+            spans: Where both tell their spans, which is left to whoever made it to end; None: they make none.
             head_export: Sends heads of the audit over OTLP; None: nobody does.
             command: What executes the program anew for jobs whose workers died; None: they run alone in this process.
         """
@@ -85,9 +125,7 @@ class System:
         self._workers_wanted = workers
         self._processes = processes
         self._shares_port = shares_port
-        self._traces = traces
         self._spans = spans
-        self._sampling = sampling
         self._head_export = head_export
         self._command = command
         self._router: Router | None = None
@@ -178,7 +216,7 @@ class System:
         gateway = Gateway(
             self._gateway_settings,
             router=self._router,
-            traces=self._traces,
+            traces=None if self._spans is None else self._spans.traces,
             head_export=self._head_export,
             shares_port=self._shares_port,
         )
@@ -191,8 +229,8 @@ class System:
             self._worker_settings,
             router=self._router,
             command=self._command,
-            spans=self._spans,
-            sampling=self._sampling,
+            spans=None if self._spans is None else self._spans.told_to,
+            sampling=None if self._spans is None else self._spans.sampling,
         )
         self.services.append(worker)
         await worker.start()

@@ -21,7 +21,7 @@ from rowcall.telemetry.sampling import Sampling
 from rowcall_worker import Fail, Snooze, telemetry
 from rowcall_worker.serving.context import AsyncJobContext
 from tests.fix_cluster import Cluster
-from tests.fix_spans import Told, attributes, id_of, parent_of, trace_of
+from tests.fix_spans import Crowded, Told, attributes, id_of, parent_of, trace_of
 from tests.fix_worker import Call, Calls, PolicyChanges, Workers, error_of, serve
 from tests.support.waiting import until
 
@@ -220,6 +220,22 @@ async def test_calls_of_models_and_providers_are_told_below_their_attempt(calls:
     assert (provider.status.description, attributes(provider)["error.type"]) == ("ConnectionError",) * 2
     times = [attempt.start_time, model.start_time, model.end_time, provider.start_time, provider.end_time]
     assert [*times, attempt.end_time] == sorted([*times, attempt.end_time], key=lambda moment: moment or 0)
+
+
+async def test_calls_of_an_attempt_whose_span_found_no_room_are_dropped_with_it(
+    calls: Calls, workers: Workers, crowded: Crowded
+) -> None:
+    async def handle(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        with telemetry.provider_call("maps"):
+            return EchoResponse()
+
+    worker = await workers.start(serve(echo=handle), spans=crowded.spans, sampling=Sampling(1))
+    await calls.done(await calls.submit("Echo", EchoRequest()))
+    # What is told of an attempt is told by the end of its worker.
+    await worker.drain(timedelta(seconds=20))
+    await asyncio.to_thread(crowded.spans.shutdown)
+
+    assert crowded.names == ["first", "second"]
 
 
 async def test_a_result_that_no_longer_counts_is_told_as_that(

@@ -40,6 +40,7 @@ async def ops_port(
     tallies.keep()
     for what in metrics.DROPPED:
         metrics.TELEMETRY_DROPPED.add(0, what)
+    metrics.TRACES_LIMITED.add(0)
     pages = OpsPages(services)
     port = HttpPort(address, pages)
     await port.start()

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from queue import Empty, SimpleQueue
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -119,7 +119,8 @@ class Spans:
         error: str | None = None,
         tracestate: str | None = None,
         linked: bool = False,
-    ) -> None:
+        below: Collection[str] | None = None,
+    ) -> Collection[str]:
         """Tells of something that is over.
 
         Args:
@@ -135,13 +136,18 @@ class Spans:
             error: That it failed, and of what, in a word; None: it did not.
             tracestate: The vendors' part of the trace's context.
             linked: Whether it is linked to what caused it, and has no parent.
+            below: What telling of its parent has returned, where that was told of here too: whoever has dropped that, drops this one;
+                None: its parent was not.
+
+        Returns:
+            Whose it waits for, by what is counted of each; the others have dropped it.
         """
         trace, state = int(trace_id, 16), _NO_STATE if tracestate is None else TraceState.from_header([tracestate])
         above = None if parent_id is None else SpanContext(trace, int(parent_id, 16), True, _SAMPLED, state)  # noqa: FBT003
         found = self._scopes.get(scope)
         if found is None:
             found = self._scopes[scope] = InstrumentationScope(scope)
-        self.put(
+        return self.put(
             ReadableSpan(
                 name,
                 SpanContext(trace, int(span_id, 16), False, _SAMPLED, state),  # noqa: FBT003
@@ -154,13 +160,20 @@ class Spans:
                 start_time=started,
                 end_time=ended,
                 instrumentation_scope=found,
-            )
+            ),
+            below,
         )
 
-    def put(self, span: ReadableSpan) -> None:
-        """Takes a span that is finished already."""
+    def put(self, span: ReadableSpan, below: Collection[str] | None = None) -> Collection[str]:
+        """Takes a span that is finished already; `below` and what it returns are as in `tell`."""
+        taken = []
         for buffer in self._buffers:
-            buffer.put(span)
+            if below is not None and buffer.what not in below:
+                # Without its parent it would hang on nothing that anybody has.
+                dropped(1, buffer.what)
+            elif buffer.put(span):
+                taken.append(buffer.what)
+        return taken
 
     @property
     def resource(self) -> Resource:
@@ -180,7 +193,8 @@ class _Buffer:
     """What waits for one exporter, and the thread that hands it on. Nothing here takes a lock but to count what is dropped."""
 
     def __init__(self, what: str, exporter: SpanExporter, limits: Limits) -> None:
-        self._what = what
+        self.what = what
+        """What its dropped spans are counted by."""
         self._exporter = exporter
         self._limits = limits
         self._kept: deque[ReadableSpan] = deque()
@@ -192,14 +206,15 @@ class _Buffer:
         self._thread = threading.Thread(target=self._run, name=f"rowcall-{what}", daemon=True)
         self._thread.start()
 
-    def put(self, span: ReadableSpan) -> None:
-        """Keeps a span; drops it where there is no room."""
+    def put(self, span: ReadableSpan) -> bool:
+        """Keeps a span; drops it where there is no room. Whether it is kept."""
         if self._ending or len(self._kept) >= self._limits.waiting:
             self._dropped(1)
-            return
+            return False
         self._kept.append(span)
         if len(self._kept) == self._limits.batch:
             self._wake.put(None)
+        return True
 
     def end(self) -> None:
         """Takes no more, and hands on what is left."""
@@ -214,7 +229,7 @@ class _Buffer:
         try:
             self._exporter.shutdown()
         except Exception as error:  # noqa: BLE001  the process ends all the same
-            _log.warning("an exporter of spans did not end as it should", kind=self._what, exc_info=error)
+            _log.warning("an exporter of spans did not end as it should", kind=self.what, exc_info=error)
 
     def _run(self) -> None:
         # What exporters call is nobody's to trace: each batch would make the next one.
@@ -238,9 +253,9 @@ class _Buffer:
             # Told when it changes: an exporter that is away is away for every batch.
             self._failed = not taken
             if taken:
-                _log.info("spans are taken again", kind=self._what)
+                _log.info("spans are taken again", kind=self.what)
             else:
-                _log.warning("spans are dropped: their exporter does not take them", kind=self._what, exc_info=cause)
+                _log.warning("spans are dropped: their exporter does not take them", kind=self.what, exc_info=cause)
 
     def _dropped(self, count: int) -> None:
-        dropped(count, self._what)
+        dropped(count, self.what)

@@ -8,7 +8,7 @@ have none, nor do calls that are refused for coming too late: there is no time f
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -126,7 +126,7 @@ class CallSpan:
             }
         )
         trace, span_id = self.trace, new_span_id()
-        self._spans.tell(
+        taken = self._spans.tell(
             SCOPE,
             metrics.GRPC if method == metrics.UNKNOWN_METHOD else method,
             "server",
@@ -142,7 +142,7 @@ class CallSpan:
             tracestate=trace.tracestate,
         )
         if self._sending is not None:
-            self._sending.tell(self._spans, span_id, ended, error or code.name, whose)
+            self._sending.tell(self._spans, span_id, ended, error or code.name, whose, below=taken)
 
 
 def _known(attributes: Mapping[str, str | None]) -> dict[str, str]:
@@ -175,7 +175,9 @@ class Sending:
         self._ended = time.time_ns()
         self._attributes = attributes
 
-    def tell(self, spans: Spans, parent_id: str, ended: int, error: str, whose: Mapping[str, str]) -> None:
+    def tell(
+        self, spans: Spans, parent_id: str, ended: int, error: str, whose: Mapping[str, str], *, below: Collection[str]
+    ) -> None:
         """Tells of it, at the end of its call.
 
         Args:
@@ -184,6 +186,7 @@ class Sending:
             ended: When the call was over.
             error: What the call ended with, where nothing was written.
             whose: What is known of the call.
+            below: What telling of the call's has returned.
         """
         written = self._ended is not None
         position, queue = self.position, self._queue
@@ -210,4 +213,5 @@ class Sending:
             },
             error=None if written else error,
             tracestate=position.tracestate,
+            below=below,
         )

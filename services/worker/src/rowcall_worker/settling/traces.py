@@ -110,7 +110,7 @@ class AttemptTraces:
         }
         started = _nanoseconds(attempt.began_at, offset=offset)
         ended = _nanoseconds(attempt.began_at + outcome.took, offset=offset)
-        spans.tell(
+        taken = spans.tell(
             SCOPE,
             f"{metrics.PROCESS} {queue}" if queue else metrics.PROCESS,
             "consumer",
@@ -145,6 +145,7 @@ class AttemptTraces:
                 },
                 error=None if failed is None else str(failed),
                 tracestate=above.tracestate,
+                below=taken,
             )
 
 
