@@ -29,7 +29,11 @@ class Layer:
     """Whether this release has it."""
 
 
-_OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_LOGS_EXPORTER": "none"}
+_OTLP = {
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+    "OTEL_LOGS_EXPORTER": "none",
+    "OTEL_METRICS_EXPORTER": "none",
+}
 """As much of a collector as nobody listens at."""
 
 LAYERS = (

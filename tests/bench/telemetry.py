@@ -73,6 +73,7 @@ class Ways:
             "OTEL_EXPORTER_OTLP_ENDPOINT": self._collectors.get(name, self._collector),
             "OTEL_EXPORTER_OTLP_INSECURE": "true",
             "OTEL_LOGS_EXPORTER": "none",
+            "OTEL_METRICS_EXPORTER": "none",
             "OTEL_TRACES_SAMPLER": "always_on",
             "ROWCALL_ACTIVITY": "true",
             "ROWCALL_OPS_LISTEN": "127.0.0.1:0",

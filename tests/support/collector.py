@@ -8,11 +8,16 @@ from typing import NamedTuple
 
 import grpc
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 _EXPORT_SPANS = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -49,6 +54,15 @@ class Received(NamedTuple):
         return self.span.parent_span_id.hex()
 
 
+class ReceivedMetrics(NamedTuple):
+    """A batch of metrics, as it came."""
+
+    whose: Mapping[str, str]
+    """Attributes of the resource."""
+    metrics: Mapping[str, Metric]
+    """By name."""
+
+
 def received(request: bytes) -> list[Received]:
     """The spans of what an exporter sends: a serialised ExportTraceServiceRequest."""
     found: list[Received] = []
@@ -60,7 +74,7 @@ def received(request: bytes) -> list[Received]:
 
 
 class Collector(grpc.GenericRpcHandler):
-    """Receives spans and log records, on a port of its own."""
+    """Receives spans, metrics and log records, on a port of its own."""
 
     def __init__(self, onward: str | None = None, *, keeps: bool = True) -> None:
         """
@@ -72,6 +86,7 @@ class Collector(grpc.GenericRpcHandler):
         self.spans: list[Received] = []
         self.records: list[tuple[str, dict[str, str]]] = []
         """Log records: event name, and the attributes that are text."""
+        self.metrics: list[ReceivedMetrics] = []
         self.refused = 0
         """Spans that the other one did not take."""
         self._server = grpc.server(ThreadPoolExecutor(2), handlers=[self], options=(("grpc.so_reuseport", 0),))
@@ -110,6 +125,8 @@ class Collector(grpc.GenericRpcHandler):
         """See grpc.GenericRpcHandler."""
         if handler_call_details.method == "/opentelemetry.proto.collector.logs.v1.LogsService/Export":
             return grpc.unary_unary_rpc_method_handler(self._export_logs)
+        if handler_call_details.method == "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export":
+            return grpc.unary_unary_rpc_method_handler(self._export_metrics)
         assert handler_call_details.method == _EXPORT_SPANS
         return grpc.unary_unary_rpc_method_handler(self._export_spans)
 
@@ -122,6 +139,13 @@ class Collector(grpc.GenericRpcHandler):
         answer = export(request, timeout=_ONWARD_SECONDS, wait_for_ready=True)
         self.refused += ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans
         return answer
+
+    def _export_metrics(self, request: bytes, _context: grpc.ServicerContext) -> bytes:
+        for resource in ExportMetricsServiceRequest.FromString(request).resource_metrics:
+            whose = {each.key: each.value.string_value for each in resource.resource.attributes}
+            found = {each.name: each for scope in resource.scope_metrics for each in scope.metrics}
+            self.metrics.append(ReceivedMetrics(whose, found))
+        return ExportMetricsServiceResponse().SerializeToString()
 
     def _export_logs(self, request: bytes, _context: grpc.ServicerContext) -> bytes:
         for resource in ExportLogsServiceRequest.FromString(request).resource_logs:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from rowcall.telemetry.environment import resource, sampling_from_environment, spans_from_environment
+from rowcall.telemetry.environment import (
+    metrics_push_from_environment,
+    resource,
+    sampling_from_environment,
+    spans_from_environment,
+)
 from rowcall.telemetry.spans import Spans
 
 OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
 LOW, HIGH = "0" * 31 + "1", "f" * 32
 """Trace ids: one that is sampled whatever the part, but for none; one that is only where all are."""
+
+
+def pushes(environment: dict[str, str]) -> bool:
+    """Whether metrics are sent."""
+    return metrics_push_from_environment("rowcall-x", version="1", environment=environment) is not None
 
 
 def spans(environment: dict[str, str], **also: InMemorySpanExporter) -> Spans | None:
@@ -37,6 +47,47 @@ def test_there_are_no_spans_unless_they_are_asked_for(environment: dict[str, str
 @pytest.mark.parametrize("environment", [OTLP, {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9"}])
 def test_there_are_where_an_endpoint_is_named(environment: dict[str, str]) -> None:
     assert spans(environment) is not None
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted"),
+    [
+        ({}, False),
+        ({"OTEL_METRICS_EXPORTER": "otlp"}, False),
+        ({**OTLP, "OTEL_METRICS_EXPORTER": "none"}, False),
+        ({**OTLP, "OTEL_SDK_DISABLED": "true"}, False),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9"}, False),
+        (OTLP, True),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:9"}, True),
+        ({**OTLP, "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "CUMULATIVE"}, True),
+    ],
+)
+def test_metrics_are_sent_where_an_endpoint_is_named(environment: dict[str, str], *, wanted: bool) -> None:
+    assert pushes(environment) is wanted
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        (
+            {"OTEL_METRICS_EXPORTER": "prometheus"},
+            "OTEL_METRICS_EXPORTER is 'prometheus'; this process has otlp and none",
+        ),
+        ({"OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/json"}, "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL is 'http/json'"),
+        (
+            {"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta"},
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE is 'delta'; this process has cumulative only",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": "base2_exponential_bucket_histogram"},
+            "this process has explicit_bucket_histogram only",
+        ),
+        ({"OTEL_METRIC_EXPORT_INTERVAL": "1m"}, "OTEL_METRIC_EXPORT_INTERVAL is '1m'; it is a whole number above 0"),
+    ],
+)
+def test_metrics_that_this_process_cannot_send_are_refused(environment: dict[str, str], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        pushes({**OTLP, **environment})
 
 
 def test_another_exporter_is_enough_unless_all_is_switched_off() -> None:

@@ -22,7 +22,11 @@ from rowcall.ops.port import ops_port
 from rowcall.processes import Member, supervise
 from rowcall.queue.choice import exporters_of
 from rowcall.settings import SettingsError, load_settings
-from rowcall.telemetry.environment import sampling_from_environment, spans_from_environment
+from rowcall.telemetry.environment import (
+    metrics_push_from_environment,
+    sampling_from_environment,
+    spans_from_environment,
+)
 from rowcall_gateway.edge.head_export import head_export_from_environment
 from rowcall_gateway.edge.reserved import reserved
 from rowcall_gateway.edge.telemetry import Traces
@@ -91,12 +95,12 @@ async def serve(settings: GatewaySettings, member: Member | None = None) -> int:
     if member is not None:
         # The supervisor's word is no signal: whoever signals all processes of a service, as systemd does, signals each once.
         member.on_end(end.begin)
+    told_version = settings.deployed_version or version("rowcall-gateway")
     try:
         spans = spans_from_environment(
-            settings.program,
-            version=settings.deployed_version or version("rowcall-gateway"),
-            also=exporters_of(settings, service=settings.program),
+            settings.program, version=told_version, also=exporters_of(settings, service=settings.program)
         )
+        push = metrics_push_from_environment(settings.program, version=told_version)
         sampling = sampling_from_environment(settings.traces_asked)
         head_export = head_export_from_environment()
     except ValueError as error:
@@ -104,7 +108,7 @@ async def serve(settings: GatewaySettings, member: Member | None = None) -> int:
     traces = None if spans is None else Traces(spans, sampling)
     gateway = Gateway(settings, traces=traces, head_export=head_export, shares_port=member is not None)
     ops_address = settings.ops_address(None if member is None else member.number)
-    async with ops_port(ops_address, [gateway], deployed_version=settings.deployed_version):
+    async with ops_port(ops_address, [gateway], deployed_version=settings.deployed_version, push=push):
         await gateway.start()
         spare_collections()
         if member is None:

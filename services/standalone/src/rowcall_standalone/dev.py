@@ -26,7 +26,7 @@ from rowcall_standalone.issuing.issuer import open_issuer
 from rowcall_standalone.listen import refuse_taken
 from rowcall_standalone.serving import CHANNEL_OPTIONS, wait_until_serving
 from rowcall_standalone.signals import Interrupted, Signals
-from rowcall_standalone.system import System, SystemSpans
+from rowcall_standalone.system import System, SystemTelemetry
 from rowcall_worker import WorkerSettings
 
 GRACE = timedelta(seconds=10)
@@ -125,13 +125,13 @@ async def _start(options: DevOptions, databases: Databases, stack: AsyncExitStac
         os.environ[variable] = await asyncio.to_thread(databases.create, name)
     worker = _worker_settings(options, databases)
     try:
-        spans = SystemSpans(SERVICE, asked=worker.traces_asked)
+        telemetry = SystemTelemetry(SERVICE, asked=worker.traces_asked)
     except ValueError as error:
         raise StandaloneError(str(error)) from error
-    stack.push_async_callback(spans.end)
-    system = System(_gateway_settings(options, databases), worker, workers=options.workers, spans=spans)
+    stack.push_async_callback(telemetry.end)
+    system = System(_gateway_settings(options, databases), worker, workers=options.workers, telemetry=telemetry)
     try:
-        await stack.enter_async_context(ops_port(options.ops_listen, system.services))
+        await stack.enter_async_context(ops_port(options.ops_listen, system.services, push=telemetry.push))
     except OSError as error:
         raise StandaloneError(f"{error} It is what --ops-listen says.") from error
     stack.push_async_callback(system.drain, GRACE)

@@ -33,7 +33,7 @@ from rowcall.signals import end_on_signals
 from rowcall_gateway.edge.head_export import head_export_from_environment
 from rowcall_gateway.edge.reserved import reserved
 from rowcall_standalone.settings import ServeSettings
-from rowcall_standalone.system import LAST_SECONDS, CannotStart, System, SystemSpans
+from rowcall_standalone.system import LAST_SECONDS, CannotStart, System, SystemTelemetry
 from rowcall_worker.claiming.quarantine import Command, shard_of
 from rowcall_worker.main import run_apart
 from rowcall_worker.membership.alive import sign_of_life
@@ -114,7 +114,7 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
         # The supervisor's word is no signal: whoever signals all processes of a service, as systemd does, signals each once.
         member.on_end(end.begin)
     try:
-        spans = SystemSpans(
+        telemetry = SystemTelemetry(
             SERVICE,
             asked=settings.traces_asked,
             deployed_version=settings.deployed_version,
@@ -128,12 +128,12 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
         settings,
         processes=settings.processes,
         shares_port=member is not None,
-        spans=spans,
+        telemetry=telemetry,
         head_export=head_export,
         command=Command(own_command(), 0 if member is None else member.number),
     )
     ops_address = settings.ops_address(None if member is None else member.number)
-    async with ops_port(ops_address, system.services, deployed_version=settings.deployed_version):
+    async with ops_port(ops_address, system.services, deployed_version=settings.deployed_version, push=telemetry.push):
         starting = asyncio.create_task(system.start(), name="start")
         waiting = asyncio.create_task(told.wait(), name="signal")
         await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -157,7 +157,7 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
                 await asyncio.wait({starting})
         finally:
             await system.drain(grace)
-    await spans.end()
+    await telemetry.end()
     if head_export is not None:
         await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(head_export.shutdown))}, timeout=LAST_SECONDS)
     return 0

@@ -1,4 +1,4 @@
-"""A gateway and workers in one process and one event loop: how they start together, where they tell their spans, and in which order they end.
+"""A gateway and workers in one process and one event loop: how they start together, what they tell of themselves, and in which order they end.
 
 Made by `serve` and by `dev`. What each of them is, is its own affair: they get the settings that they would get as processes.
 """
@@ -18,7 +18,11 @@ from rowcall.errors import RowcallError
 from rowcall.ops.standing import Service
 from rowcall.settings import SettingsError
 from rowcall.sharding import GATEWAY_WORKLOADS, WORKER_WORKLOADS, Router
-from rowcall.telemetry.environment import sampling_from_environment, spans_from_environment
+from rowcall.telemetry.environment import (
+    metrics_push_from_environment,
+    sampling_from_environment,
+    spans_from_environment,
+)
 from rowcall_gateway.edge.head_export import HeadExport
 from rowcall_gateway.edge.telemetry import Traces
 from rowcall_gateway.server import DEDICATED, Gateway
@@ -32,6 +36,7 @@ from rowcall_worker.shard import DEDICATED_CONNECTIONS
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
+    from rowcall.telemetry.push import MetricsPush
     from rowcall.telemetry.sampling import Sampling
     from rowcall.telemetry.spans import Spans
 
@@ -57,8 +62,8 @@ class CannotStart(StandaloneError):
         """Whether settings, images or servicers are: starting it again would not mend them."""
 
 
-class SystemSpans:
-    """What both tell their spans to, and which of them each tells."""
+class SystemTelemetry:
+    """What both tell their spans to, which of them each tells, and what sends the process's metrics."""
 
     def __init__(
         self,
@@ -78,10 +83,11 @@ class SystemSpans:
         Raises:
             ValueError: The environment asks for something that this process does not have; the message names the variable.
         """
-        self.told_to: Spans | None = spans_from_environment(
-            service, version=deployed_version or version("rowcall-standalone"), also=also
-        )
+        told_version = deployed_version or version("rowcall-standalone")
+        self.told_to: Spans | None = spans_from_environment(service, version=told_version, also=also)
         """None: nobody wants any."""
+        self.push: MetricsPush | None = metrics_push_from_environment(service, version=told_version)
+        """To be started and ended by the block in which the process tells of itself; None: nobody wants them sent."""
         # Each its own: what the gateway records of who asks must be no less for the worker to record.
         self.traces = None if self.told_to is None else Traces(self.told_to, sampling_from_environment(asked))
         """The gateway's."""
@@ -89,7 +95,7 @@ class SystemSpans:
         """The workers'."""
 
     async def end(self) -> None:
-        """Hands on the last of them, for so long at the most."""
+        """Hands on the last spans, for so long at the most."""
         if self.told_to is not None:
             await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(self.told_to.shutdown))}, timeout=LAST_SECONDS)
 
@@ -105,7 +111,7 @@ class System:
         workers: int = 1,
         processes: int = 1,
         shares_port: bool = False,
-        spans: SystemSpans | None = None,
+        telemetry: SystemTelemetry | None = None,
         head_export: HeadExport | None = None,
         command: Command | None = None,
     ) -> None:
@@ -116,7 +122,7 @@ class System:
             workers: How many workers there are, each with slots of its own.
             processes: How many processes like this one there are, which the servers must have connections for.
             shares_port: Whether these listen on one port.
-            spans: Where both tell their spans, which is left to whoever made it to end; None: they make none.
+            telemetry: Where both tell their spans, which is left to whoever made it to end; None: they make none.
             head_export: Sends heads of the audit over OTLP; None: nobody does.
             command: What executes the program anew for jobs whose workers died; None: they run alone in this process.
         """
@@ -125,7 +131,7 @@ class System:
         self._workers_wanted = workers
         self._processes = processes
         self._shares_port = shares_port
-        self._spans = spans
+        self._telemetry = telemetry
         self._head_export = head_export
         self._command = command
         self._router: Router | None = None
@@ -216,7 +222,7 @@ class System:
         gateway = Gateway(
             self._gateway_settings,
             router=self._router,
-            traces=None if self._spans is None else self._spans.traces,
+            traces=None if self._telemetry is None else self._telemetry.traces,
             head_export=self._head_export,
             shares_port=self._shares_port,
         )
@@ -229,8 +235,8 @@ class System:
             self._worker_settings,
             router=self._router,
             command=self._command,
-            spans=None if self._spans is None else self._spans.told_to,
-            sampling=None if self._spans is None else self._spans.sampling,
+            spans=None if self._telemetry is None else self._telemetry.told_to,
+            sampling=None if self._telemetry is None else self._telemetry.sampling,
         )
         self.services.append(worker)
         await worker.start()

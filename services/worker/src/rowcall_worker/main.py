@@ -26,7 +26,11 @@ from rowcall.ops.port import ops_port
 from rowcall.processes import Member, kill_children, own_command, supervise
 from rowcall.queue.choice import exporters_of
 from rowcall.settings import SettingsError, load_settings
-from rowcall.telemetry.environment import sampling_from_environment, spans_from_environment
+from rowcall.telemetry.environment import (
+    metrics_push_from_environment,
+    sampling_from_environment,
+    spans_from_environment,
+)
 from rowcall_worker.claiming.quarantine import Apart, Command, said, shard_of
 from rowcall_worker.membership.alive import sign_of_life
 from rowcall_worker.membership.signs import file_of, signs_of_several
@@ -109,24 +113,27 @@ async def _serve(settings: WorkerSettings, member: Member | None) -> int:
     if member is not None:
         # The supervisor's word is no signal: whoever signals all processes of a service, as systemd does, signals each once.
         member.on_end(end.begin)
+    is_apart = member is not None and shard_of(member.told) is not None
+    told_version = settings.deployed_version or version("rowcall-worker")
     try:
         spans = spans_from_environment(
-            settings.program,
-            version=settings.deployed_version or version("rowcall-worker"),
-            also=exporters_of(settings, service=settings.program),
+            settings.program, version=told_version, also=exporters_of(settings, service=settings.program)
         )
+        # One that runs suspects tells whoever has started it, which tells of both.
+        push = None if is_apart else metrics_push_from_environment(settings.program, version=told_version)
         sampling = sampling_from_environment(settings.traces_asked)
     except ValueError as error:
         return _say(str(error), WRONG_SETTINGS)
     apart = None
-    if member is not None and shard_of(member.told) is not None:
+    if member is not None and is_apart:
         apart = Apart(tell=member.tell, done=end.begin)
         worker = Worker(settings, apart=apart, spans=spans, sampling=sampling)
     else:
         command = Command(own_command(), 0 if member is None else member.number)
         worker = Worker(settings, command=command, spans=spans, sampling=sampling)
     number = None if member is None else member.number
-    async with ops_port(settings.ops_address(number), [worker], deployed_version=settings.deployed_version):
+    address = settings.ops_address(number)
+    async with ops_port(address, [worker], deployed_version=settings.deployed_version, push=push):
         await _work(settings, worker, told, member, apart)
     if spans is not None:
         await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(spans.shutdown))}, timeout=_LAST_SPANS)

@@ -27,6 +27,7 @@ from rowcall.queue.sweeps import Horizon
 from rowcall.queue.tally import TELL_EVERY, Tally
 from rowcall.settings import SettingsError
 from rowcall.sharding.bounded import bounded
+from rowcall.telemetry import tallies
 from rowcall_worker.claiming.claimer import Claimer
 from rowcall_worker.claiming.groups import Groups
 from rowcall_worker.claiming.intake import Intake
@@ -248,7 +249,7 @@ class ShardWorker:
             )
             self._presence.start()
             self._room.start({method.name: self._executor.slots_of(method) for method in self._methods})
-        if self._settings.ops_listen is not None:
+        if tallies.are_kept():
             self.depths.start()
         self._intake = Intake(self._queue, self._registrar, self._executor, self._telling, self._tally, methods=by_id)
         if self._apart is None:

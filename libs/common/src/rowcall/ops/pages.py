@@ -35,12 +35,13 @@ class OpsPages:
     def __init__(self, services: Sequence[Service]) -> None:
         """`services`: what runs in it, a gateway or workers or both."""
         self._services = services
-        self._tallies: tuple[Tally, ...] = (*all_of(vars(metrics)), *process_tallies())
+        self.tallies: tuple[Tally, ...] = (*all_of(vars(metrics)), *process_tallies())
+        """All that there is to tell of this process."""
 
     def __call__(self, path: str) -> Page:
         """The page of a path."""
         if path == "/metrics":
-            return Page(exposition(self._tallies), content_type=CONTENT_TYPE)
+            return Page(exposition(self.tallies), content_type=CONTENT_TYPE)
         if path == "/healthz":
             # That it is answered is the answer: it comes from the event loop that everything else runs in.
             return Page("alive\n")

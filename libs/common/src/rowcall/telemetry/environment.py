@@ -1,15 +1,17 @@
-"""What OpenTelemetry's own variables ask of a process: whether spans and logs are sent over OTLP, which traces are sampled, and who it
+"""What OpenTelemetry's own variables ask of a process: whether spans, metrics and logs are sent over OTLP, which traces are sampled, and who it
 says that it is. Called by the programs, and by the gateway's export of the audit's heads.
 
-What makes and sends spans (`spans`, and OpenTelemetry's SDK below it) is a good part of a service's start: it is loaded where somebody
-asks for it.
+What makes and sends spans and metrics (`spans`, `push`, and OpenTelemetry's SDK below them) is a good part of a service's start: it is loaded
+where somebody asks for it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Final, Literal
+from uuid import uuid4
 
 from rowcall.telemetry.sampling import DEFAULT_RATIO, Sampling
 
@@ -17,10 +19,17 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace.export import SpanExporter
 
+    from rowcall.telemetry.push import MetricsPush
     from rowcall.telemetry.spans import Spans
+
+_OTLP: Final = "OTEL_EXPORTER_OTLP"
+"""What the variables of exporters over OTLP begin with."""
 
 OTLP: Final = "spans"
 """What of spans for OTLP is counted by, where it is dropped (rowcall.telemetry.dropped)."""
+
+EXPORT_EVERY_MS: Final = 60_000
+"""As the SDK has it, where OTEL_METRIC_EXPORT_INTERVAL says nothing."""
 
 _SAMPLERS: Final = (
     "always_on",
@@ -69,6 +78,36 @@ def spans_from_environment(
     return Spans(exporters, resource=resource(service, environment, version=version), limits=limits)
 
 
+def metrics_push_from_environment(
+    service: str, *, version: str, environment: Mapping[str, str] = os.environ
+) -> MetricsPush | None:
+    """What sends a process's metrics; None: nobody wants any over OTLP.
+
+    Args:
+        service: The program, as in `spans_from_environment`.
+        version: Its own, likewise.
+        environment: Where OpenTelemetry's variables are. Endpoint, headers, time-outs and certificates of OTLP are the SDK's to read.
+
+    Raises:
+        ValueError: The environment asks for something that this process does not have; the message names the variable.
+    """
+    if not is_wanted("METRICS", "metrics", environment):
+        return None
+    for name, ours in (
+        ("TEMPORALITY_PREFERENCE", "cumulative"),
+        ("DEFAULT_HISTOGRAM_AGGREGATION", "explicit_bucket_histogram"),
+    ):
+        asked = environment.get(f"{_OTLP}_METRICS_{name}", ours)
+        if asked.lower() != ours:
+            raise ValueError(f"{_OTLP}_METRICS_{name} is {asked!r}; this process has {ours} only")
+    every = _whole("OTEL_METRIC_EXPORT_INTERVAL", environment, EXPORT_EVERY_MS) / 1000
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+
+    from rowcall.telemetry.push import MetricsPush
+
+    return MetricsPush(OTLPMetricExporter(), resource=resource(service, environment, version=version), every=every)
+
+
 def sampling_from_environment(asked: float, environment: Mapping[str, str] = os.environ) -> Sampling:
     """Which traces this process samples, by OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG.
 
@@ -91,7 +130,7 @@ def sampling_from_environment(asked: float, environment: Mapping[str, str] = os.
     return Sampling(ratio, asked=asked if by_parent or not sampler else None, by_parent=by_parent)
 
 
-def is_wanted(signal: Literal["TRACES", "LOGS"], what: str, environment: Mapping[str, str]) -> bool:
+def is_wanted(signal: Literal["TRACES", "METRICS", "LOGS"], what: str, environment: Mapping[str, str]) -> bool:
     """Whether a signal is asked for over OTLP, by OpenTelemetry's own variables.
 
     Args:
@@ -104,7 +143,7 @@ def is_wanted(signal: Literal["TRACES", "LOGS"], what: str, environment: Mapping
     """
     if _disabled(environment):
         return False
-    own, shared = f"OTEL_EXPORTER_OTLP_{signal}", "OTEL_EXPORTER_OTLP"
+    own, shared = f"{_OTLP}_{signal}", _OTLP
     exporter = environment.get(f"OTEL_{signal}_EXPORTER", "otlp")
     if exporter == "none" or not any(environment.get(f"{name}_ENDPOINT") for name in (own, shared)):
         return False
@@ -124,14 +163,22 @@ def resource(service: str, environment: Mapping[str, str], *, version: str | Non
         environment: Where OpenTelemetry's variables are.
         version: The program's own, where they say none; None: it is not told.
     """
-    from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+    from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
 
     named = environment.get("OTEL_SERVICE_NAME")
     found = Resource.create({SERVICE_NAME: named} if named else {})
-    ours = {} if version is None or SERVICE_VERSION in found.attributes else {SERVICE_VERSION: version}
+    ours = {} if SERVICE_INSTANCE_ID in found.attributes else {SERVICE_INSTANCE_ID: _instance()}
+    if version is not None and SERVICE_VERSION not in found.attributes:
+        ours[SERVICE_VERSION] = version
     if str(found.attributes[SERVICE_NAME]).startswith("unknown_service"):
         ours[SERVICE_NAME] = service
     return found.merge(Resource(ours))
+
+
+@cache
+def _instance() -> str:
+    """Which process of its service this one is: what two of them count must not be taken for one's."""
+    return str(uuid4())
 
 
 def _disabled(environment: Mapping[str, str]) -> bool:

@@ -193,11 +193,11 @@ BUILD: Final = Gauge(
     "Always 1: which release of Rowcall this process is, and what whoever deployed it calls its version (ROWCALL_DEPLOYED_VERSION).",
     ("release", "deployed_version"),
 )
-DROPPED: Final = ("log_lines", "incidents", "spans", "activity")
+DROPPED: Final = ("log_lines", "incidents", "spans", "activity", "metrics")
 """What TELEMETRY_DROPPED is of."""
 TELEMETRY_DROPPED: Final = Counter(
     "rowcall.telemetry.dropped",
-    "What was to be told and was dropped, because nobody took it in time: log_lines, incidents, spans, activity.",
+    "What was to be told and was dropped, because nobody took it in time: log_lines, incidents, spans, activity, and batches of metrics.",
     ("what",),
 )
 TRACES_LIMITED: Final = Counter(

@@ -39,6 +39,11 @@ def keep() -> None:
     _kept = True
 
 
+def are_kept() -> bool:
+    """Whether what is counted in this process is kept."""
+    return _kept
+
+
 class Tally:
     """What every kind has."""
 

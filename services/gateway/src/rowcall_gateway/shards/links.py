@@ -18,6 +18,7 @@ from rowcall.queue.model import Cancelled, Submission
 from rowcall.queue.protocol import AdmissionStore, JobStore, QueueAdmin, QueueProvider
 from rowcall.queue.tally import UNKNOWN_QUEUE, Tally, What
 from rowcall.queue.tenants import TenantAdmin
+from rowcall.telemetry import tallies
 from rowcall.v1.job_pb2 import JobState
 from rowcall_gateway.settings import GatewaySettings
 from rowcall_gateway.shards.rows import Rows
@@ -66,7 +67,6 @@ class ShardLink:
         self.tenants = queue.tenants()
         self.rows = Rows(self.store)
         self.depths = KnownDepths(self.name, self.admin.depths)
-        self._tells = settings.ops_listen is not None
         self._tally = Tally(self.store.queue_name)
         self.submitter = Submitter(
             self.store,
@@ -120,7 +120,7 @@ class ShardLink:
         self.submitter.start()
         self.waiters.start()
         self._upkeep.start()
-        if self._tells:
+        if tallies.are_kept():
             self.depths.start()
         if self._listener is not None:
             self._listener.start()

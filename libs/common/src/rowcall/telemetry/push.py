@@ -1,0 +1,112 @@
+"""Sends what a process has counted to whoever takes metrics, every so often. Made by `environment`, where somebody wants metrics over OTLP;
+started and ended with the operations port's block (`rowcall.ops.port`).
+
+What is counted is read in the event loop, as the page /metrics reads it, and sent by a thread of its own, one batch at a time. Where an exporter is
+slow, unreachable, or fails, a batch is dropped and counted (rowcall.telemetry.dropped); the next one says the same and more. Nobody waits
+for it, but for the end of the process, for a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from queue import SimpleQueue
+from typing import Final
+
+import structlog
+from opentelemetry import context as otel_context
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
+from opentelemetry.sdk.resources import Resource
+
+from rowcall.telemetry.otlp_metrics import metrics_data
+from rowcall.telemetry.spans import dropped
+from rowcall.telemetry.tallies import Tally
+
+METRICS: Final = "metrics"
+"""What batches that were dropped are counted by."""
+
+LAST_SECONDS: Final = 1.0
+"""Seconds that the exporter has for the last batch, as the process ends."""
+
+_log = structlog.get_logger(__name__)
+
+
+class MetricsPush:
+    """Sends the metrics of a process. Start it once, then end it; both in the event loop in which things are counted."""
+
+    def __init__(self, exporter: MetricExporter, *, resource: Resource, every: float) -> None:
+        """
+        Args:
+            exporter: Who takes them.
+            resource: Who this process is.
+            every: Seconds from one batch to the next.
+        """
+        self._exporter = exporter
+        self._resource = resource
+        self._every = every
+        self._tallies: Sequence[Tally] = ()
+        self._started = 0
+        self._waiting: SimpleQueue[MetricsData | None] = SimpleQueue()
+        self._busy = False
+        self._failed = False
+        self._telling: asyncio.Task[None] | None = None
+        # A daemon: an exporter that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="rowcall-metrics", daemon=True)
+
+    def start(self, tallies: Sequence[Tally]) -> None:
+        """Begins to send these."""
+        self._tallies = tallies
+        self._started = time.time_ns()
+        self._thread.start()
+        self._telling = asyncio.get_running_loop().create_task(self._tell_for_ever(), name="metrics over OTLP")
+
+    async def end(self) -> None:
+        """Sends them once more, and waits LAST_SECONDS for that at the most."""
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.wait({self._telling})
+        self._tell()
+        self._waiting.put(None)
+        await asyncio.to_thread(self._thread.join, LAST_SECONDS)
+        # What it still waits for, it gives up.
+        await asyncio.to_thread(self._exporter.shutdown)
+
+    async def _tell_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._every)
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._busy:
+            # The one before is not taken yet: two at a time would be as late, and the next one says it all.
+            dropped(1, METRICS)
+            return
+        self._busy = True
+        self._waiting.put(
+            metrics_data(self._tallies, resource=self._resource, started=self._started, now=time.time_ns())
+        )
+
+    def _run(self) -> None:
+        # What the exporter calls is nobody's to trace.
+        otel_context.attach(otel_context.set_value(otel_context._SUPPRESS_INSTRUMENTATION_KEY, value=True))  # noqa: SLF001
+        while (batch := self._waiting.get()) is not None:
+            self._send(batch)
+            self._busy = False
+
+    def _send(self, batch: MetricsData) -> None:
+        try:
+            taken = self._exporter.export(batch) is MetricExportResult.SUCCESS
+            cause = None
+        except Exception as error:  # noqa: BLE001  an exporter may raise anything, and the next batch is still wanted
+            taken, cause = False, error
+        if not taken:
+            dropped(1, METRICS)
+        if taken is self._failed:
+            # Told when it changes: an exporter that is away is away for every batch.
+            self._failed = not taken
+            if taken:
+                _log.info("metrics are taken again")
+            else:
+                _log.warning("metrics are dropped: their exporter does not take them", exc_info=cause)
