@@ -8,14 +8,14 @@ import signal
 import grpc
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
-from rowcall.probe.v1.probe_pb2 import EchoRequest
+from rowcall.probe.v1.probe_pb2 import EchoRequest, RunRequest
 from rowcall.probe.v1.probe_pb2_grpc import ProbeServiceStub
 from tests.fix_gateway import tenant
 from tests.fix_services import Services
 from tests.support.collector import Collector
 from tests.support.waiting import until
 
-ECHO = "rowcall.probe.v1.ProbeService/Echo"
+ECHO, RUN = "rowcall.probe.v1.ProbeService/Echo", "rowcall.probe.v1.ProbeService/Run"
 CALLS = 5
 
 
@@ -65,9 +65,8 @@ async def test_the_last_of_them_are_sent_at_the_end(services: Services, collecto
     gateway = services.gateway(**collector.variables)
     address = await asyncio.to_thread(gateway.address)
     async with grpc.aio.insecure_channel(address) as channel:
-        await ProbeServiceStub(channel).Echo(
-            EchoRequest(), timeout=20, metadata=(*tenant("acme"), ("prefer", "wait=0"))
-        )
+        now = (*tenant("acme"), ("prefer", "wait=0"))
+        await ProbeServiceStub(channel).Run(RunRequest(), timeout=20, metadata=now)
     assert collector.metrics == []
     assert await asyncio.to_thread(gateway.end, signal.SIGTERM) == 0
-    assert count(found(collector, "rowcall-gateway", "rpc.server.call.duration"), "rpc.method", ECHO) == 1
+    assert count(found(collector, "rowcall-gateway", "rpc.server.call.duration"), "rpc.method", RUN) == 1
