@@ -59,7 +59,8 @@ def test_a_histogram_has_its_buckets_and_no_least_or_greatest_value() -> None:
     [point] = metric.histogram.data_points
     assert list(point.bucket_counts) == [2, 1, 1]
     assert list(point.explicit_bounds) == [0.1, 1.0]
-    assert (point.count, point.sum) == (4, pytest.approx(7.65))
+    assert point.count == 4
+    assert point.sum == pytest.approx(7.65)
     assert not point.HasField("min")
     assert not point.HasField("max")
 
