@@ -83,6 +83,6 @@ def test_the_table_says_which_goals_were_reached() -> None:
 def test_a_layer_that_is_not_built_is_refused_and_not_left_out() -> None:
     with pytest.raises(layers.UnknownLayer, match=r"rls .* is not built in this release"):
         layers.named("rls")
-    with pytest.raises(layers.UnknownLayer, match="there is no layer 'jtw'; there are tracing, .*jwt"):
+    with pytest.raises(layers.UnknownLayer, match=r"there is no layer 'jtw'; there are tracing, .*jwt"):
         layers.named("jtw")
     assert layers.named("tracing").environment
