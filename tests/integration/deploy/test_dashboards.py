@@ -1,4 +1,4 @@
-"""The dashboards' queries: each parsed by promtool, run by a real Prometheus that scraped a real run, or by Postgres under its reader's role."""
+"""The queries of the dashboards, and of the page of metrics: each parsed by promtool, run by a real Prometheus that scraped a real run, or by Postgres under its reader's role."""
 
 from __future__ import annotations
 
@@ -26,17 +26,23 @@ from tests.fix_gateway import refused, tenant
 from tests.fix_prometheus import Prometheus, Promtool
 from tests.fix_queue import PostgresQueue
 from tests.fix_services import ServiceProcess, Services
-from tests.support.dashboards import LOGINS, beside_panels, of_panels
+from tests.support import foreign_names
+from tests.support.dashboards import LOGINS, Asked, beside_panels, of_panels
 from tests.support.waiting import until
 
 ALL = [*of_panels(), *beside_panels()]
 OF_PROMETHEUS = [each for each in ALL if each.source == "prometheus"]
+OF_PAGE = [
+    Asked(f"docs/metrics.md: {name}", "prometheus", query.replace("[5m]", "[1m]"), query)
+    for name, found in foreign_names.queries().items()
+    for query in found
+]
 OF_SQL = [each for each in ALL if each.source != "prometheus"]
 HERE = "127.0.0.1"
 
 
 def test_promtool_reads_every_query(promtool: Promtool, tmp_path: Path) -> None:
-    rules = [{"record": f"panel:{number}", "expr": each.text} for number, each in enumerate(OF_PROMETHEUS)]
+    rules = [{"record": f"panel:{number}", "expr": each.text} for number, each in enumerate([*OF_PROMETHEUS, *OF_PAGE])]
     file = tmp_path / "panels.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
     assert f"{len(rules)} rules found" in promtool("check", "rules", "--lint=none", file)
@@ -93,7 +99,8 @@ async def test_every_query_of_prometheus_finds_what_a_run_has_told(
         await close(address)
         server = prometheus([port_of(gateway), port_of(worker)])
         await until(server.ready, every=0.2, seconds=60)
-        without = list(OF_PROMETHEUS)
+        # The probe calls neither models nor providers.
+        without = [*OF_PROMETHEUS, *(each for each in OF_PAGE if "rowcall_external_calls" not in each.text)]
 
         async def all_have_data() -> bool:
             # Rates need calls between scrapes, so they go on.

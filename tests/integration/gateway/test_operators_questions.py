@@ -86,6 +86,15 @@ def numbers(counts: JobCounts) -> tuple[int, ...]:
     return (counts.accepted, counts.started, counts.succeeded, counts.failed, counts.dead, counts.cancelled)
 
 
+def answers(counts: JobCounts) -> dict[str, int]:
+    """How calls were answered, without those that none was."""
+    return {
+        field.name.removeprefix("answered_"): number
+        for field, number in counts.ListFields()
+        if field.name.startswith("answered_")
+    }
+
+
 async def test_what_each_tenant_did_today_and_whether_that_was_its_share(system: System, workers: Workers) -> None:
     waits = await system.probe.Run(RunRequest(), timeout=20, metadata=tenant("acme", NOW))
     await system.jobs.CancelJob(CancelJobRequest(name=waits.name), timeout=20, metadata=tenant("acme"))
@@ -106,9 +115,10 @@ async def test_what_each_tenant_did_today_and_whether_that_was_its_share(system:
     async def told() -> bool:
         found.clear()
         found.update(await system.all_tenants())
-        return {name: numbers(each.today) for name, each in found.items()} == {
-            "acme": (7, 6, 6, 0, 0, 1),
-            "bolt": (3, 3, 2, 1, 1, 0),
+        return {name: (numbers(each.today), answers(each.today)) for name, each in found.items()} == {
+            # Of the job that was cancelled before it began its caller has had the operation.
+            "acme": ((7, 6, 6, 0, 0, 1), {"in_time": 6, "operation": 1}),
+            "bolt": ((3, 3, 2, 1, 1, 0), {"in_time": 2, "failed": 1}),
         }
 
     await until(told, every=0.2)
@@ -124,6 +134,7 @@ async def test_what_each_tenant_did_today_and_whether_that_was_its_share(system:
     [queue] = (await system.activity()).queues
     # A job that no worker had is cancelled in no queue.
     assert numbers(queue.today) == (10, 9, 8, 1, 1, 0)
+    assert answers(queue.today) == {"in_time": 8, "operation": 1, "failed": 1}
 
 
 async def test_what_waits_where_and_for_how_long_and_how_fast_it_goes(system: System, workers: Workers) -> None:
@@ -216,7 +227,7 @@ async def test_the_commands_tell_it(system: System, workers: Workers, rowcall_pr
 
     async def told() -> bool:
         [queue] = (await system.activity()).queues
-        return queue.today.succeeded == 3
+        return (queue.today.succeeded, queue.today.answered_in_time) == (3, 3)
 
     await until(told, every=0.2)
 
@@ -226,7 +237,9 @@ async def test_the_commands_tell_it(system: System, workers: Workers, rowcall_pr
         return ran
 
     top = (await rowcall("top", "--once", "--json")).json
-    assert top["today"] == {"accepted": 3, "started": 3, "succeeded": 3, "failed": 0, "dead": 0, "cancelled": 0}
+    assert {name: count for name, count in top["today"].items() if count} == {
+        "accepted": 3, "started": 3, "succeeded": 3, "answered_in_time": 3
+    }  # fmt: skip
     assert [(queue["name"], queue["waiting"], queue["running"]) for queue in top["queues"]] == [("probe", 0, 0)]
     assert top["measured_over_seconds"] > 0
     assert [(each["name"], each["slots"]) for each in top["workers"]] == [(worker.name, 7)]
@@ -234,6 +247,7 @@ async def test_the_commands_tell_it(system: System, workers: Workers, rowcall_pr
     text = (await rowcall("top", "--once")).out
     assert "1 steady, slots 0 of 7" in text
     assert "3 succeeded" in text
+    assert "3 in time, 0 joined, 0 operation, 0 still running, 0 failed" in text
 
     listed = await rowcall("workers", "list")
     assert listed.out.splitlines()[1].split()[0] == worker.name

@@ -58,6 +58,15 @@ def test_everything_is_asked_for_that_was_said(fake_gateway: FakeGateway) -> Non
     assert "no answer from b" in ran.err
 
 
+@pytest.mark.parametrize("said", ["A" * 32, f"00-{'a' * 32}-00f067aa0ba902b7-01"])
+def test_a_trace_is_named_as_for_rowcall_trace(fake_gateway: FakeGateway, said: str) -> None:
+    command = fake_gateway.start("spend", "--tenant", "acme", "--trace", said)
+    call = fake_gateway.take()
+    assert call.request == GetSpendRequest(trace_id="a" * 32)
+    call.answer(GetSpendResponse(sums=SUMS))
+    assert command.result(SECONDS).code == ExitCode.OK
+
+
 def test_an_operation_says_whose_it_is(fake_gateway: FakeGateway) -> None:
     command = fake_gateway.start("spend", "--operation", OPERATION)
     call = fake_gateway.take()
@@ -72,6 +81,7 @@ def test_an_operation_says_whose_it_is(fake_gateway: FakeGateway) -> None:
         (("--from", "may"), "'may' is no day; write 2031-05-04"),
         (("--to", "2031-02-30"), "'2031-02-30' is no day"),
         (("--operation", "seven"), "'seven' is not a job's name"),
+        (("--trace", "zzz"), "--trace 'zzz' is no trace: write 32 hex digits, or a whole traceparent"),
         (("--by", "colour"), "colour"),
     ],
 )

@@ -150,7 +150,7 @@ def test_a_job_that_failed_is_told_with_its_reason_or_without_one(
 ) -> None:
     assert answered(fake_gateway, Operation(name=NAME, done=True, error=status)) == (
         ExitCode.FAILED,
-        f"rowcall: The job failed: {text}\n",
+        f"rowcall: The job failed: {text}\nWhat happened to it: rowcall trace {NAME}\n",
     )
 
 

@@ -30,8 +30,8 @@ MAIL = QueueActivity(
     name="mail",
     waiting=3,
     running=2,
-    today=JobCounts(accepted=30, succeeded=20),
-    rates=JobRates(accepted=2.5, dead=0.2),
+    today=JobCounts(accepted=30, succeeded=20, answered_in_time=15, answered_still_running=4),
+    rates=JobRates(accepted=2.5, dead=0.2, answered_in_time=1.5, answered_joined=0.3),
 )
 PRINT = QueueActivity(name="print", paused=True, waiting=40, today=JobCounts(accepted=40), rates=JobRates(accepted=12))
 PRINT.oldest_age.FromSeconds(600)
@@ -75,6 +75,8 @@ def test_it_is_told_once_with_what_is_missing(fake_gateway: FakeGateway) -> None
     assert "over 10 s" in lines[1]
     assert "70 accepted" in lines[2]
     assert "20 succeeded" in lines[2]
+    assert "1.5 in time, 0.3 joined, 0 operation, 0 still running, 0 failed" in lines[3]
+    assert "15 in time, 0 joined, 0 operation, 4 still running, 0 failed" in lines[4]
     table = next(place for place, line in enumerate(lines) if line.startswith("queue"))
     assert lines[table + 1].split() == ["print", "(paused)", "40", "10", "min", "0", "12", "0", "0", "0", "0", "0"]
     assert lines[table + 2].split() == ["mail", "3", "2", "2.5", "0", "0", "0", "0.2", "20"]
@@ -87,6 +89,7 @@ def test_for_scripts_counts_are_numbers(fake_gateway: FakeGateway) -> None:
     ran = command.result(SECONDS)
     found = json.loads(ran.out)
     assert (found["measured_over_seconds"], found["rates"]["accepted"], found["today"]["accepted"]) == (10, 14.5, 70)
+    assert (found["rates"]["answered_joined"], found["today"]["answered_still_running"]) == (0.3, 4)
     mail, printed = found["queues"]
     assert (mail["waiting"], mail["oldest_age_seconds"], mail["rates"]["accepted"]) == (3, None, 2.5)
     assert (printed["paused"], printed["oldest_age_seconds"]) == (True, 600)

@@ -191,7 +191,7 @@ def test_names_are_taken_as_logs_have_them(fake_gateway: FakeGateway, name: str,
 def test_what_is_no_name_is_said_before_anybody_is_called(fake_gateway: FakeGateway, name: str) -> None:
     ran = fake_gateway.start("trace", name).result(SECONDS)
     assert ran.code == ExitCode.USAGE
-    assert "is neither a trace id, which has 32 hex digits, nor an operation" in ran.err
+    assert "is neither a trace (32 hex digits, or a whole traceparent) nor an operation" in ran.err
 
 
 def test_actions_are_listed_over_pages(fake_gateway: FakeGateway) -> None:

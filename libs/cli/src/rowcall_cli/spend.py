@@ -14,7 +14,7 @@ from rowcall_cli.answers import as_dict, complete
 from rowcall_cli.errors import CommandError, ExitCode
 from rowcall_cli.gateway import DEFAULT_ADDRESS, RPC_SECONDS, AddressOption, connect, default_tenant
 from rowcall_cli.job_actions import NameTenantOption
-from rowcall_cli.job_names import FORMS, read_names
+from rowcall_cli.job_names import FORMS, TRACE_FORMS, read_names, trace_named
 from rowcall_cli.output import WideOption, examples, result_json, result_table, say
 
 EXAMPLES: Final = examples(
@@ -66,7 +66,7 @@ def spend(
     trace: Annotated[
         str,
         typer.Option(
-            "--trace", metavar="ID", help="Of all that belongs to this trace: 32 hex digits.", show_default=False
+            "--trace", metavar="ID", help=f"Of all that belongs to this trace: {TRACE_FORMS}.", show_default=False
         ),
     ] = "",
     method: Annotated[
@@ -95,12 +95,15 @@ def spend(
         tenant, [operation] = read_names([operation], tenant)
     elif tenant is None:
         tenant = default_tenant()
+    trace_id = trace_named(trace) if trace else ""
+    if trace_id is None:
+        raise CommandError(f"--trace {trace!r} is no trace: write {TRACE_FORMS}.", ExitCode.USAGE)
     request = GetSpendRequest(
         parent="tenants/-" if all_tenants else "",
         first_day=first,
         last_day=last,
         operation=operation,
-        trace_id=trace,
+        trace_id=trace_id,
         method=method,
         provider=provider,
         model=model,

@@ -90,7 +90,9 @@ def submit(
         operation = answer.operation
         result_json(_fields(operation, types, method, joined=answer.joined))
     if operation.HasField("error"):
-        raise CommandError(f"The job failed: {explain_status(operation.error)}")
+        raise CommandError(
+            f"The job failed: {explain_status(operation.error)}\nWhat happened to it: rowcall trace {operation.name}"
+        )
     if wait > 0 and not operation.done:
         raise CommandError(
             f"Not finished within {wait} s; it goes on. Look again: rowcall jobs show {operation.name}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -45,6 +45,10 @@ EVERY: Final = 2.0
 """Seconds between two looks."""
 _ERRORS: Final = 5
 _COUNTS: Final = ("accepted", "started", "succeeded", "failed", "dead", "cancelled")
+_ANSWERS: Final = (
+    "answered_in_time", "answered_joined", "answered_operation", "answered_still_running", "answered_failed"
+)  # fmt: skip
+"""How calls were answered, of the same counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,8 @@ def top(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; with --once.")] = False,
     address: AddressOption = DEFAULT_ADDRESS,
 ) -> None:
-    """Show what happens now: queues, how fast jobs come and go and how they end, workers and their slots, and errors of our own.
+    """Show what happens now: queues, how fast jobs come and go and how they end, how calls are answered, workers and their slots, and
+    errors of our own.
 
     On a terminal it is looked at every two seconds until Ctrl-C; with --once, once. Rates are measured over some ten seconds, or as
     long as anybody has watched. Nothing is counted for it. For admins. With --once it exits with 3 when a shard did not answer: what
@@ -179,16 +184,19 @@ def _fields(seen: _Seen) -> list[tuple[str, str]]:
     slots = f"slots {sum(each.slots_taken for each in workers)} of {sum(each.slots for each in workers)}"
     threads = f"threads {sum(each.threads_taken for each in workers)} of {sum(each.threads for each in workers)}"
     measured = seen.activity.HasField("measured_over")
-    rates = ", ".join(f"{_rate(seen.rate(name))} {name}" for name in _COUNTS)
+    over = f" (over {seen.activity.measured_over.ToTimedelta().total_seconds():.0f} s)"
     return [
         ("workers", f"{states}, {slots}, {threads}" if workers else "none lives"),
-        (
-            "a second",
-            f"{rates} (over {seen.activity.measured_over.ToTimedelta().total_seconds():.0f} s)" if measured else "",
-        ),
-        ("today", ", ".join(f"{seen.today(name)} {name}" for name in _COUNTS)),
+        ("a second", _listed(lambda name: _rate(seen.rate(name)), _COUNTS) + over if measured else ""),
+        ("today", _listed(lambda name: str(seen.today(name)), _COUNTS)),
+        ("answers a second", _listed(lambda name: _rate(seen.rate(name)), _ANSWERS) if measured else ""),
+        ("answers today", _listed(lambda name: str(seen.today(name)), _ANSWERS)),
         ("no answer", ", ".join(sorted(seen.missing))),
     ]
+
+
+def _listed(number: Callable[[str], str], names: Sequence[str]) -> str:
+    return ", ".join(f"{number(name)} {name.removeprefix('answered_').replace('_', ' ')}" for name in names)
 
 
 def _in_order(seen: _Seen) -> list[QueueActivity]:
@@ -225,8 +233,8 @@ def _as_dict(seen: _Seen) -> dict[str, object]:
     return {
         "read_time": seen.activity.read_time.ToJsonString(),
         "measured_over_seconds": seen.activity.measured_over.ToTimedelta().total_seconds() if measured else None,
-        "rates": {name: seen.rate(name) for name in _COUNTS} if measured else None,
-        "today": {name: seen.today(name) for name in _COUNTS},
+        "rates": {name: seen.rate(name) for name in (*_COUNTS, *_ANSWERS)} if measured else None,
+        "today": {name: seen.today(name) for name in (*_COUNTS, *_ANSWERS)},
         "queues": [
             {
                 "name": queue.name,
@@ -248,4 +256,4 @@ def _as_dict(seen: _Seen) -> dict[str, object]:
 
 
 def _numbers(counts: JobCounts | JobRates) -> dict[str, float]:
-    return {name: getattr(counts, name) for name in _COUNTS}
+    return {name: getattr(counts, name) for name in (*_COUNTS, *_ANSWERS)}

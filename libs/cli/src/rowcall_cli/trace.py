@@ -12,7 +12,6 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.code_pb2 import Code
 from rich.console import Console
 
-from rowcall.tracing import TraceContext
 from rowcall.v1.action_service_pb2 import ActionSummary, GetActionRequest, GetActionResponse, ListActionsRequest
 from rowcall.v1.action_service_pb2_grpc import ActionServiceStub
 from rowcall.v1.job_pb2 import JobState
@@ -22,7 +21,7 @@ from rowcall_cli.flags import past_flag, span_flag
 from rowcall_cli.gateway import DEFAULT_ADDRESS, RPC_SECONDS, AddressOption, connect, default_tenant
 from rowcall_cli.job_actions import NameTenantOption
 from rowcall_cli.job_filters import MethodOption, SinceOption, StateOption, UntilOption
-from rowcall_cli.job_names import FORMS, is_name, read_names
+from rowcall_cli.job_names import FORMS, TRACE_FORMS, is_name, read_names, trace_named
 from rowcall_cli.output import WideOption, examples, result_fields, result_json, result_table, say
 from rowcall_cli.waterfall import DRAWN, PLAIN, headline, took_text, waterfall
 
@@ -41,7 +40,6 @@ _COLUMNS: Final = ("began", "took", "method", "state", "attempts", "cost", "oper
 _PIPED: Final = 120
 """Columns of what is no terminal."""
 _WIDE: Final = 200
-_TRACE: Final = re.compile(r"[0-9A-Fa-f]{32}")
 _COST: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?):([A-Z]{3})")
 
 
@@ -50,7 +48,7 @@ def trace(
         str,
         typer.Argument(
             metavar="NAME",
-            help=f"A W3C trace id (32 hex digits) or a whole traceparent; or any of its operations: {FORMS}.",
+            help=f"A trace, by W3C: {TRACE_FORMS}; or any of its operations: {FORMS}.",
             show_default=False,
         ),
     ],
@@ -148,14 +146,11 @@ def _read(name: str, tenant: str | None) -> tuple[str, GetActionRequest]:
     Raises:
         CommandError: USAGE: the name is none.
     """
-    found = TraceContext.parse(name.lower())
-    trace_id = name.lower() if _TRACE.fullmatch(name) else None if found is None else found.trace_id
+    trace_id = trace_named(name)
     if trace_id is not None:
         return default_tenant() if tenant is None else tenant, GetActionRequest(trace_id=trace_id)
     if not is_name(name):
-        raise CommandError(
-            f"{name!r} is neither a trace id, which has 32 hex digits, nor an operation: {FORMS}.", ExitCode.USAGE
-        )
+        raise CommandError(f"{name!r} is neither a trace ({TRACE_FORMS}) nor an operation: {FORMS}.", ExitCode.USAGE)
     tenant, [operation] = read_names([name], tenant)
     return tenant, GetActionRequest(operation=operation)
 

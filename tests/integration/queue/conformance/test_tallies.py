@@ -34,16 +34,28 @@ async def test_counts_add_up_whoever_tells_of_them(queue: Queue) -> None:
     await queue.submit(queue.call(), queue.call("bolt"))
     queue_id = queue.ids.queue_id
     told: Told = {
-        ("acme", queue_id): counts(accepted=5, started=4, succeeded=2, failed=2, dead=1, cancelled=1),
-        ("bolt", queue_id): counts(accepted=1, started=1),
+        ("acme", queue_id): counts(
+            accepted=5,
+            started=4,
+            succeeded=2,
+            failed=2,
+            dead=1,
+            cancelled=1,
+            answered_in_time=6,
+            answered_joined=7,
+            answered_operation=8,
+            answered_still_running=9,
+            answered_failed=10,
+        ),
+        ("bolt", queue_id): counts(accepted=1, started=1, answered_failed=1),
     }
     # Sixteen at once, over four slots, from both kinds of services.
     await asyncio.gather(*(tell(told) for tell in (queue.store.tell, queue.work.tell) * 8))
     assert await tenants(queue).counts(["acme", "bolt", "nobody"]) == {
-        "acme": Counts(80, 64, 32, 32, 16, 16),
-        "bolt": Counts(16, 16, 0, 0, 0, 0),
+        "acme": Counts(80, 64, 32, 32, 16, 16, 96, 112, 128, 144, 160),
+        "bolt": Counts(16, 16, 0, 0, 0, 0, answered_failed=16),
     }
-    assert (await activity(queue)).counts == Counts(96, 80, 32, 32, 16, 16)
+    assert (await activity(queue)).counts == Counts(96, 80, 32, 32, 16, 16, 96, 112, 128, 144, 176)
     assert await tenants(queue).today() == ShardToday(started=80, weight=2.0)
     await queue.operators.weigh("bolt", 3)
     assert (await tenants(queue).today()).weight == 4.0

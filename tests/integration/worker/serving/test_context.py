@@ -11,12 +11,16 @@ from contextvars import ContextVar
 import grpc
 import grpc.aio
 import pytest
+from google.longrunning.operations_pb2 import Operation
+from google.protobuf.duration_pb2 import Duration
 
 from rowcall import context as call_context
 from rowcall.context import CallContext
-from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
-from rowcall_worker import JobContext
+from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse, RunRequest, RunResponse
+from rowcall.v1.job_pb2 import AttemptOutcome, JobState
+from rowcall_worker import JobContext, finished
 from rowcall_worker.serving.context import AsyncJobContext, SyncJobContext
+from tests.fix_services import Services
 from tests.fix_worker import Call, Calls, Job, Workers, error_of, serve
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -79,6 +83,33 @@ async def test_the_call_follows_a_sync_handler_into_its_thread(calls: Calls, wor
     await calls.done(other)
     assert seen[1] is not None
     assert (seen[1].actor, seen[1].request_id, seen[1].operation) == ("bob", None, other.name)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+async def test_the_call_goes_on_at_another_worker_when_its_own_was_killed(
+    calls: Calls, workers: Workers, services: Services, *, sync: bool
+) -> None:
+    seen: list[CallContext | None] = []
+
+    def run_in_thread(request: RunRequest, context: SyncJobContext) -> Operation:
+        seen.append(call_context.current())
+        return finished(RunResponse())
+
+    async def run(request: RunRequest, context: AsyncJobContext) -> Operation:
+        seen.append(call_context.current())
+        return finished(RunResponse())
+
+    first = services.worker(ROWCALL_LEASE="1s")
+    await asyncio.to_thread(first.ready)
+    job = await calls.submit("Run", RunRequest(work=Duration(seconds=60)), call=CALL)
+    running = await calls.until(job, lambda row: row.state == JobState.JOB_STATE_RUNNING)
+    await workers.start(serve(run=run_in_thread if sync else run))
+    await asyncio.to_thread(first.kill)
+    row = await calls.done(job, seconds=60)
+    assert [each.outcome for each in row.attempts] == [AttemptOutcome.ATTEMPT_OUTCOME_LOST]
+    # The same call, at a place of its own in the same trace.
+    assert [check(call, job) for call in seen] == [row.span_id]
+    assert row.span_id != running.span_id
 
 
 @pytest.mark.parametrize("sync", [False, True])

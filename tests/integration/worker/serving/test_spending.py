@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -15,6 +17,7 @@ from grpc import StatusCode
 from psycopg.rows import TupleRow
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
+from rowcall.telemetry import metrics, tallies
 from rowcall.v1.job_pb2 import JobState
 from rowcall_worker import telemetry
 from rowcall_worker.serving import progress
@@ -109,6 +112,32 @@ async def test_what_a_job_spent_is_there_when_it_is_done(
         "select distinct kind, provider, model, input_tokens, output_tokens, currency from rowcall.spend_entry"
     )
     assert row == (1, NAME, "delphi", 10, 2, "EUR")
+
+
+@pytest.mark.parametrize("sync", [False, True])
+async def test_each_call_is_counted_by_whom_it_was_of_and_whether_it_failed(
+    calls: Calls, workers: Workers, provider: Provider, monkeypatch: pytest.MonkeyPatch, *, sync: bool
+) -> None:
+    """In the event loop and in threads."""
+    monkeypatch.setattr(tallies, "_kept", True)
+
+    def echo_in_thread(request: EchoRequest, context: SyncJobContext) -> EchoResponse:
+        paying(provider)
+        with contextlib.suppress(TimeoutError), telemetry.provider_call("maps"):
+            raise TimeoutError
+        return EchoResponse()
+
+    async def echo(request: EchoRequest, context: AsyncJobContext) -> EchoResponse:
+        return await asyncio.to_thread(echo_in_thread, request, cast("Any", context))
+
+    def figures() -> list[float]:
+        of = [("model", NAME), ("provider", "maps")]
+        return [metrics.EXTERNAL_CALLS.value(*each, outcome) for each in of for outcome in ("ok", "failed")]
+
+    before = figures()
+    await workers.start(serve(echo=echo_in_thread if sync else echo))
+    await calls.all_done(await calls.submit_many("Echo", [EchoRequest()] * 3))
+    assert [after - each for after, each in zip(figures(), before, strict=True)] == [3, 0, 0, 3]
 
 
 async def test_a_job_that_is_snoozed_three_hundred_times_pays_each_time(

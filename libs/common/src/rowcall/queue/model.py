@@ -566,7 +566,7 @@ class WorkerRow:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What happened to jobs of a tenant or of a queue today (UTC), as far as processes have told of it."""
+    """What happened to jobs of a tenant or of a queue today (UTC), and how calls were answered, as far as processes have told of it."""
 
     accepted: int
     """Jobs that became rows."""
@@ -578,6 +578,16 @@ class Counts:
     dead: int
     """Jobs that FAILED."""
     cancelled: int
+    answered_in_time: int = 0
+    """Calls that were answered with what became of the job that they created."""
+    answered_joined: int = 0
+    """Likewise, of a job that was there already."""
+    answered_operation: int = 0
+    """Calls that were answered with an operation that was not done."""
+    answered_still_running: int = 0
+    """Calls whose time was up."""
+    answered_failed: int = 0
+    """Calls that were answered with their job's failure."""
 
 
 @dataclass(frozen=True, slots=True)

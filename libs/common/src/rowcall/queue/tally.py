@@ -1,7 +1,7 @@
-"""What happens to jobs, counted in memory by whoever does it, and told to the shard every two seconds: nothing of it is in a job's way.
+"""What happens to jobs, and how calls are answered, counted in memory by whoever does it, and told to the shard every two seconds: nothing of it is in a job's way.
 What is sent and consumed goes to the figures of the process with that: it is counted once.
 
-A gateway counts what it writes and cancels, a worker what it claims and ends; so what others write (`submit_v1`, follow-ups) is not among
+A gateway counts what it writes, cancels and answers, a worker what it claims and ends; so what others write (`submit_v1`, follow-ups) is not among
 what was accepted. A process that is killed has not told of its last two seconds.
 """
 
@@ -38,6 +38,16 @@ class What(enum.IntEnum):
     """A job FAILED."""
     CANCELLED = 5
     """A job was."""
+    ANSWERED_IN_TIME = 6
+    """A call was answered with what became of the job that it created."""
+    ANSWERED_JOINED = 7
+    """Likewise, of a job that was there already."""
+    ANSWERED_OPERATION = 8
+    """A call was answered with an operation that was not done."""
+    ANSWERED_STILL_RUNNING = 9
+    """A call's time was up; its job goes on."""
+    ANSWERED_FAILED = 10
+    """A call was answered with its job's failure, or that it was cancelled."""
 
 
 Told: TypeAlias = Mapping[tuple[str, int], Sequence[int]]

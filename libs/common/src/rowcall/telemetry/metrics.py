@@ -107,6 +107,12 @@ ATTEMPT_ERRORS: Final = Counter(
     ("method", "code"),
     unit="{attempt}",
 )
+EXTERNAL_CALLS: Final = Counter(
+    "rowcall.external.calls",
+    "Calls of models and providers that handlers have recorded: ok, or failed, where an exception left them.",
+    ("kind", "provider", "outcome"),
+    unit="{call}",
+)
 DEATHS: Final = ("failed", "lost", "overdue", "expired")
 """The causes of DEAD_LETTERS."""
 DEAD_LETTERS: Final = Counter(

@@ -691,6 +691,11 @@ class JobCounts(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     DEAD_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
+    ANSWERED_IN_TIME_FIELD_NUMBER: _builtins.int
+    ANSWERED_JOINED_FIELD_NUMBER: _builtins.int
+    ANSWERED_OPERATION_FIELD_NUMBER: _builtins.int
+    ANSWERED_STILL_RUNNING_FIELD_NUMBER: _builtins.int
+    ANSWERED_FAILED_FIELD_NUMBER: _builtins.int
     accepted: _builtins.int
     """Jobs that became rows."""
     started: _builtins.int
@@ -705,6 +710,16 @@ class JobCounts(_message.Message):
     """Jobs that FAILED: dead letters."""
     cancelled: _builtins.int
     """Jobs that were CANCELLED. Those that no worker had are counted of their tenant only."""
+    answered_in_time: _builtins.int
+    """Calls that were answered with what became of the job that they created."""
+    answered_joined: _builtins.int
+    """Calls that were answered with what became of a job that was there already."""
+    answered_operation: _builtins.int
+    """Calls that were answered with an operation that was not done."""
+    answered_still_running: _builtins.int
+    """Calls that were answered with STILL_RUNNING."""
+    answered_failed: _builtins.int
+    """Calls that were answered with the failure of their job, or that it was cancelled."""
     def __init__(
         self,
         *,
@@ -714,10 +729,15 @@ class JobCounts(_message.Message):
         failed: _builtins.int = ...,
         dead: _builtins.int = ...,
         cancelled: _builtins.int = ...,
+        answered_in_time: _builtins.int = ...,
+        answered_joined: _builtins.int = ...,
+        answered_operation: _builtins.int = ...,
+        answered_still_running: _builtins.int = ...,
+        answered_failed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "dead", b"dead", "failed", b"failed", "started", b"started", "succeeded", b"succeeded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "answered_failed", b"answered_failed", "answered_in_time", b"answered_in_time", "answered_joined", b"answered_joined", "answered_operation", b"answered_operation", "answered_still_running", b"answered_still_running", "cancelled", b"cancelled", "dead", b"dead", "failed", b"failed", "started", b"started", "succeeded", b"succeeded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -735,6 +755,11 @@ class JobRates(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     DEAD_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
+    ANSWERED_IN_TIME_FIELD_NUMBER: _builtins.int
+    ANSWERED_JOINED_FIELD_NUMBER: _builtins.int
+    ANSWERED_OPERATION_FIELD_NUMBER: _builtins.int
+    ANSWERED_STILL_RUNNING_FIELD_NUMBER: _builtins.int
+    ANSWERED_FAILED_FIELD_NUMBER: _builtins.int
     accepted: _builtins.float
     """See JobCounts."""
     started: _builtins.float
@@ -747,6 +772,16 @@ class JobRates(_message.Message):
     """See JobCounts."""
     cancelled: _builtins.float
     """See JobCounts."""
+    answered_in_time: _builtins.float
+    """See JobCounts."""
+    answered_joined: _builtins.float
+    """See JobCounts."""
+    answered_operation: _builtins.float
+    """See JobCounts."""
+    answered_still_running: _builtins.float
+    """See JobCounts."""
+    answered_failed: _builtins.float
+    """See JobCounts."""
     def __init__(
         self,
         *,
@@ -756,10 +791,15 @@ class JobRates(_message.Message):
         failed: _builtins.float = ...,
         dead: _builtins.float = ...,
         cancelled: _builtins.float = ...,
+        answered_in_time: _builtins.float = ...,
+        answered_joined: _builtins.float = ...,
+        answered_operation: _builtins.float = ...,
+        answered_still_running: _builtins.float = ...,
+        answered_failed: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "dead", b"dead", "failed", b"failed", "started", b"started", "succeeded", b"succeeded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "answered_failed", b"answered_failed", "answered_in_time", b"answered_in_time", "answered_joined", b"answered_joined", "answered_operation", b"answered_operation", "answered_still_running", b"answered_still_running", "cancelled", b"cancelled", "dead", b"dead", "failed", b"failed", "started", b"started", "succeeded", b"succeeded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

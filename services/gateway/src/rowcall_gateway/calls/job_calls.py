@@ -18,6 +18,7 @@ from rowcall.errors import RowcallError
 from rowcall.names import operation_name
 from rowcall.options.v1.job_pb2 import OnAbandon
 from rowcall.queue.model import JobRow, Outcome, SubmitOutcome, Submitted
+from rowcall.queue.tally import UNKNOWN_QUEUE, What
 from rowcall.telemetry import conventions, metrics
 from rowcall.v1.error_reason_pb2 import ErrorReason
 from rowcall.v1.job_pb2 import JobState
@@ -50,6 +51,14 @@ _ANSWERS_WITHIN: Final = 0.5
 _NOT_AT_ALL: Final = timedelta(0)
 _SUCCEEDED: Final = JobState.JOB_STATE_SUCCEEDED
 _CANCEL: Final = OnAbandon.ON_ABANDON_CANCEL_IF_NOT_STARTED
+_ANSWERS: Final = {
+    What.ANSWERED_IN_TIME: "in_time",
+    What.ANSWERED_JOINED: "joined",
+    What.ANSWERED_OPERATION: "operation",
+    What.ANSWERED_STILL_RUNNING: "still_running",
+    What.ANSWERED_FAILED: "failed",
+}
+"""As `metrics.ANSWERS` has them."""
 
 
 class _Job(NamedTuple):
@@ -63,6 +72,8 @@ class _Job(NamedTuple):
     """Its operation's."""
     created: bool
     """False: the call joined it."""
+    queue_id: int
+    """The shard's id of its method's queue."""
     trace_id: str
     """Of the call that created it."""
 
@@ -113,10 +124,10 @@ class JobCalls:
                 del draft
                 outcome = await self._outcome(job, method, budget, keyed=keyed)
         if outcome is None:
-            metrics.ANSWERS.add(1, method.name, "still_running")
+            _answered(job, method, What.ANSWERED_STILL_RUNNING)
             raise still_running(keyed=keyed)
         found, trace = outcome
-        metrics.ANSWERS.add(1, method.name, _answered(job, done=found.state == _SUCCEEDED))
+        _answered(job, method, _how(job, done=found.state == _SUCCEEDED))
         return response_bytes(found, trace)
 
     async def operation(self, method: JobMethod, request: bytes, call: IncomingCall) -> bytes:
@@ -145,14 +156,14 @@ class JobCalls:
             job, submitted = await self._submit(call, draft, budget)
             if wait <= _NOT_AT_ALL and job.created:
                 # Just written, and nobody waits for more: there is nothing to ask the database for.
-                metrics.ANSWERS.add(1, draft.method.name, "operation")
+                _answered(job, draft.method, What.ANSWERED_OPERATION)
                 return self._resources.operation_submitted(draft.method, job.name, submitted, job.trace_id), False
             await self._outcome(job, draft.method, budget, keyed=draft.request_id is not None, named=True)
             row = await job.link.rows.read(job.key, response=True)
         if row is None:
             raise operation_deleted(job.name)
         done = row.state == _SUCCEEDED if row.done else None
-        metrics.ANSWERS.add(1, draft.method.name, _answered(job, done=done))
+        _answered(job, draft.method, _how(job, done=done))
         return self._resources.operation(row, call.principal), not job.created
 
     async def turn(self, call: IncomingCall, method: JobMethod, *, waits: bool, size: int) -> Pass:
@@ -200,7 +211,8 @@ class JobCalls:
                     conventions.OUTCOME: "created" if created else "joined",
                 }
             )
-        return _Job(link, (call.tenant, submitted.job_id), name, created, call.trace.trace_id), submitted
+        queue_id = UNKNOWN_QUEUE if flight.ticket is None else flight.ticket.submission.ids.queue_id
+        return _Job(link, (call.tenant, submitted.job_id), name, created, queue_id, call.trace.trace_id), submitted
 
     async def _in_time(
         self, call: IncomingCall, draft: Draft, budget: Budget, flight: Flight
@@ -268,13 +280,19 @@ class JobCalls:
             self._background.spawn(_leave(job.link, job.key, cancel=cancel), f"leave {job.name}")
 
 
-def _answered(job: _Job, *, done: bool | None) -> str:
-    """How a call was answered, as metrics.ANSWERS has it; `done`: whether its job succeeded, or None: it goes on."""
+def _answered(job: _Job, method: JobMethod, how: What) -> None:
+    """A call was answered: counted for this process, and for the shard."""
+    metrics.ANSWERS.add(1, method.name, _ANSWERS[how])
+    job.link.answered(job.key[0], job.queue_id, how)
+
+
+def _how(job: _Job, *, done: bool | None) -> What:
+    """How a call is answered; `done`: whether its job succeeded, or None: it goes on."""
     if done is None:
-        return "operation"
+        return What.ANSWERED_OPERATION
     if not done:
-        return "failed"
-    return "in_time" if job.created else "joined"
+        return What.ANSWERED_FAILED
+    return What.ANSWERED_IN_TIME if job.created else What.ANSWERED_JOINED
 
 
 def _not_written_in_time(flight: Flight) -> RowcallError:

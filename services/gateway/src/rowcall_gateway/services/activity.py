@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -25,7 +25,9 @@ MEASURED_OVER: Final = timedelta(seconds=10)
 FORGOTTEN_AFTER: Final = timedelta(minutes=1)
 """What was read so long ago is nothing to measure from."""
 
-_NONE: Final = (0,) * 6
+_NAMES: Final = tuple(field.name for field in fields(Counts))
+"""As JobCounts and JobRates have them too."""
+_NONE: Final = (0,) * len(_NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +118,6 @@ def _queue(name: str, seen: Sequence[QueueActivity], grown: Sequence[int] | None
     if grown is not None and seconds > 0:
         made.rates.CopyFrom(JobRates(**dict(zip(_NAMES, (number / seconds for number in grown), strict=True))))
     return made
-
-
-_NAMES: Final = ("accepted", "started", "succeeded", "failed", "dead", "cancelled")
 
 
 def job_counts(counts: Iterable[Counts]) -> JobCounts:

@@ -101,6 +101,10 @@ class ShardLink:
             self._tally.count(each.tenant, each.ids.queue_id, What.ACCEPTED)
         self.tell_workers(submissions)
 
+    def answered(self, tenant: str, queue_id: int, what: What) -> None:
+        """A call of a tenant that submits to a queue was answered so."""
+        self._tally.count(tenant, queue_id, what)
+
     def cancelled(self, tenant: str, found: Mapping[UUID, Cancelled]) -> None:
         """Jobs of a tenant were cancelled by this gateway: tells whoever waits for those that are finished, and who runs the others."""
         finished = {

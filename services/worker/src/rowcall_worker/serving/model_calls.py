@@ -8,6 +8,7 @@ well; in threads of another pool where the call was made in the handler, or with
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
@@ -23,7 +24,7 @@ import structlog
 from rowcall.context import bearer, bind
 from rowcall.forks import in_child
 from rowcall.queue.spend import COST_DIGITS, MAX_CHARS, Spend, SpendKind
-from rowcall.telemetry import conventions
+from rowcall.telemetry import conventions, metrics
 from rowcall_worker.serving.attempt import AttemptState, RecordedCall
 from rowcall_worker.serving.direct import is_direct
 from rowcall_worker.serving.prices import Usage
@@ -34,6 +35,9 @@ FLUSH_SECONDS: Final = 5.0
 _SLACK: Final = 1.0
 """Seconds beyond that in which a thread's flush is answered, while there is a loop to answer it."""
 _DIGITS: Final = Decimal(1).scaleb(-COST_DIGITS)
+
+_COUNTING: Final = threading.Lock()
+"""Held for an instant as a call is counted: in whatever thread it ends. A child that a handler forks counts none."""
 
 _log = structlog.get_logger(__name__)
 
@@ -229,6 +233,10 @@ class MeteredCall:
         if state is None or in_child():
             # In a child that was forked within the block: the worker's own block ends in the worker.
             return
+        with _COUNTING:
+            metrics.EXTERNAL_CALLS.add(
+                1, self._spend.kind.name.lower(), self._spend.provider, "ok" if raised is None else "failed"
+            )
         if self._spend.cost is None and (raised is None or self._spend.input_tokens is not None):
             self._spend = self._priced(state, self._spend)
         self._spend = replace(self._spend, call=state.count_call(), trace_id=UUID(state.call.trace.trace_id))

@@ -227,6 +227,13 @@ create table rowcall.tally (
   -- Jobs that FAILED.
   dead bigint not null,
   cancelled bigint not null,
+  -- Calls, by how gateways answered them: with what became of a job of their own or of one that they joined, with an operation, with
+  -- STILL_RUNNING, or with a job's failure.
+  answered_in_time bigint not null,
+  answered_joined bigint not null,
+  answered_operation bigint not null,
+  answered_still_running bigint not null,
+  answered_failed bigint not null,
   primary key (tenant, day, queue_id, slot, number)
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 

@@ -453,7 +453,8 @@ $$;
 -- does not live here nothing is kept. It need not wait for a standby: a count that is lost is nobody's job.
 create function rowcall.add_tallies(
   p_slot smallint, p_tenant text[], p_queue_id integer[], p_accepted bigint[], p_started bigint[], p_succeeded bigint[],
-  p_failed bigint[], p_dead bigint[], p_cancelled bigint[]
+  p_failed bigint[], p_dead bigint[], p_cancelled bigint[], p_answered_in_time bigint[], p_answered_joined bigint[],
+  p_answered_operation bigint[], p_answered_still_running bigint[], p_answered_failed bigint[]
 )
 returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -472,9 +473,16 @@ begin
   with told as materialized (
     select
       g.*, l.number as last, l.accepted as accepted_before, l.started as started_before, l.succeeded as succeeded_before,
-      l.failed as failed_before, l.dead as dead_before, l.cancelled as cancelled_before
-    from unnest(p_tenant, p_queue_id, p_accepted, p_started, p_succeeded, p_failed, p_dead, p_cancelled) as g (
-      tenant, queue_id, accepted, started, succeeded, failed, dead, cancelled
+      l.failed as failed_before, l.dead as dead_before, l.cancelled as cancelled_before,
+      l.answered_in_time as answered_in_time_before, l.answered_joined as answered_joined_before,
+      l.answered_operation as answered_operation_before, l.answered_still_running as answered_still_running_before,
+      l.answered_failed as answered_failed_before
+    from unnest(
+      p_tenant, p_queue_id, p_accepted, p_started, p_succeeded, p_failed, p_dead, p_cancelled, p_answered_in_time, p_answered_joined,
+      p_answered_operation, p_answered_still_running, p_answered_failed
+    ) as g (
+      tenant, queue_id, accepted, started, succeeded, failed, dead, cancelled, answered_in_time, answered_joined, answered_operation,
+      answered_still_running, answered_failed
     )
     left join lateral (
       select t.*
@@ -493,13 +501,18 @@ begin
   ),
   kept as (
     insert into rowcall.tally (
-      day, tenant, queue_id, slot, number, accepted, started, succeeded, failed, dead, cancelled
+      day, tenant, queue_id, slot, number, accepted, started, succeeded, failed, dead, cancelled, answered_in_time, answered_joined,
+      answered_operation, answered_still_running, answered_failed
     )
     select
       v_day, d.tenant, d.queue_id, p_slot, coalesce(d.last, 0) - 1,
       d.accepted + coalesce(d.accepted_before, 0), d.started + coalesce(d.started_before, 0),
       d.succeeded + coalesce(d.succeeded_before, 0), d.failed + coalesce(d.failed_before, 0),
-      d.dead + coalesce(d.dead_before, 0), d.cancelled + coalesce(d.cancelled_before, 0)
+      d.dead + coalesce(d.dead_before, 0), d.cancelled + coalesce(d.cancelled_before, 0),
+      d.answered_in_time + coalesce(d.answered_in_time_before, 0), d.answered_joined + coalesce(d.answered_joined_before, 0),
+      d.answered_operation + coalesce(d.answered_operation_before, 0),
+      d.answered_still_running + coalesce(d.answered_still_running_before, 0),
+      d.answered_failed + coalesce(d.answered_failed_before, 0)
     from told d
     returning tenant, number
   )
@@ -511,14 +524,16 @@ $$;
 -- What happened to tenants today, those that anything happened to.
 create function rowcall.tenant_tallies(p_tenant text[])
 returns table (
-  tenant text, accepted bigint, started bigint, succeeded bigint, failed bigint, dead bigint, cancelled bigint
+  tenant text, accepted bigint, started bigint, succeeded bigint, failed bigint, dead bigint, cancelled bigint,
+  answered_in_time bigint, answered_joined bigint, answered_operation bigint, answered_still_running bigint, answered_failed bigint
 )
 language sql stable security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
   select
     a.tenant, sum(t.accepted)::bigint, sum(t.started)::bigint, sum(t.succeeded)::bigint, sum(t.failed)::bigint,
-    sum(t.dead)::bigint, sum(t.cancelled)::bigint
+    sum(t.dead)::bigint, sum(t.cancelled)::bigint, sum(t.answered_in_time)::bigint, sum(t.answered_joined)::bigint,
+    sum(t.answered_operation)::bigint, sum(t.answered_still_running)::bigint, sum(t.answered_failed)::bigint
   from unnest(p_tenant) as a (tenant)
   cross join generate_series(0, 3) as s (slot)
   cross join lateral (
@@ -537,14 +552,16 @@ $$;
 -- What happened to each queue today, those that anything happened to.
 create function rowcall.queue_tallies()
 returns table (
-  queue_id integer, accepted bigint, started bigint, succeeded bigint, failed bigint, dead bigint, cancelled bigint
+  queue_id integer, accepted bigint, started bigint, succeeded bigint, failed bigint, dead bigint, cancelled bigint,
+  answered_in_time bigint, answered_joined bigint, answered_operation bigint, answered_still_running bigint, answered_failed bigint
 )
 language sql stable security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
   select
     q.queue_id, sum(t.accepted)::bigint, sum(t.started)::bigint, sum(t.succeeded)::bigint, sum(t.failed)::bigint,
-    sum(t.dead)::bigint, sum(t.cancelled)::bigint
+    sum(t.dead)::bigint, sum(t.cancelled)::bigint, sum(t.answered_in_time)::bigint, sum(t.answered_joined)::bigint,
+    sum(t.answered_operation)::bigint, sum(t.answered_still_running)::bigint, sum(t.answered_failed)::bigint
   from rowcall.queue q
   cross join generate_series(0, 3) as s (slot)
   cross join lateral (

@@ -294,7 +294,8 @@ $$;
 create function rowcall.queue_activity()
 returns table (
   name text, paused boolean, waiting bigint, oldest interval, running bigint, accepted bigint, started bigint,
-  succeeded bigint, failed bigint, dead bigint, cancelled bigint
+  succeeded bigint, failed bigint, dead bigint, cancelled bigint, answered_in_time bigint, answered_joined bigint,
+  answered_operation bigint, answered_still_running bigint, answered_failed bigint
 )
 language sql stable security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -305,7 +306,9 @@ as $$
   )
   select
     n.name, n.paused, l.backlog, l.oldest, coalesce(w.running, 0), coalesce(t.accepted, 0), coalesce(t.started, 0),
-    coalesce(t.succeeded, 0), coalesce(t.failed, 0), coalesce(t.dead, 0), coalesce(t.cancelled, 0)
+    coalesce(t.succeeded, 0), coalesce(t.failed, 0), coalesce(t.dead, 0), coalesce(t.cancelled, 0),
+    coalesce(t.answered_in_time, 0), coalesce(t.answered_joined, 0), coalesce(t.answered_operation, 0),
+    coalesce(t.answered_still_running, 0), coalesce(t.answered_failed, 0)
   from named n
   join rowcall.queue_loads(array(select a.name from named a order by a.place)) l on l.place = n.place
   left join rowcall.worker_loads() w on w.queue_id = n.queue_id

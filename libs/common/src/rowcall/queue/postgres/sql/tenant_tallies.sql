@@ -1,1 +1,4 @@
-select tenant, accepted, started, succeeded, failed, dead, cancelled from rowcall.tenant_tallies(p_tenant => %(tenant)s)
+select
+  tenant, accepted, started, succeeded, failed, dead, cancelled, answered_in_time, answered_joined, answered_operation,
+  answered_still_running, answered_failed
+from rowcall.tenant_tallies(p_tenant => %(tenant)s)
