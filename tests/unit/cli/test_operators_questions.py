@@ -7,7 +7,7 @@ import shlex
 from typing import Final
 
 import pytest
-from google.protobuf import symbol_database
+from google.protobuf import descriptor_pool
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -59,5 +59,5 @@ def test_a_question_has_an_rpc(question: str) -> None:
     service = ""
     for its, method in called:
         service = its or service
-        found = symbol_database.Default().pool.FindServiceByName(f"rowcall.v1.{service}")
+        found = descriptor_pool.Default().FindServiceByName(f"rowcall.v1.{service}")
         assert method in found.methods_by_name, f"{service}.{method}"
