@@ -100,7 +100,7 @@ async def test_every_query_of_prometheus_finds_what_a_run_has_told(
         server = prometheus([port_of(gateway), port_of(worker)])
         await until(server.ready, every=0.2, seconds=60)
         # The probe calls neither models nor providers.
-        without = [*OF_PROMETHEUS, *(each for each in OF_PAGE if "rowcall_external_calls" not in each.text)]
+        without = [each for each in (*OF_PROMETHEUS, *OF_PAGE) if "rowcall_external_calls" not in each.text]
 
         async def all_have_data() -> bool:
             # Rates need calls between scrapes, so they go on.
