@@ -175,7 +175,7 @@ async def test_a_frozen_shard_is_said_to_be_silent_where_it_owes_what_belongs_in
     probe = await gateways.probe(gateway)
     gate.freeze()
 
-    error = await refused(probe.Run(RunRequest(), timeout=1.2, metadata=keyed("k", NOW)))
+    error = await refused(probe.Run(RunRequest(), timeout=2, metadata=keyed("k", NOW)))
 
     assert info_of(error).reason == "SHARD_UNAVAILABLE"
     assert "did not answer in time" in str(error.details())
