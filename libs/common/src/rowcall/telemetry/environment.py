@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Final, Literal
-from uuid import uuid4
 
 from rowcall.telemetry.sampling import DEFAULT_RATIO, Sampling
 
@@ -163,22 +161,14 @@ def resource(service: str, environment: Mapping[str, str], *, version: str | Non
         environment: Where OpenTelemetry's variables are.
         version: The program's own, where they say none; None: it is not told.
     """
-    from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
+    from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 
     named = environment.get("OTEL_SERVICE_NAME")
     found = Resource.create({SERVICE_NAME: named} if named else {})
-    ours = {} if SERVICE_INSTANCE_ID in found.attributes else {SERVICE_INSTANCE_ID: _instance()}
-    if version is not None and SERVICE_VERSION not in found.attributes:
-        ours[SERVICE_VERSION] = version
+    ours = {} if version is None or SERVICE_VERSION in found.attributes else {SERVICE_VERSION: version}
     if str(found.attributes[SERVICE_NAME]).startswith("unknown_service"):
         ours[SERVICE_NAME] = service
     return found.merge(Resource(ours))
-
-
-@cache
-def _instance() -> str:
-    """Which process of its service this one is: what two of them count must not be taken for one's."""
-    return str(uuid4())
 
 
 def _disabled(environment: Mapping[str, str]) -> bool:
