@@ -1,5 +1,5 @@
 """Who takes what gateways and workers export: Jaeger, whose query API returns each trace whole, and the OpenTelemetry collector, which passes it on
-unchanged. Both get what exporters send by a receiver that keeps it, so that one can be held against the other.
+unchanged, and metrics with it. Both get what exporters send by a receiver that keeps it, so that one can be held against the other.
 
 In the long form only (`make chaos`): where nothing of them is cached, building them takes minutes of processor time.
 """
@@ -53,6 +53,11 @@ REQUESTS: Final = [
 ]
 SPANS: Final = 3
 """Of an action at the least: the call, its submission, the attempt."""
+MEASURED: Final = {
+    "rowcall-gateway": ("rpc.server.call.duration", ACTIONS),
+    "rowcall-worker": ("messaging.process.duration", ACTIONS),
+}
+"""By service: a histogram of its metrics, and how many values it has at the least."""
 _IDS: Final = frozenset({"traceId", "spanId", "parentSpanId"})
 
 pytestmark = [
@@ -86,10 +91,11 @@ def receiving(onward: str | None = None) -> Iterator[Collector]:
 
 
 async def act(
-    cluster: Cluster, services: Services, calls: Calls, to: Collector
+    cluster: Cluster, services: Services, calls: Calls, to: Collector, **more: str
 ) -> tuple[list[TraceContext], list[JobRow]]:
-    """What callers have sent along whose calls were served by a gateway and a worker that export, and the jobs that they know of."""
-    variables = {"ROWCALL_TRACES_ASKED": "10000", **to.variables}
+    """What callers have sent along whose calls were served by a gateway and a worker that export, and the jobs that they know of; `more`: of
+    their environment."""
+    variables = {"ROWCALL_TRACES_ASKED": "10000", **to.variables, **more}
     gateway = services.gateway(**variables)
     worker = services.worker(*family.ARGUMENTS, **family.VARIABLES, **variables)
     address = await asyncio.to_thread(gateway.address)
@@ -184,8 +190,16 @@ async def test_the_opentelemetry_collector_passes_on_what_is_exported_as_it_is(
         run_otelcol(HERE / "otelcol" / "traces.yaml", TRACES=otlp, TRACES_TO=behind.address.removeprefix("http://")),
     ):
         with receiving(onward=otlp) as collector:
-            callers, rows = await act(cluster, services, calls, collector)
+            # Metrics go to it at once: what they are of is known.
+            its = {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"http://{otlp}"}
+            callers, rows = await act(cluster, services, calls, collector, **its)
         sent = collector.spans
         check(sent, callers, rows)
         await until(lambda: len(behind.spans) >= len(sent), seconds=30)
         assert as_sent(behind.spans) == as_sent(sent)
+        await until(lambda: len({each.whose["service.name"] for each in behind.metrics}) == len(MEASURED), seconds=30)
+    for service, (name, least) in MEASURED.items():
+        last = [each for each in behind.metrics if each.whose["service.name"] == service][-1]
+        metric = last.metrics[name]
+        assert metric.unit == "s"
+        assert sum(point.count for point in metric.histogram.data_points) >= least
