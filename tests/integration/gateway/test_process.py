@@ -133,6 +133,10 @@ def test_a_second_signal_ends_it_at_once(services: Services, cluster: Cluster, n
             {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:1", "OTEL_METRICS_EXPORTER": "prometheus"},
             ["OTEL_METRICS_EXPORTER is 'prometheus'; this process has otlp and none"],
         ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_COMPRESSION": "zstd"},
+            ["OTEL_EXPORTER_OTLP_COMPRESSION is 'zstd'; this process has gzip"],
+        ),
         ({"OTEL_TRACES_SAMPLER": "sometimes"}, ["OTEL_TRACES_SAMPLER is 'sometimes'; this process has always_on, "]),
         (
             {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://127.0.0.1:1", "OTEL_LOGS_EXPORTER": "console"},

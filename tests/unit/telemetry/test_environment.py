@@ -60,6 +60,9 @@ def test_there_are_where_an_endpoint_is_named(environment: dict[str, str]) -> No
         (OTLP, True),
         ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:9"}, True),
         ({**OTLP, "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "CUMULATIVE"}, True),
+        # As Compose makes them of what is not set.
+        ({**OTLP, "OTEL_METRICS_EXPORTER": "", "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": ""}, True),
+        ({**OTLP, "OTEL_EXPORTER_OTLP_TIMEOUT": "", "OTEL_EXPORTER_OTLP_COMPRESSION": ""}, True),
     ],
 )
 def test_metrics_are_sent_where_an_endpoint_is_named(environment: dict[str, str], *, wanted: bool) -> None:
@@ -82,6 +85,9 @@ def test_metrics_are_sent_where_an_endpoint_is_named(environment: dict[str, str]
             {"OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": "base2_exponential_bucket_histogram"},
             "this process has explicit_bucket_histogram only",
         ),
+        ({"OTEL_EXPORTER_OTLP_METRICS_COMPRESSION": "br"}, "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION is 'br'"),
+        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "-1"}, "OTEL_EXPORTER_OTLP_TIMEOUT is '-1'; it is a number of seconds above 0"),
+        ({"OTEL_METRIC_EXPORT_TIMEOUT": "soon"}, "OTEL_METRIC_EXPORT_TIMEOUT is 'soon'; it is a whole number above 0"),
         ({"OTEL_METRIC_EXPORT_INTERVAL": "1m"}, "OTEL_METRIC_EXPORT_INTERVAL is '1m'; it is a whole number above 0"),
     ],
 )
@@ -104,6 +110,11 @@ def test_another_exporter_is_enough_unless_all_is_switched_off() -> None:
         ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"}, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "many"}, "OTEL_BSP_MAX_QUEUE_SIZE is 'many'; it is a whole number above 0"),
         ({"OTEL_BSP_SCHEDULE_DELAY": "0"}, "OTEL_BSP_SCHEDULE_DELAY"),
+        ({"OTEL_EXPORTER_OTLP_COMPRESSION": "zstd"}, "OTEL_EXPORTER_OTLP_COMPRESSION is 'zstd'; this process has gzip"),
+        (
+            {"OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "soon"},
+            "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT is 'soon'; it is a number of",
+        ),
     ],
 )
 def test_what_this_process_cannot_export_is_refused(environment: dict[str, str], named: str) -> None:

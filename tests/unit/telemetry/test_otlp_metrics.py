@@ -1,4 +1,4 @@
-"""Tallies as they are sent over OTLP: the kinds, and the same figures as the page /metrics has."""
+"""Tallies as they are sent over OTLP, kind by kind."""
 
 from __future__ import annotations
 

@@ -118,9 +118,12 @@ async def serve(settings: GatewaySettings, member: Member | None = None) -> int:
             member.ready()
         await told.wait()
         await gateway.drain()
-    for each in (spans, head_export):
-        if each is not None:
-            await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(each.shutdown))}, timeout=_LAST_SPANS)
+    # At once: together they must not take longer than what is left of the end (`rowcall.ending.MARGIN`).
+    last = [
+        asyncio.ensure_future(asyncio.to_thread(each.shutdown)) for each in (spans, head_export) if each is not None
+    ]
+    if last:
+        await asyncio.wait(last, timeout=_LAST_SPANS)
     return 0
 
 

@@ -157,9 +157,11 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
                 await asyncio.wait({starting})
         finally:
             await system.drain(grace)
-    await telemetry.end()
+    # At once: together they must not take longer than what is left of the end (`rowcall.ending.MARGIN`).
+    last = [asyncio.ensure_future(telemetry.end())]
     if head_export is not None:
-        await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(head_export.shutdown))}, timeout=LAST_SECONDS)
+        last.append(asyncio.ensure_future(asyncio.to_thread(head_export.shutdown)))
+    await asyncio.wait(last, timeout=LAST_SECONDS)
     return 0
 
 

@@ -27,7 +27,12 @@ OTLP: Final = "spans"
 """What of spans for OTLP is counted by, where it is dropped (rowcall.telemetry.dropped)."""
 
 EXPORT_EVERY_MS: Final = 60_000
-"""As the SDK has it, where OTEL_METRIC_EXPORT_INTERVAL says nothing."""
+EXPORT_WITHIN_MS: Final = 30_000
+SEND_SECONDS: Final = 10.0
+"""As the SDK has them, where OTEL_METRIC_EXPORT_INTERVAL, OTEL_METRIC_EXPORT_TIMEOUT and OTEL_EXPORTER_OTLP_TIMEOUT say nothing."""
+
+_COMPRESSIONS: Final = ("gzip",)
+"""What the SDK's exporters know by OTEL_EXPORTER_OTLP_COMPRESSION."""
 
 _SAMPLERS: Final = (
     "always_on",
@@ -95,15 +100,18 @@ def metrics_push_from_environment(
         ("TEMPORALITY_PREFERENCE", "cumulative"),
         ("DEFAULT_HISTOGRAM_AGGREGATION", "explicit_bucket_histogram"),
     ):
-        asked = environment.get(f"{_OTLP}_METRICS_{name}", ours)
+        asked = environment.get(f"{_OTLP}_METRICS_{name}") or ours
         if asked.lower() != ours:
             raise ValueError(f"{_OTLP}_METRICS_{name} is {asked!r}; this process has {ours} only")
     every = _whole("OTEL_METRIC_EXPORT_INTERVAL", environment, EXPORT_EVERY_MS) / 1000
+    within = _whole("OTEL_METRIC_EXPORT_TIMEOUT", environment, EXPORT_WITHIN_MS) / 1000
+    sent = _seconds(f"{_OTLP}_METRICS_TIMEOUT", environment, _seconds(f"{_OTLP}_TIMEOUT", environment, SEND_SECONDS))
     from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 
     from rowcall.telemetry.push import MetricsPush
 
-    return MetricsPush(OTLPMetricExporter(), resource=resource(service, environment, version=version), every=every)
+    exporter = OTLPMetricExporter(timeout=min(within, sent))
+    return MetricsPush(exporter, resource=resource(service, environment, version=version), every=every)
 
 
 def sampling_from_environment(asked: float, environment: Mapping[str, str] = os.environ) -> Sampling:
@@ -142,7 +150,8 @@ def is_wanted(signal: Literal["TRACES", "METRICS", "LOGS"], what: str, environme
     if _disabled(environment):
         return False
     own, shared = f"{_OTLP}_{signal}", _OTLP
-    exporter = environment.get(f"OTEL_{signal}_EXPORTER", "otlp")
+    _forget_empty(environment)
+    exporter = environment.get(f"OTEL_{signal}_EXPORTER") or "otlp"
     if exporter == "none" or not any(environment.get(f"{name}_ENDPOINT") for name in (own, shared)):
         return False
     if exporter != "otlp":
@@ -150,6 +159,11 @@ def is_wanted(signal: Literal["TRACES", "METRICS", "LOGS"], what: str, environme
     name = next((name for name in (f"{own}_PROTOCOL", f"{shared}_PROTOCOL") if environment.get(name)), None)
     if name is not None and environment[name] != "grpc":
         raise ValueError(f"{name} is {environment[name]!r}; this process exports {what} over grpc only")
+    for name in (f"{own}_COMPRESSION", f"{shared}_COMPRESSION"):
+        if environment.get(name, "").lower().strip() not in ("", *_COMPRESSIONS):
+            raise ValueError(f"{name} is {environment[name]!r}; this process has {', '.join(_COMPRESSIONS)}")
+    for name in (f"{own}_TIMEOUT", f"{shared}_TIMEOUT"):
+        _seconds(name, environment, SEND_SECONDS)
     return True
 
 
@@ -171,6 +185,13 @@ def resource(service: str, environment: Mapping[str, str], *, version: str | Non
     return found.merge(Resource(ours))
 
 
+def _forget_empty(environment: Mapping[str, str]) -> None:
+    """Empty is as good as not set: so OpenTelemetry's specification has it, and Compose makes such values. The SDK takes some of them for wrong."""
+    if environment is os.environ:
+        for name in [name for name, value in os.environ.items() if name.startswith("OTEL_") and not value]:
+            del os.environ[name]
+
+
 def _disabled(environment: Mapping[str, str]) -> bool:
     return environment.get("OTEL_SDK_DISABLED", "").lower() == "true"
 
@@ -184,6 +205,17 @@ def _ratio(environment: Mapping[str, str], otherwise: float) -> float:
     if not 0 <= ratio <= 1:
         raise ValueError(f"OTEL_TRACES_SAMPLER_ARG is {text!r}; it is the part of traces that is sampled, from 0 to 1")
     return ratio
+
+
+def _seconds(name: str, environment: Mapping[str, str], otherwise: float) -> float:
+    text = environment.get(name, "")
+    try:
+        seconds = float(text) if text else otherwise
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"{name} is {text!r}; it is a number of seconds above 0")
+    return seconds
 
 
 def _whole(name: str, environment: Mapping[str, str], otherwise: int) -> int:
