@@ -64,6 +64,16 @@ def dropped() -> float:
     return metrics.TELEMETRY_DROPPED.value(METRICS)
 
 
+def hanging(go_on: threading.Event) -> Callable[[], MetricExportResult]:
+    """What an exporter does that takes nothing until it may."""
+
+    def hang() -> MetricExportResult:
+        go_on.wait(60)
+        return MetricExportResult.SUCCESS
+
+    return hang
+
+
 def made(exporter: MetricExporter, every: float) -> MetricsPush:
     return MetricsPush(exporter, resource=Resource({}), every=every)
 
@@ -87,12 +97,7 @@ async def test_what_is_counted_is_sent_every_so_often_and_at_the_end(counter: Co
 
 async def test_one_batch_is_sent_at_a_time_and_what_comes_meanwhile_is_dropped_and_counted(counter: Counter) -> None:
     before, go_on = dropped(), threading.Event()
-
-    def hang() -> MetricExportResult:
-        go_on.wait(20)
-        return MetricExportResult.SUCCESS
-
-    exporter = Exporter(hang)
+    exporter = Exporter(hanging(go_on))
     sending = made(exporter, OFTEN)
     sending.start([counter])
     await until(lambda: dropped() >= before + 3)
@@ -105,12 +110,7 @@ async def test_one_batch_is_sent_at_a_time_and_what_comes_meanwhile_is_dropped_a
 async def test_the_end_waits_for_no_exporter_that_hangs(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(push, "LAST_SECONDS", 0.2)
     go_on = threading.Event()
-
-    def hang() -> MetricExportResult:
-        go_on.wait(60)
-        return MetricExportResult.FAILURE
-
-    exporter = Exporter(hang)
+    exporter = Exporter(hanging(go_on))
     sending = made(exporter, NEVER)
     sending.start([counter])
     began = time.monotonic()

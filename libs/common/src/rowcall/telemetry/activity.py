@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from rowcall.telemetry.conventions import SHARD, TENANT
-from rowcall.telemetry.spans import dropped
+from rowcall.telemetry.taking import dropped
 
 ACTIVITY: Final = "activity"
 """What dropped spans are counted by (rowcall.telemetry.dropped)."""

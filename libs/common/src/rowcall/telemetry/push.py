@@ -12,16 +12,15 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from queue import SimpleQueue
 from typing import Final
 
-import structlog
-from opentelemetry import context as otel_context
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
 from opentelemetry.sdk.resources import Resource
 
 from rowcall.telemetry.otlp_metrics import metrics_data
-from rowcall.telemetry.spans import dropped
+from rowcall.telemetry.taking import Taking, dropped, unobserved
 from rowcall.telemetry.tallies import Tally
 
 METRICS: Final = "metrics"
@@ -29,8 +28,6 @@ METRICS: Final = "metrics"
 
 LAST_SECONDS: Final = 1.0
 """Seconds that the exporter has for the last batch, as the process ends."""
-
-_log = structlog.get_logger(__name__)
 
 
 class MetricsPush:
@@ -50,7 +47,7 @@ class MetricsPush:
         self._started = 0
         self._waiting: SimpleQueue[MetricsData | None] = SimpleQueue()
         self._busy = False
-        self._failed = False
+        self._taking = Taking(METRICS, METRICS)
         self._telling: asyncio.Task[None] | None = None
         # A daemon: an exporter that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="rowcall-metrics", daemon=True)
@@ -89,24 +86,10 @@ class MetricsPush:
         )
 
     def _run(self) -> None:
-        # What the exporter calls is nobody's to trace.
-        otel_context.attach(otel_context.set_value(otel_context._SUPPRESS_INSTRUMENTATION_KEY, value=True))  # noqa: SLF001
+        unobserved()
         while (batch := self._waiting.get()) is not None:
-            self._send(batch)
+            self._taking.hand_on(partial(self._export, batch), 1)
             self._busy = False
 
-    def _send(self, batch: MetricsData) -> None:
-        try:
-            taken = self._exporter.export(batch) is MetricExportResult.SUCCESS
-            cause = None
-        except Exception as error:  # noqa: BLE001  an exporter may raise anything, and the next batch is still wanted
-            taken, cause = False, error
-        if not taken:
-            dropped(1, METRICS)
-        if taken is self._failed:
-            # Told when it changes: an exporter that is away is away for every batch.
-            self._failed = not taken
-            if taken:
-                _log.info("metrics are taken again")
-            else:
-                _log.warning("metrics are dropped: their exporter does not take them", exc_info=cause)
+    def _export(self, batch: MetricsData) -> bool:
+        return self._exporter.export(batch) is MetricExportResult.SUCCESS

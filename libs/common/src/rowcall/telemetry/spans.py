@@ -12,7 +12,6 @@ the process, for some seconds.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections import deque
@@ -21,14 +20,13 @@ from queue import Empty, SimpleQueue
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 import structlog
-from opentelemetry import context as otel_context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from rowcall.telemetry import metrics
+from rowcall.telemetry.taking import Taking, dropped, unobserved
 
 WAITING: Final = 2048
 BATCH: Final = 512
@@ -52,29 +50,6 @@ _NO_STATE: Final = TraceState()
 _FINE: Final = Status(StatusCode.UNSET)
 
 _log = structlog.get_logger(__name__)
-
-_counting = threading.Lock()
-
-
-def _afresh() -> None:
-    """A child that was forked while somebody counted must be able to."""
-    global _counting  # noqa: PLW0603  the process's
-    _counting = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_afresh)
-
-
-def dropped(count: int, what: str) -> None:
-    """Counts spans that were dropped, in any thread.
-
-    Args:
-        count: How many; 0 is nothing.
-        what: Whose they were, as an exporter's are counted.
-    """
-    if count:
-        with _counting:
-            metrics.TELEMETRY_DROPPED.add(count, what)
 
 
 class Limits(NamedTuple):
@@ -201,7 +176,7 @@ class _Buffer:
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._ending = False
         self._given_up = False
-        self._failed = False
+        self._taking = Taking("spans", what)
         # A daemon: an exporter that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=f"rowcall-{what}", daemon=True)
         self._thread.start()
@@ -232,8 +207,7 @@ class _Buffer:
             _log.warning("an exporter of spans did not end as it should", kind=self.what, exc_info=error)
 
     def _run(self) -> None:
-        # What exporters call is nobody's to trace: each batch would make the next one.
-        otel_context.attach(otel_context.set_value(otel_context._SUPPRESS_INSTRUMENTATION_KEY, value=True))  # noqa: SLF001
+        unobserved()
         while not self._ending:
             with contextlib.suppress(Empty):
                 self._wake.get(timeout=self._limits.delay)
@@ -242,20 +216,7 @@ class _Buffer:
 
     def _hand_on(self) -> None:
         batch = [self._kept.popleft() for _ in range(min(len(self._kept), self._limits.batch))]
-        try:
-            taken = self._exporter.export(batch) is SpanExportResult.SUCCESS
-            cause = None
-        except Exception as error:  # noqa: BLE001  an exporter may raise anything, and those after it are still wanted
-            taken, cause = False, error
-        if not taken:
-            self._dropped(len(batch))
-        if taken is self._failed:
-            # Told when it changes: an exporter that is away is away for every batch.
-            self._failed = not taken
-            if taken:
-                _log.info("spans are taken again", kind=self.what)
-            else:
-                _log.warning("spans are dropped: their exporter does not take them", kind=self.what, exc_info=cause)
+        self._taking.hand_on(lambda: self._exporter.export(batch) is SpanExportResult.SUCCESS, len(batch))
 
     def _dropped(self, count: int) -> None:
         dropped(count, self.what)
