@@ -14,6 +14,7 @@ from typing import Final
 import uvloop
 
 from rowcall import ending, logs
+from rowcall.apart import in_thread
 from rowcall.catalogue.images import ImageError
 from rowcall.errors import RowcallError
 from rowcall.garbage import spare_collections
@@ -120,7 +121,7 @@ async def serve(settings: GatewaySettings, member: Member | None = None) -> int:
         await gateway.drain()
     # At once: together they must not take longer than what is left of the end (`rowcall.ending.MARGIN`).
     last = [
-        asyncio.ensure_future(asyncio.to_thread(each.shutdown)) for each in (spans, head_export) if each is not None
+        asyncio.ensure_future(in_thread(each.shutdown)) for each in (spans, head_export) if each is not None
     ]
     if last:
         await asyncio.wait(last, timeout=_LAST_SPANS)

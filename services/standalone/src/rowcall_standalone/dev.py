@@ -16,6 +16,7 @@ import grpc
 
 from rowcall import logs
 from rowcall.address import Address
+from rowcall.apart import in_thread
 from rowcall.embedded import Postgres
 from rowcall.ops.port import ops_port
 from rowcall_gateway.edge.identity import IdentityMode
@@ -86,7 +87,7 @@ async def serve(options: DevOptions) -> None:
             if signals.came:  # Ctrl-C reaches initdb too
                 return
             raise
-        stack.push_async_callback(asyncio.to_thread, postgres.stop)
+        stack.push_async_callback(in_thread, postgres.stop)
         try:
             databases = await signals.during(prepare(postgres, options.shards, _say))
             address = await signals.during(_start(options, databases, stack))

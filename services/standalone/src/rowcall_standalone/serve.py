@@ -23,6 +23,7 @@ import uvloop
 
 from rowcall import ending, logs
 from rowcall.address import Address
+from rowcall.apart import in_thread
 from rowcall.garbage import spare_collections
 from rowcall.heaps import share_heaps
 from rowcall.ops.port import ops_port
@@ -160,7 +161,7 @@ async def _serve(settings: ServeSettings, member: Member | None) -> int:
     # At once: together they must not take longer than what is left of the end (`rowcall.ending.MARGIN`).
     last = [asyncio.ensure_future(telemetry.end())]
     if head_export is not None:
-        last.append(asyncio.ensure_future(asyncio.to_thread(head_export.shutdown)))
+        last.append(asyncio.ensure_future(in_thread(head_export.shutdown)))
     await asyncio.wait(last, timeout=LAST_SECONDS)
     return 0
 

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from rowcall import logs
+from rowcall.apart import in_thread
 from rowcall.catalogue.images import ImageError
 from rowcall.errors import RowcallError
 from rowcall.ops.standing import Service
@@ -97,7 +98,7 @@ class SystemTelemetry:
     async def end(self) -> None:
         """Hands on the last spans, for so long at the most."""
         if self.told_to is not None:
-            await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(self.told_to.shutdown))}, timeout=LAST_SECONDS)
+            await asyncio.wait({asyncio.ensure_future(in_thread(self.told_to.shutdown))}, timeout=LAST_SECONDS)
 
 
 class System:

@@ -19,6 +19,7 @@ from typing import Final
 import uvloop
 
 from rowcall import ending, logs
+from rowcall.apart import in_thread
 from rowcall.catalogue.images import ImageError
 from rowcall.errors import RowcallError
 from rowcall.garbage import spare_collections
@@ -136,7 +137,7 @@ async def _serve(settings: WorkerSettings, member: Member | None) -> int:
     async with ops_port(address, [worker], deployed_version=settings.deployed_version, push=push):
         await _work(settings, worker, told, member, apart)
     if spans is not None:
-        await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(spans.shutdown))}, timeout=_LAST_SPANS)
+        await asyncio.wait({asyncio.ensure_future(in_thread(spans.shutdown))}, timeout=_LAST_SPANS)
     return 0
 
 

@@ -12,7 +12,6 @@ changed. So the password that a server last took stays known, and is tried where
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -20,6 +19,7 @@ from typing import Any, Final, TypeVar
 import psycopg
 import structlog
 
+from rowcall.apart import in_thread
 from rowcall.settings import redact
 
 C = TypeVar("C")
@@ -55,7 +55,7 @@ async def connect(open_one: Callable[..., Awaitable[C]], dsn: str, **parameters:
     file = getattr(dsn, "password_file", None)
     if file is None:
         return await open_one(dsn, **parameters)
-    password = await asyncio.to_thread(read, file)
+    password = await in_thread(read, file)
     login = _Login(file, dsn, password)
     try:
         made = await open_one(dsn, **parameters, password=password)

@@ -19,6 +19,7 @@ from typing import Final
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
 from opentelemetry.sdk.resources import Resource
 
+from rowcall.apart import in_thread
 from rowcall.telemetry.otlp_metrics import metrics_data
 from rowcall.telemetry.taking import Taking, dropped, unobserved
 from rowcall.telemetry.tallies import Tally
@@ -66,9 +67,9 @@ class MetricsPush:
             await asyncio.wait({self._telling})
         self._tell()
         self._waiting.put(None)
-        await asyncio.to_thread(self._thread.join, LAST_SECONDS)
+        await in_thread(self._thread.join, LAST_SECONDS)
         # What it still waits for, it gives up.
-        await asyncio.to_thread(self._exporter.shutdown)
+        await in_thread(self._exporter.shutdown)
 
     async def _tell_for_ever(self) -> None:
         while True:

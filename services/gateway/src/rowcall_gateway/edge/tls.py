@@ -24,6 +24,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from rowcall.apart import in_thread
 from rowcall_gateway.edge.port import CertificateFiles
 
 EVERY: Final = timedelta(seconds=1)
@@ -147,7 +148,7 @@ class KeptCertificate:
     async def look(self) -> None:
         """Looks at the files once. What is good takes the place of what is kept; what is wrong twice running is told of, once: the
         first time it may be on its way, one file after the other."""
-        found = await asyncio.to_thread(_read_all, self._files)
+        found = await in_thread(_read_all, self._files)
         now = datetime.now(UTC)
         if isinstance(found, BadCertificate):
             self._wrong(found, str(found))

@@ -6,10 +6,10 @@ meets half of it. Calls that run go on with what they began with.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
+from rowcall.apart import in_thread
 from rowcall.catalogue.described import DescribedFiles
 from rowcall.catalogue.grants import AccessTable
 from rowcall.catalogue.images import Catalogue, LoadedImage
@@ -111,8 +111,8 @@ class Exchange:
         before = self._offered.catalogue
         catalogue = Catalogue.of([*self._own, *published])
         table = self._table_of(catalogue)
-        described = await asyncio.to_thread(DescribedFiles, catalogue)
-        shapes = await asyncio.to_thread(catalogue.shapes)
+        described = await in_thread(DescribedFiles, catalogue)
+        shapes = await in_thread(catalogue.shapes)
         # What guards a handler asks for its method's rules when it is made, and never again.
         self._rules, rules = self._make_rules(catalogue), self._rules
         self._rights.replace(table)

@@ -16,6 +16,7 @@ from uuid import UUID
 
 import structlog
 
+from rowcall.apart import in_thread
 from rowcall.audit.model import Act
 from rowcall.catalogue.changes import Change, changes
 from rowcall.catalogue.images import ImageError, LoadedImage, load_image
@@ -167,7 +168,7 @@ class Publishing:
         digest = hashlib.sha256(content).hexdigest()
         current = await self._images.read(name)
         try:
-            image = await asyncio.to_thread(load_image, content, name)
+            image = await in_thread(load_image, content, name)
             # What everybody serves goes by the catalogue; this gateway has it, or a moment later.
             self._check([*(each for key, each in self._served.items() if key != name), image])
         except ImageError as error:
@@ -262,7 +263,7 @@ class Publishing:
         served = self._served.get(name)
         if served is not None and served.digest == digest:
             return served
-        return await asyncio.to_thread(load_image, content, name)
+        return await in_thread(load_image, content, name)
 
 
 def _unservable(error: ImageError) -> RowcallError:

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import SplitResult, urlsplit
 
+from rowcall.apart import in_thread
+
 MAX_BYTES: Final = 256 * 1024
 """A set of keys is some kilobytes; more is something else."""
 
@@ -46,7 +48,7 @@ class KeyFile:
 
     async def read(self) -> bytes:
         """See Place.read."""
-        return await asyncio.to_thread(_read_file, self._file)
+        return await in_thread(_read_file, self._file)
 
 
 class KeyUrl:
