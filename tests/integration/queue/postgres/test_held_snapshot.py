@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -28,8 +29,6 @@ from tests.support.queues import LEASE, NO_GRACE, READY
 from tests.support.waiting import until
 
 DEAD = 20_000
-DEAD_ASIDE = 4_000
-"""Of rows that are set aside. They are counted as they come and go, and each count walks over those before it: of 20,000, two hundred million."""
 COUNTED = "counted"
 FEW = 150
 """Entries, or pages, that no statement reads more of than it would without the dead ones."""
@@ -291,7 +290,7 @@ async def test_a_dead_worker_is_looked_at_until_it_holds_nothing(held: Held) -> 
 
 
 async def test_due_jobs_are_looked_for_from_the_mark_on(held: Held) -> None:
-    await held.die(1, count=DEAD_ASIDE)
+    await held.die(1)
     lately = await held.queue.value(_LATELY)
     assert few(await held.read(lambda work: work.promote(10, lately)))
 
@@ -333,8 +332,39 @@ async def test_what_ageing_took_is_not_walked_over_again(held: Held) -> None:
 
 
 async def test_nobody_looks_for_what_is_held_unless_something_was_resumed(held: Held) -> None:
-    await held.die(2, count=DEAD_ASIDE, held=1)
+    await held.die(2, held=1)
     assert few(await held.read(lambda work: work.free_resumed(10, front=False)))
+
+
+async def test_what_is_set_aside_is_counted_at_the_first_entry(held: Held) -> None:
+    """By what counts it, and by what asks how much it is: neither walks over what was counted before."""
+    await held.die(1)
+    await held.die(2, held=1)
+    call = held.queue.call()
+    await held.queue.submit(call)
+    hold = "update rowcall.job set held = 1 where tenant = 'acme' and job_id = %s returning held"
+    assert few(await held.told(hold, call.job_id))
+    aside = "select * from rowcall.aside('acme', %s, 3::smallint)"
+    assert few(await held.told(aside, held.queue.ids.queue_id))
+    assert await held.queue.value(aside.replace("*", "held"), held.queue.ids.queue_id) == 1
+    assert few(await held.told("select rowcall.scheduled('acme', %s)", held.queue.ids.queue_id))
+
+
+async def test_what_was_spent_is_summed_at_the_first_entry(held: Held) -> None:
+    """As many times a sum was added to: the next booking walks over none of it."""
+    book = (
+        "rowcall.book_spend(array[row('acme', gen_random_uuid(), 1, 1, %s, 1, null, 5, 5, 0.1, null, 'openai', 'gpt-7', 'USD', null)"
+        "::rowcall.spent])"
+    )
+    book %= held.queue.ids.method_id
+    async with await psycopg.AsyncConnection.connect(held.queue.logins.admin, autocommit=True) as others:
+        # So that all of it is in one slot, whoever books.
+        await others.execute("select pg_advisory_lock(hashtext('rowcall.spend'), s) from generate_series(1, 15) s")
+        # In a session that began when there was none: what is planned then stays.
+        assert (await held.told(f"select {book} from generate_series(1, 2000)")).entries < 2000 * FEW
+        assert few(await held.told(f"select {book}"))
+    found = await held.queue.admin.execute("select count(*), sum(calls), sum(cost) from rowcall.spend")
+    assert await found.fetchone() == (1, 2001, Decimal("200.1"))
 
 
 async def _running(queue: PostgresQueue, worker: UUID) -> UUID:

@@ -65,9 +65,9 @@ with entries as (
   returning *
 )
 insert into rowcall.spend (
-  tenant, day, method_id, kind, provider, model, currency, slot, calls, input_tokens, output_tokens, cost
+  tenant, day, method_id, kind, provider, model, currency, slot, number, calls, input_tokens, output_tokens, cost
 )
-select tenant, (spent_at at time zone 'UTC')::date, 1, 1, provider, model, currency, 0, count(*), 0, 0, sum(cost)
+select tenant, (spent_at at time zone 'UTC')::date, 1, 1, provider, model, currency, 0, -1, count(*), 0, 0, sum(cost)
 from entries
 group by 1, 2, 5, 6, 7
 """

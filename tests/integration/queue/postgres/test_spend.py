@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
@@ -114,6 +115,32 @@ async def test_sums_are_exact_over_many_settlements(queue: PostgresQueue) -> Non
         ("acme", "gpt-7", "USD", 60, 72_000, 4800, Decimal("6.0")),
         ("bolt", "gpt-7", "USD", 6, 7200, 480, Decimal("0.6")),
     ]
+
+
+async def test_two_that_book_at_once_have_a_slot_each(queue: PostgresQueue, logins: Logins) -> None:
+    """Of sessions whose first choice is the same, neither waits for what the other has not committed, and nothing is lost."""
+    book = (
+        "select rowcall.book_spend(array[row('acme', gen_random_uuid(), 1, 1, 1, 1, null, 5, 5, 1, null, 'openai', 'gpt-7', 'USD', null)"
+        "::rowcall.spent]) from generate_series(1, %s)"
+    )
+    sessions = [await psycopg.AsyncConnection.connect(logins.admin) for _ in range(17)]
+    try:
+        pids: dict[int, psycopg.AsyncConnection[Any]] = {}
+        for one in sessions:
+            # Of seventeen two have the same.
+            other = pids.setdefault(one.info.backend_pid & 15, one)
+            if other is not one:
+                break
+        for count in (3, 4):
+            await other.execute(book, [count])
+            async with asyncio.timeout(30):
+                await one.execute(book, [count + 10])
+            await other.commit()
+            await one.commit()
+    finally:
+        for each in sessions:
+            await each.close()
+    assert await sums(queue) == [("acme", "gpt-7", "USD", 34, 170, 170, 34)]
 
 
 async def test_a_repeat_is_not_counted_twice(queue: PostgresQueue) -> None:

@@ -399,12 +399,14 @@ create table rowcall.spend (
   -- Empty: of calls without a known cost.
   currency text not null,
   slot smallint not null,
+  -- As tally has it.
+  number bigint not null,
   calls bigint not null,
   input_tokens numeric not null,
   output_tokens numeric not null,
   cost numeric not null,
-  primary key (tenant, day, method_id, kind, provider, model, currency, slot)
-) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+  primary key (tenant, day, method_id, kind, provider, model, currency, slot, number)
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 -- Of all tenants together.
 create index spend_day on rowcall.spend (day);
 

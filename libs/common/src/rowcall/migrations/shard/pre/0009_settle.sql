@@ -233,6 +233,26 @@ create type rowcall.spent as (
   currency text, verdict text
 );
 
+-- The slot of this transaction's sums: one that nobody else has until it ends, or one that is waited for where all are taken. Whoever
+-- waits holds jobs, which nobody wants who has a slot.
+create function rowcall.spend_slot()
+returns smallint
+language plpgsql volatile
+as $$
+declare
+  c_slots constant integer := hashtext('rowcall.spend');
+  v_own smallint := pg_backend_pid() & 15;
+begin
+  for v_step in 0..15 loop
+    if pg_try_advisory_xact_lock(c_slots, (v_own + v_step) & 15) then
+      return (v_own + v_step) & 15;
+    end if;
+  end loop;
+  perform pg_advisory_xact_lock(c_slots, v_own);
+  return v_own;
+end
+$$;
+
 -- Books what was spent, in the transaction that tells of it; how much of it was new. What is told again is counted
 -- once. Whether the lease is still the worker's is not asked: the money is gone in any case. What is told late of a
 -- tenant that was erased is not kept. In one order, entries
@@ -240,10 +260,11 @@ create type rowcall.spent as (
 create function rowcall.book_spend(p_spent rowcall.spent[])
 returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp
-set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_slot smallint := pg_backend_pid() & 15;
+  v_slot smallint := rowcall.spend_slot();
   v_new bigint;
 begin
   with entered as (
@@ -262,17 +283,48 @@ begin
       tenant, (spent_at at time zone 'UTC')::date as day, method_id, kind, provider, model,
       coalesce(currency, '') as currency, input_tokens, output_tokens, cost
   ),
+  summed as materialized (
+    select
+      e.*, b.place, b.number as last, b.calls as calls_before, b.input_tokens as input_before, b.output_tokens as output_before,
+      b.cost as cost_before
+    from (
+      select
+        n.tenant, n.day, n.method_id, n.kind, n.provider, n.model, n.currency, count(*) as calls,
+        coalesce(sum(n.input_tokens), 0) as input_tokens, coalesce(sum(n.output_tokens), 0) as output_tokens,
+        coalesce(sum(n.cost), 0) as cost
+      from entered n
+      group by n.tenant, n.day, n.method_id, n.kind, n.provider, n.model, n.currency
+    ) e
+    left join lateral (
+      select s.ctid as place, s.number, s.calls, s.input_tokens, s.output_tokens, s.cost
+      from rowcall.spend s
+      where s.tenant = e.tenant
+        and s.day = e.day
+        and s.method_id = e.method_id
+        and s.kind = e.kind
+        and s.provider = e.provider
+        and s.model = e.model
+        and s.currency = e.currency
+        and s.slot = v_slot
+      order by s.number
+      limit 1
+    ) b on true
+  ),
+  gone as (
+    -- By where it is: the index of days would find it behind what is dead.
+    delete from rowcall.spend s using summed d where s.ctid = d.place
+  ),
   booked as (
     insert into rowcall.spend as b (
-      tenant, day, method_id, kind, provider, model, currency, slot, calls, input_tokens, output_tokens, cost
+      tenant, day, method_id, kind, provider, model, currency, slot, number, calls, input_tokens, output_tokens, cost
     )
     select
-      e.tenant, e.day, e.method_id, e.kind, e.provider, e.model, e.currency, v_slot, count(*),
-      coalesce(sum(e.input_tokens), 0), coalesce(sum(e.output_tokens), 0), coalesce(sum(e.cost), 0)
-    from entered e
-    group by e.tenant, e.day, e.method_id, e.kind, e.provider, e.model, e.currency
-    order by e.tenant, e.day, e.method_id, e.kind, e.provider, e.model, e.currency
-    on conflict (tenant, day, method_id, kind, provider, model, currency, slot) do update
+      d.tenant, d.day, d.method_id, d.kind, d.provider, d.model, d.currency, v_slot, coalesce(d.last, 0) - 1,
+      d.calls + coalesce(d.calls_before, 0), d.input_tokens + coalesce(d.input_before, 0),
+      d.output_tokens + coalesce(d.output_before, 0), d.cost + coalesce(d.cost_before, 0)
+    from summed d
+    -- Of a transaction whose snapshot is of its beginning, which fails here as such transactions do, and comes again.
+    on conflict (tenant, day, method_id, kind, provider, model, currency, slot, number) do update
     set
       calls = b.calls + excluded.calls,
       input_tokens = b.input_tokens + excluded.input_tokens,

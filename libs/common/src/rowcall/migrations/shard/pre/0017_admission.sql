@@ -371,10 +371,13 @@ create table rowcall.set_aside (
   queue_id integer not null,
   lane smallint not null,
   slot bigint not null,
+  -- A row of its own each time, and the one before is taken away, counted down (as tally): the lowest is met first, whatever a held
+  -- snapshot keeps of those before it.
+  number bigint not null,
   scheduled bigint not null,
   held bigint not null,
-  primary key (tenant, queue_id, lane, slot)
-) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+  primary key (tenant, queue_id, lane, slot, number)
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 -- The slot of this transaction. Where its snapshot is of its beginning, what others have counted since would refuse it, so it has one that
 -- nobody ever had.
@@ -397,18 +400,76 @@ begin
 end
 $$;
 
--- Of two serializable transactions that both looked whether there is a row, one would fail; this does not look. Only functions with a
--- search_path of their own call it.
+-- Counts in a slot, which is this transaction's. Only functions with a search_path of their own call it.
 create function rowcall.add_aside(
   p_tenant text, p_queue_id integer, p_lane smallint, p_slot bigint, p_scheduled bigint, p_held bigint
 )
 returns void
-language sql volatile
+language plpgsql volatile
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
 as $$
-  insert into rowcall.set_aside as a (tenant, queue_id, lane, slot, scheduled, held)
-  values (p_tenant, p_queue_id, p_lane, p_slot, p_scheduled, p_held)
-  on conflict (tenant, queue_id, lane, slot) do update
-  set scheduled = a.scheduled + excluded.scheduled, held = a.held + excluded.held
+declare
+  v_number bigint;
+  v_scheduled bigint;
+  v_held bigint;
+begin
+  if p_slot < 0 then
+    -- Of two serializable transactions that both looked whether there is a row, one would fail; this does not look.
+    insert into rowcall.set_aside as a (tenant, queue_id, lane, slot, number, scheduled, held)
+    values (p_tenant, p_queue_id, p_lane, p_slot, 0, p_scheduled, p_held)
+    on conflict (tenant, queue_id, lane, slot, number) do update
+    set scheduled = a.scheduled + excluded.scheduled, held = a.held + excluded.held;
+    return;
+  end if;
+  -- What was there is what could be taken away: fold_aside may have been before.
+  delete from rowcall.set_aside a
+  where a.tenant = p_tenant
+    and a.queue_id = p_queue_id
+    and a.lane = p_lane
+    and a.slot = p_slot
+    and a.number = (
+      select l.number
+      from rowcall.set_aside l
+      where l.tenant = p_tenant and l.queue_id = p_queue_id and l.lane = p_lane and l.slot = p_slot
+      order by l.number
+      limit 1
+    )
+  returning a.number, a.scheduled, a.held into v_number, v_scheduled, v_held;
+  -- The first one is below all that were there earlier: by its time.
+  v_number := coalesce(v_number, -(extract(epoch from clock_timestamp()) * 1000000)::bigint) - 1;
+  insert into rowcall.set_aside (tenant, queue_id, lane, slot, number, scheduled, held)
+  values (
+    p_tenant, p_queue_id, p_lane, p_slot, v_number, coalesce(v_scheduled, 0) + p_scheduled, coalesce(v_held, 0) + p_held
+  );
+end
+$$;
+
+-- What is set aside of a tenant in a lane of a queue: of each slot that there is, the first entry.
+create function rowcall.aside(
+  p_tenant text, p_queue_id integer, p_lane smallint, out scheduled bigint, out held bigint
+)
+language plpgsql stable
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+as $$
+#variable_conflict use_column
+declare
+  v_slot bigint := -9223372036854775808;
+  v_found record;
+begin
+  scheduled := 0;
+  held := 0;
+  loop
+    select a.slot, a.scheduled, a.held into v_found
+    from rowcall.set_aside a
+    where a.tenant = p_tenant and a.queue_id = p_queue_id and a.lane = p_lane and a.slot > v_slot
+    order by a.tenant, a.queue_id, a.lane, a.slot, a.number
+    limit 1;
+    exit when not found;
+    v_slot := v_found.slot;
+    scheduled := scheduled + v_found.scheduled;
+    held := held + v_found.held;
+  end loop;
+end
 $$;
 
 -- Puts together what transactions have counted in slots of their own, and takes away what counts nothing any more: some p_limit rows.
@@ -568,9 +629,7 @@ begin
   if v_most is null then
     return false;
   end if;
-  select coalesce(sum(a.held), 0) into v_held
-  from rowcall.set_aside a
-  where a.tenant = p_tenant and a.queue_id = p_queue_id and a.lane = p_lane;
+  v_held := (rowcall.aside(p_tenant, p_queue_id, p_lane)).held;
   if v_held < v_most and p_step <= v_room then
     if greatest(p_known - p_frontier, 0) * p_weight + p_step <= v_room then
       return false;
@@ -589,9 +648,9 @@ create function rowcall.scheduled(p_tenant text, p_queue_id integer)
 returns bigint
 language sql stable
 as $$
-  select coalesce(sum(a.scheduled), 0)::bigint
-  from rowcall.set_aside a
-  where a.tenant = p_tenant and a.queue_id = p_queue_id
+  select coalesce(sum((rowcall.aside(p_tenant, p_queue_id, l.lane)).scheduled), 0)::bigint
+  from rowcall.queue_lane l
+  where l.queue_id = p_queue_id
 $$;
 
 -- Whether a job that is to be SCHEDULED would be beyond it: of those a tenant may have as many in a queue as of READY ones in a lane.
