@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import textwrap
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -158,6 +159,25 @@ async def test_more_kinds_than_are_kept_are_dropped_and_counted(kept: Kept) -> N
     await incidents.close()
     assert sum(each.count for batch in kept.batches for each in batch) == KINDS + 1
     assert incidents.dropped == 0, "it was told"
+
+
+async def test_where_a_write_takes_long_the_next_one_comes_later(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "_LONGEST_PAUSE", 60)
+    begun: list[float] = []
+
+    async def slowly(_: Sequence[Noted]) -> Sequence[str]:
+        begun.append(time.monotonic())
+        await asyncio.sleep(0.05)
+        return []
+
+    incidents = Incidents("worker", slowly, version="1")
+    incidents.start()
+    note(incidents)
+    await until(lambda: len(begun) == 1)
+    note(incidents)
+    await until(lambda: len(begun) == 2, seconds=60)
+    await incidents.close()
+    assert begun[1] - begun[0] > 0.9
 
 
 async def test_what_is_left_is_written_as_the_process_ends_and_does_not_keep_it(

@@ -8,7 +8,7 @@ Modules: `errors` (the error envelope), `context` (who calls, bound to the code 
 `signals` (before a service's own handlers are there), `ending` (that a process ends when it is told to), `forks` (what becomes of
 a child that a handler forks), `names` (of tenants and operations), `address` (where a service listens), `bounds` (how much is let in, as values), `liveness` (of an idle connection), `sessions` (what one of
 Postgres must be to serve), `garbage` (what the collector need not look at), `heaps` (that
-threads share), `apart` (threads that handlers cannot keep).
+threads share), `apart` (threads that handlers cannot keep), `rounds` (what comes round, and goes on).
 
 It imports no service.
 """

@@ -50,9 +50,7 @@ async def in_thread(work: Callable[..., _T], *args: object) -> _T:
     return await ended
 
 
-def _tell(
-    loop: asyncio.AbstractEventLoop, ended: asyncio.Future[_T], tell: Callable[..., None], what: object
-) -> None:
+def _tell(loop: asyncio.AbstractEventLoop, ended: asyncio.Future[_T], tell: Callable[..., None], what: object) -> None:
     def at_the_loop() -> None:
         if not ended.done():
             tell(what)

@@ -120,9 +120,7 @@ async def serve(settings: GatewaySettings, member: Member | None = None) -> int:
         await told.wait()
         await gateway.drain()
     # At once: together they must not take longer than what is left of the end (`rowcall.ending.MARGIN`).
-    last = [
-        asyncio.ensure_future(in_thread(each.shutdown)) for each in (spans, head_export) if each is not None
-    ]
+    last = [asyncio.ensure_future(in_thread(each.shutdown)) for each in (spans, head_export) if each is not None]
     if last:
         await asyncio.wait(last, timeout=_LAST_SPANS)
     return 0

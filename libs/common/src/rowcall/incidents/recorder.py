@@ -23,6 +23,8 @@ KINDS: Final = 200
 """Kinds of failures that are kept until they are written."""
 
 WRITE_EVERY: Final = 1.0
+WRITE_SHARE: Final = 0.05
+"""Of the time, at most, goes into writing: while somebody holds a snapshot, each kind is found behind all that was there of it before."""
 WRITE_SECONDS: Final = 10.0
 """That one write may take."""
 
@@ -130,7 +132,10 @@ class Incidents:
             await self._come.wait()
             await asyncio.sleep(pause)
             self._come.clear()
-            pause = WRITE_EVERY if await self._flush(WRITE_SECONDS) else min(pause * 2, _LONGEST_PAUSE)
+            began = time.monotonic()
+            written = await self._flush(WRITE_SECONDS)
+            least = max(WRITE_EVERY, (time.monotonic() - began) / WRITE_SHARE)
+            pause = min(least if written else pause * 2, _LONGEST_PAUSE)
 
     async def _flush(self, seconds: float) -> bool:
         """Writes what there is; whether that was possible."""

@@ -13,6 +13,7 @@ from typing import Final
 
 from rowcall.errors import RowcallError
 from rowcall.queue.model import Depths
+from rowcall.rounds import come_round
 from rowcall.telemetry import metrics
 from rowcall.telemetry.tallies import Labels, watch_all
 
@@ -91,9 +92,7 @@ class KnownDepths:
             self._depths, self._heard_at = found, time.monotonic()
 
     async def _run(self) -> None:
-        while True:
-            await self.look()
-            await asyncio.sleep(LOOK_EVERY)
+        await come_round(f"looking at depths of {self.shard}", self.look, LOOK_EVERY)
 
     def _waiting(self) -> Mapping[Labels, float]:
         found = self.depths

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 import structlog
+
+from rowcall.rounds import come_round
 
 T = TypeVar("T")
 
@@ -47,9 +48,11 @@ class WatchedFile(Generic[T]):
 
     async def watch(self, every: float = LOOK_EVERY) -> None:
         """Looks at it from now on, until it is cancelled."""
-        while True:
-            await asyncio.sleep(every)
+
+        async def look() -> None:
             self.look()
+
+        await come_round(f"looking at {self._file}", look, every, after=every)
 
     def look(self) -> None:
         """Looks at it now."""

@@ -16,10 +16,12 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Final
 
+import structlog
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
 from opentelemetry.sdk.resources import Resource
 
 from rowcall.apart import in_thread
+from rowcall.rounds import come_round
 from rowcall.telemetry.otlp_metrics import metrics_data
 from rowcall.telemetry.taking import Taking, dropped, unobserved
 from rowcall.telemetry.tallies import Tally
@@ -29,6 +31,8 @@ METRICS: Final = "metrics"
 
 LAST_SECONDS: Final = 1.0
 """Seconds that the exporter has for the last batch, as the process ends."""
+
+_log = structlog.get_logger(__name__)
 
 
 class MetricsPush:
@@ -58,33 +62,31 @@ class MetricsPush:
         self._tallies = tallies
         self._started = time.time_ns()
         self._thread.start()
-        self._telling = asyncio.get_running_loop().create_task(self._tell_for_ever(), name="metrics over OTLP")
+        telling = come_round("metrics over OTLP", self._tell, self._every, after=self._every)
+        self._telling = asyncio.get_running_loop().create_task(telling, name="metrics over OTLP")
 
     async def end(self) -> None:
         """Sends them once more, and waits LAST_SECONDS for that at the most."""
         if self._telling is not None:
             self._telling.cancel()
             await asyncio.wait({self._telling})
-        self._tell()
+        try:
+            await self._tell()
+        except Exception as error:  # noqa: BLE001  the process ends all the same
+            _log.warning("the last metrics are not sent", exc_info=error)
         self._waiting.put(None)
         await in_thread(self._thread.join, LAST_SECONDS)
         # What it still waits for, it gives up.
         await in_thread(self._exporter.shutdown)
 
-    async def _tell_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(self._every)
-            self._tell()
-
-    def _tell(self) -> None:
+    async def _tell(self) -> None:
         if self._busy:
             # The one before is not taken yet: two at a time would be as late, and the next one says it all.
             dropped(1, METRICS)
             return
+        batch = metrics_data(self._tallies, resource=self._resource, started=self._started, now=time.time_ns())
         self._busy = True
-        self._waiting.put(
-            metrics_data(self._tallies, resource=self._resource, started=self._started, now=time.time_ns())
-        )
+        self._waiting.put(batch)
 
     def _run(self) -> None:
         unobserved()

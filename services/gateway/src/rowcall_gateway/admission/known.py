@@ -14,6 +14,7 @@ import structlog
 from rowcall.bounds import EACH_TENANT, Bound, Target
 from rowcall.errors import RowcallError
 from rowcall.queue.protocol import AdmissionStore
+from rowcall.rounds import come_round
 
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks: every gateway goes by what was set within two."""
@@ -67,9 +68,7 @@ class KnownBounds:
 
     async def run(self, every: float = LOOK_EVERY) -> None:
         """Reads what is new, until it is cancelled."""
-        while True:
-            await self.look()
-            await asyncio.sleep(every)
+        await come_round("reading bounds", self.look, every)
 
     async def look(self) -> None:
         """Reads what is new now, and leaves it on the shards. Where the catalogue is away, what is known stays."""

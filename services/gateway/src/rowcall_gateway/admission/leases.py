@@ -16,6 +16,7 @@ from rowcall.errors import RowcallError
 from rowcall.queue.model import Need, Spending
 from rowcall.queue.protocol import AdmissionStore
 from rowcall.queue.sweeps import Pace
+from rowcall.rounds import come_round
 from rowcall_gateway.admission.meters import Meter
 
 EVERY: Final = 1.0
@@ -82,9 +83,7 @@ class Leases:
 
     async def run(self, every: float = EVERY) -> None:
         """Goes on until it is cancelled."""
-        while True:
-            await asyncio.sleep(every)
-            await self.renew()
+        await come_round("leasing", self.renew, every, after=every)
 
     async def renew(self) -> None:
         """Renews all shares now. Where the shard does not answer, they lapse by themselves."""

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from rowcall.apart import in_thread
+from rowcall.rounds import come_round
 from rowcall_gateway.edge.port import CertificateFiles
 
 EVERY: Final = timedelta(seconds=1)
@@ -196,12 +197,7 @@ class KeptCertificate:
         self._told_at = now
 
     async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(self._every)
-            try:
-                await self.look()
-            except Exception as error:  # noqa: BLE001 - a fault of ours must not end the exchange of certificates for good
-                _log.error("certificates could not be looked at", exc_info=error)
+        await come_round("looking at certificates", self.look, self._every, after=self._every)
 
 
 def _parts(files: CertificateFiles) -> Sequence[tuple[str, Path]]:

@@ -18,6 +18,7 @@ from rowcall.audit.model import SYSTEM
 from rowcall.errors import RowcallError
 from rowcall.names import tenant_name
 from rowcall.queue.protocol import QueueAdmin
+from rowcall.rounds import come_round
 from rowcall.sharding.audit import CatalogueAudit
 from rowcall_gateway.edge.head_export import HeadExport
 
@@ -89,6 +90,4 @@ class Heads:
             self._export.tell(_CATALOGUE, _SYSTEM, head.place, head.hash)
 
     async def _run(self) -> None:
-        while True:
-            await self.look()
-            await asyncio.sleep(self._look_every)
+        await come_round("telling heads of the audit", self.look, self._look_every)

@@ -22,6 +22,7 @@ from rowcall.catalogue.changes import Change, changes
 from rowcall.catalogue.images import ImageError, LoadedImage, load_image
 from rowcall.errors import RowcallError
 from rowcall.garbage import release
+from rowcall.rounds import come_round
 from rowcall.sharding.published import LivingGateway, Publication, PublishedImage, PublishedImages
 from rowcall.v1.error_reason_pb2 import ErrorReason
 
@@ -210,9 +211,7 @@ class Publishing:
             await asyncio.sleep(_AGAIN)
 
     async def _run(self) -> None:
-        while True:
-            await self.look()
-            await asyncio.sleep(LOOK_EVERY)
+        await come_round("taking published images", self.look, LOOK_EVERY)
 
     async def _after(self) -> Sequence[PublishedImage]:
         return await self._images.after(

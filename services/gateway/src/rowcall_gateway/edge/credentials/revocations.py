@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import structlog
 
 from rowcall.errors import RowcallError
+from rowcall.rounds import come_round
 
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks: every gateway refuses what was revoked within two."""
@@ -69,9 +70,7 @@ class Revocations:
 
     async def run(self, every: float = LOOK_EVERY) -> None:
         """Reads what is new, until it is cancelled."""
-        while True:
-            await self.look()
-            await asyncio.sleep(every)
+        await come_round("reading revocations", self.look, every)
 
     async def look(self) -> None:
         """Reads what is new now. Where the catalogue is away, what is known stays."""
