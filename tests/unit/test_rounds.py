@@ -44,7 +44,8 @@ class Faulty:
 
 def bounds(faulty: Faulty) -> Awaitable[None]:
     async def read(_: int) -> Sequence[Bound]:
-        return await faulty()
+        await faulty()
+        return ()
 
     return KnownBounds(read, {}, lambda: None).run(OFTEN)
 

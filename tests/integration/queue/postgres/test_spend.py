@@ -126,11 +126,12 @@ async def test_two_that_book_at_once_have_a_slot_each(queue: PostgresQueue, logi
     sessions = [await psycopg.AsyncConnection.connect(logins.admin) for _ in range(17)]
     try:
         pids: dict[int, psycopg.AsyncConnection[Any]] = {}
-        for one in sessions:
-            # Of seventeen two have the same.
-            other = pids.setdefault(one.info.backend_pid & 15, one)
-            if other is not one:
-                break
+        # Of seventeen two have the same.
+        one, other = next(
+            (each, pids[slot])
+            for each in sessions
+            if pids.setdefault(slot := each.info.backend_pid & 15, each) is not each
+        )
         for count in (3, 4):
             await other.execute(book, [count])
             async with asyncio.timeout(30):
