@@ -246,6 +246,25 @@ async def test_a_shard_that_falls_silent_is_given_up_and_found_again(
     await asyncio.to_thread(to.shutdown)
 
 
+@pytest.mark.parametrize("started", [2**80, float("nan"), -1])
+async def test_a_span_that_no_row_can_have_takes_no_other_along(cluster: Cluster, calls: Calls, started: int) -> None:
+    """What handlers say of their own spans is theirs: any time, and numbers of any size."""
+    before = dropped()
+    job = await calls.submit("Echo", EchoRequest())
+    to = told_to(cluster, Limits(delay=60))
+    for name, at, number in (("good", 1, 7), ("large", 1, 10**5000), ("never", started, 7)):
+        to.tell(
+            "test", name, "client", trace_id=TRACE, span_id=f"{hash(name) & (2**63 - 1):016x}", parent_id=None, started=at,
+            ended=at, attributes={conventions.TENANT: job.tenant, "number": number},
+        )  # fmt: skip
+    await asyncio.to_thread(to.shutdown)
+    found = await rows(cluster, job.shard, "select name, attributes from rowcall.activity order by name")
+    assert [row["name"] for row in found] == ["good", "large"]
+    assert found[0]["attributes"]["number"] == 7
+    assert found[1]["attributes"]["number"].startswith(hex(10**5000)[:100])
+    assert dropped() == before + 1
+
+
 async def test_spans_of_a_tenant_are_kept_where_it_lives_and_nowhere_once_it_is_erased(
     cluster: Cluster, calls: Calls
 ) -> None:

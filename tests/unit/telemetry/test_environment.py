@@ -86,9 +86,18 @@ def test_metrics_are_sent_where_an_endpoint_is_named(environment: dict[str, str]
             "this process has explicit_bucket_histogram only",
         ),
         ({"OTEL_EXPORTER_OTLP_METRICS_COMPRESSION": "br"}, "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION is 'br'"),
-        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "-1"}, "OTEL_EXPORTER_OTLP_TIMEOUT is '-1'; it is a number of seconds above 0"),
-        ({"OTEL_METRIC_EXPORT_TIMEOUT": "soon"}, "OTEL_METRIC_EXPORT_TIMEOUT is 'soon'; it is a whole number above 0"),
-        ({"OTEL_METRIC_EXPORT_INTERVAL": "1m"}, "OTEL_METRIC_EXPORT_INTERVAL is '1m'; it is a whole number above 0"),
+        (
+            {"OTEL_EXPORTER_OTLP_TIMEOUT": "-1"},
+            "OTEL_EXPORTER_OTLP_TIMEOUT is '-1'; it is a number of seconds above 0, and 2147483647 at most",
+        ),
+        (
+            {"OTEL_METRIC_EXPORT_TIMEOUT": "soon"},
+            "OTEL_METRIC_EXPORT_TIMEOUT is 'soon'; it is a whole number from 1 to 2147483647",
+        ),
+        (
+            {"OTEL_METRIC_EXPORT_INTERVAL": "1m"},
+            "OTEL_METRIC_EXPORT_INTERVAL is '1m'; it is a whole number from 1 to 2147483647",
+        ),
     ],
 )
 def test_metrics_that_this_process_cannot_send_are_refused(environment: dict[str, str], named: str) -> None:
@@ -108,8 +117,16 @@ def test_another_exporter_is_enough_unless_all_is_switched_off() -> None:
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER is 'zipkin'; this process has otlp and none"),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, "OTEL_EXPORTER_OTLP_PROTOCOL"),
         ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"}, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"),
-        ({"OTEL_BSP_MAX_QUEUE_SIZE": "many"}, "OTEL_BSP_MAX_QUEUE_SIZE is 'many'; it is a whole number above 0"),
+        (
+            {"OTEL_BSP_MAX_QUEUE_SIZE": "many"},
+            "OTEL_BSP_MAX_QUEUE_SIZE is 'many'; it is a whole number from 1 to 2147483647",
+        ),
         ({"OTEL_BSP_SCHEDULE_DELAY": "0"}, "OTEL_BSP_SCHEDULE_DELAY"),
+        (
+            {"OTEL_BSP_SCHEDULE_DELAY": str(2**63 - 1)},
+            "OTEL_BSP_SCHEDULE_DELAY is '9223372036854775807'; it is a whole",
+        ),
+        ({"OTEL_BSP_SCHEDULE_DELAY": "9" * 5000}, "OTEL_BSP_SCHEDULE_DELAY is '9+; it is a whole number from 1 to"),
         ({"OTEL_EXPORTER_OTLP_COMPRESSION": "zstd"}, "OTEL_EXPORTER_OTLP_COMPRESSION is 'zstd'; this process has gzip"),
         (
             {"OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "soon"},

@@ -125,13 +125,10 @@ async def test_two_that_book_at_once_have_a_slot_each(queue: PostgresQueue, logi
     )
     sessions = [await psycopg.AsyncConnection.connect(logins.admin) for _ in range(17)]
     try:
-        pids: dict[int, psycopg.AsyncConnection[Any]] = {}
+        places = [each.info.backend_pid & 15 for each in sessions]
         # Of seventeen two have the same.
-        one, other = next(
-            (each, pids[slot])
-            for each in sessions
-            if pids.setdefault(slot := each.info.backend_pid & 15, each) is not each
-        )
+        first = next(place for place in places if places.count(place) > 1)
+        one, other = [each for each, place in zip(sessions, places, strict=True) if place == first][:2]
         for count in (3, 4):
             await other.execute(book, [count])
             async with asyncio.timeout(30):

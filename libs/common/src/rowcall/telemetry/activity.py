@@ -25,6 +25,8 @@ ACTIVITY: Final = "activity"
 MAX_ATTRIBUTES: Final = 64
 MAX_CHARS: Final = 1000
 """Of a span's attributes, so many are kept, and of a text so much."""
+_INTEGERS: Final = 2**63
+"""OpenTelemetry's have 64 bits."""
 _REMEMBERED: Final = 20_000
 """Spans whose tenants are remembered, for those below them that do not say it."""
 _KEPT: Final = 1000
@@ -76,8 +78,11 @@ class ActivityExporter(SpanExporter):
         # Those above come later than those below them.
         for span in sorted((*waiting, *spans), key=lambda span: span.start_time or 0):
             tenant = self._tenant(span)
-            if tenant is not None:
+            if tenant is not None and _has_times(span):
                 parts[_said(span, SHARD)].append(_row(span, tenant))
+            elif tenant is not None:
+                # Of a handler's own: the statement would fail, and all that come with it be lost.
+                dropped(1, ACTIVITY)
             elif id(span) in waited or len(self._unknown) >= _KEPT:
                 dropped(1, ACTIVITY)
             else:
@@ -139,6 +144,11 @@ def _said(span: ReadableSpan, name: str) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def _has_times(span: ReadableSpan) -> bool:
+    """Whether its times are such as a row can have: nanoseconds of Unix time."""
+    return all(time is None or 0 <= time < _INTEGERS for time in (span.start_time, span.end_time))
+
+
 def _row(span: ReadableSpan, tenant: str) -> Mapping[str, Any]:
     """A span as `record_activity` takes it."""
     context = span.get_span_context()
@@ -161,8 +171,11 @@ def _row(span: ReadableSpan, tenant: str) -> Mapping[str, Any]:
 
 def _value(value: object) -> object:
     """An attribute's value as JSON can have it."""
-    if isinstance(value, bool | int) or value is None:
+    if isinstance(value, bool) or value is None:
         return value
+    if isinstance(value, int):
+        # Of one with thousands of digits neither Python nor Postgres makes a text.
+        return value if -_INTEGERS <= value < _INTEGERS else _text(hex(value))
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, str):

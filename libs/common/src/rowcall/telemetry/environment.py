@@ -34,6 +34,9 @@ SEND_SECONDS: Final = 10.0
 _COMPRESSIONS: Final = ("gzip",)
 """What the SDK's exporters know by OTEL_EXPORTER_OTLP_COMPRESSION."""
 
+MOST: Final = 2**31 - 1
+"""Of spans, milliseconds and seconds, whatever is asked for. A thread cannot wait for as long as some say for never."""
+
 _SAMPLERS: Final = (
     "always_on",
     "always_off",
@@ -213,8 +216,8 @@ def _seconds(name: str, environment: Mapping[str, str], otherwise: float) -> flo
         seconds = float(text) if text else otherwise
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"{name} is {text!r}; it is a number of seconds above 0")
+    if not 0 < seconds <= MOST:
+        raise ValueError(f"{name} is {text!r}; it is a number of seconds above 0, and {MOST} at most")
     return seconds
 
 
@@ -222,6 +225,7 @@ def _whole(name: str, environment: Mapping[str, str], otherwise: int) -> int:
     text = environment.get(name, "")
     if not text:
         return otherwise
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise ValueError(f"{name} is {text!r}; it is a whole number above 0")
+    # Not read before it is known how long it is: of thousands of digits Python makes no number.
+    if not (text.isascii() and text.isdecimal() and len(text.lstrip("0")) <= len(str(MOST)) and 0 < int(text) <= MOST):
+        raise ValueError(f"{name} is {text!r:.80}; it is a whole number from 1 to {MOST}")
     return int(text)
