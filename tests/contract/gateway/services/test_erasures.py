@@ -245,6 +245,18 @@ async def test_everything_is_exported_and_then_erased_with_a_receipt(
     assert list(verified.faults) == []
 
 
+async def test_an_export_has_no_page_that_clients_do_not_take(client: Client, cluster: Cluster) -> None:
+    """What spans say is the handlers', and 500 of them may be 6 MB."""
+    await client.echo("acme", b"")
+    large = {"attributes": {"text": "x" * 100_000}}
+    with psycopg.connect(cluster.shards["a"]) as connection:
+        spans = [{**span("acme"), **large, "span": f"{number:016x}"} for number in range(1, 61)]
+        connection.execute("select rowcall.record_activity(%s)", [Jsonb(spans)])
+    records = await client.export()
+    told = [record.span.span_id for record in records if record.HasField("span")]
+    assert told == [f"{number:016x}" for number in range(1, 61)]
+
+
 async def test_calls_of_an_erased_tenant_are_refused_at_every_gateway_until_it_is_opened_again(
     client: Client, gateways: Gateways, workers: Workers
 ) -> None:

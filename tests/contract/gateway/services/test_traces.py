@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.code_pb2 import Code
+from psycopg.types.json import Jsonb
 
 from rowcall.probe.v1.probe_pb2 import EchoRequest, EchoResponse
 from rowcall.security.roles import ADMIN, CALLER, OPERATOR, VIEWER
@@ -165,6 +167,23 @@ async def test_of_many_below_one_those_that_say_most_are_told_and_the_others_cou
     rows = await calls.store(job.shard).find("acme", limit=CHILDREN)
     hidden = next(name for each in rows if (name := f"tenants/acme/operations/{each}") not in by_id(jobs))
     assert hidden in by_id((await client.get(operation=hidden)).nodes)
+
+
+async def test_an_action_is_no_larger_than_clients_take(client: Client, calls: Calls, cluster: Cluster) -> None:
+    job = await calls.submit("Echo", EchoRequest(), call=Call(traceparent=TRACEPARENT))
+    spans = [
+        {
+            "tenant": "acme", "trace": TRACE, "span": f"{number:016x}", "parent": None, "kind": 1, "status": 0,
+            "started": time.time() + 60, "took": 1, "name": "look", "message": None, "attributes": {"text": "x" * 100_000},
+        }
+        for number in range(1, 61)
+    ]  # fmt: skip
+    with psycopg.connect(cluster.shards[job.shard]) as connection:
+        connection.execute("select rowcall.record_activity(%s)", [Jsonb(spans)])
+    action = await client.get(trace_id=TRACE)
+    assert action.partial
+    assert action.nodes[0].id == job.name, "what comes first is told"
+    assert 10 < len(kinds(action.nodes, "SPAN")) < 60
 
 
 async def test_a_job_that_waits_is_told_with_what_it_waits_for(client: Client, calls: Calls) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, Protocol
 
 import structlog
@@ -24,7 +25,10 @@ ACTIVITY: Final = "activity"
 
 MAX_ATTRIBUTES: Final = 64
 MAX_CHARS: Final = 1000
-"""Of a span's attributes, so many are kept, and of a text so much."""
+MOST_CHARS: Final = 16_000
+"""Of a span's attributes, so many are kept, of a text so much, and so much of all together: those that fit, in their order."""
+_SHORT: Final = 20
+"""Characters of what is no text."""
 _INTEGERS: Final = 2**63
 """OpenTelemetry's have 64 bits."""
 _REMEMBERED: Final = 20_000
@@ -153,7 +157,6 @@ def _row(span: ReadableSpan, tenant: str) -> Mapping[str, Any]:
     """A span as `record_activity` takes it."""
     context = span.get_span_context()
     started, ended = span.start_time or 0, span.end_time or span.start_time or 0
-    attributes = [(name, value) for name, value in (span.attributes or {}).items() if name != TENANT]
     return {
         "tenant": tenant,
         "trace": f"{0 if context is None else context.trace_id:032x}",
@@ -165,8 +168,27 @@ def _row(span: ReadableSpan, tenant: str) -> Mapping[str, Any]:
         "took": max(ended - started, 0) / 1e9,
         "name": _text(span.name),
         "message": None if not span.status.description else _text(span.status.description),
-        "attributes": {_text(name): _value(value) for name, value in attributes[:MAX_ATTRIBUTES]},
+        "attributes": _attributes(span.attributes or {}),
     }
+
+
+def _attributes(given: Mapping[str, object]) -> Mapping[str, object]:
+    kept: dict[str, object] = {}
+    room = MOST_CHARS
+    for name, value in islice(((name, value) for name, value in given.items() if name != TENANT), MAX_ATTRIBUTES):
+        made = _value(value)
+        size = len(name) + _chars(made)
+        if size <= room:
+            kept[_text(name)] = made
+            room -= size
+    return kept
+
+
+def _chars(value: object) -> int:
+    """About how long it is."""
+    if isinstance(value, str):
+        return len(value)
+    return sum(map(_chars, value)) if isinstance(value, list) else _SHORT
 
 
 def _value(value: object) -> object:

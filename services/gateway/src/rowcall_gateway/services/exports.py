@@ -40,7 +40,7 @@ ROWS: Final = 500
 """Of a page."""
 
 PAGE_BYTES: Final = 2 * 1024 * 1024
-"""What the jobs of a page hold, but for the last one: gRPC's clients take 4 MiB by default."""
+"""What a page holds, but for its last record: gRPC's clients take 4 MiB by default."""
 
 
 _KINDS: Final = ("INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
@@ -157,24 +157,24 @@ async def _keys(asked: _Asked) -> _Part:
     tenant = asked.home.route.tenant
     after = None if asked.after is None else (asked.after[0], asked.after[1])
     found = await asked.home.link.tenants.export_keys(tenant, after=after, limit=ROWS, act=asked.call.act)
-    return [ExportedRecord(key=_key(tenant, row)) for row in found], _end(
-        found, lambda row: [row.method_id, row.request_id]
-    )
+    return _part(found, lambda row: ExportedRecord(key=_key(tenant, row)), lambda row: [row.method_id, row.request_id])
 
 
 async def _incidents(asked: _Asked) -> _Part:
     found = await asked.home.link.tenants.export_incidents(
         asked.home.route.tenant, after=asked.after, limit=ROWS, act=asked.call.act
     )
-    return [ExportedRecord(incident=_incident(row)) for row in found], _end(found, lambda row: row.fingerprint)
+    return _part(found, lambda row: ExportedRecord(incident=_incident(row)), lambda row: row.fingerprint)
 
 
 async def _spend(asked: _Asked) -> _Part:
     tenant = asked.home.route.tenant
     after = None if asked.after is None else (UUID(asked.after[0]), int(asked.after[1]), int(asked.after[2]))
     found = await asked.home.link.tenants.export_spend(tenant, after=after, limit=ROWS, act=asked.call.act)
-    return [ExportedRecord(spend=_spent(tenant, row)) for row in found], _end(
-        found, lambda row: [str(row.job_id), row.lease, row.call]
+    return _part(
+        found,
+        lambda row: ExportedRecord(spend=_spent(tenant, row)),
+        lambda row: [str(row.job_id), row.lease, row.call],
     )
 
 
@@ -196,7 +196,7 @@ async def _spans(asked: _Asked) -> _Part:
     found = await asked.home.link.tenants.export_activity(
         asked.home.route.tenant, after=after, limit=ROWS, act=asked.call.act
     )
-    return [ExportedRecord(span=_span(row)) for row in found], _end(found, lambda row: [str(row.trace_id), row.span_id])
+    return _part(found, lambda row: ExportedRecord(span=_span(row)), lambda row: [str(row.trace_id), row.span_id])
 
 
 async def _audit(asked: _Asked) -> _Part:
@@ -207,15 +207,24 @@ async def _audit(asked: _Asked) -> _Part:
     else:
         after, until = asked.after
     found = await link.tenants.export_audit(tenant, after=after, until=until, limit=ROWS, act=asked.call.act)
-    return [
-        ExportedRecord(audit=audit_entry(entry, chain=asked.home.name, database=asked.home.route.shard))
-        for entry in found
-    ], _end(found, lambda entry: [entry.number, until])
+    return _part(
+        found,
+        lambda entry: ExportedRecord(audit=audit_entry(entry, chain=asked.home.name, database=asked.home.route.shard)),
+        lambda entry: [entry.number, until],
+    )
 
 
-def _end(found: Sequence[Any], position: Callable[[Any], Any]) -> Any:
-    """Where a part ends; None where there are no more."""
-    return position(found[-1]) if len(found) == ROWS else None
+def _part(found: Sequence[Any], record: Callable[[Any], ExportedRecord], position: Callable[[Any], Any]) -> _Part:
+    """As many of those that were found as a page holds, each as its record, and the position of the last one."""
+    records: list[ExportedRecord] = []
+    size = 0
+    for row in found:
+        if size > PAGE_BYTES:
+            break
+        records.append(record(row))
+        size += records[-1].ByteSize()
+    whole = len(records) == len(found) < ROWS
+    return records, None if whole else position(found[len(records) - 1])
 
 
 def _key(tenant: str, row: KeyRow) -> ExportedKey:
