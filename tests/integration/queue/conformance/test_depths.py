@@ -24,9 +24,11 @@ async def look(half: WorkQueue | QueueAdmin, fresh: timedelta = NOW) -> Depths:
     found: list[Depths] = []
 
     async def looked() -> bool:
+        # Not when it is answered: on a busy machine that is later by more than the last look may be older than this one.
+        asked = time.monotonic()
         seen = await half.depths(fresh)
         found[:] = [] if seen is None else [seen]
-        return seen is not None and (fresh > NOW or seen.age.total_seconds() < time.monotonic() - began)
+        return seen is not None and (fresh > NOW or seen.age.total_seconds() < asked - began)
 
     await until(looked, every=0.02)
     return found[0]
