@@ -384,6 +384,7 @@ async def test_who_was_cut_off_itself_buries_nobody_before_the_others_could_come
         for worker in (first, other):
             assert (await queue.renew(worker, timedelta(seconds=10))).alive
     await queue.probe.pass_time(timedelta(seconds=11))
+    assert await queue.work.bury_workers(grace, by=first) == [], "it has not even renewed its own"
     assert (await queue.renew(first)).alive
     assert await queue.work.bury_workers(grace, by=first) == [], "it is back for an instant only"
     await queue.probe.pass_time(timedelta(seconds=2))

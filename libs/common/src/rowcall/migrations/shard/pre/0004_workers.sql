@@ -39,6 +39,15 @@ as $$
   select b.* from rowcall.worker_beat b where b.worker_id = p_worker_id order by b.number desc limit 1
 $$;
 
+-- Whether a worker that renewed last then goes on renewing: it does so every second. Only functions with a
+-- search_path of their own call it.
+create function rowcall.is_steady(p_renewed_at timestamptz)
+returns boolean
+language sql
+as $$
+  select p_renewed_at > clock_timestamp() - interval '3 seconds'
+$$;
+
 -- Says what a worker serves: methods, and queues by name (null: every queue). Once more
 -- says it anew. Of a dead worker nothing is kept.
 create function rowcall.serve_methods(p_worker_id uuid, p_method_id integer[], p_queues text[])
@@ -210,7 +219,7 @@ begin
   values (
     p_worker_id, v_last.number + 1, clock_timestamp(), clock_timestamp() + p_lease,
     case
-      when v_last.renewed_at < clock_timestamp() - interval '3 seconds' then clock_timestamp()
+      when not rowcall.is_steady(v_last.renewed_at) then clock_timestamp()
       else v_last.steady_since
     end,
     p_loop_lag, p_slots_taken, p_threads_taken, p_busy_tenant, p_busy_job_id, p_busy_queue_id, p_busy_jobs,
@@ -354,7 +363,11 @@ declare
   v_start timestamptz := case when 'start' <> all (v_lacks) then rowcall.server_start() end;
   v_locks bigint[] := case when 'locks' <> all (v_lacks) then rowcall.session_locks() end;
   v_steady boolean := p_by is null or exists (
-    select from rowcall.last_beat(p_by) b where b.steady_since <= clock_timestamp() - p_grace
+    select
+    from rowcall.last_beat(p_by) b
+    where b.steady_since <= clock_timestamp() - p_grace
+      -- It may ask before it has renewed again.
+      and rowcall.is_steady(b.renewed_at)
   );
   v_forgotten uuid;
   v_lapsed uuid[];

@@ -410,7 +410,7 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off s
 as $$
   select
     w.worker_id, w.name, w.host, w.release, w.version, w.apart, coalesce(w.up_since, w.started_at), w.started_at,
-    b.renewed_at, b.lease_until, b.renewed_at > clock_timestamp() - interval '3 seconds', b.steady_since, b.loop_lag,
+    b.renewed_at, b.lease_until, rowcall.is_steady(b.renewed_at), b.steady_since, b.loop_lag,
     w.slots, w.threads, b.slots_taken, b.threads_taken,
     array(
       select m.name
