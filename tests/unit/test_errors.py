@@ -338,13 +338,22 @@ def test_handlers_code_that_is_none() -> None:
     assert ok.message == "What the handler said is wrong: the code 0 is no error's."
 
 
-@pytest.mark.parametrize("kind", ["ErrorInfo", "RequestInfo", "RetryInfo", "BadRequest"])
-def test_handlers_detail_that_cannot_be_read_is_kept_and_named(kind: str) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("ErrorInfo", "RetryInfo", "RequestInfo", "BadRequest", "PreconditionFailure", "QuotaFailure", "ResourceInfo"),
+        *("DebugInfo", "Help", "LocalizedMessage"),
+    ],
+)
+def test_handlers_detail_that_is_not_what_it_says_is_left_out_and_named(kind: str) -> None:
+    """google-api-core unpacks these of every error, and raises DecodeError instead of the error for one that is broken."""
     broken = AnyMessage(type_url=f"type.googleapis.com/google.rpc.{kind}", value=b"\xff\xff")
-    debug = any_of(DebugInfo(detail="d"))
-    given_status = Status(code=14, message="later", details=[debug, broken])
+    mine = AnyMessage(type_url="type.googleapis.com/shop.v1.Nobodys", value=b"\xff\xff")
+    debug, last = any_of(DebugInfo(detail="d")), any_of(QuotaFailure())
+    given_status = Status(code=14, message="later", details=[debug, broken, mine, last])
     status = errors.handler_status(given_status, operation=OPERATION, attempt=2, trace_id=TRACE)
-    assert (status.code, status.message, list(status.details[:2])) == (14, "later", [debug, broken])
+    assert (status.code, status.message, list(status.details[:3])) == (14, "later", [debug, mine, last])
+    assert broken not in status.details
     assert dict(info_of(status).metadata) == {**OURS, "wrong": f"details[1] is no google.rpc.{kind}"}
 
 

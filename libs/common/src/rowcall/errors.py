@@ -18,7 +18,18 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
+from google.rpc.error_details_pb2 import (
+    BadRequest,
+    DebugInfo,
+    ErrorInfo,
+    Help,
+    LocalizedMessage,
+    PreconditionFailure,
+    QuotaFailure,
+    RequestInfo,
+    ResourceInfo,
+    RetryInfo,
+)
 from google.rpc.status_pb2 import Status
 
 from rowcall.v1.error_reason_pb2 import ErrorReason
@@ -132,9 +143,16 @@ _HANDLER_ERROR: Final = ErrorReason.Name(ErrorReason.ERROR_REASON_HANDLER_ERROR)
 _SERVED_BY: Final = f"{DOMAIN} "
 """What RequestInfo.serving_data of ours begins with: "rowcall.dev origin=JOB trace_id=4bf9…"."""
 
-_ACTED_ON: Final[Mapping[str, type[Message]]] = MappingProxyType(
-    {kind.DESCRIPTOR.full_name: kind for kind in (ErrorInfo, RequestInfo, RetryInfo, BadRequest)}
+_READ_BY_CLIENTS: Final[Mapping[str, type[Message]]] = MappingProxyType(
+    {
+        kind.DESCRIPTOR.full_name: kind
+        for kind in (
+            *(ErrorInfo, RetryInfo, RequestInfo, BadRequest, PreconditionFailure),
+            *(QuotaFailure, ResourceInfo, DebugInfo, Help, LocalizedMessage),
+        )
+    }
 )
+"""Details that google-api-core unpacks of every error, whether anybody asks for them or not."""
 
 _LEFT_OUT_OF_INFO: Final = "ErrorInfo.metadata"
 
@@ -244,8 +262,9 @@ def handler_status(
     (origin JOB, operation, attempt, trace_id) under `PREFIX` in its metadata, or else one of ours, HANDLER_ERROR. Of
     several the last one is the handler's, as clients read it. One of our domain is of another call that the handler
     passes on: its reason would be taken for this job's, so it becomes the key `passed_on` (`passed_on_operation`). What
-    is left out is named under `left_out`. A message beyond the bound is cut. Details that cannot be read stay as they
-    are, and a number that is no error's code is UNKNOWN, as gRPC clients read it; both are named under `wrong`.
+    is left out is named under `left_out`. A message beyond the bound is cut. Details of google.rpc that are not what they
+    say are left out, for clients that unpack details by themselves would raise of them and lose the code, and a number
+    that is no error's code is UNKNOWN, as gRPC clients read it; both are named under `wrong`.
 
     Args:
         status: As the handler set it; left alone.
@@ -300,7 +319,7 @@ class _Said:
 
 def _said(details: Iterable[AnyMessage]) -> _Said:
     said = _Said()
-    for detail in details:
+    for number, detail in enumerate(details):
         info, request = ErrorInfo(), RequestInfo()
         if unpacked(detail, info):
             if info.domain == DOMAIN:
@@ -316,7 +335,8 @@ def _said(details: Iterable[AnyMessage]) -> _Said:
                 continue
             said.request_info = True
         elif not _sound(detail):
-            said.faults.append(f"details[{len(said.details)}] is no {_type_of(detail)}")
+            said.faults.append(f"details[{number}] is no {_type_of(detail)}")
+            continue
         said.details.append(detail)
     return said
 
@@ -498,8 +518,8 @@ def _type_of(detail: AnyMessage) -> str:
 
 
 def _sound(detail: AnyMessage) -> bool:
-    """Whether a detail is what it says, as far as it is of a type that something here or in gRPC's clients acts on."""
-    kind = _ACTED_ON.get(_type_of(detail))
+    """Whether a detail is what it says, as far as it is of a type that something here or in clients unpacks."""
+    kind = _READ_BY_CLIENTS.get(_type_of(detail))
     return kind is None or "/" not in detail.type_url or unpacked(detail, kind())
 
 

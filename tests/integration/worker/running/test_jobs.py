@@ -457,7 +457,7 @@ async def test_what_a_handler_says_in_a_wrong_way_is_told_as_that(calls: Calls, 
         row = await calls.done(await calls.submit("Echo", EchoRequest(payload=case.encode()), policy=twice))
         found[case] = (error_of(row).code, error_of(row).message, row.attempt, info_of(row).metadata["wrong"])
         if case == "unreadable":
-            assert error_of(row).details[0] == unreadable().details[0]
+            assert unreadable().details[0] not in error_of(row).details, "clients would raise of it"
     for code in (0, 999):
         row = await calls.done(await calls.submit("Run", RunRequest(payload=b"%d" % code), policy=twice))
         found[f"code {code}"] = (error_of(row).code, error_of(row).message, row.attempt, info_of(row).metadata["wrong"])
