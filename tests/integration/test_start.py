@@ -8,12 +8,23 @@ import sys
 import pytest
 
 from tests.fix_commands import environment
+from tests.fix_images import ImageBuilder
 from tests.fix_services import END_SECONDS, ServiceProcess, Services
 
 NEVER = {"rich", "pygments", "typer"}
 """What only the command line needs, which a development environment has installed beside the services."""
 REPLACED = {"google.protobuf.internal.python_message", "google.protobuf.text_format"}
 """Protobuf's messages in Python, which those in C replace."""
+RULED = """
+syntax = "proto3";
+package shop.v1;
+import "buf/validate/validate.proto";
+import "rowcall/options/v1/job.proto";
+service ShopService { rpc Buy(BuyRequest) returns (BuyResponse) { option (rowcall.options.v1.job) = {}; } }
+message BuyRequest { string item = 1 [(buf.validate.field).string.max_len = 8]; }
+message BuyResponse {}
+"""
+"""Rules that a gateway compiles at its start."""
 
 
 def imported(service: ServiceProcess) -> set[str]:
@@ -27,8 +38,9 @@ def imported(service: ServiceProcess) -> set[str]:
     return found
 
 
-def test_a_worker_starts_without_what_it_may_never_need(services: Services) -> None:
-    found = imported(services.worker(PYTHONPROFILEIMPORTTIME="1"))
+def test_a_worker_starts_without_what_it_may_never_need(services: Services, build_image: ImageBuilder) -> None:
+    image = build_image({"shop/v1/shop.proto": RULED})
+    found = imported(services.worker("--image", str(image), PYTHONPROFILEIMPORTTIME="1"))
     assert not found & (NEVER | REPLACED | {"protovalidate", "opentelemetry"})
 
 

@@ -165,7 +165,8 @@ def test_a_waiting_job_is_cancelled_once(command: Command, standing_dev: Dev) ->
 
 
 def test_a_running_job_is_marked_and_a_finished_one_is_left(command: Command) -> None:
-    running = command("submit", RUN, "--json", '{"work": "4s"}', "--wait", "1").json["name"]
+    # Longer than a busy machine needs for a command: being marked ends it.
+    running = command("submit", RUN, "--json", '{"work": "60s"}', "--wait", "1").json["name"]
     marked = command("jobs", "cancel", running)
     assert marked.code == 0, marked.err
     assert "it is marked" in marked.err
