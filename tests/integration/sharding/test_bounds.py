@@ -23,7 +23,8 @@ ACME = Target("acme", "documents")
 
 @pytest.fixture
 async def bounds(cluster: Cluster) -> AsyncIterator[Bounds]:
-    settings = ClusterSettings.model_validate(cluster.settings)
+    # A busy machine may need longer than a service waits.
+    settings = ClusterSettings.model_validate({**cluster.settings, "pool_timeout": "30s"})
     async with await Router.open(settings, service="test-gateway", workloads=GATEWAY_WORKLOADS) as router:
         yield router.bounds
 
