@@ -68,7 +68,7 @@ chaos: setup ## The tests that break things, in their long form: an hour
 proofs: setup ## Fairness, held snapshots, a day dropped: figures into build/proofs.json (45 min; ONLY=fairness, snapshot, size or finished)
 	@$(BIN)/pytest -m proofs -s $(if $(ONLY),tests/proofs/test_$(ONLY).py) $(ARGS)
 
-guards: setup ## Take out each guard in turn and see its tests fail, in a copy: half an hour; ONLY=text for some
+guards: setup ## Take out each guard in turn and see its tests fail, in a copy: an hour or two; ONLY=text for some, ARGS="--after 'NAME'" goes on behind one
 	@$(BIN)/python -m tools.guards $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
 test-long: setup ## What make test has reduced, whole: chaos, proofs, guards, test-postgres; three hours; ONLY=name,name for some

@@ -169,11 +169,19 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", action="append", metavar="TEXT", help="only guards whose name has this in it")
+    parser.add_argument(
+        "--after", metavar="NAME", help="only those that are listed behind this one: to go on with a run that was ended"
+    )
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="how many at a time")
     parser.add_argument("--list", action="store_true", help="name the guards and end")
     arguments = parser.parse_args()
+    every = listed(LIST)
+    names = [guard.name for guard in every]
+    if arguments.after is not None and arguments.after not in names:
+        parser.error(f"there is no guard {arguments.after!r}; --list names them")
+    begin = 0 if arguments.after is None else names.index(arguments.after) + 1
     guards = [
-        guard for guard in listed(LIST) if not arguments.only or any(each in guard.name for each in arguments.only)
+        guard for guard in every[begin:] if not arguments.only or any(each in guard.name for each in arguments.only)
     ]
     if arguments.list or not guards:
         say("\n".join(guard.name for guard in guards) or "guards: no guard has such a name")

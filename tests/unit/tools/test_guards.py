@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.guards import LIST, ROOT, Guard, listed
+from tools.guards import LIST, ROOT, Guard, listed, main
 
 GUARDS = listed(LIST)
 
@@ -46,3 +46,16 @@ def test_a_guard_is_listed_once(tmp_path: Path) -> None:
     unknown.write_text(entry + 'tset = "x"\n')
     with pytest.raises(TypeError):
         listed(unknown)
+
+
+def test_a_run_that_was_ended_is_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [guard.name for guard in GUARDS]
+    monkeypatch.setattr("sys.argv", ["guards", "--list", "--after", names[7]])
+    assert main() == 0
+    assert capsys.readouterr().out.splitlines() == names[8:]
+    monkeypatch.setattr("sys.argv", ["guards", "--list", "--after", "nobody's"])
+    with pytest.raises(SystemExit):
+        main()
+    assert 'there is no guard "nobody\'s"; --list names them' in capsys.readouterr().err
