@@ -7,7 +7,7 @@ Here: `jobs` (rowcall.v1.JobService), `operations` (google.longrunning.Operation
 `action_trees` (what of a large action is shown) and `spend` (what was spent, in sums) serve `traces`;
 `heads` tells where chains of the audit end; `disclosures` serves `jobs` and `operations`, `listing` `operations`; `publishing` (images that were published) and `exchange` (what is served, exchanged)
 serve `catalogue`; `exports` (all that is kept of one), `erasures` and
-`homes` (where one lives) and `tenant_failures` (dead letters of all) serve `tenants`; `activity` (what happens in queues) serves `queues`; `changes` serves `queues`, `catalogue` and `tenants`; `reading` and `tokens` serve several. Made and
+`homes` (where one lives) and `tenant_failures` (dead letters of all) serve `tenants`; `activity` (what happens in queues) serves `queues`; `changes` serves `queues`, `catalogue` and `tenants`; `fitting` (how much an answer holds) serves `exports` and `traces`; `reading` and `tokens` serve several. Made and
 registered by `rowcall_gateway.server`, and by nobody else; a later service is one more module here (docs/adr/0023).
 
 Uses `calls`, `shards` and `edge`. None of those imports it, and it never imports the settings: the server gives values.

@@ -34,13 +34,11 @@ from rowcall_gateway.edge.incoming import IncomingCall
 from rowcall_gateway.resources import Resources, timestamp
 from rowcall_gateway.services import tokens
 from rowcall_gateway.services.audit import audit_entry
+from rowcall_gateway.services.fitting import ANSWER_BYTES, fitting
 from rowcall_gateway.services.homes import Home, tenant_of
 
 ROWS: Final = 500
 """Of a page."""
-
-PAGE_BYTES: Final = 2 * 1024 * 1024
-"""What a page holds, but for its last record: gRPC's clients take 4 MiB by default."""
 
 
 _KINDS: Final = ("INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
@@ -137,7 +135,7 @@ class Exports:
             asked.home.route.tenant,
             after=None if asked.after is None else UUID(asked.after),
             limit=ROWS,
-            limit_bytes=PAGE_BYTES,
+            limit_bytes=ANSWER_BYTES,
             payloads=asked.payloads,
             act=asked.call.act,
         )
@@ -216,13 +214,7 @@ async def _audit(asked: _Asked) -> _Part:
 
 def _part(found: Sequence[Any], record: Callable[[Any], ExportedRecord], position: Callable[[Any], Any]) -> _Part:
     """As many of those that were found as a page holds, each as its record, and the position of the last one."""
-    records: list[ExportedRecord] = []
-    size = 0
-    for row in found:
-        if size > PAGE_BYTES:
-            break
-        records.append(record(row))
-        size += records[-1].ByteSize()
+    records = fitting(map(record, found))
     whole = len(records) == len(found) < ROWS
     return records, None if whole else position(found[len(records) - 1])
 

@@ -43,6 +43,7 @@ from rowcall_gateway.resources import timestamp, wait_of
 from rowcall_gateway.services import tokens
 from rowcall_gateway.services.action_trees import Group, choose, ordered
 from rowcall_gateway.services.filters import invalid_filter, method_name, time_of
+from rowcall_gateway.services.fitting import fitting
 from rowcall_gateway.services.reading import JobReader, call_for, check_parent, own_key, waits_of
 from rowcall_gateway.services.spend import Spending
 from rowcall_gateway.shards.links import Links, ShardLink
@@ -51,8 +52,6 @@ MOST_JOBS: Final = 10_000
 """Jobs of an action that are counted; action_service.proto says so."""
 MOST_NODES: Final = 2000
 """Of one answer; action_service.proto says so."""
-MOST_BYTES: Final = 2 * 1024 * 1024
-"""Of them, but for the last one: gRPC's clients take 4 MiB by default, and attributes are the handlers' to fill."""
 LOOK: Final = timedelta(milliseconds=25)
 """For how long a tenant's live jobs are looked through for those of a trace."""
 
@@ -118,7 +117,8 @@ class Actions(ActionServiceServicer):
         waits = await _waits(link, call.tenant, shown)
         groups = [_group(each, call.tenant) for each in chosen.groups]
         began, took = _extent(shown, groups)
-        told, cut = _fitting(self._node(each, call, waits) for each in shown)
+        # Attributes are the handlers' to fill.
+        told = fitting(self._node(each, call, waits) for each in shown)
         return GetActionResponse(
             tenant=tenant_name(call.tenant),
             trace_id="" if found.trace_id is None else found.trace_id.hex,
@@ -129,7 +129,7 @@ class Actions(ActionServiceServicer):
             jobs=min(len(found.jobs), MOST_JOBS),
             costs=map(_cost, costs),
             partial=more
-            or cut
+            or len(told) < len(shown)
             or not found.whole
             or len(found.jobs) > MOST_JOBS
             or (found.trace_id is None and bool(chosen.hidden)),
@@ -192,18 +192,6 @@ class Actions(ActionServiceServicer):
             message=message,
             attributes={name: _text(value) for name, value in node.attributes.items() if located or name != LOCATION},
         )
-
-
-def _fitting(nodes: Iterable[action_service_pb2.ActionNode]) -> tuple[list[action_service_pb2.ActionNode], bool]:
-    """As many as an answer can have, the first ones first, and whether there were more."""
-    fitting: list[action_service_pb2.ActionNode] = []
-    size = 0
-    for node in nodes:
-        if size > MOST_BYTES:
-            return fitting, True
-        fitting.append(node)
-        size += node.ByteSize()
-    return fitting, False
 
 
 async def _costs(
